@@ -1,0 +1,46 @@
+# AKGP's common tasks. `make repro` and `make test` are all that a fresh clone needs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-slow lint clean
+
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The interpreter for $(VENV): the first of these that is 3.11 or newer.
+PYTHONS ?= python3 python3.13 python3.12 python3.11
+
+help:
+	@echo 'make repro      run the pipeline of params.yaml; prints the table, writes reports/index.html'
+	@echo 'make test       run the quick tests; test-slow: the others'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make setup      create $(VENV) with everything, development tools included'
+	@echo 'make clean      remove what lint, tests and builds leave; artifacts and $(VENV) stay'
+
+setup: $(VENV)/.dev
+
+# One stamp a set of extras: packages are installed again when the ranges or the pins change.
+$(VENV)/.pipeline: EXTRAS := pipeline
+$(VENV)/.dev: EXTRAS := pipeline,dev
+$(VENV)/.pipeline $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh $(VENV) $(EXTRAS) $(PYTHONS)
+	@touch $@
+
+repro: $(VENV)/.pipeline
+	@akgp params check --quiet
+	@dvc repro --quiet || { status=$$?; dvc repro --dry >/dev/null || true; exit $$status; }
+	@akgp report
+
+test: setup
+	@python -m pytest -q
+
+test-slow: setup
+	@python -m pytest -q -m slow
+
+lint: setup
+	@ruff check .
+	@mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find akgp flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,121 @@
+"""The report's figures as SVG text that takes its colours from the page, light or dark.
+
+Drawn without pyplot, so nothing global is left behind; the same numbers give the same text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Drawn in these, replaced by the page's own colours afterwards.
+INK = "#010203"
+SERIES = tuple(f"#0102{index:02x}" for index in range(16, 22))
+LABELLED = 48  # more layers or classes than this are drawn without their names
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Top-1 (%) and loss (nats) an epoch: validation solid, training dashed. Empty if nothing was trained."""
+    trained = {name: rows for name, rows in histories.items() if len(rows) > 1}
+    if not trained:
+        return ""
+
+    def draw(axes: list[Axes]) -> None:
+        panels = (("top-1, %", "train_top1", "val_top1"), ("loss, nats", "loss", "val_loss"))
+        for axis, (label, training, validation) in zip(axes, panels, strict=True):
+            for index, (name, rows) in enumerate(trained.items()):
+                color = SERIES[index % len(SERIES)]
+                for key, style in ((validation, "-"), (training, "--")):
+                    points = [(row["epoch"], row[key]) for row in rows if key in row]
+                    axis.plot(*zip(*points, strict=True), style, color=color, linewidth=1.6,
+                              label=name if key == validation else None)
+            axis.set_xlabel("epoch")
+            axis.set_ylabel(label)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend(axes[0])
+
+    return _svg("curves", "Learning curves: top-1 and loss by epoch", draw, panels=2, height=3.2)
+
+
+def widths(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Filters of each layer: dense behind, what is left in front. Empty without layers."""
+    if not layers:
+        return ""
+
+    def draw(axes: list[Axes]) -> None:
+        (axis,) = axes
+        places = range(len(layers))
+        axis.bar(places, [float(row["dense_width"]) for row in layers], color=SERIES[0], alpha=0.3, label="dense")
+        axis.bar(places, [float(row["pruned_width"]) for row in layers], color=SERIES[0], width=0.5, label="pruned")
+        axis.set_ylabel("filters")
+        _name(axis, [str(row["name"]) for row in layers], "layer, from input to output")
+        _legend(axis)
+
+    return _svg("widths", "Filters of each layer before and after pruning", draw, height=3.4)
+
+
+def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
+    """The teacher's weight in each class: mean, and the 10th to 90th percentile. Empty without rows."""
+    if not weights:
+        return ""
+
+    def draw(axes: list[Axes]) -> None:
+        (axis,) = axes
+        places = range(len(weights))
+        low, mean, high = ([float(row[key]) for row in weights] for key in ("p10", "mean", "p90"))
+        axis.vlines(places, low, high, color=SERIES[1], alpha=0.45, linewidth=5, label="10th to 90th percentile")
+        axis.plot(places, mean, "o", color=SERIES[1], markersize=5, label="mean")
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_ylabel("teacher's weight")
+        _name(axis, [str(row["class"]) for row in weights], "class")
+        _legend(axis)
+
+    return _svg("weights", "Weight of the teacher against the label, by class", draw, height=3.0)
+
+
+def _legend(axis: Axes) -> None:
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+
+
+def _name(axis: Axes, names: list[str], otherwise: str) -> None:
+    if len(names) > LABELLED:
+        axis.set_xlabel(otherwise)
+        return
+    upright = sum(map(len, names)) > 60
+    axis.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
+
+
+def _svg(
+    salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: int = 1, height: float
+) -> str:
+    """Draw on `panels` axes side by side, `height` inches high; returns an <svg> element."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "font.size": 9,
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
+        "grid.color": INK, "grid.alpha": 0.15, "axes.axisbelow": True, "legend.frameon": False,
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has its own fonts
+        figure = Figure(figsize=(8.4, height), layout="constrained")
+        draw([figure.add_subplot(1, panels, panel + 1) for panel in range(panels)])
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1).replace(INK, "currentColor")
+    for index, color in enumerate(SERIES):
+        svg = svg.replace(color, f"var(--series-{index})")
+    return svg

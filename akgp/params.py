@@ -1,0 +1,454 @@
+"""The one schema of params.yaml: what every parameter means, its unit and its range.
+
+Sections are frozen pydantic models; the validated section is the object a function
+receives. Reading and writing the file is here too; nothing else of the project is
+imported, so that validation stays quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://")
+
+
+class ParamsError(ValueError):
+    """params.yaml is not valid; the message has one line for each thing wrong."""
+
+
+class Section(BaseModel):
+    """A group of parameters: immutable, no coercion (`true` is no number), no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Splits(Section):
+    """Shares of the images that are kept out of training, stratified by class."""
+
+    calibration: Fraction = Field(
+        0.1, description="share of the training images kept for calibration (never trained on)"
+    )
+    validation: Fraction = Field(
+        0.1, description="share of the training images on which every choice is made"
+    )
+    test: Fraction | None = Field(
+        None, description="share of all images; null: the source has a test split of its own"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self) -> Self:
+        if self.calibration + self.validation >= 0.9:
+            raise ValueError(
+                f"calibration + validation must be below 0.9, got {self.calibration} + {self.validation}"
+            )
+        return self
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: Literal["digits", "cifar10", "image_folder", "parquet"] = Field(
+        "digits", description="digits | cifar10 | image_folder | parquet"
+    )
+    path: str | None = Field(
+        None, description="directory or s3:// prefix; cifar10 also reads AKGP_CIFAR10, or downloads"
+    )
+    image_column: str = Field("image", description="parquet: column of image bytes or paths")
+    label_column: str = Field("label", description="parquet: column of labels (int or text)")
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        None, description="pixels a side, resized to; null: as they are, if all are alike"
+    )
+    color: Literal["rgb", "gray"] = Field("rgb", description="rgb | gray (one channel)")
+    splits: Splits = Field(default_factory=Splits)
+    on_bad_rows: Literal["error", "skip"] = Field(
+        "error", description="error | skip: corrupt images and bad labels stop the run or are counted"
+    )
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> Self:
+        if self.source in ("image_folder", "parquet") and not self.path:
+            raise ValueError(f"path must be a directory or s3:// prefix for source {self.source!r}")
+        if self.source == "digits" and (self.path or self.splits.test is None):
+            raise ValueError("source 'digits' is embedded: path must be null and splits.test a share")
+        if self.source == "cifar10" and self.splits.test is not None:
+            raise ValueError("source 'cifar10' has its own test split: splits.test must be null")
+        return self
+
+
+class Network(Section):
+    """A dense network: how it is built and, if it is trained already, from where it is taken."""
+
+    architecture: str = Field(
+        description="cifar_resnet20|32|44|56|110, a torchvision classifier, or module:function"
+    )
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="cifar_resnet only: channels of its three stages; null: 16, 32, 64"
+    )
+    weights: str | None = Field(
+        None, description="torchvision only: pretrained weights to start from, such as DEFAULT"
+    )
+    checkpoint: str | None = Field(
+        None, description="a trained network instead of training: safetensors or state dict; path or s3://"
+    )
+
+    @model_validator(mode="after")
+    def _fits_architecture(self) -> Self:
+        if self.widths is not None and self.architecture not in CIFAR_RESNETS:
+            raise ValueError(f"widths is for {', '.join(CIFAR_RESNETS)} only, not {self.architecture!r}")
+        if self.widths is not None and len(self.widths) != 3:
+            raise ValueError(f"widths must be three numbers, got {list(self.widths)}")
+        if self.weights is not None and (self.architecture in CIFAR_RESNETS or ":" in self.architecture):
+            raise ValueError(f"weights is for torchvision networks only, not {self.architecture!r}")
+        return self
+
+
+class Augment(Section):
+    """Random changes of the training images, made on the device for a whole batch."""
+
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="pixels of reflected border before a random crop; 0: none"
+    )
+    flip: bool = Field(True, description="mirror left-right half of the time")
+    cutout: Annotated[int, Field(ge=0, le=512)] = Field(
+        0, description="side of a random square set to the mean, pixels; 0: none"
+    )
+
+
+class Training(Section):
+    """One training: SGD with Nesterov momentum, warm-up, then decay to zero."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(20, description="passes over the training split")
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        128, description="images a step, over all workers together"
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(0.2, description="peak value")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Nesterov")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        5e-4, description="L2; not applied to norms and biases"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="linear rise from zero")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="cosine | linear decay")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of each label spread over all classes"
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay a step of the averaged weights that are kept; null: none"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="best | last epoch, judged on the validation split"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: GPU only"
+    )
+    channels_last: bool = Field(True, description="memory format")
+    compile: bool = Field(False, description="torch.compile; pays on long trainings only")
+    augment: Augment = Field(default_factory=Augment)
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})")
+        return self
+
+
+class Prune(Section):
+    """How many filters go and which; exactly one of ratio, macs and params says how many."""
+
+    criterion: Literal["fpgm", "l1", "l2", "random"] = Field(
+        "fpgm", description="fpgm (geometric median) | l1 | l2 (norms) | random"
+    )
+    ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="share of filters removed in each layer"
+    )
+    macs: Fraction | None = Field(None, description="share of the dense MACs to keep, met within 2 %")
+    params: Fraction | None = Field(None, description="share of the dense parameters to keep, met within 2 %")
+    round_to: Annotated[int, Field(ge=1, le=128)] = Field(
+        8, description="widths are multiples of this; odd widths run slower in int8"
+    )
+    skip: tuple[str, ...] = Field((), description="qualified names of modules left dense")
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        given = [key for key in ("ratio", "macs", "params") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of ratio, macs, params must be a number, got {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+class Distill(Section):
+    """Recovery of the pruned student from its teachers and the true labels."""
+
+    strategy: Literal["labels", "teacher", "fixed", "akgp"] = Field(
+        "akgp", description="who decides the teacher's weight: labels | teacher | fixed | akgp"
+    )
+    temperature: Annotated[float, Field(gt=0, le=100)] = Field(2.0, description="softens the logits")
+    w0: Share = Field(0.7, description="teacher's weight: of every sample (fixed), to start from (akgp)")
+    noise_posterior: bool = Field(
+        True, description="akgp: trust the teacher more where a label is probably wrong"
+    )
+    logit_adjustment: Literal["auto", "on", "off"] = Field(
+        "auto", description="akgp: shift by the log class prior; auto: if imbalance exceeds 3"
+    )
+    training: Training = Field(default_factory=Training)
+
+
+class Quantize(Section):
+    """Static post-training int8: unsigned activations a tensor, signed weights a channel."""
+
+    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+        "minmax", description="how activation ranges are chosen: minmax | entropy | percentile"
+    )
+    images: Annotated[int, Field(ge=1)] = Field(
+        512, description="images of the calibration split used, at most"
+    )
+    reduce_range: bool = Field(
+        False, description="7-bit weights: for x86 processors without VNNI, whose sums saturate"
+    )
+
+
+class Evaluate(Section):
+    """Latency protocol; accuracy always uses the whole test split."""
+
+    threads: Annotated[int, Field(ge=1)] = Field(1, description="threads of the timed process")
+    warmup_seconds: Annotated[float, Field(ge=0, le=60)] = Field(0.3, description="before timing")
+    rounds: Annotated[int, Field(ge=3, le=1000)] = Field(
+        20, description="interleaved rounds; each times every network once, for 10 ms or more"
+    )
+
+
+class Ray(Section):
+    """Where the stages compute. Not part of what they compute: changing it re-runs nothing."""
+
+    address: str | None = Field(
+        None, description="null: a local Ray, started and stopped; auto or host:port: that cluster"
+    )
+    workers: Annotated[int, Field(ge=1)] = Field(1, description="data-parallel workers a stage")
+    cpus_per_worker: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores a worker")
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = Field(0, description="GPUs a worker: 0 or 1")
+    storage: str = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
+
+
+class Range(Section):
+    """A searched parameter: an interval or a list of choices."""
+
+    min: float | None = Field(None, description="lowest value")
+    max: float | None = Field(None, description="highest value")
+    log: bool = Field(False, description="search the logarithm")
+    choices: tuple[bool | int | float | str, ...] | None = Field(None, description="or these values")
+
+    @model_validator(mode="after")
+    def _interval_or_choices(self) -> Self:
+        interval = self.min is not None and self.max is not None
+        if interval == (self.choices is not None) or (self.min is None) != (self.max is None):
+            raise ValueError("must have either min and max, or choices")
+        if self.choices is not None and not self.choices:
+            raise ValueError("choices must not be empty")
+        if self.min is not None and self.max is not None:
+            if self.min >= self.max:
+                raise ValueError(f"min ({self.min}) must be below max ({self.max})")
+            if self.log and self.min <= 0:
+                raise ValueError(f"log needs min above 0, got {self.min}")
+        return self
+
+    def values(self) -> tuple[Any, ...]:
+        """The ends of the interval, or all choices."""
+        return self.choices if self.choices is not None else (self.min, self.max)
+
+
+class Sweep(Section):
+    """`akgp sweep run`: a search over parameters of prune and distill."""
+
+    trials: Annotated[int, Field(ge=1)] = Field(12, description="trials in all")
+    concurrent: Annotated[int, Field(ge=1)] = Field(1, description="trials at a time")
+    grace_epochs: Annotated[int, Field(ge=1)] = Field(
+        2, description="epochs every trial gets before ASHA may stop it"
+    )
+    space: dict[str, Range] = Field(
+        default_factory=lambda: {
+            "prune.ratio": Range(min=0.3, max=0.7),
+            "distill.strategy": Range(choices=("akgp", "fixed")),
+            "distill.w0": Range(min=0.3, max=1.0),
+            "distill.temperature": Range(min=1.0, max=6.0, log=True),
+        },
+        description="searched parameters by dotted name, under prune or distill",
+    )
+
+
+class Params(Section):
+    """Everything in params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of splits, weights and batches")
+    data: Data = Field(default_factory=lambda: Data(splits=Splits(test=0.25)))
+    networks: dict[Name, Network] = Field(description="the dense networks, by name", min_length=1)
+    teachers: tuple[str, ...] = Field(description="networks that teach", min_length=1)
+    student: str = Field(description="network that is pruned")
+    teacher: Training = Field(default_factory=Training, description="training of the dense networks")
+    prune: Prune = Field(default_factory=lambda: Prune(ratio=0.5))
+    distill: Distill = Field(default_factory=Distill)
+    quantize: Quantize = Field(default_factory=Quantize)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    ray: Ray = Field(default_factory=Ray)
+    sweep: Sweep = Field(default_factory=Sweep)
+
+    @model_validator(mode="after")
+    def _combination(self) -> Self:
+        for key, names in (("teachers", self.teachers), ("student", (self.student,))):
+            for name in names:
+                if name not in self.networks:
+                    raise ValueError(f"{key}: {name!r} is not among networks ({', '.join(self.networks)})")
+        if len(set(self.teachers)) != len(self.teachers):
+            raise ValueError(f"teachers: each name once, got {', '.join(self.teachers)}")
+        for name, network in self.networks.items():
+            torchvision = network.architecture not in CIFAR_RESNETS and ":" not in network.architecture
+            if torchvision and self.data.color == "gray":
+                raise ValueError(
+                    f"networks.{name}.architecture: {network.architecture!r} takes three channels: "
+                    "data.color must be rgb"
+                )
+        for section, training in (("teacher", self.teacher), ("distill.training", self.distill.training)):
+            if training.batch_size % self.ray.workers:
+                raise ValueError(
+                    f"{section}.batch_size: {training.batch_size} must be divisible by "
+                    f"ray.workers ({self.ray.workers})"
+                )
+            if training.precision == "fp16" and not self.ray.gpus_per_worker:
+                raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
+        for key, searched in self.sweep.space.items():
+            if not key.startswith(("prune.", "distill.")):
+                raise ValueError(f"sweep.space: {key!r} must be a parameter of prune or distill")
+            for value in searched.values():
+                try:
+                    replace(self.prune if key.startswith("prune.") else self.distill, key, value)
+                except ParamsError as error:
+                    raise ValueError(f"sweep.space: {error}") from None
+        return self
+
+
+def replace(section: Prune | Distill, key: str, value: object) -> Any:
+    """`section` with the parameter named by the dotted `key` set to `value`, validated again.
+
+    `key` starts with the section's own name (`distill.training.epochs`). Setting one of
+    prune's three amounts clears the other two.
+
+    Raises:
+        ParamsError: no such parameter, or a value it doesn't allow.
+    """
+    tree = section.model_dump(mode="json")
+    *parents, leaf = key.split(".")[1:]
+    node = tree
+    for part in parents:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
+        raise ParamsError(f"{key} is not a parameter")
+    if isinstance(section, Prune) and leaf in ("ratio", "macs", "params"):
+        node |= {"ratio": None, "macs": None, "params": None}
+    node[leaf] = value
+    prefix = key.split(".")[0]
+    return _validated(type(section), tree, f"{prefix}.")
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a whole params file.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML mapping, or breaks the schema.
+    """
+    path = Path(path)
+    try:
+        tree = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; `akgp recipe use digits` writes one") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path}: must be a mapping of parameters")
+    try:
+        return validate(tree)
+    except ParamsError as error:
+        raise ParamsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def validate(tree: Mapping[str, Any]) -> Params:
+    """Params from plain mappings, lists and scalars.
+
+    Raises:
+        ParamsError: one line for each parameter that is unknown, missing or not allowed.
+    """
+    return _validated(Params, tree, "")
+
+
+def _validated(model: type[Section], tree: Mapping[str, Any], prefix: str) -> Any:
+    try:  # through JSON: strict, yet a list is a tuple there
+        return model.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ParamsError("\n".join(_lines(error, prefix))) from None
+
+
+def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = prefix + ".".join(str(part) for part in problem["loc"])
+        match problem["type"]:
+            case "extra_forbidden":
+                yield f"{key}: unknown parameter"
+            case "missing":
+                yield f"{key}: missing"
+            case "value_error":
+                message = str(problem["ctx"]["error"])
+                yield f"{key}: {message}" if key and key != prefix else prefix + message
+            case _:
+                allowed = problem["msg"].replace("Input should be", "must be")
+                yield f"{key}: got {json.dumps(problem['input'])}, {allowed}"
+
+
+def dump(params: Params) -> str:
+    """params.yaml as text: every parameter, its meaning as a comment."""
+    tree = params.model_dump(mode="json")
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.width = 120
+    yaml.dump(_commented(params, tree), text)
+    return "# Written by `akgp recipe use`; `akgp params check` validates it.\n" + text.getvalue()
+
+
+def _commented(section: Section, tree: dict[str, Any]) -> CommentedMap:
+    node = CommentedMap()
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            node[key] = _commented(value, tree[key])
+        elif isinstance(value, dict):
+            node[key] = CommentedMap(
+                (name, _commented(item, tree[key][name])) for name, item in value.items()
+            )
+        else:
+            node[key] = _flow(tree[key])
+        if field.description and not isinstance(value, (Section, dict)):
+            node.yaml_add_eol_comment(field.description, key, column=44)
+    return node
+
+
+def _flow(value: Any) -> Any:
+    from ruamel.yaml.comments import CommentedSeq
+
+    if not isinstance(value, list):
+        return value
+    sequence = CommentedSeq(value)
+    sequence.fa.set_flow_style()
+    return sequence

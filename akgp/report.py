@@ -1,0 +1,205 @@
+"""The page a person looks at after a run, and the table that `make repro` prints.
+
+It formats what it is given; it measures nothing and reads no artifact. The page is one HTML file
+with its figures inside: it works offline and loads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from akgp import params as parameters
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""reports/metrics.json: for each network its top1 (%), params, macs, bytes, latency_ms, latency_runtime."""
+
+ROLES = {
+    "teacher": "teaches the student",
+    "dense": "the student's network before pruning",
+    "pruned": "filters removed, not yet recovered",
+    "student": "recovered by distillation",
+    "int8": "the student in 8-bit integers",
+}
+COUNTS = ("params", "macs", "bytes")
+
+
+class ReportError(ValueError):
+    """There is nothing to report, or it is not what evaluate writes."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        metrics: as in reports/metrics.json; `int8` may also hold integer_convolutions and
+            floating_convolutions, the kernels that onnxruntime chose.
+        characteristics: what was measured of the data, None if the strategy needs none.
+        sentence: the characteristics in words.
+        histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
+        layers: rows of name, dense_width, pruned_width, reason; values may be text, as from CSV.
+        weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
+        summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped.
+        provenance: what ran where: label and value, in the order to be shown.
+    """
+
+    params: parameters.Params
+    metrics: Metrics
+    characteristics: Mapping[str, Any] | None
+    sentence: str
+    histories: Mapping[str, Sequence[Mapping[str, float]]]
+    layers: Sequence[Mapping[str, Any]]
+    weights: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+def write(directory: str | Path, content: Report) -> Path:
+    """Write `index.html` into an existing directory; returns its path."""
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from akgp import figures
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "counted": "{:,}".format}
+    template = environment.from_string(files("akgp").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    drawn = {
+        "curves": figures.learning_curves(content.histories),
+        "widths": figures.widths(content.layers),
+        "weights": figures.teacher_weights(content.weights),
+    }
+    page = template.render(
+        report=content,
+        rows=list(_rows(content.metrics)),
+        saved=list(saved(content)),
+        settings=list(_settings(content.params)),
+        splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
+        kernels=_kernels(content.metrics),
+        figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
+        yaml=parameters.dump(content.params),
+    )
+    file = Path(directory) / "index.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
+    """The content of reports/metrics.json.
+
+    Raises:
+        ReportError: missing, or not written by evaluate.
+    """
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{file}: no such file; `dvc repro` writes it") from None
+    except ValueError as error:
+        raise ReportError(f"{file}: not valid JSON ({error}); `dvc repro` writes it anew") from None
+    if not isinstance(metrics, dict) or not metrics or not all("top1" in row for row in metrics.values()):
+        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
+    return metrics
+
+
+def table(metrics: Metrics) -> str:
+    """The metrics as aligned text, a line for each network, reductions against the dense one."""
+    lines = [["", "top-1", "params", "", "MACs", "", "on disk", "", "latency, batch 1"]]
+    for name, row in metrics.items():
+        less = reductions(row, metrics.get("dense"))
+        cells = [name, f"{row['top1']:.2f} %"]
+        for key in COUNTS:
+            cells += [number(row[key]) + ("B" if key == "bytes" else ""), less[key]]
+        lines.append([*cells, latency(row)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = "\n".join(
+        "  ".join(cell.ljust(width) if column in (0, len(line) - 1) else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
+    runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
+    return f"{text}\nLatency: {'; '.join(runtimes)}. Top-1 on the test split. Reductions against dense."
+
+
+def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
+    """Change of params, macs and bytes against the dense network in percent; empty where there is none."""
+    changes = {key: row[key] / dense[key] - 1 if dense else 0 for key in COUNTS}
+    return {key: f"{100 * change:+.1f} %".replace("-", "−") if change else "" for key, change in changes.items()}
+
+
+def saved(content: Report) -> Iterator[tuple[str, str]]:
+    """What was asked of pruning and what it gave: filters, MACs and parameters, which are three things."""
+    prune = content.params.prune
+    asked = {"ratio": prune.ratio, "macs": prune.macs, "params": prune.params}
+    wanted = {"ratio": "{:.1%} of the filters of each layer removed", "macs": "{:.1%} of the MACs kept",
+              "params": "{:.1%} of the parameters kept"}
+    yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
+    dense_filters = sum(int(row["dense_width"]) for row in content.layers)
+    if dense_filters:
+        removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters
+        yield "filters removed", f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)"
+    dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
+    if dense and pruned:
+        for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):
+            yield label, f"{1 - pruned[key] / dense[key]:.1%}"
+
+
+def number(value: float) -> str:
+    """Three significant digits and a prefix, ready for a unit: 271962 is "272 k", 12 is "12 "."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def latency(row: Mapping[str, Any]) -> str:
+    """Milliseconds with their interval, as far as known."""
+    if "latency_ms" not in row:
+        return "not measured"
+    interval = ""
+    if "latency_low_ms" in row and "latency_high_ms" in row:
+        interval = f" ({row['latency_low_ms']:.3f}–{row['latency_high_ms']:.3f})"
+    return f"{row['latency_ms']:.3f} ms{interval}"
+
+
+def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
+    for name, row in metrics.items():
+        yield {"name": name, "role": ROLES.get(name, ""), "latency": latency(row), "latency_runtime": "",
+               "less": reductions(row, metrics.get("dense")), **row}
+
+
+def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
+    """The parameters that a reader wants first; the whole file is further down the page."""
+    names = dict.fromkeys((*params.teachers, params.student))
+    yield "networks", ", ".join(f"{name} ({params.networks[name].architecture})" for name in names)
+    yield "teaches", ", ".join(params.teachers)
+    yield "is pruned", params.student
+    yield "dense training", _training(params.teacher)
+    yield "pruning criterion", params.prune.criterion
+    yield "distillation", (f"{params.distill.strategy}, w0 {params.distill.w0:g}, "
+                           f"temperature {params.distill.temperature:g}")
+    yield "recovery", _training(params.distill.training)
+    yield "quantization", f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most"
+    yield "seed", str(params.seed)
+
+
+def _training(training: parameters.Training) -> str:
+    return (f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
+            f"({training.schedule})")
+
+
+def _kernels(metrics: Metrics) -> tuple[int, int] | None:
+    int8 = metrics.get("int8", {})
+    if "integer_convolutions" not in int8:
+        return None
+    return int(int8["integer_convolutions"]), int(int8["floating_convolutions"])
+
+
+def _spread(counts: Iterable[int]) -> str:
+    counts = list(counts)
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"

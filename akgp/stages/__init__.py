@@ -1,0 +1,41 @@
+"""The stages of the pipeline: each reads params.yaml, computes as a Ray Train job, writes artifacts.
+
+`dvc.yaml` holds the graph; a stage neither knows nor starts another one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from akgp import params as parameters
+from akgp.stages.workspace import StageError, Task, Workspace, held
+
+STAGES = ("data", "teacher", "prune", "distill", "quantize", "evaluate")
+
+__all__ = ["STAGES", "StageError", "run"]
+
+
+def run(name: str, *, network: str | None = None, root: str | Path = ".") -> None:
+    """Run one stage of the workspace `root` and move its artifacts into place.
+
+    Args:
+        name: one of STAGES.
+        network: which of params.yaml's dense networks; for the teacher stage only.
+
+    Raises:
+        StageError: no such stage or network, another computation holds the workspace, an input
+            is missing, or the resources asked for don't exist.
+        ValueError: of any layer below, for what it cannot work with.
+    """
+    workspace = Workspace(Path(root).resolve())
+    if name not in STAGES:
+        raise StageError(f"stage: got {name!r}, must be one of {', '.join(STAGES)}")
+    params = parameters.load(workspace.root / "params.yaml")
+    if name == "teacher" and network not in params.networks:
+        raise StageError(f"--network: got {network!r}, must be one of {', '.join(params.networks)}")
+    if name != "teacher" and network is not None:
+        raise StageError(f"--network is for the teacher stage, not {name!r}")
+    task = Task(stage=name, params=params, root=workspace.root, network=network)
+    with held(workspace, task.label):
+        import_module(f"akgp.stages.{name}").run(task)

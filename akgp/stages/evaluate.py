@@ -1,0 +1,131 @@
+"""evaluate: the one stage that reads the test split; measures every network and writes the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from akgp import artifacts, report
+from akgp.counting import count
+from akgp.data import Summary, read_split, read_summary
+from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits
+from akgp.quantization import export_onnx
+from akgp.stages.distill import load_teacher
+from akgp.stages.ray import Step, device, fit
+from akgp.stages.workspace import Task, write_json
+
+PARAMS = ("seed", "teachers", "student", "evaluate")
+RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
+
+
+def run(task: Task) -> None:
+    workspace = task.workspace
+    fit(
+        task,
+        compute,
+        keys=PARAMS,
+        inputs=[
+            workspace.data,
+            workspace.pruned,
+            workspace.student,
+            workspace.int8,
+            *sorted({workspace.dense(name) for name in (*task.params.teachers, task.params.student)}),
+        ],
+        steps=6,
+        destination=workspace.reports,
+    )
+
+
+def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """Measure teacher, dense, pruned, student and int8 on the test split; write metrics and report."""
+    workspace, params = task.workspace, task.params
+    summary, images = read_summary(workspace.data), read_split(workspace.data, "test")
+    example = torch.zeros(1, summary.channels, *summary.image_size)
+    metrics: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        graphs: dict[str, Path] = {}
+        for name, (model, files) in _networks(task).items():
+            logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
+            metrics[name] = _row(accuracy(logits, images.labels), files) | vars(count(model, example))
+            graphs[name] = Path(folder) / f"{name}.onnx"
+            export_onnx(model.cpu(), example, graphs[name])
+            yield Step({"network": name, "top1": metrics[name]["top1"]})
+        graphs["int8"] = workspace.int8 / "model.onnx"
+        logits = onnx_logits(
+            graphs["int8"], images, mean=summary.mean, std=summary.std, threads=params.ray.cpus_per_worker
+        )
+        metrics["int8"] = metrics["student"] | _row(accuracy(logits, images.labels), [graphs["int8"]])
+        yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
+        times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
+    for name, row in metrics.items():
+        row |= {
+            "latency_ms": times[name].median_ms,
+            "latency_low_ms": times[name].low_ms,
+            "latency_high_ms": times[name].high_ms,
+            "latency_runtime": RUNTIME.format(threads=params.evaluate.threads),
+        }
+    write_json(out / "metrics.json", metrics)
+    report.write(out, _report(task, summary, metrics))
+    yield Step({"done": "report"})
+
+
+def _networks(task: Task) -> Iterator[tuple[str, tuple[nn.Module, list[Path]]]]:
+    """Name, network and its files on disk, for every network that computes in floating point."""
+    workspace, params = task.workspace, task.params
+    teachers = [workspace.dense(name) / "model.safetensors" for name in params.teachers]
+    yield "teacher", (load_teacher(task), teachers)
+    for name, folder in (
+        ("dense", workspace.dense(params.student)),
+        ("pruned", workspace.pruned),
+        ("student", workspace.student),
+    ):
+        yield name, (artifacts.load(folder), [folder / "model.safetensors"])
+
+
+def _row(top1: float, files: list[Path]) -> dict[str, Any]:
+    return {"top1": top1, "bytes": sum(file.stat().st_size for file in files)}
+
+
+def _report(task: Task, summary: Summary, metrics: dict[str, dict[str, Any]]) -> report.Report:
+    workspace = task.workspace
+    characteristics = _json(workspace.student / "characteristics.json")
+    return report.Report(
+        params=task.params,
+        metrics=metrics,
+        characteristics=characteristics,
+        sentence=characteristics["sentence"],
+        histories={
+            **{
+                f"dense {name}": _json(workspace.dense(name) / "history.json")
+                for name in dict.fromkeys((*task.params.teachers, task.params.student))
+            },
+            "student": _json(workspace.student / "history.json"),
+        },
+        layers=_table(workspace.pruned / "layers.csv"),
+        weights=_table(workspace.student / "weights.csv"),
+        summary=summary.model_dump(mode="json"),
+        provenance={
+            "machine": f"{platform.machine()}, {torch.cpu.get_capabilities().get('cpu_name', '?')}, "
+            f"{task.params.ray.cpus_per_worker} cores used",
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "torchvision", "onnxruntime", "ray")},
+        },
+    )
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _table(file: Path) -> list[dict[str, Any]]:
+    with file.open(newline="") as rows:
+        return list(csv.DictReader(rows))

@@ -1,0 +1,76 @@
+"""prune: remove filters of the student's dense network."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from akgp import artifacts
+from akgp.counting import count
+from akgp.data import read_summary
+from akgp.pruning import layers_table, prune
+from akgp.stages.ray import Step, fit
+from akgp.stages.workspace import Task, write_json
+
+PARAMS = ("seed", "student", "prune")
+
+
+def run(task: Task) -> None:
+    fit(
+        task,
+        compute,
+        keys=PARAMS,
+        inputs=[task.workspace.data / "summary.json", task.workspace.dense(task.params.student)],
+        steps=1,
+        destination=task.workspace.pruned,
+    )
+
+
+def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """Prune; write the smaller network, its per-layer table and what was saved."""
+    params, workspace = task.params.prune, task.workspace
+    summary = read_summary(workspace.data)
+    dense = artifacts.load(workspace.dense(task.params.student))
+    example = torch.zeros(1, summary.channels, *summary.image_size)
+    pruned = prune(
+        dense,
+        example,
+        ratio=params.ratio,
+        macs=params.macs,
+        params=params.params,
+        criterion=params.criterion,
+        round_to=params.round_to,
+        skip=params.skip,
+        seed=task.params.seed,
+    )
+    before, after = count(dense, example), count(pruned.model, example)
+    dense_filters = sum(layer.dense_width for layer in pruned.layers)
+    kept_filters = sum(layer.pruned_width for layer in pruned.layers)
+    metrics = {
+        "filters_removed": 1 - kept_filters / dense_filters,
+        "macs_reduction": 1 - after.macs / before.macs,
+        "params_reduction": 1 - after.params / before.params,
+    }
+    artifacts.save(pruned.model, out)
+    write_table(out / "layers.csv", layers_table(pruned.layers))
+    write_json(out / "metrics.json", metrics)
+    yield Step(metrics)
+
+
+def size(task: Task) -> dict[str, int]:
+    """params and macs of the pruned network."""
+    summary = read_summary(task.workspace.data)
+    example = torch.zeros(1, summary.channels, *summary.image_size)
+    return vars(count(artifacts.load(task.workspace.pruned), example))
+
+
+def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows of equal keys as CSV, which `dvc plots` reads."""
+    with file.open("w", newline="") as text:
+        table = csv.DictWriter(text, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)

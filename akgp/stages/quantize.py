@@ -1,0 +1,64 @@
+"""quantize: the student as a static int8 ONNX graph."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from akgp import artifacts
+from akgp.data import read_split, read_summary
+from akgp.data.batches import normalize
+from akgp.evaluation import accuracy, onnx_logits
+from akgp.quantization import export_onnx, quantize
+from akgp.stages.ray import Step, fit
+from akgp.stages.workspace import Task, write_json
+
+PARAMS = ("seed", "quantize")
+
+
+def run(task: Task) -> None:
+    workspace = task.workspace
+    fit(
+        task,
+        compute,
+        keys=PARAMS,
+        inputs=[workspace.data, workspace.student],
+        steps=3,
+        destination=workspace.int8,
+    )
+
+
+def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """Export, calibrate and quantize; write the graph, its preprocessing and what its kernels are."""
+    params, workspace = task.params.quantize, task.workspace
+    summary = read_summary(workspace.data)
+    calibration = read_split(workspace.data, "calibration")
+    order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
+    chosen = calibration.take(order[: params.images])
+    model_file = out / "model.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        floating = Path(folder) / "float.onnx"
+        example = torch.zeros(1, summary.channels, *summary.image_size)
+        export_onnx(artifacts.load(workspace.student), example, floating)
+        yield Step({"done": "export"})
+        kernels = quantize(floating, normalize(chosen.pixels, summary.mean, summary.std), params, model_file)
+        yield Step({"done": "quantize"})
+    validation = read_split(workspace.data, "validation")
+    logits = onnx_logits(
+        model_file, validation, mean=summary.mean, std=summary.std, threads=task.params.ray.cpus_per_worker
+    )
+    metrics = {
+        "val_top1": accuracy(logits, validation.labels),
+        **{f"{kind}_convolutions": number for kind, number in asdict(kernels).items()},
+    }
+    write_json(
+        out / "preprocessing.json",
+        summary.model_dump(mode="json", include={"classes", "image_size", "channels", "mean", "std"}),
+    )
+    write_json(out / "metrics.json", metrics)
+    yield Step(metrics)

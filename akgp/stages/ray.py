@@ -1,0 +1,330 @@
+"""The only place that starts Ray Train: one job a stage, resumed where it was interrupted.
+
+A stage hands over a generator, its `compute(task, out, state)`: it yields `Step`s, fills the
+folder `out` with its artifacts and ends. On the cluster every step becomes a report, its state
+a checkpoint, and `out` the last checkpoint, from which the artifacts are moved into place here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from akgp import params as parameters
+from akgp.stages.workspace import LOCK_SECONDS, StageError, Task, digest, replaced, require
+
+if TYPE_CHECKING:
+    from ray.train import Result, UserCallback
+    from ray.train.torch import TorchTrainer
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("loss", "val_top1", "images_per_second")
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
+}
+STATE, ARTIFACT = "state.pt", "artifact"
+WRITTEN = {"stage_done": True}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a computation yields when a part of it is done: metrics, and a state to go on from."""
+
+    row: dict[str, Any]
+    state: dict[str, Any] | None = None
+
+
+Compute = Callable[[Task, Path, dict[str, Any] | None], Iterator[Step]]
+
+
+def fit(
+    task: Task,
+    compute: Compute,
+    *,
+    keys: tuple[str, ...],
+    inputs: list[Path],
+    steps: int,
+    destination: Path,
+    parallel: bool = False,
+) -> None:
+    """Run `compute` as a Ray Train job and move what it wrote to `destination`.
+
+    A job that was killed goes on from its last step when the same is asked for again: its name
+    holds a digest of the parameters at `keys`, the files in `inputs` and the code.
+
+    Args:
+        steps: how many `Step`s to expect, for the progress bar.
+        parallel: use all of `ray.workers`; otherwise one.
+
+    Raises:
+        StageError: an input is missing, or Ray, its resources or its storage can't be had.
+        ValueError: raised by `compute` on a worker.
+    """
+    from akgp.stages.progress import Rows
+
+    require(*inputs)
+    ray_params = task.params.ray
+    workers = ray_params.workers if parallel else 1
+    name = f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
+    storage = _storage(ray_params.storage, task.root)
+    with session(ray_params, workers):
+        _drop_unreadable(storage, name)
+        with _bar(task, steps) as progress_file:
+            result = _result(trainer(task, compute, name, storage, workers, [Rows(str(progress_file))]))
+        if result.checkpoint is None:
+            raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
+        with replaced(destination) as new, result.checkpoint.as_directory() as folder:
+            shutil.copytree(Path(folder) / ARTIFACT, new, dirs_exist_ok=True)
+    filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
+    filesystem.rm(path, recursive=True)  # its checkpoints have served
+
+
+@contextlib.contextmanager
+def session(params: parameters.Ray, workers: int) -> Iterator[None]:
+    """A connection to the cluster at `params.address`, or a local Ray for the block's duration.
+
+    Raises:
+        StageError: nobody answers, or the CPUs or GPUs asked for don't exist.
+    """
+    os.environ |= ENVIRONMENT
+    import ray
+
+    if params.address is None:
+        _check_local(params, workers)
+    elif params.address != "auto":
+        _check_answers(params.address)
+    try:
+        ray.init(
+            address=params.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if params.address is None else None,
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise StageError(f"ray.address: {params.address!r}: {str(error).splitlines()[0]}") from None
+    try:
+        _check_resources(ray.cluster_resources(), params, workers)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def device(task: Task) -> torch.device:
+    """Where a worker computes: its own GPU, or the processor."""
+    return torch.device("cuda" if task.params.ray.gpus_per_worker else "cpu")
+
+
+def _check_local(params: parameters.Ray, workers: int) -> None:
+    have = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    _check_resources(have, params, workers)
+
+
+def _check_resources(have: dict[str, float], params: parameters.Ray, workers: int) -> None:
+    for kind, key, each in (
+        ("CPU", "cpus_per_worker", params.cpus_per_worker),
+        ("GPU", "gpus_per_worker", params.gpus_per_worker),
+    ):
+        if workers * each > have.get(kind, 0):
+            raise StageError(
+                f"ray.{key}: {workers} worker(s) of {each} {kind}s are asked for, "
+                f"{have.get(kind, 0):.0f} exist"
+            )
+
+
+def _check_answers(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            pass
+    except ValueError:
+        raise StageError(f"ray.address: got {address!r}, must be null, auto or host:port") from None
+    except OSError as error:
+        raise StageError(f"ray.address: nobody answers at {address!r} ({error.strerror or error})") from None
+
+
+def _storage(storage: str, root: Path) -> str:
+    return storage if parameters.REMOTE.match(storage) else str((root / storage).resolve())
+
+
+def _drop_unreadable(storage: str, name: str) -> None:
+    """Remove a run whose snapshot was cut short by a kill: Ray Train could never resume it."""
+    filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
+    snapshot = f"{path}/checkpoint_manager_snapshot.json"
+    try:
+        if filesystem.exists(snapshot):
+            json.loads(filesystem.cat_file(snapshot))
+    except json.JSONDecodeError:
+        log.warning("%s is damaged: the run starts again", snapshot)
+        filesystem.rm(path, recursive=True)
+
+
+def trainer(
+    task: Task, compute: Compute, name: str, storage: str, workers: int, callbacks: list[UserCallback]
+) -> TorchTrainer:
+    """The Ray Train job of `compute` over `workers` data-parallel workers; not started yet."""
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = task.params.ray.gpus_per_worker > 0
+    return TorchTrainer(
+        _work,
+        train_loop_config={"task": task, "compute": compute},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": task.params.ray.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            callbacks=callbacks,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=0),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _result(job: TorchTrainer) -> Result:
+    from ray.train import TrainingFailedError
+
+    try:
+        return job.fit()
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The user's own error in what Ray raised, or Ray's."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        original = getattr(failure, "cause", None) or failure
+        if isinstance(original, ValueError):
+            return original
+    return error
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker's part of a stage."""
+    import ray.train
+
+    task, compute = config["task"], config["compute"]
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    torch.set_num_threads(task.params.ray.cpus_per_worker)
+    with _worker_lock(task, rank), tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / ARTIFACT
+        out.mkdir()
+        state = _resumed()
+        if state == WRITTEN:
+            return
+        for step in compute(task, out, state):
+            _report(step, rank)
+        _report(Step({}, WRITTEN), rank, out)
+
+
+def _resumed() -> dict[str, Any] | None:
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return read_state(Path(folder))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state that `write_state` wrote; nothing but tensors and plain values is loaded."""
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+def write_state(state: dict[str, Any], folder: Path) -> None:
+    torch.save(state, folder / STATE)
+
+
+def _report(step: Step, rank: int, out: Path | None = None) -> None:
+    import ray.train
+    from ray.train import Checkpoint
+
+    if step.state is None or rank != 0:
+        ray.train.report(step.row)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_state(step.state, Path(folder))
+        if out is not None:
+            shutil.copytree(out, Path(folder) / ARTIFACT)
+        ray.train.report(step.row, checkpoint=Checkpoint.from_directory(folder))
+
+
+@contextlib.contextmanager
+def _worker_lock(task: Task, rank: int) -> Iterator[None]:
+    """Wait for the orphaned worker of a killed run, where it shares this disk."""
+    folder = task.root / ".akgp"
+    if not folder.is_dir():
+        yield
+        return
+    with FileLock(folder / f"worker-{rank}.lock", timeout=6 * LOCK_SECONDS):
+        yield
+
+
+@contextlib.contextmanager
+def _bar(task: Task, steps: int) -> Iterator[Path]:
+    """A progress bar that follows the rows which the job's controller appends to the yielded file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        file.touch()
+        done = threading.Event()
+        bar = tqdm(
+            total=steps,
+            desc=f"{task.label:<18}",
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+        )
+        follower = threading.Thread(target=_follow, args=(file, bar, done), daemon=True)
+        follower.start()
+        try:
+            yield file
+        finally:
+            done.set()
+            follower.join()
+            bar.close()
+
+
+def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
+    with file.open() as rows:
+        while True:
+            last = done.is_set()
+            for line in rows:
+                row = json.loads(line)
+                bar.set_postfix_str(
+                    " ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row), refresh=False
+                )
+                bar.update(int(row.get("epoch", bar.n + 1)) - bar.n)
+            if last:
+                return
+            time.sleep(0.2)

@@ -1,0 +1,158 @@
+"""The workspace on disk: where artifacts lie, who may compute in it, how a result gets into place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from akgp.params import Params
+
+LOCK_SECONDS = 10  # an orphan of a killed run ends within about 4
+
+
+class StageError(ValueError):
+    """A stage cannot start or go on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds params.yaml and dvc.yaml; every path of the pipeline is named here."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / "prepared"
+
+    @property
+    def pruned(self) -> Path:
+        return self.root / "models" / "pruned"
+
+    @property
+    def student(self) -> Path:
+        return self.root / "models" / "student"
+
+    @property
+    def int8(self) -> Path:
+        return self.root / "models" / "int8"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def dense(self, network: str) -> Path:
+        return self.root / "models" / "dense" / network
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one stage has to do: travels to the workers as it is."""
+
+    stage: str
+    params: Params
+    root: Path
+    network: str | None = None
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root)
+
+    @property
+    def label(self) -> str:
+        """Name of the stage as DVC spells it."""
+        return f"{self.stage}@{self.network}" if self.network else self.stage
+
+
+@contextlib.contextmanager
+def held(workspace: Workspace, label: str, *, seconds: float = 0) -> Iterator[None]:
+    """Hold the workspace for one computation; the lock ends with the process, however it ends.
+
+    Args:
+        seconds: how long to wait for another holder.
+
+    Raises:
+        StageError: another process holds the workspace; names it.
+    """
+    folder = workspace.root / ".akgp"
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / "holder.json"
+    lock = FileLock(folder / "lock", timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        who = json.loads(holder.read_text()) if holder.exists() else {}
+        raise StageError(
+            f"{workspace.root} is held by process {who.get('pid', '?')}, which computes "
+            f"{who.get('stage', '?')} since {who.get('since', '?')}: wait for it or end it"
+        ) from None
+    try:
+        write_json(holder, {"pid": os.getpid(), "stage": label, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def replaced(destination: Path) -> Iterator[Path]:
+    """A new, empty folder that takes `destination`'s place once the block has ended well.
+
+    Until then the old one stays as it is; a block that raises leaves nothing behind.
+    """
+    new, old = (destination.with_name(f".{destination.name}.{which}") for which in ("new", "old"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if destination.exists():
+            destination.rename(old)
+        new.rename(destination)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write beside `file`, then move into place; keys keep their order."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.replace(file)
+
+
+def require(*paths: Path) -> None:
+    """Raise StageError unless every path exists."""
+    for path in paths:
+        if not path.exists():
+            raise StageError(f"{path}: missing; `dvc repro` makes it")
+
+
+def digest(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
+    """Names a computation: 16 hex digits over its params, its input files and akgp's own code."""
+    sha = hashlib.sha256(
+        json.dumps([task.label, {key: parameter(task.params, key) for key in keys}]).encode()
+    )
+    code = Path(__file__).resolve().parents[1]
+    for folder in (*inputs, code):
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+            if file.is_file() and (folder is not code or file.suffix == ".py"):
+                sha.update(f"{file.relative_to(folder)}\0".encode())
+                sha.update(hashlib.sha256(file.read_bytes()).digest())
+    return sha.hexdigest()[:16]
+
+
+def parameter(params: Params, key: str) -> Any:
+    """The value at a dotted key, as plain mappings, lists and scalars."""
+    node: Any = params.model_dump(mode="json")
+    for part in key.split("."):
+        node = node[part]
+    return node

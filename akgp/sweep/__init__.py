@@ -1,0 +1,9 @@
+"""`akgp sweep`: Ray Tune and Optuna over the parameters of prune and distill.
+
+Trials are judged on the validation split alone. The test split is not read here.
+"""
+
+from akgp.sweep.results import Trial, apply, best, pareto_front, table
+from akgp.sweep.search import run
+
+__all__ = ["Trial", "apply", "best", "pareto_front", "run", "table"]

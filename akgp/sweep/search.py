@@ -1,0 +1,132 @@
+"""The search: Ray Tune with Optuna's sampler, stopped early by ASHA, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from akgp import params as parameters
+from akgp.stages.ray import session
+from akgp.stages.workspace import Task, Workspace, digest, held, require
+from akgp.sweep.results import FOLDER, Trial, write
+from akgp.sweep.trial import METRIC, trial
+
+
+def run(root: str | Path = ".") -> list[Trial]:
+    """Run (or go on with) the sweep that params.yaml describes; write its table and Pareto plot.
+
+    Raises:
+        StageError: the workspace is held, an input is missing, or the cluster is too small for
+            what the sweep asks.
+    """
+    workspace = Workspace(Path(root).resolve())
+    params = parameters.load(workspace.root / "params.yaml")
+    task = Task("sweep", params, workspace.root)
+    inputs = [workspace.data, *(workspace.dense(name) for name in sorted({*params.teachers, params.student}))]
+    require(*inputs)
+    folder = workspace.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "student", "sweep"))
+    with held(workspace, "sweep"), session(params.ray, params.ray.workers * params.sweep.concurrent):
+        trials = _tuned(task, folder, name)
+    write(workspace.root, trials, params)
+    return trials
+
+
+def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
+    import optuna
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    sweep, ray_params = task.params.sweep, task.params.ray
+    alone = ray_params.workers == 1
+    trainable = tune.with_resources(
+        tune.with_parameters(trial, task=task),
+        {"CPU": ray_params.cpus_per_worker, "GPU": ray_params.gpus_per_worker} if alone else {"CPU": 0.01},
+    )
+    with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
+        callback = _progress(bar)
+        run_config = tune.RunConfig(
+            name=name,
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        )
+        if tune.Tuner.can_restore(str(folder / name)):
+            tuner = tune.Tuner.restore(str(folder / name), trainable, resume_unfinished=True)
+        else:
+            tuner = tune.Tuner(
+                trainable,
+                param_space={key: _domain(searched) for key, searched in sweep.space.items()},
+                tune_config=tune.TuneConfig(
+                    metric=METRIC,
+                    mode="max",
+                    num_samples=sweep.trials,
+                    max_concurrent_trials=sweep.concurrent,
+                    search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
+                    scheduler=ASHAScheduler(
+                        time_attr="epoch",
+                        max_t=task.params.distill.training.epochs,
+                        grace_period=min(sweep.grace_epochs, task.params.distill.training.epochs),
+                    ),
+                ),
+                run_config=run_config,
+            )
+        results = tuner.fit()
+    return [
+        _row(number, result, task.params.distill.training.epochs) for number, result in enumerate(results)
+    ]
+
+
+def _domain(searched: parameters.Range) -> Any:
+    from ray import tune
+
+    if searched.choices is not None:
+        return tune.choice(list(searched.choices))
+    return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
+
+
+def _progress(bar: tqdm[Any]) -> Any:
+    from ray.tune import Callback
+
+    class Progress(Callback):
+        """Moves the bar when a trial ends, and shows the best so far."""
+
+        best = 0.0
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            self.best = max(self.best, result.get(METRIC, 0.0))
+            bar.set_postfix_str(f"best val top-1 {self.best:.2f} %")
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            bar.update()
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            bar.update()
+
+    return Progress()
+
+
+def _row(number: int, result: Any, epochs: int) -> Trial:
+    metrics = result.metrics or {}
+    seen = int(metrics.get("epoch", 0))
+    status = "failed" if result.error else "finished" if seen >= epochs else "stopped"
+    return Trial(
+        number=number,
+        values=dict(result.config or {}),
+        status=status,
+        epochs=seen,
+        val_top1=metrics.get(METRIC),
+        macs=metrics.get("macs"),
+        params=metrics.get("params"),
+        seconds=float(metrics.get("time_total_s", 0.0)),
+        error=str(result.error).strip().splitlines()[-1] if result.error else None,
+    )

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Create a virtual environment and install akgp with its pinned packages into it, editable.
+# usage: scripts/setup.sh VENV EXTRAS PYTHON...   (the first PYTHON that is new enough is taken)
+set -euo pipefail
+venv=$1 extras=$2
+shift 2
+
+if [ ! -x "$venv/bin/python" ]; then
+    for python in "$@"; do
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+        python=
+    done
+    [ -n "${python:-}" ] || { echo "setup: no Python 3.11 or newer among: $*" >&2; exit 1; }
+    echo "setup: creating $venv with $("$python" --version)"
+    "$python" -m venv "$venv" ||
+        { echo "setup: $python cannot create environments; on Debian: apt install python3-venv" >&2; exit 1; }
+fi
+
+log=$venv/install.log
+echo "setup: installing akgp[$extras] (torch with its CUDA libraries is 5.5 GB; some minutes); log: $log"
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
+    -c constraints.txt -e ".[$extras]" 2>&1 | tee "$log" | awk '
+        /^ *Collecting/ && ++found % 40 == 0 { print "setup:   " found " packages found"; fflush() }
+        /^Installing collected/ { print "setup:   unpacking " found " packages"; fflush() }'; then
+    tail -n 15 "$log" >&2
+    echo "setup: the installation failed; all of its output is in $log" >&2
+    exit 1
+fi
+echo "setup: done"

@@ -1,0 +1,146 @@
+"""What users get wrong: one clear line, an exit status, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from akgp import models, params, stages
+
+AKGP = str(Path(sys.executable).with_name("akgp"))
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    return {
+        "data": {"color": "gray", "splits": {"test": 0.25}},
+        "networks": {"small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16]}},
+        "teachers": ["small"],
+        "student": "small",
+        "ray": {"cpus_per_worker": 1},
+    } | changes
+
+
+def folder_of_images(root: Path) -> Path:
+    for label in ("cat", "dog"):
+        (root / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / label / f"{number}.jpg")
+    return root / "images"
+
+
+def image_data(root: Path) -> dict[str, Any]:
+    folder = folder_of_images(root)
+    splits = {"calibration": 0.2, "validation": 0.2, "test": 0.2}
+    return {"source": "image_folder", "path": str(folder), "splits": splits}
+
+
+def unknown_parameter(root: Path) -> tuple[dict[str, Any], str]:
+    return tree(prune={"ratio": 0.5, "ration": 0.5}), "prune.ration: unknown parameter"
+
+
+def ratio_out_of_range(root: Path) -> tuple[dict[str, Any], str]:
+    return tree(prune={"ratio": 1.2}), "prune.ratio: got 1.2, must be less than 1"
+
+
+def missing_directory(root: Path) -> tuple[dict[str, Any], str]:
+    data = {"source": "image_folder", "path": str(root / "nowhere"), "splits": {"test": 0.2}}
+    return tree(data=data), "nowhere"
+
+
+def truncated_jpeg(root: Path) -> tuple[dict[str, Any], str]:
+    data = image_data(root)
+    file = root / "images" / "dog" / "3.jpg"
+    file.write_bytes(file.read_bytes()[:-100])
+    return tree(data=data), "dog/3.jpg"
+
+
+def class_of_one(root: Path) -> tuple[dict[str, Any], str]:
+    data = image_data(root)
+    (root / "images" / "emu").mkdir()
+    Image.new("RGB", (12, 12)).save(root / "images" / "emu" / "0.jpg")
+    return tree(data=data), "emu"
+
+
+@pytest.mark.parametrize(
+    "case", [unknown_parameter, ratio_out_of_range, missing_directory, truncated_jpeg, class_of_one]
+)
+def test_data_stage(case: Callable[[Path], tuple[dict[str, Any], str]], tmp_path: Path) -> None:
+    content, expected = case(tmp_path)
+    refused(tmp_path, content, ["data"], expected)
+
+
+def test_wrong_credentials(s3: Any, tmp_path: Path) -> None:
+    data = {"source": "image_folder", "path": f"s3://{s3.bucket}/images", "splits": {"test": 0.2}}
+    wrong = {**s3.environment, "AWS_SECRET_ACCESS_KEY": "wrong-secret-of-no-use"}
+    error = refused(tmp_path, tree(data=data), ["data"], "s3://", wrong)
+    assert "wrong-secret-of-no-use" not in error
+
+
+def test_an_address_nobody_answers(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    content = tree(ray={"address": "127.0.0.1:1", "cpus_per_worker": 1})
+    refused(tmp_path, content, ["teacher", "--network", "small"], "ray.address: nobody answers at '127.0.0.1:1'")
+
+
+@pytest.mark.parametrize("kind, asked, expected", [
+    ("gpus", {"gpus_per_worker": 1, "workers": 64}, "ray.gpus_per_worker: 64 worker(s)"),
+    ("cpus", {"cpus_per_worker": 4096}, "ray.cpus_per_worker: 1 worker(s) of 4096 CPUs are asked for"),
+])  # fmt: skip
+def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
+    prepared(tmp_path)
+    refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), ["teacher", "--network", "small"], expected)
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    other = models.build(params.Network(architecture="cifar_resnet32"), num_classes=10, in_channels=1)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    networks = {
+        "small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16], "checkpoint": str(tmp_path / "other.pt")}
+    }
+    refused(tmp_path, tree(networks=networks), ["teacher", "--network", "small"], "other.pt")
+
+
+def prepared(root: Path) -> None:
+    """A workspace whose data stage has run."""
+    (root / "params.yaml").write_text(params.dump(params.validate(tree())))
+    stages.run("data", root=root)
+
+
+def refused(
+    root: Path, content: dict[str, Any], stage: list[str], expected: str, environment: dict[str, str] | None = None
+) -> str:
+    """Run the stage; it must fail with one line that says `expected` and leave artifacts as they were."""
+    text = io.StringIO()
+    params.YAML().dump(content, text)
+    (root / "params.yaml").write_text(text.getvalue())
+    for artifact in ("data/prepared", "models/dense/small", "models/student"):
+        (root / artifact).mkdir(parents=True, exist_ok=True)
+        (root / artifact / "earlier").write_text("whole")
+    before = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
+    result = subprocess.run(
+        [AKGP, "stage", *stage], cwd=root, env=os.environ | (environment or {}), capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if line.strip() and "%|" not in line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("akgp: ") and expected in lines[0], lines[0]
+    after = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
+    assert after == before
+    return lines[0]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

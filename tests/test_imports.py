@@ -1,0 +1,112 @@
+"""Imports point down, and the library needs none of the programs that orchestrate it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORCHESTRATORS = {"ray", "dvc", "prefect"}
+
+# What a part may import of the project; a part may always import itself.
+BELOW_STAGES = {
+    "params", "data", "models", "artifacts", "counting", "training", "pruning", "distillation", "quantization",
+    "evaluation", "report", "figures",
+}
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "params": set(),
+    "data": {"params"},
+    "counting": set(),
+    "models": {"params"},
+    "artifacts": {"models", "params"},
+    "training": {"data", "models", "params"},
+    "pruning": {"counting", "models", "params"},
+    "distillation": {"data", "models", "params"},
+    "quantization": {"data", "models", "params"},
+    "evaluation": {"counting", "data", "models", "params"},
+    "figures": set(),
+    "report": {"figures", "params"},
+    "stages": BELOW_STAGES,
+    "sweep": BELOW_STAGES | {"stages"},
+    "recipes": {"params"},
+    "predict": {"data"},
+    "doctor": {"params"},
+    "cli": BELOW_STAGES | {"stages", "sweep", "recipes", "predict", "doctor"},
+    "flows": {"params", "recipes", "report"},
+}
+FILES = sorted([*(ROOT / "akgp").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
+
+
+def part(file: Path) -> str:
+    """The part of the project that `file` belongs to, as ALLOWED names it."""
+    first, second, *_ = file.relative_to(ROOT).parts
+    return "flows" if first == "flows" else Path(second).stem
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names of all that `file` imports, anywhere in it, except for type checking only."""
+    package = ".".join(file.relative_to(ROOT).parts[:-1])
+    tree = ast.parse(file.read_text(), file.name)
+    typing_only = {
+        id(inner) for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_down(file: Path) -> None:
+    own = part(file)
+    assert own in ALLOWED, f"say in ALLOWED what {own} may import"
+    for name in imports(file):
+        root, _, rest = name.partition(".")
+        if root == "akgp":
+            used = rest.split(".")[0]
+            if (ROOT / "akgp" / used).is_dir() or (ROOT / "akgp" / f"{used}.py").exists():
+                assert used == own or used in ALLOWED[own], f"{own} imports {name}"
+        assert root != "flows" or own == "flows", f"{own} imports {name}"
+        if root in ORCHESTRATORS:
+            assert (own, root) in {("stages", "ray"), ("sweep", "ray"), ("flows", "prefect")}, f"{own} imports {name}"
+
+
+def test_the_library_runs_without_orchestrators() -> None:
+    """Every module below the stages imports where ray, dvc and prefect cannot be imported."""
+    names = sorted({
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in FILES if part(file) not in ("flows", "stages", "sweep")
+    })
+    code = f"""
+import sys
+for name in {sorted(ORCHESTRATORS)}: sys.modules[name] = None
+import importlib
+for name in {names}: importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("modules", "absent"), [
+    ("akgp.params, akgp.cli, akgp.recipes, akgp.doctor, akgp.report", "torch numpy matplotlib jinja2"),
+    ("akgp.training, akgp.pruning, akgp.distillation",
+     "onnx onnxruntime torchvision sklearn matplotlib pyarrow fsspec"),
+])
+def test_light_modules_stay_light(modules: str, absent: str) -> None:
+    code = f"import sys, {modules}; sys.exit(' '.join(set({absent.split()}) & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,121 @@
+"""Stages as Ray Train jobs: on a running cluster, and killed and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from akgp import artifacts, params, stages
+from akgp.stages.ray import ENVIRONMENT
+
+AKGP = str(Path(sys.executable).with_name("akgp"))
+MEASURED = {"seconds", "images_per_second"}
+
+
+def write_params(root: Path, **changes: Any) -> params.Params:
+    """A pipeline that takes seconds, as the params.yaml of `root`."""
+    training = {
+        "epochs": 3, "batch_size": 64, "learning_rate": 0.1, "augment": {"crop_padding": 1, "flip": False},
+    }  # fmt: skip
+    tree = {
+        "data": {"color": "gray", "splits": {"test": 0.25}},
+        "networks": {"small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16]}},
+        "teachers": ["small"],
+        "student": "small",
+        "teacher": training,
+        "prune": {"ratio": 0.5, "round_to": 4},
+        "distill": {"training": training},
+        "evaluate": {"rounds": 3, "warmup_seconds": 0.0},
+        "ray": {"cpus_per_worker": 1},
+    } | changes
+    validated = params.validate(tree)
+    (root / "params.yaml").write_text(params.dump(validated))
+    return validated
+
+
+def history(root: Path, folder: str) -> list[dict[str, float]]:
+    rows = json.loads((root / "models" / folder / "history.json").read_text())
+    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster that was there before us."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ |= ENVIRONMENT
+    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield running.address
+    ray.shutdown()
+    running.shutdown()
+
+
+def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
+    write_params(tmp_path, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
+    for stage in stages.STAGES:
+        stages.run(stage, network="small" if stage == "teacher" else None, root=tmp_path)
+    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
+    assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
+    assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
+    assert metrics["student"]["macs"] < 0.5 * metrics["dense"]["macs"]
+    assert metrics["int8"]["bytes"] < metrics["student"]["bytes"]
+    assert metrics["int8"]["latency_ms"] > 0
+    student = artifacts.load(tmp_path / "models" / "student")
+    assert sum(p.numel() for p in student.parameters()) == metrics["student"]["params"]
+    assert len(history(tmp_path, "student")) == 3
+    assert (tmp_path / "reports" / "index.html").stat().st_size > 10_000
+    assert not list((tmp_path / "runs").iterdir()), "checkpoints of ended jobs are removed"
+
+
+def start(root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [AKGP, "stage", "teacher", "--network", "small"], cwd=root, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def wait_for_checkpoint(root: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(root.glob("runs/teacher-small-*/checkpoint_*/state.pt")):
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.05)
+
+
+def workers(driver: int) -> list[int]:
+    """Process ids of Ray Train workers in the tree below `driver`."""
+    import psutil
+
+    return [p.pid for p in psutil.Process(driver).children(recursive=True) if "RayTrainWorker" in p.name() or any(
+        "RayTrainWorker" in part for part in p.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_path: Path) -> None:
+    training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
+    roots = {name: tmp_path / name for name in ("undisturbed", "killed")}
+    for root in roots.values():
+        root.mkdir()
+        write_params(root, teacher=training)
+        stages.run("data", root=root)
+    assert start(roots["undisturbed"]).wait(300) == 0
+
+    process = start(roots["killed"])
+    wait_for_checkpoint(roots["killed"])
+    os.kill(process.pid if victim == "driver" else workers(process.pid)[0], signal.SIGKILL)
+    assert process.wait(120) != 0
+    assert not (roots["killed"] / "models" / "dense").exists()
+    assert start(roots["killed"]).wait(300) == 0
+    assert history(roots["killed"], "dense/small") == history(roots["undisturbed"], "dense/small")
+    weights = [root / "models" / "dense" / "small" / "model.safetensors" for root in roots.values()]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

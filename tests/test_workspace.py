@@ -1,0 +1,48 @@
+"""The workspace: one computation at a time, and results that are whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from akgp.stages.workspace import StageError, Workspace, held, replaced
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from akgp.stages.workspace import Workspace, held
+with held(Workspace(Path(sys.argv[1])), "teacher@other"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StageError, match=rf"held by process {other.pid}, .* teacher@other since \d"):
+            with held(workspace, "prune"):
+                raise AssertionError("computed beside another one")
+        other.kill()
+        other.wait()
+        with held(workspace, "prune"):  # the lock went with its process
+            pass
+
+
+def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) -> None:
+    destination = tmp_path / "models" / "student"
+    with replaced(destination) as new:
+        (new / "a").write_text("old")
+    with pytest.raises(RuntimeError), replaced(destination) as new:
+        (new / "a").write_text("half")
+        raise RuntimeError
+    assert (destination / "a").read_text() == "old"
+    with replaced(destination) as new:
+        (new / "b").write_text("whole")
+    assert [file.name for file in destination.iterdir()] == ["b"]
+    assert [file.name for file in destination.parent.iterdir()] == ["student"]
