@@ -39,6 +39,7 @@ test-slow: setup
 
 lint: setup
 	@ruff check .
+	@ruff format --check .
 	@mypy
 
 clean:

@@ -19,12 +19,18 @@ import typer
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True, rich_markup_mode=None)
-recipe_app = typer.Typer(help="Whole parameter sets in recipes/.", no_args_is_help=True, rich_markup_mode=None)
-sweep_app = typer.Typer(help="Search parameters of prune and distill.", no_args_is_help=True,
-                        rich_markup_mode=None)
+recipe_app = typer.Typer(
+    help="Whole parameter sets in recipes/.", no_args_is_help=True, rich_markup_mode=None
+)
+sweep_app = typer.Typer(
+    help="Search parameters of prune and distill.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(params_app, name="params")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(sweep_app, name="sweep")
@@ -43,7 +49,9 @@ def params_check(
     checked = params.load(file)
     if not quiet:
         teachers = ", ".join(checked.teachers)
-        typer.echo(f"{file}: valid; data {checked.data.source}, teachers {teachers}, student {checked.student}")
+        typer.echo(
+            f"{file}: valid; data {checked.data.source}, teachers {teachers}, student {checked.student}"
+        )
 
 
 @recipe_app.command("list")
@@ -98,7 +106,9 @@ def report(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    model: Annotated[Path, typer.Option(help="folder of model.onnx and preprocessing.json")] = Path("models/int8"),
+    model: Annotated[Path, typer.Option(help="folder of model.onnx and preprocessing.json")] = Path(
+        "models/int8"
+    ),
     top: Annotated[int, typer.Option(min=1, help="classes shown for each image")] = 3,
 ) -> None:
     """Classify images with the compressed network: the likeliest classes, in percent."""
@@ -122,27 +132,28 @@ def doctor() -> None:
 
 
 @sweep_app.command("run")
-def sweep_run(file: ParamsFile = Path("params.yaml")) -> None:
+def sweep_run() -> None:
     """Search: every trial prunes, distills and is judged on the validation split."""
-    from akgp import params, sweep
+    from akgp import sweep
 
-    sweep.run(params.load(file))
+    typer.echo(sweep.table(sweep.run()))
 
 
 @sweep_app.command("best")
-def sweep_best(number: Annotated[int, typer.Argument(min=1, help="how many")] = 5) -> None:
-    """Show the best trials."""
+def sweep_best(count: Annotated[int, typer.Argument(min=1, help="how many")] = 10) -> None:
+    """Show the trials of highest validation accuracy."""
     from akgp import sweep
 
-    sweep.best(number)
+    typer.echo(sweep.table(sweep.best(count)))
 
 
 @sweep_app.command("apply")
 def sweep_apply(number: Annotated[int, typer.Argument(min=0, help="the trial's number")]) -> None:
-    """Write a trial's parameters into params.yaml, for `dvc repro`."""
+    """Write a trial's parameters as params.yaml, for `dvc repro`."""
     from akgp import sweep
 
     sweep.apply(number)
+    typer.echo(f"params.yaml: trial {number}; `make repro` runs it")
 
 
 def main() -> None:

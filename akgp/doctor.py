@@ -40,8 +40,11 @@ def examine(root: Path) -> list[Check]:
         commands(),
         workspace(root),
         space("disk", root.resolve(), FREE_DISK, "free some, or set ray.storage to a larger disk"),
-        *([space("shm", Path("/dev/shm"), SHARED_MEMORY, "Ray is slow without; in Docker: --shm-size=2g")]
-          if Path("/dev/shm").is_dir() else []),
+        *(
+            [space("shm", Path("/dev/shm"), SHARED_MEMORY, "Ray is slow without; in Docker: --shm-size=2g")]
+            if Path("/dev/shm").is_dir()
+            else []
+        ),
         device(),
     ]
 
@@ -63,8 +66,11 @@ def packages(requirements: list[str]) -> Iterator[Check]:
         if requirement.specifier.contains(installed, prereleases=True):
             fine += 1
         else:
-            yield Check("package", f"{requirement.name} {installed} does not work here", INSTALL
-                        + f" brings {requirement.specifier}")
+            yield Check(
+                "package",
+                f"{requirement.name} {installed} does not work here",
+                INSTALL + f" brings {requirement.specifier}",
+            )
     yield Check("packages", f"{fine} of {len(wanted)} as required")
 
 
@@ -79,13 +85,18 @@ def commands() -> Check:
 def workspace(root: Path) -> Check:
     """Whether `dvc repro` could start here."""
     if not (root / "dvc.yaml").exists() or not (root / ".dvc").is_dir():
-        return Check("workspace", "no dvc.yaml and .dvc here", "run akgp in the project's folder, a git clone")
+        return Check(
+            "workspace", "no dvc.yaml and .dvc here", "run akgp in the project's folder, a git clone"
+        )
     try:
         checked = params.load(root / "params.yaml")
     except params.ParamsError as error:
         lines = str(error).splitlines()
-        return Check("workspace", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""),
-                     "see akgp params check")
+        return Check(
+            "workspace",
+            lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""),
+            "see akgp params check",
+        )
     return Check("workspace", f"params.yaml is valid; data {checked.data.source}")
 
 
@@ -102,7 +113,9 @@ def device() -> Check:
         import torch
     except ImportError as error:
         return Check("device", f"torch cannot be imported ({error})", INSTALL)
-    cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+    cores = (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+    )
     bf16 = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no bf16"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Check("device", f"{cores} ({bf16}), " + (f"GPUs: {', '.join(gpus)}" if gpus else "no GPU"))
@@ -110,4 +123,5 @@ def device() -> Check:
 
 def _applies(requirement: Requirement) -> bool:
     return requirement.marker is None or any(
-        requirement.marker.evaluate({"extra": extra}) for extra in ("", "pipeline"))
+        requirement.marker.evaluate({"extra": extra}) for extra in ("", "pipeline")
+    )

@@ -33,8 +33,13 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> s
                 color = SERIES[index % len(SERIES)]
                 for key, style in ((validation, "-"), (training, "--")):
                     points = [(row["epoch"], row[key]) for row in rows if key in row]
-                    axis.plot(*zip(*points, strict=True), style, color=color, linewidth=1.6,
-                              label=name if key == validation else None)
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        style,
+                        color=color,
+                        linewidth=1.6,
+                        label=name if key == validation else None,
+                    )
             axis.set_xlabel("epoch")
             axis.set_ylabel(label)
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -51,8 +56,12 @@ def widths(layers: Sequence[Mapping[str, Any]]) -> str:
     def draw(axes: list[Axes]) -> None:
         (axis,) = axes
         places = range(len(layers))
-        axis.bar(places, [float(row["dense_width"]) for row in layers], color=SERIES[0], alpha=0.3, label="dense")
-        axis.bar(places, [float(row["pruned_width"]) for row in layers], color=SERIES[0], width=0.5, label="pruned")
+        axis.bar(
+            places, [float(row["dense_width"]) for row in layers], color=SERIES[0], alpha=0.3, label="dense"
+        )
+        axis.bar(
+            places, [float(row["pruned_width"]) for row in layers], color=SERIES[0], width=0.5, label="pruned"
+        )
         axis.set_ylabel("filters")
         _name(axis, [str(row["name"]) for row in layers], "layer, from input to output")
         _legend(axis)
@@ -69,7 +78,9 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
         (axis,) = axes
         places = range(len(weights))
         low, mean, high = ([float(row[key]) for row in weights] for key in ("p10", "mean", "p90"))
-        axis.vlines(places, low, high, color=SERIES[1], alpha=0.45, linewidth=5, label="10th to 90th percentile")
+        axis.vlines(
+            places, low, high, color=SERIES[1], alpha=0.45, linewidth=5, label="10th to 90th percentile"
+        )
         axis.plot(places, mean, "o", color=SERIES[1], markersize=5, label="mean")
         axis.set_ylim(-0.03, 1.03)
         axis.set_ylabel("teacher's weight")
@@ -91,18 +102,29 @@ def _name(axis: Axes, names: list[str], otherwise: str) -> None:
     axis.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
 
 
-def _svg(
-    salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: int = 1, height: float
-) -> str:
+def _svg(salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: int = 1, height: float) -> str:
     """Draw on `panels` axes side by side, `height` inches high; returns an <svg> element."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "font.size": 9,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
-        "grid.color": INK, "grid.alpha": 0.15, "axes.axisbelow": True, "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "text.parse_math": False,
+        "font.size": 9,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": INK,
+        "grid.alpha": 0.15,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
     }
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser has its own fonts
@@ -111,7 +133,7 @@ def _svg(
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

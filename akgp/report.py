@@ -67,7 +67,9 @@ def write(directory: str | Path, content: Report) -> Path:
 
     from akgp import figures
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"number": number, "counted": "{:,}".format}
     template = environment.from_string(files("akgp").joinpath("report.html.j2").read_text(encoding="utf-8"))
     drawn = {
@@ -118,8 +120,10 @@ def table(metrics: Metrics) -> str:
         lines.append([*cells, latency(row)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = "\n".join(
-        "  ".join(cell.ljust(width) if column in (0, len(line) - 1) else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.ljust(width) if column in (0, len(line) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
     runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
@@ -129,20 +133,28 @@ def table(metrics: Metrics) -> str:
 def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
     """Change of params, macs and bytes against the dense network in percent; empty where there is none."""
     changes = {key: row[key] / dense[key] - 1 if dense else 0 for key in COUNTS}
-    return {key: f"{100 * change:+.1f} %".replace("-", "−") if change else "" for key, change in changes.items()}
+    return {
+        key: f"{100 * change:+.1f} %".replace("-", "−") if change else "" for key, change in changes.items()
+    }
 
 
 def saved(content: Report) -> Iterator[tuple[str, str]]:
     """What was asked of pruning and what it gave: filters, MACs and parameters, which are three things."""
     prune = content.params.prune
     asked = {"ratio": prune.ratio, "macs": prune.macs, "params": prune.params}
-    wanted = {"ratio": "{:.1%} of the filters of each layer removed", "macs": "{:.1%} of the MACs kept",
-              "params": "{:.1%} of the parameters kept"}
+    wanted = {
+        "ratio": "{:.1%} of the filters of each layer removed",
+        "macs": "{:.1%} of the MACs kept",
+        "params": "{:.1%} of the parameters kept",
+    }
     yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
     dense_filters = sum(int(row["dense_width"]) for row in content.layers)
     if dense_filters:
         removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters
-        yield "filters removed", f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)"
+        yield (
+            "filters removed",
+            f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)",
+        )
     dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
     if dense and pruned:
         for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):
@@ -169,8 +181,14 @@ def latency(row: Mapping[str, Any]) -> str:
 
 def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
     for name, row in metrics.items():
-        yield {"name": name, "role": ROLES.get(name, ""), "latency": latency(row), "latency_runtime": "",
-               "less": reductions(row, metrics.get("dense")), **row}
+        yield {
+            "name": name,
+            "role": ROLES.get(name, ""),
+            "latency": latency(row),
+            "latency_runtime": "",
+            "less": reductions(row, metrics.get("dense")),
+            **row,
+        }
 
 
 def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
@@ -181,16 +199,23 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
     yield "is pruned", params.student
     yield "dense training", _training(params.teacher)
     yield "pruning criterion", params.prune.criterion
-    yield "distillation", (f"{params.distill.strategy}, w0 {params.distill.w0:g}, "
-                           f"temperature {params.distill.temperature:g}")
+    yield (
+        "distillation",
+        (f"{params.distill.strategy}, w0 {params.distill.w0:g}, temperature {params.distill.temperature:g}"),
+    )
     yield "recovery", _training(params.distill.training)
-    yield "quantization", f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most"
+    yield (
+        "quantization",
+        f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most",
+    )
     yield "seed", str(params.seed)
 
 
 def _training(training: parameters.Training) -> str:
-    return (f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
-            f"({training.schedule})")
+    return (
+        f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
+        f"({training.schedule})"
+    )
 
 
 def _kernels(metrics: Metrics) -> tuple[int, int] | None:

@@ -16,8 +16,11 @@ for absent in ("ray", "dvc", "prefect"):
     assert importlib.util.find_spec(absent) is None, f"{absent} is installed here: nothing would be shown"
 assert "site-packages" in akgp.__file__, akgp.__file__
 
-names = [module.name for module in pkgutil.walk_packages(akgp.__path__, "akgp.")
-         if not module.name.startswith(ORCHESTRATED)]
+names = [
+    module.name
+    for module in pkgutil.walk_packages(akgp.__path__, "akgp.")
+    if not module.name.startswith(ORCHESTRATED)
+]
 for name in names:
     importlib.import_module(name)
 
@@ -30,4 +33,4 @@ network = cifar_resnet(20)
 pruned = prune(network, example, ratio=0.5).model
 before, after = count(network, example), count(pruned, example)
 assert after.macs < 0.6 * before.macs, (before, after)
-print(f"{len(names)} modules imported; ResNet-20 pruned from {before.macs / 1e6:.1f} to {after.macs / 1e6:.1f} M MACs")
+print(f"{len(names)} modules imported; ResNet-20 pruned: {before.macs:,} to {after.macs:,} MACs")

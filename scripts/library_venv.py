@@ -26,8 +26,10 @@ def main(wheel: Path, directory: Path) -> None:
     site = Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
     for package in closure(base_requirements(wheel)).values():
         link(package, site)
-    subprocess.run([directory / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
-                    wheel], check=True)
+    subprocess.run(
+        [directory / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel],
+        check=True,
+    )
 
 
 def base_requirements(wheel: Path) -> list[Requirement]:
@@ -54,8 +56,12 @@ def closure(requirements: list[Requirement]) -> dict[str, Distribution]:
             sys.exit(f"{requirement}: not installed here")
         found[requirement.name] = package
         extras = requirement.extras or {""}
-        queue += [each for line in package.requires or () for extra in extras
-                  if needed(each := Requirement(line), extra)]
+        queue += [
+            each
+            for line in package.requires or ()
+            for extra in extras
+            if needed(each := Requirement(line), extra)
+        ]
     return found
 
 

@@ -54,22 +54,35 @@ def test_recipe_show_prints_what_use_writes(
     assert (folder / "params.yaml").read_text() == shown
 
 
-def test_recipe_list(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_list(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, "recipe", "list") == 0
     assert capsys.readouterr().out == "mine   mine\nwrong  mine\n"
 
 
-@pytest.mark.parametrize(("arguments", "lines"), [
-    (("recipe", "use", "other"), ["akgp: recipe 'other': not found, must be one of mine, wrong"]),
-    (("recipe", "use", "wrong"), ["akgp: recipes/wrong.yaml: seed: got -7, must be greater than or equal to 0"]),
-    (("params", "check", "--params", "recipes/wrong.yaml"), [
-        "akgp: recipes/wrong.yaml: seed: got -7, must be greater than or equal to 0"]),
-    (("report",), ["akgp: reports/metrics.json: no such file; `dvc repro` writes it"]),
-    (("predict", "x.png"), ["akgp: models/int8/preprocessing.json: no such file; `dvc repro` writes it"]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (("recipe", "use", "other"), ["akgp: recipe 'other': not found, must be one of mine, wrong"]),
+        (
+            ("recipe", "use", "wrong"),
+            ["akgp: recipes/wrong.yaml: seed: got -7, must be greater than or equal to 0"],
+        ),
+        (
+            ("params", "check", "--params", "recipes/wrong.yaml"),
+            ["akgp: recipes/wrong.yaml: seed: got -7, must be greater than or equal to 0"],
+        ),
+        (("report",), ["akgp: reports/metrics.json: no such file; `dvc repro` writes it"]),
+        (("predict", "x.png"), ["akgp: models/int8/preprocessing.json: no such file; `dvc repro` writes it"]),
+    ],
+)
 def test_error_is_one_line_and_changes_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...], lines: list[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    lines: list[str],
 ) -> None:
     (folder / "params.yaml").write_text("as it was")
     assert run(monkeypatch, *arguments) == 1
@@ -108,8 +121,13 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
         f"def wait(*_): pathlib.Path({str(started)!r}).touch(); time.sleep(60)\n"
         "recipes.use = wait; sys.argv = ['akgp', 'recipe', 'use', 'x']; cli.main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               env=os.environ | {"COLUMNS": "80"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "80"},
+    )
     while not started.exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -120,11 +138,21 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
 
 
 def test_doctor_names_what_is_missing_and_the_remedy() -> None:
-    lines = [check.line() for check in doctor.packages([
-        "pydantic>=2", "torch>=900", "no-such-package>=1 ; extra == 'pipeline'", "not-wanted ; extra == 'dev'"])]
+    lines = [
+        check.line()
+        for check in doctor.packages(
+            [
+                "pydantic>=2",
+                "torch>=900",
+                "no-such-package>=1 ; extra == 'pipeline'",
+                "not-wanted ; extra == 'dev'",
+            ]
+        )
+    ]
     assert lines[0].startswith("TO DO package    torch ") and ">=900" in lines[0]
-    assert lines[1] == ("TO DO package    no-such-package is missing: "
-                        "pip install -c constraints.txt -e '.[pipeline]'")
+    assert lines[1] == (
+        "TO DO package    no-such-package is missing: pip install -c constraints.txt -e '.[pipeline]'"
+    )
     assert lines[2:] == ["ok    packages   1 of 3 as required"]
 
 
@@ -133,8 +161,11 @@ def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "params.yaml").write_text(PARTIAL + "x: 1\ny: 2\n")
-    assert doctor.workspace(tmp_path).line().endswith(
-        "params.yaml: x: unknown parameter (and 1 more): see akgp params check")
+    assert (
+        doctor.workspace(tmp_path)
+        .line()
+        .endswith("params.yaml: x: unknown parameter (and 1 more): see akgp params check")
+    )
     (tmp_path / "params.yaml").write_text(PARTIAL)
     assert not doctor.workspace(tmp_path).remedy
 

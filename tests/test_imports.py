@@ -15,8 +15,18 @@ ORCHESTRATORS = {"ray", "dvc", "prefect"}
 
 # What a part may import of the project; a part may always import itself.
 BELOW_STAGES = {
-    "params", "data", "models", "artifacts", "counting", "training", "pruning", "distillation", "quantization",
-    "evaluation", "report", "figures",
+    "params",
+    "data",
+    "models",
+    "artifacts",
+    "counting",
+    "training",
+    "pruning",
+    "distillation",
+    "quantization",
+    "evaluation",
+    "report",
+    "figures",
 }
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -54,8 +64,10 @@ def imports(file: Path) -> Iterator[str]:
     package = ".".join(file.relative_to(ROOT).parts[:-1])
     tree = ast.parse(file.read_text(), file.name)
     typing_only = {
-        id(inner) for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") for inner in ast.walk(node)
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
         if id(node) in typing_only:
@@ -82,15 +94,20 @@ def test_imports_point_down(file: Path) -> None:
                 assert used == own or used in ALLOWED[own], f"{own} imports {name}"
         assert root != "flows" or own == "flows", f"{own} imports {name}"
         if root in ORCHESTRATORS:
-            assert (own, root) in {("stages", "ray"), ("sweep", "ray"), ("flows", "prefect")}, f"{own} imports {name}"
+            assert (own, root) in {("stages", "ray"), ("sweep", "ray"), ("flows", "prefect")}, (
+                f"{own} imports {name}"
+            )
 
 
 def test_the_library_runs_without_orchestrators() -> None:
     """Every module below the stages imports where ray, dvc and prefect cannot be imported."""
-    names = sorted({
-        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for file in FILES if part(file) not in ("flows", "stages", "sweep")
-    })
+    names = sorted(
+        {
+            ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for file in FILES
+            if part(file) not in ("flows", "stages", "sweep")
+        }
+    )
     code = f"""
 import sys
 for name in {sorted(ORCHESTRATORS)}: sys.modules[name] = None
@@ -101,11 +118,16 @@ for name in {names}: importlib.import_module(name)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("modules", "absent"), [
-    ("akgp.params, akgp.cli, akgp.recipes, akgp.doctor, akgp.report", "torch numpy matplotlib jinja2"),
-    ("akgp.training, akgp.pruning, akgp.distillation",
-     "onnx onnxruntime torchvision sklearn matplotlib pyarrow fsspec"),
-])
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("akgp.params, akgp.cli, akgp.recipes, akgp.doctor, akgp.report", "torch numpy matplotlib jinja2"),
+        (
+            "akgp.training, akgp.pruning, akgp.distillation",
+            "onnx onnxruntime torchvision sklearn matplotlib pyarrow fsspec",
+        ),
+    ],
+)
 def test_light_modules_stay_light(modules: str, absent: str) -> None:
     code = f"import sys, {modules}; sys.exit(' '.join(set({absent.split()}) & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

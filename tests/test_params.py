@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 def tree(**changes: Any) -> dict[str, Any]:
     """The smallest valid tree, with values set by dotted names (__ for the dot)."""
     smallest: dict[str, Any] = {
-        "networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"], "student": "net",
+        "networks": {"net": {"architecture": "cifar_resnet20"}},
+        "teachers": ["net"],
+        "student": "net",
     }
     for key, value in changes.items():
         *parents, leaf = key.split("__")
@@ -34,69 +36,111 @@ def written(folder: Path, text: str) -> Path:
 SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
 
 
-@pytest.mark.parametrize(("changes", "lines"), [
-    # unknown and missing
-    ({"colour": 1}, ["colour: unknown parameter"]),
-    ({"distill__temprature": 2.0}, ["distill.temprature: unknown parameter"]),
-    ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
-    # wrong types: nothing is converted
-    ({"distill__temperature": True}, ["distill.temperature: got true, must be a valid number"]),
-    ({"distill__temperature": "2"}, ['distill.temperature: got "2", must be a valid number']),
-    ({"teacher__epochs": 2.5}, ["teacher.epochs: got 2.5, must be a valid integer"]),
-    ({"teacher__epochs": True}, ["teacher.epochs: got true, must be a valid integer"]),
-    ({"teacher__channels_last": 1}, ["teacher.channels_last: got 1, must be a valid boolean"]),
-    ({"student": 7}, ["student: got 7, must be a valid string"]),
-    # ranges
-    ({"prune__ratio": 1.2}, ["prune.ratio: got 1.2, must be less than 1"]),
-    ({"prune__ratio": -0.1}, ["prune.ratio: got -0.1, must be greater than or equal to 0"]),
-    ({"distill__temperature": 0.0}, ["distill.temperature: got 0.0, must be greater than 0"]),
-    ({"distill__w0": 1.01}, ["distill.w0: got 1.01, must be less than or equal to 1"]),
-    ({"teacher__momentum": 1.0}, ["teacher.momentum: got 1.0, must be less than 1"]),
-    ({"ray__gpus_per_worker": 2}, ["ray.gpus_per_worker: got 2, must be less than or equal to 1"]),
-    ({"seed": -1}, ["seed: got -1, must be greater than or equal to 0"]),
-    ({"teacher__learning_rate": float("nan")}, ["teacher.learning_rate: got NaN, must be a finite number"]),
-    # choices are named
-    ({"data__source": "imagenet"}, [
-        'data.source: got "imagenet", must be \'digits\', \'cifar10\', \'image_folder\' or \'parquet\'']),
-    ({"distill__strategy": "AKGP"}, [
-        'distill.strategy: got "AKGP", must be \'labels\', \'teacher\', \'fixed\' or \'akgp\'']),
-    # every fault has its own line
-    ({"seed": -1, "prune__ratio": 1.2, "x": 0}, [
-        "seed: got -1, must be greater than or equal to 0", "prune.ratio: got 1.2, must be less than 1",
-        "x: unknown parameter"]),
-])
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        # unknown and missing
+        ({"colour": 1}, ["colour: unknown parameter"]),
+        ({"distill__temprature": 2.0}, ["distill.temprature: unknown parameter"]),
+        ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
+        # wrong types: nothing is converted
+        ({"distill__temperature": True}, ["distill.temperature: got true, must be a valid number"]),
+        ({"distill__temperature": "2"}, ['distill.temperature: got "2", must be a valid number']),
+        ({"teacher__epochs": 2.5}, ["teacher.epochs: got 2.5, must be a valid integer"]),
+        ({"teacher__epochs": True}, ["teacher.epochs: got true, must be a valid integer"]),
+        ({"teacher__channels_last": 1}, ["teacher.channels_last: got 1, must be a valid boolean"]),
+        ({"student": 7}, ["student: got 7, must be a valid string"]),
+        # ranges
+        ({"prune__ratio": 1.2}, ["prune.ratio: got 1.2, must be less than 1"]),
+        ({"prune__ratio": -0.1}, ["prune.ratio: got -0.1, must be greater than or equal to 0"]),
+        ({"distill__temperature": 0.0}, ["distill.temperature: got 0.0, must be greater than 0"]),
+        ({"distill__w0": 1.01}, ["distill.w0: got 1.01, must be less than or equal to 1"]),
+        ({"teacher__momentum": 1.0}, ["teacher.momentum: got 1.0, must be less than 1"]),
+        ({"ray__gpus_per_worker": 2}, ["ray.gpus_per_worker: got 2, must be less than or equal to 1"]),
+        ({"seed": -1}, ["seed: got -1, must be greater than or equal to 0"]),
+        (
+            {"teacher__learning_rate": float("nan")},
+            ["teacher.learning_rate: got NaN, must be a finite number"],
+        ),
+        # choices are named
+        (
+            {"data__source": "imagenet"},
+            ["data.source: got \"imagenet\", must be 'digits', 'cifar10', 'image_folder' or 'parquet'"],
+        ),
+        (
+            {"distill__strategy": "AKGP"},
+            ["distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed' or 'akgp'"],
+        ),
+        # every fault has its own line
+        (
+            {"seed": -1, "prune__ratio": 1.2, "x": 0},
+            [
+                "seed: got -1, must be greater than or equal to 0",
+                "prune.ratio: got 1.2, must be less than 1",
+                "x: unknown parameter",
+            ],
+        ),
+    ],
+)
 def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], lines: list[str]) -> None:
     with pytest.raises(params.ParamsError) as error:
         params.validate(tree(**changes))
     assert sorted(str(error.value).splitlines()) == sorted(lines)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"teachers": ["nett"]}, "teachers: 'nett' is not among networks (net)"),
-    ({"student": "other"}, "student: 'other' is not among networks (net)"),
-    ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
-    ({"prune__ratio": 0.5, "prune__macs": 0.4}, "exactly one of ratio, macs, params must be a number, got ratio, macs"),
-    ({"prune__criterion": "l1"}, "exactly one of ratio, macs, params must be a number, got none"),
-    ({"data__source": "parquet"}, "path must be a directory or s3:// prefix for source 'parquet'"),
-    ({"data__path": "somewhere"}, "source 'digits' is embedded"),
-    ({"data__source": "cifar10", "data__splits__test": 0.2}, "source 'cifar10' has its own test split"),
-    ({"data__splits__test": 0.25, "data__splits__calibration": 0.5, "data__splits__validation": 0.4},
-     "calibration + validation must be below 0.9, got 0.5 + 0.4"),
-    ({"teacher__epochs": 3, "teacher__warmup_epochs": 3.0}, "warmup_epochs (3.0) must be below epochs (3)"),
-    ({"networks__net__widths": [16, 32]}, "widths must be three numbers, got [16, 32]"),
-    ({"networks__net__weights": "DEFAULT"}, "weights is for torchvision networks only, not 'cifar_resnet20'"),
-    ({"networks__net__architecture": "resnet18", "networks__net__widths": [1, 2, 3]}, "widths is for cifar_resnet20"),
-    ({"networks__net__architecture": "resnet18", "data__color": "gray", "data__splits__test": 0.2},
-     "networks.net.architecture: 'resnet18' takes three channels: data.color must be rgb"),
-    ({"ray__workers": 3}, "teacher.batch_size: 128 must be divisible by ray.workers (3)"),
-    ({"distill__training__precision": "fp16"}, "distill.training.precision: fp16 needs ray.gpus_per_worker 1"),
-    ({"sweep__space": {"teacher.epochs": {"choices": [1]}}},
-     "sweep.space: 'teacher.epochs' must be a parameter of prune or distill"),
-    ({"sweep__space": {"prune.ratio": {"min": 0.5, "max": 1.2}}}, "prune.ratio: got 1.2, must be less than 1"),
-    ({"sweep__space": {"distill.colour": {"choices": [1]}}}, "distill.colour is not a parameter"),
-    ({"sweep__space": {"prune.ratio": {"min": 0.5}}}, "must have either min and max, or choices"),
-    ({"sweep__space": {"prune.ratio": {"min": 0.5, "max": 0.4}}}, "min (0.5) must be below max (0.4)"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": ["nett"]}, "teachers: 'nett' is not among networks (net)"),
+        ({"student": "other"}, "student: 'other' is not among networks (net)"),
+        ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
+        (
+            {"prune__ratio": 0.5, "prune__macs": 0.4},
+            "exactly one of ratio, macs, params must be a number, got ratio, macs",
+        ),
+        ({"prune__criterion": "l1"}, "exactly one of ratio, macs, params must be a number, got none"),
+        ({"data__source": "parquet"}, "path must be a directory or s3:// prefix for source 'parquet'"),
+        ({"data__path": "somewhere"}, "source 'digits' is embedded"),
+        ({"data__source": "cifar10", "data__splits__test": 0.2}, "source 'cifar10' has its own test split"),
+        (
+            {"data__splits__test": 0.25, "data__splits__calibration": 0.5, "data__splits__validation": 0.4},
+            "calibration + validation must be below 0.9, got 0.5 + 0.4",
+        ),
+        (
+            {"teacher__epochs": 3, "teacher__warmup_epochs": 3.0},
+            "warmup_epochs (3.0) must be below epochs (3)",
+        ),
+        ({"networks__net__widths": [16, 32]}, "widths must be three numbers, got [16, 32]"),
+        (
+            {"networks__net__weights": "DEFAULT"},
+            "weights is for torchvision networks only, not 'cifar_resnet20'",
+        ),
+        (
+            {"networks__net__architecture": "resnet18", "networks__net__widths": [1, 2, 3]},
+            "widths is for cifar_resnet20",
+        ),
+        (
+            {"networks__net__architecture": "resnet18", "data__color": "gray", "data__splits__test": 0.2},
+            "networks.net.architecture: 'resnet18' takes three channels: data.color must be rgb",
+        ),
+        ({"ray__workers": 3}, "teacher.batch_size: 128 must be divisible by ray.workers (3)"),
+        (
+            {"distill__training__precision": "fp16"},
+            "distill.training.precision: fp16 needs ray.gpus_per_worker 1",
+        ),
+        (
+            {"sweep__space": {"teacher.epochs": {"choices": [1]}}},
+            "sweep.space: 'teacher.epochs' must be a parameter of prune or distill",
+        ),
+        (
+            {"sweep__space": {"prune.ratio": {"min": 0.5, "max": 1.2}}},
+            "prune.ratio: got 1.2, must be less than 1",
+        ),
+        ({"sweep__space": {"distill.colour": {"choices": [1]}}}, "distill.colour is not a parameter"),
+        ({"sweep__space": {"prune.ratio": {"min": 0.5}}}, "must have either min and max, or choices"),
+        ({"sweep__space": {"prune.ratio": {"min": 0.5, "max": 0.4}}}, "min (0.5) must be below max (0.4)"),
+    ],
+)
 def test_combinations_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(params.ParamsError, match=re.escape(message)) as error:
         params.validate(tree(**changes))
@@ -121,32 +165,42 @@ def test_an_integer_is_a_number(tmp_path: Path) -> None:
     assert params.load(written(tmp_path, SMALLEST + "distill: {temperature: 4}\n")).distill.temperature == 4.0
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (SMALLEST + "seed: 1\nseed: 2\n", "params.yaml: not valid YAML: .*duplicate key.*seed"),
-    (SMALLEST + "distill: {w0: 0.1, w0: 0.2}\n", "params.yaml: not valid YAML: .*duplicate key.*w0"),
-    ("a: [", "params.yaml: not valid YAML: .*line 1"),
-    ("- a\n", "params.yaml: must be a mapping of parameters"),
-    ("", "params.yaml: must be a mapping of parameters"),
-    (SMALLEST + "seed: -1\nx: 1\n", "params.yaml: seed: got -1.*\n.*params.yaml: x: unknown parameter"),
-    (SMALLEST + "seed: 2026-01-01\n", 'params.yaml: seed: got "2026-01-01", must be a valid integer'),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALLEST + "seed: 1\nseed: 2\n", "params.yaml: not valid YAML: .*duplicate key.*seed"),
+        (SMALLEST + "distill: {w0: 0.1, w0: 0.2}\n", "params.yaml: not valid YAML: .*duplicate key.*w0"),
+        ("a: [", "params.yaml: not valid YAML: .*line 1"),
+        ("- a\n", "params.yaml: must be a mapping of parameters"),
+        ("", "params.yaml: must be a mapping of parameters"),
+        (SMALLEST + "seed: -1\nx: 1\n", "params.yaml: seed: got -1.*\n.*params.yaml: x: unknown parameter"),
+        (SMALLEST + "seed: 2026-01-01\n", 'params.yaml: seed: got "2026-01-01", must be a valid integer'),
+    ],
+)
 def test_file_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(params.ParamsError, match=message):
         params.load(written(tmp_path, text))
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(params.ParamsError, match=r"nowhere.yaml: no such file; `akgp recipe use digits` writes one"):
+    with pytest.raises(
+        params.ParamsError, match=r"nowhere.yaml: no such file; `akgp recipe use digits` writes one"
+    ):
         params.load(tmp_path / "nowhere.yaml")
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"prune__macs": 0.4}, {"data": {"source": "parquet", "path": "s3://bucket/a: b #c"}},
-    {"networks": {"net": {"architecture": "my.models:small", "checkpoint": "null"}}},
-    {"teacher__weight_decay": 1e-12, "distill__temperature": 1e1}, {"prune__skip": ["fc", "layer1.0.conv1"],
-                                                                    "prune__ratio": 0.0},
-    {"sweep__space": {"distill.noise_posterior": {"choices": [True, False]}}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prune__macs": 0.4},
+        {"data": {"source": "parquet", "path": "s3://bucket/a: b #c"}},
+        {"networks": {"net": {"architecture": "my.models:small", "checkpoint": "null"}}},
+        {"teacher__weight_decay": 1e-12, "distill__temperature": 1e1},
+        {"prune__skip": ["fc", "layer1.0.conv1"], "prune__ratio": 0.0},
+        {"sweep__space": {"distill.noise_posterior": {"choices": [True, False]}}},
+    ],
+)
 def test_dump_reads_back_as_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
     first = params.validate(tree(**changes))
     assert params.load(written(tmp_path, params.dump(first))) == first
@@ -154,8 +208,19 @@ def test_dump_reads_back_as_the_same(tmp_path: Path, changes: dict[str, Any]) ->
 
 def test_dump_holds_every_parameter_with_its_meaning() -> None:
     text = params.dump(params.validate(tree()))
-    for section in (params.Data, params.Splits, params.Network, params.Training, params.Augment, params.Prune,
-                    params.Distill, params.Quantize, params.Evaluate, params.Ray, params.Sweep):
+    for section in (
+        params.Data,
+        params.Splits,
+        params.Network,
+        params.Training,
+        params.Augment,
+        params.Prune,
+        params.Distill,
+        params.Quantize,
+        params.Evaluate,
+        params.Ray,
+        params.Sweep,
+    ):
         for name, field in section.model_fields.items():
             assert re.search(rf"^ *{name}:.*", text, re.MULTILINE), name
             if field.description and name not in ("space",):

@@ -15,28 +15,68 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 def metrics() -> dict[str, dict]:
-    dense = {"top1": 98.444, "params": 271_962, "macs": 2_550_000, "bytes": 1_100_000, "latency_ms": 0.2,
-             "latency_low_ms": 0.19, "latency_high_ms": 0.21, "latency_runtime": "onnxruntime, CPU, 1 thread(s)"}
+    dense = {
+        "top1": 98.444,
+        "params": 271_962,
+        "macs": 2_550_000,
+        "bytes": 1_100_000,
+        "latency_ms": 0.2,
+        "latency_low_ms": 0.19,
+        "latency_high_ms": 0.21,
+        "latency_runtime": "onnxruntime, CPU, 1 thread(s)",
+    }
     pruned = dense | {"top1": 31.0, "params": 67_990, "macs": 1_020_000, "bytes": 275_000}
     int8 = pruned | {"top1": 98.0, "bytes": 99_000, "integer_convolutions": 19, "floating_convolutions": 2}
-    return {"teacher": dense, "dense": dense, "pruned": pruned, "student": pruned | {"top1": 98.2}, "int8": int8}
+    return {
+        "teacher": dense,
+        "dense": dense,
+        "pruned": pruned,
+        "student": pruned | {"top1": 98.2},
+        "int8": int8,
+    }
 
 
 @pytest.fixture
 def content() -> report.Report:
-    settings = params.validate({"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"],
-                                "student": "net"})
-    history = [{"epoch": n, "loss": 2 / n, "train_top1": 50.0 + n, "val_loss": 2.1 / n, "val_top1": 49.0 + n,
-                "learning_rate": 0.1, "images_per_second": 900.0, "seconds": 1.0} for n in (1, 2, 3)]
+    settings = params.validate(
+        {"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"], "student": "net"}
+    )
+    history = [
+        {
+            "epoch": n,
+            "loss": 2 / n,
+            "train_top1": 50.0 + n,
+            "val_loss": 2.1 / n,
+            "val_top1": 49.0 + n,
+            "learning_rate": 0.1,
+            "images_per_second": 900.0,
+            "seconds": 1.0,
+        }
+        for n in (1, 2, 3)
+    ]
     return report.Report(
-        params=settings, metrics=metrics(), characteristics={"temperature": 1.3, "note": "</pre><b>"},
-        sentence="Balanced <classes> & few wrong labels.", histories={"dense net": history, "student": history},
-        layers=[{"name": "conv1", "dense_width": "16", "pruned_width": "16", "reason": "feeds <the> sum"},
-                {"name": "layer1.0.conv1", "dense_width": "16", "pruned_width": "8", "reason": ""}],
+        params=settings,
+        metrics=metrics(),
+        characteristics={"temperature": 1.3, "note": "</pre><b>"},
+        sentence="Balanced <classes> & few wrong labels.",
+        histories={"dense net": history, "student": history},
+        layers=[
+            {"name": "conv1", "dense_width": "16", "pruned_width": "16", "reason": "feeds <the> sum"},
+            {"name": "layer1.0.conv1", "dense_width": "16", "pruned_width": "8", "reason": ""},
+        ],
         weights=[{"class": name, "mean": "0.6", "p10": "0.4", "p90": "0.8", "n": "1200"} for name in CLASSES],
-        summary={"source": "digits", "classes": list(CLASSES), "image_size": [8, 8], "channels": 1,
-                 "counts": {"train": [1200, 90, 900, 900], "test": [30, 30, 30, 30]}, "imbalance": 13.33,
-                 "skipped": 0, "mean": [0.3], "std": [0.2], "digest": "0"},
+        summary={
+            "source": "digits",
+            "classes": list(CLASSES),
+            "image_size": [8, 8],
+            "channels": 1,
+            "counts": {"train": [1200, 90, 900, 900], "test": [30, 30, 30, 30]},
+            "imbalance": 13.33,
+            "skipped": 0,
+            "mean": [0.3],
+            "std": [0.2],
+            "digest": "0",
+        },
         provenance={"machine": "x86_64", "commit": "abc1234"},
     )
 
@@ -58,7 +98,9 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID:
             self.open.append(tag)
-        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "data")]
+        self.addresses += [
+            value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "data")
+        ]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -87,9 +129,20 @@ def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report)
 def test_page_says_what_it_was_given(tmp_path: Path, content: report.Report) -> None:
     text = " ".join(" ".join(Page(report.write(tmp_path, content).read_text(encoding="utf-8")).text).split())
     for expected in (
-        "Balanced <classes> & few wrong labels.", "98.44", "272 k", "−75.0 %", "−60.0 %", "0.200 ms (0.190–0.210)",
-        "asked for 50.0% of the filters", "filters removed 25.0%", "MACs removed 60.0%", "parameters removed 75.0%",
-        "19 run as integer kernels, 2 in floating point", "commit abc1234", "90 to 1,200", "feeds <the> sum",
+        "Balanced <classes> & few wrong labels.",
+        "98.44",
+        "272 k",
+        "−75.0 %",
+        "−60.0 %",
+        "0.200 ms (0.190–0.210)",
+        "asked for 50.0% of the filters",
+        "filters removed 25.0%",
+        "MACs removed 60.0%",
+        "parameters removed 75.0%",
+        "19 run as integer kernels, 2 in floating point",
+        "commit abc1234",
+        "90 to 1,200",
+        "feeds <the> sum",
         "temperature: 2.0",
     ):
         assert expected in text, expected
@@ -110,13 +163,17 @@ def test_same_content_same_bytes(tmp_path: Path, content: report.Report) -> None
 
 def test_ids_are_unique_across_figures(tmp_path: Path, content: report.Report) -> None:
     html = report.write(tmp_path, content).read_text(encoding="utf-8")
-    ids = [name for name in re.findall(r'<clipPath id="([^"]+)"', html)]
+    ids = re.findall(r'<clipPath id="([^"]+)"', html)
     assert ids and len(ids) == len(set(ids))
 
 
 def test_without_training_and_characteristics(tmp_path: Path, content: report.Report) -> None:
-    taken = replace(content, histories={"dense net": [{"epoch": 0, "val_loss": 0.1, "val_top1": 98.0}]},
-                    weights=[], characteristics=None)
+    taken = replace(
+        content,
+        histories={"dense net": [{"epoch": 0, "val_loss": 0.1, "val_top1": 98.0}]},
+        weights=[],
+        characteristics=None,
+    )
     page = Page(report.write(tmp_path, taken).read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 1
 
@@ -129,8 +186,20 @@ def test_many_classes_are_drawn_without_names() -> None:
 def test_table() -> None:
     lines = report.table(metrics()).splitlines()
     assert [line.split()[0] for line in lines[1:6]] == ["teacher", "dense", "pruned", "student", "int8"]
-    assert lines[2].split() == ["dense", "98.44", "%", "272", "k", "2.55", "M", "1.1", "MB", "0.200", "ms",
-                                "(0.190–0.210)"]
+    assert lines[2].split() == [
+        "dense",
+        "98.44",
+        "%",
+        "272",
+        "k",
+        "2.55",
+        "M",
+        "1.1",
+        "MB",
+        "0.200",
+        "ms",
+        "(0.190–0.210)",
+    ]
     assert "68 k  −75.0 %" in lines[3] and "1.02 M  −60.0 %" in lines[3] and "275 kB  −75.0 %" in lines[3]
     assert len({line.index("ms (") for line in lines[1:6]}) == 1
     assert lines[6].startswith("Latency: onnxruntime, CPU, 1 thread(s).")
@@ -141,20 +210,32 @@ def test_table_without_latency_or_dense() -> None:
     assert "not measured" in report.table({"student": row})
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0, "0 "), (12, "12 "), (999, "999 "), (1000, "1 k"), (271_962, "272 k"), (999_600, "1 M"), (2_550_000, "2.55 M"),
-    (1.7e9, "1.7 G"),
-])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 "),
+        (12, "12 "),
+        (999, "999 "),
+        (1000, "1 k"),
+        (271_962, "272 k"),
+        (999_600, "1 M"),
+        (2_550_000, "2.55 M"),
+        (1.7e9, "1.7 G"),
+    ],
+)
 def test_number(value: float, text: str) -> None:
     assert report.number(value) == text
 
 
-@pytest.mark.parametrize(("written", "message"), [
-    (None, r"metrics.json: no such file; `dvc repro` writes it"),
-    ("{", r"metrics.json: not valid JSON"),
-    ("{}", r"metrics.json: must hold top1 for each network"),
-    (json.dumps({"student": {"val_top1": 1}}), r"must hold top1"),
-])
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (None, r"metrics.json: no such file; `dvc repro` writes it"),
+        ("{", r"metrics.json: not valid JSON"),
+        ("{}", r"metrics.json: must hold top1 for each network"),
+        (json.dumps({"student": {"val_top1": 1}}), r"must hold top1"),
+    ],
+)
 def test_unreadable_metrics(tmp_path: Path, written: str | None, message: str) -> None:
     file = tmp_path / "metrics.json"
     if written is not None:

@@ -1,0 +1,110 @@
+"""The distillation loss, and several teachers as one.
+
+Weights of the teacher come from `weighting`; the networks' passes and the optimisation are the
+training loop's. B: samples of a batch, C: classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    teacher_weight: float | Tensor,
+    temperature: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Mean over the batch of (1 − w)·CE(y, p_s) + w·T²·KL(p_t,T ‖ p_s,T), in nats.
+
+    p_T = softmax(z / T); the cross-entropy is taken at T = 1. The factor T² keeps the gradient's
+    size independent of T (Hinton et al. 2015, section 2). No gradient flows to the teacher or
+    to the weights. Computed in float32, or float64 where a logit is; also under autocast.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+        labels: int64 [B], in [0, C).
+        teacher_weight: w in [0, 1], one number or one a sample [B]. (The range of a tensor is
+            checked on the CPU only: elsewhere it would stall the device in every step.)
+        temperature: T > 0.
+        label_smoothing: share of each label spread over all classes, in [0, 1).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: a shape or a range is not as above.
+    """
+    _check(student_logits, teacher_logits, labels, teacher_weight, temperature)
+    student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+    with torch.autocast(student.device.type, enabled=False):
+        label_loss = F.cross_entropy(student, labels, reduction="none", label_smoothing=label_smoothing)
+        teacher_loss = temperature**2 * F.kl_div(
+            F.log_softmax(student / temperature, 1),
+            F.log_softmax(teacher / temperature, 1),
+            reduction="none",
+            log_target=True,
+        ).sum(1)
+        weight = torch.as_tensor(teacher_weight, dtype=label_loss.dtype, device=label_loss.device).detach()
+        return torch.lerp(label_loss, teacher_loss, weight).mean()
+
+
+class Ensemble(nn.Module):
+    """Several trained networks as one: logits whose softmax is the mean of their probabilities."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("an ensemble needs at least one network, got none")
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [B, C], which are log probabilities."""
+        logs = torch.stack([at_least_float32(network(inputs)).log_softmax(1) for network in self.networks])
+        return logs.logsumexp(0) - math.log(len(self.networks))
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself if it is float32 or float64, otherwise in float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _check(
+    student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor, weight: float | Tensor, temperature: float
+) -> None:
+    if student_BC.ndim != 2 or not len(student_BC):
+        raise ValueError(f"student_logits must be [B, C] with B > 0, got {list(student_BC.shape)}")
+    if teacher_BC.shape != student_BC.shape:
+        raise ValueError(
+            f"teacher_logits must be {list(student_BC.shape)} like student_logits, got "
+            f"{list(teacher_BC.shape)}: teacher and student must have the same classes"
+        )
+    if labels_B.shape != student_BC.shape[:1] or labels_B.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 [{len(student_BC)}], got {labels_B.dtype} {list(labels_B.shape)}"
+        )
+    if labels_B.device.type == "cpu" and not 0 <= labels_B.min() <= labels_B.max() < student_BC.shape[1]:
+        raise ValueError(
+            f"labels must be in [0, {student_BC.shape[1]}), got {labels_B.min()} to {labels_B.max()}"
+        )
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+    if isinstance(weight, Tensor) and weight.ndim:
+        if weight.shape != labels_B.shape:
+            raise ValueError(
+                f"teacher_weight must be a number or one a sample [{len(labels_B)}], "
+                f"got {list(weight.shape)}"
+            )
+        if weight.device.type == "cpu" and not bool(((weight >= 0) & (weight <= 1)).all()):
+            raise ValueError(f"teacher_weight must be in [0, 1], got {weight.min():g} to {weight.max():g}")
+    elif not 0 <= float(weight) <= 1:
+        raise ValueError(f"teacher_weight must be in [0, 1], got {float(weight):g}")

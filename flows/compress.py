@@ -1,0 +1,92 @@
+"""The flow `compress`: the stages of dvc.yaml, a task each, and the final table as an artifact.
+
+`python -m flows.compress` runs it here, without a Prefect server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import State, Task, flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import TaskRun
+from ruamel.yaml import YAML
+
+from akgp import params, recipes, report
+from flows.processes import CommandError, run
+
+METRICS = Path("reports") / "metrics.json"
+
+
+def announced(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Say that a task is tried again; Prefect asks this while there are retries left."""
+    print(f"{task_run.name}: failed; tried again in {failed.retry_delay_seconds} s", file=sys.stderr)
+    return True
+
+
+@task(task_run_name="{name}", retry_condition_fn=announced)
+def stage(name: str, folder: Path) -> None:
+    """Bring one stage of dvc.yaml, and what it needs, up to date; quick where nothing has changed."""
+    run(["dvc", "repro", "--quiet", name], folder)
+
+
+@flow(name="compress")
+def compress(
+    recipe: str | None = None, folder: Path = Path(), retries: int = 1, retry_delay_seconds: float = 10
+) -> str:
+    """Run the whole pipeline; returns the table of the results.
+
+    Args:
+        recipe: name of the recipe that params.yaml is written from first; None: params.yaml as it is.
+        folder: the workspace, which holds dvc.yaml; by default the working directory.
+        retries: how often a failed stage is tried again. It goes on from its last epoch.
+        retry_delay_seconds: how long to wait before.
+
+    Raises:
+        ParamsError: no such recipe, or params.yaml is not valid; nothing has been computed then.
+        CommandError: a stage failed for good; names it and holds its last lines.
+    """
+    if recipe is not None:
+        recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER)
+    params.load(folder / "params.yaml")
+    for name in stages(folder):
+        stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)(name, folder)
+    table = report.table(report.read_metrics(folder / METRICS))
+    publish("compress", table)
+    return table
+
+
+def stages(folder: Path) -> list[str]:
+    """Names of the stages, in the order of dvc.yaml."""
+    tree: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text())
+    return list(tree["stages"])
+
+
+def publish(key: str, text: str) -> None:
+    """Show aligned text as the flow's artifact."""
+    create_markdown_artifact(f"```text\n{text.rstrip()}\n```\n", key=key)
+
+
+def start(flow_of_ours: Callable[[], str]) -> None:
+    """Run a flow from the command line: its table, or one line about what went wrong and status 1."""
+    try:
+        print(flow_of_ours().rstrip())
+    except (ValueError, CommandError) as error:
+        sys.exit(f"akgp: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.compress", description="Run the whole pipeline.")
+    parser.add_argument("--recipe", help="write params.yaml from this recipe first")
+    recipe = parser.parse_args().recipe
+    start(lambda: compress(recipe=recipe))
+
+
+if __name__ == "__main__":
+    main()

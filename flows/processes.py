@@ -1,0 +1,96 @@
+"""Commands as processes that end with the flow: none is left computing after a cancellation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+GRACE_SECONDS = 10
+TAIL_LINES = 5
+
+
+class CommandError(RuntimeError):
+    """A command ended with a status other than 0; the message holds its last lines."""
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run `python -m command` of this environment in `folder`; returns its standard output.
+
+    Its standard error is passed on as it comes. The command leads a process group of its own; the
+    whole group is terminated if waiting for it is interrupted by whatever means, and killed
+    GRACE_SECONDS later.
+
+    Raises:
+        CommandError: its status is not 0.
+    """
+    programs = Path(sys.executable).parent  # they come first, as in an activated environment
+    tail, output = bytearray(), bytearray()
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        threads = [
+            threading.Thread(target=_copy, args=arguments, daemon=True)
+            for arguments in ((process.stderr, tail, sys.stderr), (process.stdout, output, None))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            status = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+    if status != 0:
+        raise CommandError(f"{' '.join(command)}: exit status {status}\n{_last_lines(tail)}".rstrip())
+    return output.decode(errors="replace")
+
+
+def _copy(source: IO[bytes], kept: bytearray, shown: IO[str] | None) -> None:
+    """Keep all that comes from `source`, and show it at once: a progress bar is not a line yet."""
+    while chunk := os.read(source.fileno(), 65536):
+        kept += chunk
+        if shown is not None:
+            shown.write(chunk.decode(errors="replace"))
+            shown.flush()
+
+
+def _last_lines(error: bytes | bytearray) -> str:
+    """The last lines as a terminal would show them: a carriage return starts a line over."""
+    lines = (
+        line.rpartition("\r")[2] for line in error.decode(errors="replace").replace("\r\n", "\n").split("\n")
+    )
+    return "\n".join(deque((line for line in lines if line.strip()), maxlen=TAIL_LINES))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process group to end, then make it; a stage needs a moment to stop its Ray."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE_SECONDS
+        while _signalled(process, number) and time.monotonic() < deadline:
+            number = 0  # only asks whether anyone is left
+            time.sleep(0.05)
+
+
+def _signalled(process: subprocess.Popen[bytes], number: int) -> bool:
+    process.poll()  # a process that nobody asks after stays in its group
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

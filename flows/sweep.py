@@ -1,0 +1,37 @@
+"""The flow `sweep`: search parameters with `akgp sweep run`, and publish the best trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+
+from akgp import params
+from flows.compress import announced, publish, stage, start
+from flows.processes import run
+
+
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
+def search(folder: Path) -> None:
+    """Run every trial; one that was interrupted goes on where it stopped."""
+    run(["akgp.cli", "sweep", "run"], folder)
+
+
+@flow(name="sweep")
+def sweep(best: int = 5, folder: Path = Path()) -> str:
+    """Search the space given in params.yaml; returns the table of the `best` trials.
+
+    Raises:
+        ParamsError: params.yaml is not valid.
+        CommandError: the search failed; holds its last lines.
+    """
+    params.load(folder / "params.yaml")
+    stage("teacher", folder)  # all trials share its artifacts and the data
+    search(folder)
+    table = run(["akgp.cli", "sweep", "best", str(best)], folder)
+    publish("sweep", table)
+    return table
+
+
+if __name__ == "__main__":
+    start(sweep)

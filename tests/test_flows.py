@@ -1,0 +1,186 @@
+"""The flows over a small workspace of shell stages, a real DVC repository, with Prefect's own test server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from akgp.params import ParamsError
+from akgp.stages import STAGES
+from flows import processes
+from flows.compress import compress, stages
+from flows.nightly import nightly
+from flows.processes import CommandError, run
+
+ROOT = Path(__file__).parents[1]
+PARAMS = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
+METRICS = {"dense": {"top1": 98.4, "params": 10, "macs": 100, "bytes": 1000}}
+# data appends to a log whenever it runs; `flaky` fails the first time; `last` needs both.
+GRAPH = """
+stages:
+  data:
+    cmd: echo data >> ran; echo the same > data.txt
+    outs: [data.txt]
+  flaky:
+    cmd:
+      - echo flaky >> ran
+      - test -e tried || { touch tried; echo 'cut off' >&2; exit 1; }
+      - cp data.txt flaky.txt
+    deps: [data.txt]
+    outs: [flaky.txt]
+  last:
+    cmd: echo last >> ran; mkdir -p reports; cp metrics.json reports/metrics.json
+    deps: [flaky.txt]
+    outs: [reports/metrics.json]
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text())
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
+    return tmp_path
+
+
+def ran(workspace: Path) -> list[str]:
+    log = workspace / "ran"
+    return log.read_text().split() if log.exists() else []
+
+
+def test_compress_then_nightly(prefect: None, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from prefect.artifacts import Artifact
+
+    table = compress(folder=workspace, retry_delay_seconds=0)
+    assert ran(workspace) == ["data", "flaky", "flaky", "last"]
+    assert "dense  98.40 %" in table
+    artifact = Artifact.get("compress", _sync=True)
+    assert artifact is not None
+    assert artifact.data == f"```text\n{table}\n```\n"
+    shown = capfd.readouterr().err
+    assert "cut off" in shown
+    assert "flaky: failed; tried again" in shown
+
+    assert nightly(folder=workspace) == table  # the source is read again, and is the same
+    assert ran(workspace) == ["data", "flaky", "flaky", "last", "data"]
+
+
+def test_failure_names_the_stage(prefect: None, workspace: Path) -> None:
+    (workspace / "dvc.yaml").write_text(GRAPH.replace("touch tried; ", ""))
+    state = compress(folder=workspace, retry_delay_seconds=0, return_state=True)
+    assert state.is_failed()
+    with pytest.raises(CommandError, match=r"dvc repro --quiet flaky: exit status \d+\ncut off"):
+        state.result()
+    assert "flaky" in (state.message or "")
+    assert ran(workspace) == ["data", "flaky", "flaky"]
+
+
+def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
+    (workspace / "params.yaml").write_text(PARAMS + "distill: {temperature: true}\n")
+    with pytest.raises(ParamsError, match=r"distill\.temperature: got true"):
+        compress(folder=workspace)
+    with pytest.raises(ParamsError, match="no recipes here"):
+        compress(recipe="digits", folder=workspace)
+    assert ran(workspace) == []
+
+
+def test_stages_are_those_of_the_project() -> None:
+    assert tuple(stages(ROOT)) == STAGES
+
+
+def test_deployments_can_be_loaded() -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.flows import Flow, load_flow_from_entrypoint
+
+    deployments = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert [each["name"] for each in deployments] == ["compress", "sweep", "nightly"]
+    for each in deployments:
+        flow: Flow[..., str] = load_flow_from_entrypoint(str(ROOT / each["entrypoint"]))
+        assert flow.name == each["name"]
+        for schedule in each.get("schedules", ()):
+            assert CronSchedule(**schedule).timezone
+    assert deployments[2]["schedules"]
+
+
+def test_output_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "speaks.py"
+    script.write_text("import sys; print('out'); print('1 %\\r2 %\\nlast\\n', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(CommandError) as error:
+        run(["speaks"], tmp_path)
+    assert str(error.value) == "speaks: exit status 3\n2 %\nlast"
+    assert capsys.readouterr().err == "1 %\r2 %\nlast\n\n"
+    script.write_text("print('out')")
+    assert run(["speaks"], tmp_path) == "out\n"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_interruption_ends_the_whole_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
+) -> None:
+    (tmp_path / "starts.py").write_text(
+        "import pathlib, signal, subprocess, sys\n"
+        f"if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "pathlib.Path('child').write_text(str(child.pid)); child.wait()"
+    )
+
+    def alarm(*_: object) -> None:
+        if not (tmp_path / "child").exists():
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            return
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(["starts"], tmp_path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_no_server_setting_is_needed() -> None:
+    code = (
+        "import flows, prefect.settings as s; c = s.get_current_settings(); "
+        "print(c.server.analytics_enabled, c.server.ephemeral.enabled)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
