@@ -26,6 +26,8 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> s
     if not trained:
         return ""
 
+    from matplotlib.ticker import MaxNLocator
+
     def draw(axes: list[Axes]) -> None:
         panels = (("top-1, %", "train_top1", "val_top1"), ("loss, nats", "loss", "val_loss"))
         for axis, (label, training, validation) in zip(axes, panels, strict=True):
@@ -42,7 +44,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> s
                     )
             axis.set_xlabel("epoch")
             axis.set_ylabel(label)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axes[0])
 
     return _svg("curves", "Learning curves: top-1 and loss by epoch", draw, panels=2, height=3.2)
@@ -107,7 +109,7 @@ def _svg(salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: i
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "text.parse_math": False,

@@ -80,6 +80,7 @@ def _last_lines(error: bytes | bytearray) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask the process group to end, then make it; a stage needs a moment to stop its Ray."""
+    number: int
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + GRACE_SECONDS
         while _signalled(process, number) and time.monotonic() < deadline:

@@ -20,6 +20,7 @@ from flows import processes
 from flows.compress import compress, stages
 from flows.nightly import nightly
 from flows.processes import CommandError, run
+from flows.sweep import sweep
 
 ROOT = Path(__file__).parents[1]
 PARAMS = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
@@ -102,6 +103,29 @@ def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
     with pytest.raises(ParamsError, match="no recipes here"):
         compress(recipe="digits", folder=workspace)
     assert ran(workspace) == []
+
+
+def test_sweep_prepares_searches_and_publishes(
+    prefect: None, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.artifacts import Artifact
+
+    compress_module, sweep_module = sys.modules["flows.compress"], sys.modules["flows.sweep"]
+
+    commands: list[str] = []
+
+    def recorded(command: list[str], folder: Path) -> str:
+        assert folder == workspace
+        commands.append(" ".join(command))
+        return "trial  val top-1 %\n" if "best" in command else ""
+
+    monkeypatch.setattr(compress_module, "run", recorded)
+    monkeypatch.setattr(sweep_module, "run", recorded)
+    assert sweep(best=3, folder=workspace) == "trial  val top-1 %\n"
+    assert commands == ["dvc repro --quiet teacher", "akgp.cli sweep run", "akgp.cli sweep best 3"]
+    artifact = Artifact.get("sweep", _sync=True)
+    assert artifact is not None
+    assert artifact.data == "```text\ntrial  val top-1 %\n```\n"
 
 
 def test_stages_are_those_of_the_project() -> None:

@@ -101,8 +101,7 @@ def _check(
     if isinstance(weight, Tensor) and weight.ndim:
         if weight.shape != labels_B.shape:
             raise ValueError(
-                f"teacher_weight must be a number or one a sample [{len(labels_B)}], "
-                f"got {list(weight.shape)}"
+                f"teacher_weight must be a number or one a sample [{len(labels_B)}], got {list(weight.shape)}"
             )
         if weight.device.type == "cpu" and not bool(((weight >= 0) & (weight <= 1)).all()):
             raise ValueError(f"teacher_weight must be in [0, 1], got {weight.min():g} to {weight.max():g}")

@@ -1,0 +1,22 @@
+"""The dense networks: CIFAR ResNets by widths, torchvision's classifiers, a user's own by module:function.
+
+A network built here carries a `Spec`, by which akgp.artifacts builds it again. Training,
+pruning and saving are elsewhere.
+"""
+
+from akgp.models.building import build, check_output, create
+from akgp.models.checkpoint import load_checkpoint
+from akgp.models.resnet import ChannelMap, cifar_resnet
+from akgp.models.spec import ModelError, Spec, spec_of
+
+__all__ = [
+    "ChannelMap",
+    "ModelError",
+    "Spec",
+    "build",
+    "check_output",
+    "cifar_resnet",
+    "create",
+    "load_checkpoint",
+    "spec_of",
+]

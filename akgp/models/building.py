@@ -1,0 +1,166 @@
+"""Builds the dense networks: CIFAR ResNets, torchvision's classifiers, a user's own by module:function.
+
+Weights trained elsewhere are read by `checkpoint`; torchvision's pretrained ones come from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from akgp.models.resnet import WIDTHS, cifar_resnet
+from akgp.models.spec import ModelError, Spec, called, one_line, tag
+from akgp.params import CIFAR_RESNETS, Network
+
+CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
+
+
+def build(
+    network: Network, *, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None
+) -> nn.Module:
+    """The network that params.yaml describes, with fresh or torchvision's pretrained weights.
+
+    Args:
+        image_size: (H, W); if given, one forward pass checks that logits [1, num_classes] come out.
+
+    Raises:
+        ModelError: unknown name, failing import, wrong kind of result, wrong output.
+    """
+    model = create(
+        Spec(network.architecture, num_classes, in_channels), widths=network.widths, weights=network.weights
+    )
+    if image_size is not None:
+        check_output(model, torch.zeros(1, in_channels, *image_size), num_classes)
+    return model
+
+
+def create(
+    spec: Spec, *, widths: Sequence[int] | Mapping[str, int] | None = None, weights: str | None = None
+) -> nn.Module:
+    """The network of `spec`, tagged with it; see `build`."""
+    if match := CIFAR_RESNET.fullmatch(spec.architecture):
+        return cifar_resnet(int(match[1]), widths or WIDTHS, spec.num_classes, spec.in_channels)
+    model = _users_own(spec) if ":" in spec.architecture else _torchvision(spec, weights)
+    tag(model, spec)
+    return model
+
+
+def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> None:
+    """Raise ModelError unless `model` in eval gives logits [B, num_classes] for `example_input`."""
+    name = called(model)
+    size = "×".join(map(str, example_input.shape[1:]))
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(example_input)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(f"{name} cannot take images of {size}: {one_line(error)}") from error
+    finally:
+        model.train(training)
+    expected = (len(example_input), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"{name} must give logits of shape {list(expected)} for images of {size}, got {got}")
+
+
+def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ModelError(f"{spec.architecture!r} needs torchvision: {error}") from error
+
+    name = spec.architecture
+    names = models.list_models(module=models)
+    if name not in names:
+        near = difflib.get_close_matches(name, [*names, *CIFAR_RESNETS], n=3)
+        raise ModelError(
+            f"architecture: unknown network {name!r}"
+            + (f", did you mean {' or '.join(near)}?" if near else "; ")
+            + f" Allowed: {', '.join(CIFAR_RESNETS)}, a classifier of torchvision, or module:function"
+        )
+    if spec.in_channels != 3:
+        raise ModelError(f"{name} takes images of 3 channels, got {spec.in_channels}; use data.color: rgb")
+    # The auxiliary heads of these two would make training return tuples.
+    options: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    if weights is None:
+        if options:
+            options["init_weights"] = True
+        return models.get_model(name, weights=None, num_classes=spec.num_classes, **options)
+    available = models.get_model_weights(name).__members__
+    if weights not in available:
+        raise ModelError(f"weights: {name} has {', '.join(available)}, got {weights!r}")
+    try:
+        model = models.get_model(name, weights=available[weights], **options)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"weights: {weights} of {name} cannot be downloaded: {one_line(error)}") from error
+    replace_head(model, len(available[weights].meta["categories"]), spec.num_classes)
+    return model
+
+
+def replace_head(model: nn.Module, classes: int, num_classes: int) -> None:
+    """Put a fresh layer of `num_classes` outputs for the last linear layer or convolution of `classes`."""
+    heads = [
+        (name, module)
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == classes)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == classes)
+    ]
+    if not heads:
+        raise ModelError(f"{called(model)} has no layer of {classes} outputs to replace")
+    name, old = heads[-1]
+    bias = old.bias is not None
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=bias)
+    else:
+        assert isinstance(old, nn.Conv2d)
+        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=bias)  # type: ignore[arg-type]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def _users_own(spec: Spec) -> nn.Module:
+    module_name, _, function_name = spec.architecture.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # whatever the user's module raises
+        raise ModelError(
+            f"architecture: {spec.architecture!r} cannot be imported from {here}: {one_line(error)}"
+        ) from error
+    options = {"num_classes": spec.num_classes}
+    if _accepts(function, "in_channels"):
+        options["in_channels"] = spec.in_channels
+    if not _accepts(function, "num_classes"):
+        raise ModelError(f"architecture: {spec.architecture} must take the argument num_classes")
+    try:
+        model = function(**options)
+    except Exception as error:
+        raise ModelError(
+            f"architecture: {spec.architecture}({', '.join(f'{k}={v}' for k, v in options.items())}) "
+            f"raised {one_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"architecture: {spec.architecture} must return a torch.nn.Module, got {type(model).__name__}"
+        )
+    return model
+
+
+def _accepts(function: Any, argument: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not callable, or built in: the call will tell
+        return True
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -1,0 +1,56 @@
+"""Classify image files with a finished int8 network, by the preprocessing that was saved with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from akgp.data import DataError, Summary, read_image
+from akgp.data.batches import normalize
+
+
+class Classifier:
+    """A quantized network and its preprocessing: image file → (class, probability), likeliest first."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read `model.onnx` and `preprocessing.json`, as the quantize stage writes them.
+
+        Raises:
+            DataError: a file is missing or not what quantize writes.
+        """
+        import onnxruntime
+
+        self.expected = _preprocessing(folder / "preprocessing.json")
+        file = folder / "model.onnx"
+        if not file.exists():
+            raise DataError(f"{file}: no such file; `dvc repro` writes it")
+        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def __call__(self, image: Path) -> list[tuple[str, float]]:
+        """All classes with their probabilities (softmax), in falling order.
+
+        Raises:
+            DataError: the file is missing or no image.
+        """
+        import torch
+
+        pixels = read_image(image, self.expected)
+        inputs = normalize(pixels, self.expected.mean, self.expected.std)
+        (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs.numpy()})
+        shares = torch.from_numpy(logits)[0].double().softmax(0)
+        order = shares.argsort(descending=True, stable=True).tolist()
+        return [(self.expected.classes[index], float(shares[index])) for index in order]
+
+
+def _preprocessing(file: Path) -> Summary:
+    """The part of the data's summary that inference needs: classes, image_size, channels, mean, std."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; `dvc repro` writes it") from None
+    except ValueError as error:
+        raise DataError(f"{file}: not valid JSON ({error}); `dvc repro quantize` writes it anew") from None
+    needed = ("classes", "image_size", "channels", "mean", "std")
+    if not isinstance(content, dict) or not set(needed) <= set(content):
+        raise DataError(f"{file}: must hold {', '.join(needed)}; `dvc repro quantize` writes it anew")
+    return Summary.model_construct(**{key: content[key] for key in needed})

@@ -1,0 +1,564 @@
+"""The distillation loss against loops, the characteristics against known truths, the weights against both."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from akgp import params
+from akgp.distillation import (
+    Characteristics,
+    Ensemble,
+    by_group,
+    calibration_temperature,
+    distillation_loss,
+    log_prior,
+    measure,
+    teacher_weights,
+    wrong_label_probability,
+)
+from akgp.distillation.characteristics import BINS, CLEAN
+
+NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx")
+
+
+def random_batch(size: int = 7, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = 3 * torch.randn(2, size, classes, generator=generator)
+    labels = torch.randint(classes, (size,), generator=generator)
+    return student, teacher, labels, torch.rand(size, generator=generator)
+
+
+def distill(**changes: Any) -> params.Distill:
+    return params.Distill.model_validate(changes)
+
+
+# The loss
+
+
+def loop_softmax(logits: list[float], temperature: float) -> list[float]:
+    powers = [math.exp(z / temperature) for z in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def loop_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, weight: list[float], temperature: float
+) -> float:
+    """The formula in plain Python, double precision, sample by sample."""
+    total = 0.0
+    for z_s, z_t, y, w in zip(student.tolist(), teacher.tolist(), labels.tolist(), weight, strict=True):
+        p_s, p_t = loop_softmax(z_s, temperature), loop_softmax(z_t, temperature)
+        divergence = sum(t * math.log(t / s) for t, s in zip(p_t, p_s, strict=True))
+        total += (1 - w) * -math.log(loop_softmax(z_s, 1)[y]) + w * temperature**2 * divergence
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 20.0])
+def test_loss_is_the_formula(temperature: float) -> None:
+    student, teacher, labels, weight = random_batch()
+    expected = loop_loss(student, teacher, labels, weight.tolist(), temperature)
+    loss = distillation_loss(student, teacher, labels, teacher_weight=weight, temperature=temperature)
+    assert loss.shape == () and loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    exact = distillation_loss(
+        student.double(), teacher.double(), labels, teacher_weight=weight.double(), temperature=temperature
+    )
+    assert exact.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_weight_for_all_is_the_same_weight_for_each() -> None:
+    student, teacher, labels, _ = random_batch()
+    for weight in (0.0, 0.3, 1.0, torch.tensor(0.3)):
+        loss = distillation_loss(student, teacher, labels, teacher_weight=weight, temperature=3.0)
+        each = torch.full((len(labels),), float(weight))
+        assert loss == distillation_loss(student, teacher, labels, teacher_weight=each, temperature=3.0)
+
+
+def test_ends_are_cross_entropy_and_softened_divergence() -> None:
+    student, teacher, labels, _ = random_batch()
+    only_labels = distillation_loss(student, teacher, labels, teacher_weight=0, temperature=4.0)
+    torch.testing.assert_close(only_labels, F.cross_entropy(student, labels))
+    only_teacher = distillation_loss(student, teacher, labels, teacher_weight=1, temperature=4.0)
+    divergence = F.kl_div((student / 4).log_softmax(1), (teacher / 4).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(only_teacher, 16 * divergence)
+    smoothed = distillation_loss(
+        student, teacher, labels, teacher_weight=0, temperature=4.0, label_smoothing=0.1
+    )
+    torch.testing.assert_close(smoothed, F.cross_entropy(student, labels, label_smoothing=0.1))
+
+
+def test_at_temperature_1_mixing_losses_is_mixing_targets() -> None:
+    student, teacher, labels, weight = random_batch()
+    student.requires_grad_()
+    distillation_loss(student, teacher, labels, teacher_weight=weight, temperature=1.0).backward()
+    w = weight[:, None]
+    target = (1 - w) * F.one_hot(labels, 4) + w * teacher.softmax(1)
+    torch.testing.assert_close(student.grad, (student.detach().softmax(1) - target) / len(labels))
+
+
+def test_gradient_reaches_the_student_alone() -> None:
+    student, teacher, labels, weight = (
+        t.double() if t.is_floating_point() else t for t in random_batch(size=3)
+    )
+    for tensor in (student, teacher, weight):
+        tensor.requires_grad_()
+
+    def loss(logits: Tensor) -> Tensor:
+        return distillation_loss(logits, teacher, labels, teacher_weight=weight, temperature=2.0)
+
+    assert torch.autograd.gradcheck(loss, (student,))
+    loss(student).backward()
+    assert student.grad is not None and teacher.grad is None and weight.grad is None
+
+
+def test_teacher_imitated_exactly_costs_nothing() -> None:
+    _, teacher, labels, _ = random_batch()
+    student = (teacher + 5.0).requires_grad_()  # logits have no zero point
+    loss = distillation_loss(student, teacher, labels, teacher_weight=1.0, temperature=2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-6, rtol=0)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    student, teacher, labels, weight = random_batch()
+    student, teacher = student.bfloat16(), teacher.bfloat16()
+    arguments: dict[str, Any] = {"teacher_weight": weight, "temperature": 2.0}
+    expected = distillation_loss(student.float(), teacher.float(), labels, **arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = distillation_loss(student, teacher, labels, **arguments)
+    assert loss.dtype == torch.float32 and loss == expected
+
+
+def test_huge_logits_stay_finite() -> None:
+    labels = torch.tensor([0, 1])
+    student = torch.tensor([[1e4, -1e4], [1e4, -1e4]]).requires_grad_()
+    loss = distillation_loss(student, -student.detach(), labels, teacher_weight=0.5, temperature=1.0)
+    loss.backward()
+    assert loss.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"student_logits": torch.zeros(2)}, r"student_logits must be \[B, C\] with B > 0, got \[2\]"),
+        ({"student_logits": torch.zeros(0, 3)}, r"student_logits must be \[B, C\] with B > 0, got \[0, 3\]"),
+        (
+            {"teacher_logits": torch.zeros(2, 4)},
+            r"must be \[2, 3\] like student_logits, got \[2, 4\]: .* classes",
+        ),
+        ({"labels": torch.tensor([0])}, r"labels must be int64 \[2\], got torch.int64 \[1\]"),
+        ({"labels": torch.tensor([0.0, 1.0])}, r"labels must be int64 \[2\], got torch.float32"),
+        ({"labels": torch.tensor([0, 3])}, r"labels must be in \[0, 3\), got 0 to 3"),
+        ({"labels": torch.tensor([-1, 2])}, r"labels must be in \[0, 3\), got -1 to 2"),
+        ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0"),
+        ({"temperature": math.inf}, "temperature must be a finite number above 0, got inf"),
+        ({"temperature": math.nan}, "temperature must be a finite number above 0, got nan"),
+        ({"teacher_weight": 1.2}, r"teacher_weight must be in \[0, 1\], got 1.2"),
+        ({"teacher_weight": math.nan}, r"teacher_weight must be in \[0, 1\], got nan"),
+        (
+            {"teacher_weight": torch.tensor([0.5, -0.1])},
+            r"teacher_weight must be in \[0, 1\], got -0.1 to 0.5",
+        ),
+        ({"teacher_weight": torch.full((2, 1), 0.5)}, r"number or one a sample \[2\], got \[2, 1\]"),
+    ],
+)
+def test_loss_refuses(changes: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "student_logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3), "labels": torch.tensor([0, 1]),
+        "teacher_weight": 0.5, "temperature": 2.0,
+    } | changes  # fmt: skip
+    positional = [arguments.pop(name) for name in ("student_logits", "teacher_logits", "labels")]
+    with pytest.raises(ValueError, match=message):
+        distillation_loss(*positional, **arguments)
+
+
+def test_ensemble_is_the_mean_of_the_probabilities() -> None:
+    networks = [torch.nn.Linear(5, 3) for _ in range(3)]
+    inputs = torch.randn(4, 5)
+    mean = sum(network(inputs).softmax(1) for network in networks) / 3
+    torch.testing.assert_close(Ensemble(networks)(inputs).softmax(1), mean)
+    with pytest.raises(ValueError, match="at least one network, got none"):
+        Ensemble([])
+
+
+# The characteristics
+
+
+def world(
+    *,
+    samples: int = 4000,
+    classes: int = 10,
+    noise: float = 0.0,
+    flips: bool = False,
+    skill: float = 9.0,
+    jitter: float = 0.0,
+    counts: list[int] | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A teacher's logits, labels of which `noise` are wrong, and which are.
+
+    The teacher gives the true class the logit `skill` more, plus normal noise of size `jitter`.
+    Wrong labels are the next class (`flips`) or any other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if counts is None:
+        true = torch.randint(classes, (samples,), generator=generator)
+    else:
+        true = torch.arange(classes).repeat_interleave(torch.tensor(counts))
+        samples = len(true)
+    wrong = torch.rand(samples, generator=generator) < noise
+    shift = torch.ones_like(true) if flips else torch.randint(1, classes, (samples,), generator=generator)
+    labels = torch.where(wrong, (true + shift) % classes, true)
+    logits = skill * F.one_hot(true, classes) + jitter * torch.randn(samples, classes, generator=generator)
+    return logits, labels, wrong
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor, temperature: float, weight: Tensor) -> float:
+    losses = F.cross_entropy(logits.double() / temperature, labels, reduction="none")
+    return float((weight * losses).sum() / weight.sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_temperature_minimises_the_likelihood(weighted: bool) -> None:
+    logits, labels, _ = world(samples=500, noise=0.2, jitter=2.0)
+    weight = torch.rand(500) + 0.1 if weighted else torch.ones(500)
+    found = calibration_temperature(logits, labels, weight)
+    reference = minimize_scalar(
+        lambda t: negative_log_likelihood(logits, labels, t, weight), bounds=(0.05, 100), method="bounded",
+        options={"xatol": 1e-7},
+    )  # fmt: skip
+    assert found == pytest.approx(reference.x, rel=1e-4)
+    assert calibration_temperature(30 * logits, labels, weight) == pytest.approx(30 * found, rel=1e-6)
+
+
+def test_temperature_finds_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 5, generator=generator)
+    labels = torch.multinomial((logits / 2.5).softmax(1), 1, generator=generator)[:, 0]
+    assert calibration_temperature(logits, labels) == pytest.approx(2.5, rel=0.03)
+
+
+def test_temperature_without_an_optimum() -> None:
+    labels = torch.arange(100) % 4
+    perfect = 8.0 * F.one_hot(labels, 4)
+    assert calibration_temperature(perfect, labels) == pytest.approx(8 / 100)
+    assert calibration_temperature(-perfect, labels) == pytest.approx(8 * 100)
+    assert calibration_temperature(torch.full((100, 4), 3.0), labels) == 1.0
+
+
+def test_temperature_of_a_saturated_teacher_with_noise() -> None:
+    """One-hot at 10⁴, right in 60 %: calibrated, its confidence is 60 %."""
+    logits, labels, wrong = world(samples=1000, noise=0.4, skill=1e4)
+    share = 1 - wrong.float().mean()
+    temperature = calibration_temperature(logits, labels)
+    assert (logits.double() / temperature).softmax(1).amax(1).mean() == pytest.approx(float(share), rel=1e-6)
+
+
+def test_calibration_error_is_the_sum_over_bins() -> None:
+    logits, labels, _ = world(samples=700, noise=0.3, skill=2.0, jitter=1.5)
+    found = measure(logits, labels)
+    probability = logits.double().softmax(1).numpy()
+    confidence, right = probability.max(1), probability.argmax(1) == labels.numpy()
+    expected = 0.0
+    for index in range(BINS):
+        inside = (confidence > index / BINS) & (confidence <= (index + 1) / BINS)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert found.ece == pytest.approx(expected, rel=1e-9)
+    assert found.accuracy == pytest.approx(right.mean())
+    assert found.overconfidence == pytest.approx(confidence.mean() - right.mean())
+
+
+def test_memorisation_gap_is_negative_where_labels_are_memorised() -> None:
+    logits, labels, _ = world(noise=0.4)
+    memorised = 9.0 * F.one_hot(labels, 10)
+    found = measure(logits, labels, train_logits=memorised, train_labels=labels)
+    t = found.temperature
+    brier = [
+        float(((z / t).softmax(1) - F.one_hot(labels, 10)).square().sum(1).mean())
+        for z in (memorised, logits)
+    ]
+    assert found.memorisation_gap == pytest.approx(brier[0] - brier[1], rel=1e-4)
+    assert found.memorisation_gap is not None and found.memorisation_gap < -0.2
+    honest = measure(logits, labels, train_logits=logits, train_labels=labels)
+    assert honest.memorisation_gap == pytest.approx(0, abs=1e-12)
+    assert measure(logits, labels).memorisation_gap is None
+
+
+def test_imbalanced_classes_count_alike() -> None:
+    """Weights do what repeating the images of rare classes would do."""
+    logits, labels, _ = world(counts=[400, 100, 80], classes=3, skill=2.0, jitter=2.0, noise=0.1)
+    labels = torch.arange(3).repeat_interleave(torch.tensor([400, 100, 80]))
+    train_counts = torch.tensor([4000, 1000, 800])
+    weighted = measure(
+        logits, labels, train_logits=logits.flip(0), train_labels=labels, train_counts=train_counts
+    )
+    times = torch.tensor([1, 4, 5])[labels]
+    repeated = measure(
+        logits.repeat_interleave(times, 0), labels.repeat_interleave(times), train_counts=torch.full((3,), 2000),
+        train_logits=logits.flip(0).repeat_interleave(times, 0), train_labels=labels.repeat_interleave(times),
+    )  # fmt: skip
+    assert weighted.imbalanced and weighted.imbalance == 5 and not repeated.imbalanced
+    for name in ("temperature", "accuracy", "ece", "overconfidence", "memorisation_gap"):
+        assert getattr(weighted, name) == pytest.approx(getattr(repeated, name), rel=1e-6), name
+    mild = measure(logits, labels, train_counts=torch.tensor([3, 1, 1]))
+    assert not mild.imbalanced and mild.accuracy != pytest.approx(weighted.accuracy)
+
+
+def test_prior_comes_from_the_training_split() -> None:
+    logits, labels, _ = world(samples=100, classes=3)
+    train_labels = torch.tensor([0] * 6 + [1] * 2)
+    found = measure(logits, labels, train_labels=train_labels)
+    assert found.class_counts == (6, 2, 0) and found.imbalance == 6
+    torch.testing.assert_close(found.prior(), torch.tensor([6, 2, 1], dtype=torch.float64) / 9)
+    assert measure(logits, labels).class_counts == tuple(labels.bincount().tolist())
+
+
+# Label noise: what is wrong is found, and nothing is found where nothing is wrong
+
+
+def test_symmetric_noise_is_found() -> None:
+    logits, labels, wrong = world(noise=0.4)
+    found = measure(logits, labels)
+    assert found.noise_rate == pytest.approx(0.4, abs=0.03)
+    doubt = wrong_label_probability(found, logits, labels)
+    assert roc_auc_score(wrong, doubt) > 0.99
+    assert doubt[wrong].mean() > 0.9 and doubt[~wrong].mean() < 0.05
+    assert doubt.mean() == pytest.approx(float(wrong.float().mean()), abs=0.03), "doubts are probabilities"
+
+
+def test_symmetric_noise_is_found_by_an_imperfect_teacher() -> None:
+    logits, labels, wrong = world(noise=0.4, skill=4.0, jitter=1.5, samples=6000)
+    calibration, train = slice(0, 2000), slice(2000, None)
+    found = measure(logits[calibration], labels[calibration])
+    assert found.noise_rate is not None and 0.33 < found.noise_rate < 0.5, "reads .45 to .48 at worst"
+    doubt = wrong_label_probability(found, logits[train], labels[train])
+    assert roc_auc_score(wrong[train], doubt) > 0.9
+
+
+def test_confused_pairs_are_found() -> None:
+    logits, labels, wrong = world(noise=0.3, flips=True, skill=4.0, jitter=1.2)
+    found = measure(logits, labels)
+    confusion = torch.tensor(found.confusion)
+    assert (confusion.argmax(1) == (torch.arange(10) + 1) % 10).all()
+    torch.testing.assert_close(confusion.sum(1), torch.ones(10))
+    assert confusion.diagonal().eq(0).all()
+    transition = found.transition()
+    assert transition.diagonal().eq(1 - found.noise_rate).all()  # type: ignore[operator]
+    torch.testing.assert_close(transition.sum(1), torch.ones(10, dtype=torch.float64))
+    assert roc_auc_score(wrong, wrong_label_probability(found, logits, labels)) > 0.95
+
+
+def test_confusion_counts_the_most_confident_fifth_of_each_prediction() -> None:
+    """Class 0 predicted ten times, so the surest two count: labels 1 and 0."""
+    logits = torch.zeros(20, 3)
+    logits[:10, 0] = torch.linspace(5, 1, 10)
+    logits[10:, 1] = 2.0
+    labels = torch.tensor([1, 0, 2, 2, 2, 2, 2, 2, 2, 2] + [1] * 10)
+    smoothing = 10 / 2
+    confusion = measure(logits, labels).confusion
+    assert confusion[0] == pytest.approx((0, (1 + smoothing) / 11, smoothing / 11))
+    assert confusion[1] == pytest.approx((0.5, 0, 0.5)) and confusion[2] == pytest.approx((0.5, 0.5, 0))
+
+
+def test_doubt_is_bayes_rule() -> None:
+    logits, labels, _ = world(noise=0.4, skill=2.0, jitter=1.0, samples=800)
+    found = measure(logits, labels)
+    doubt = wrong_label_probability(found, logits[:50], labels[:50])
+    transition = found.transition().numpy()
+    for z, y, q in zip(logits[:50].double().numpy(), labels[:50].tolist(), doubt.tolist(), strict=True):
+        powers = np.exp(z / found.temperature)
+        clean = np.maximum(1e-3, np.linalg.inv(transition.T) @ (powers / powers.sum()))
+        given = [clean[c] * transition[c, y] for c in range(10)]
+        assert q == pytest.approx(1 - given[y] / sum(given), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"skill": 9.0},
+        {"skill": 8.0, "jitter": 1.5},
+        {"skill": 8.0, "jitter": 1.5, "counts": [1000, 600, 360, 220, 130, 80, 50, 40, 30, 20]},
+    ],
+    ids=["perfect", "imperfect", "long tail"],
+)
+def test_no_noise_no_doubt(arguments: dict[str, Any]) -> None:
+    logits, labels, _ = world(**arguments)
+    found = measure(logits, labels)
+    assert found.noise_rate is not None and found.noise_rate <= CLEAN and not found.noisy
+    assert wrong_label_probability(found, logits, labels).eq(0).all()
+    assert teacher_weights(distill(w0=0.6), found, logits, labels).eq(0.6).all()
+    torch.testing.assert_close(found.transition(), torch.eye(10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("counts", [[400] * 10, [800, 200], [1000, 50, 20]], ids=["even", "80:20", "tail"])
+@pytest.mark.parametrize("teacher", ["constant", "prior", "random"])
+def test_a_teacher_that_knows_nothing_casts_no_doubt(teacher: str, counts: list[int]) -> None:
+    classes = len(counts)
+    _, labels, _ = world(counts=counts, classes=classes)
+    logits = {
+        "constant": torch.zeros(len(labels), classes),
+        "prior": torch.tensor(counts).log().expand(len(labels), -1),
+        "random": torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(1)),
+    }[teacher]
+    found = measure(logits, labels)
+    assert found.noise_rate is None and found.information < 0.01
+    assert wrong_label_probability(found, logits, labels).eq(0).all()
+    assert "too little" in found.sentence(NAMES[:classes])
+
+
+def test_labels_as_often_wrong_as_right_cast_no_doubt() -> None:
+    """55 % flipped to the next class: the flipped class would pass for the true one."""
+    logits, labels, _ = world(noise=0.55, flips=True)
+    assert measure(logits, labels).noise_rate is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z, y: measure(z[0], y), r"logits must be \[N, C\] with N ≥ 1 and C ≥ 2, got \[10\]"),
+        (lambda z, y: measure(z[:, :1], y), r"C ≥ 2, got \[50, 1\]"),
+        (lambda z, y: measure(z[:0], y[:0]), r"N ≥ 1 .* got \[0, 10\]"),
+        (lambda z, y: measure(z, y[:9]), r"labels must be int64 \[50\], got torch.int64 \[9\]"),
+        (lambda z, y: measure(z, y.float()), "labels must be int64"),
+        (lambda z, y: measure(z[:, :5], y), r"labels must be in \[0, 5\), got 0 to 9"),
+        (lambda z, y: measure(z / 0, y), "a logit is not finite; did the teacher's training diverge"),
+        (lambda z, y: measure(z, y, train_logits=z), "train_logits need train_labels"),
+        (
+            lambda z, y: measure(z, y, train_logits=z, train_labels=y[:3]),
+            r"train_logits, train_labels: labels",
+        ),
+        (lambda z, y: measure(z, y, train_counts=torch.ones(3)), r"train_counts must be \[10\]"),
+        (lambda z, y: measure(z, y).sentence(("a", "b")), "classes must be 10 names, got 2"),
+    ],
+)
+def test_measure_refuses(call: Any, message: str) -> None:
+    logits, labels, _ = world(samples=50)
+    with pytest.raises(ValueError, match=message):
+        call(logits, labels)
+
+
+def test_characteristics_are_plain_data() -> None:
+    logits, labels, _ = world(noise=0.3)
+    found = measure(logits, labels, train_logits=logits, train_labels=labels)
+    assert Characteristics.model_validate_json(found.model_dump_json()) == found
+    assert found == measure(logits, labels, train_logits=logits, train_labels=labels), "deterministic"
+
+
+def test_sentences() -> None:
+    logits, labels, _ = world(noise=0.2, flips=True, skill=5.0)
+    found = measure(logits, labels)
+    rate = round(100 * found.noise_rate)  # type: ignore[operator]
+    points = round(100 * found.overconfidence)
+    assert found.sentence(NAMES).startswith(f"labels look {rate} % wrong, mostly ")
+    assert f"→{NAMES[(NAMES.index(found.sentence(NAMES).split('mostly ')[1].split('→')[0]) + 1) % 10]}" in (
+        found.sentence(NAMES)
+    )
+    assert found.sentence(NAMES).endswith(f"over-confident by {points} points; classes are balanced")
+    both = [[0.0] * 10 for _ in range(10)]
+    both[0][1], both[1][0] = 0.9, 0.8
+    stated = found.model_copy(
+        update={
+            "noise_rate": 0.18, "confusion": tuple(map(tuple, both)), "overconfidence": 0.04,
+            "class_counts": (50,) * 10, "imbalance": 1.0,
+        }
+    )  # fmt: skip
+    assert stated.sentence(NAMES) == (
+        "labels look 18 % wrong, mostly cat↔dog; the teacher is over-confident by 4 points; classes are balanced"
+    )
+    other = stated.model_copy(
+        update={
+            "noise_rate": 0.01, "overconfidence": -0.01, "memorisation_gap": -0.3,
+            "class_counts": (1230, *(200,) * 8, 100), "imbalance": 12.3,
+        }
+    )  # fmt: skip
+    assert other.sentence(NAMES) == (
+        "labels look right; the teacher is under-confident by 1 point and has memorised training labels; "
+        "cat has 12.3 times the images of lynx"
+    )
+    even = stated.model_copy(
+        update={"confusion": tuple((1 / 9,) * 10 for _ in range(10)), "overconfidence": 0.0}
+    )
+    assert even.sentence(NAMES) == (
+        "labels look 18 % wrong; the teacher is as confident as it is right; classes are balanced"
+    )
+
+
+# The weights
+
+
+def test_strategies() -> None:
+    logits, labels, wrong = world(noise=0.4)
+    found = measure(logits, labels)
+    for strategy, expected in (("labels", 0.0), ("teacher", 1.0), ("fixed", 0.7)):
+        weights = teacher_weights(distill(strategy=strategy, w0=0.7), found, logits, labels)
+        assert weights.dtype == torch.float32 and weights.shape == labels.shape
+        assert weights.eq(torch.tensor(expected)).all()
+    weights = teacher_weights(distill(strategy="akgp", w0=0.7), found, logits, labels)
+    doubt = wrong_label_probability(found, logits, labels)
+    torch.testing.assert_close(weights.double(), 1 - 0.3 * (1 - doubt), atol=1e-6, rtol=0)
+    assert (
+        weights.min() >= 0.7 - 1e-6 and weights.max() <= 1 and weights[wrong].mean() > weights[~wrong].mean()
+    )
+    without = distill(strategy="akgp", w0=0.7, noise_posterior=False)
+    assert teacher_weights(without, found, logits, labels).eq(torch.tensor(0.7)).all()
+    alone = teacher_weights(distill(strategy="akgp", w0=0.0), found, logits, labels)
+    torch.testing.assert_close(alone.double(), doubt, atol=1e-6, rtol=0)
+
+
+def test_strategies_of_the_schema_are_all_there() -> None:
+    from typing import get_args
+
+    from akgp.distillation.weighting import STRATEGIES
+
+    assert tuple(STRATEGIES) == get_args(params.Distill.model_fields["strategy"].annotation)
+
+
+def test_weights_refuse_logits_of_other_classes() -> None:
+    logits, labels, _ = world(samples=50)
+    found = measure(logits, labels)
+    with pytest.raises(
+        ValueError, match=r"logits must be \[N, 10\] and labels \[N\], got \[50, 3\] and \[50\]"
+    ):
+        teacher_weights(distill(), found, logits[:, :3], labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "shifted"),
+    [
+        ({}, [90, 20, 10], True),
+        ({}, [30, 20, 10], False),
+        ({"logit_adjustment": "on"}, [30, 20, 10], True),
+        ({"logit_adjustment": "off"}, [90, 20, 10], False),
+        ({"strategy": "fixed"}, [90, 20, 10], False),
+        ({"strategy": "labels", "logit_adjustment": "on"}, [90, 20, 10], False),
+    ],
+)
+def test_logits_are_adjusted_where_classes_are_imbalanced(
+    changes: dict[str, Any], counts: list[int], shifted: bool
+) -> None:
+    logits, labels, _ = world(classes=3, samples=60)
+    found = measure(logits, labels, train_counts=torch.tensor(counts))
+    shift = log_prior(distill(**changes), found)
+    assert (shift is not None) == shifted
+    if shift is not None:
+        torch.testing.assert_close(shift.exp(), torch.tensor(counts) / sum(counts))
+
+
+def test_weights_by_class() -> None:
+    weights, labels = torch.rand(200), torch.randint(3, (200,)) * 2  # classes 0, 2, 4 of 6
+    rows = by_group(weights, labels, 6)
+    assert [row["class"] for row in rows] == [0, 2, 4] and sum(row["n"] for row in rows) == 200
+    for row in rows:
+        group = weights[labels == row["class"]].double().numpy()
+        assert row["mean"] == pytest.approx(group.mean()) and row["n"] == len(group)
+        assert (row["p10"], row["p90"]) == pytest.approx(tuple(np.quantile(group, [0.1, 0.9])))
