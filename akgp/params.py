@@ -350,9 +350,9 @@ def replace(section: Prune | Distill, key: str, value: object) -> Any:
     Raises:
         ParamsError: no such parameter, or a value it doesn't allow.
     """
-    tree = section.model_dump(mode="json")
+    tree: dict[str, Any] = section.model_dump(mode="json")
     *parents, leaf = key.split(".")[1:]
-    node = tree
+    node: Any = tree
     for part in parents:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):

@@ -65,7 +65,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         characteristics.model_dump(mode="json") | {"sentence": characteristics.sentence(summary.classes)},
     )
     groups = by_group(weights, images.labels, len(summary.classes))
-    write_table(out / "weights.csv", [row | {"class": summary.classes[row["class"]]} for row in groups])
+    write_table(out / "weights.csv", [row | {"class": summary.classes[int(row["class"])]} for row in groups])
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",

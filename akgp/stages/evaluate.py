@@ -53,7 +53,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     metrics: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
-        for name, (model, files) in _networks(task).items():
+        for name, (model, files) in _networks(task):
             logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
             metrics[name] = _row(accuracy(logits, images.labels), files) | vars(count(model, example))
             graphs[name] = Path(folder) / f"{name}.onnx"

@@ -303,7 +303,8 @@ def _bar(task: Task, steps: int) -> Iterator[Path]:
             unit="step",
             file=sys.stderr,
             dynamic_ncols=True,
-            bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}]{postfix}",
         )
         follower = threading.Thread(target=_follow, args=(file, bar, done), daemon=True)
         follower.start()

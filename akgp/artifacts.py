@@ -1,0 +1,196 @@
+"""Networks on disk without pickle: `model.json` says what builds them, `model.safetensors` holds the weights.
+
+A pruned network is saved as the spec of its dense one and what differs from that: the numbers its
+modules hold, such as out_channels. Its class is looked up when it is loaded, never unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from akgp.models import ModelError, Spec, create, spec_of
+
+SPEC, WEIGHTS = "model.json", "model.safetensors"
+FORMAT = 1
+
+
+def save(model: nn.Module, directory: str | Path) -> None:
+    """Write `model.safetensors`, then `model.json` with its digest, into `directory`, made if need be.
+
+    Networks of `akgp.models` carry their spec. Of others it is found out: torchvision's classifiers,
+    and classes that can be imported and take `num_classes` (and `in_channels`, if they have it).
+
+    Raises:
+        ModelError: nothing is known that would build this network again.
+    """
+    spec = spec_of(model) or infer_spec(model)
+    attributes = _differences(model, _skeleton(spec))
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(tensors)
+    _replace(folder / WEIGHTS, content)
+    described = {
+        "format": FORMAT,
+        **vars(spec),
+        "attributes": attributes,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    _replace(folder / SPEC, (json.dumps(described, indent=1) + "\n").encode())
+
+
+def load(directory: str | Path) -> nn.Module:
+    """The network that `save` wrote, on the CPU and in eval mode.
+
+    Raises:
+        ModelError: a file is missing, damaged or of another network; the class cannot be imported.
+    """
+    folder = Path(directory)
+    described = _described(folder / SPEC)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{folder / WEIGHTS}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+        raise ModelError(f"{folder / WEIGHTS}: is not the file that {SPEC} was written with: one is damaged")
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{folder / WEIGHTS}: no safetensors file ({error})") from None
+    model = create(Spec(described["architecture"], described["num_classes"], described["in_channels"]))
+    try:
+        for name, numbers in described["attributes"].items():
+            _set_numbers(model.get_submodule(name), numbers)
+        _set_tensors(model, tensors)
+    except (AttributeError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: does not fit {described['architecture']} as it is now: {error.args[0]}"
+        ) from None
+    return model.eval()
+
+
+def infer_spec(model: nn.Module) -> Spec:
+    """The spec of a network that was built elsewhere; see `save`.
+
+    Raises:
+        ModelError: none is found; says what would help.
+    """
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    if layers:
+        first, last = layers[0], layers[-1]
+        num_classes = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        in_channels = first.in_channels if isinstance(first, nn.Conv2d) else 1
+        for name in _candidates(type(model)):
+            spec = Spec(name, num_classes, in_channels)
+            try:
+                if _tree(_skeleton(spec)) == _tree(model):
+                    return spec
+            except ModelError:
+                continue
+    raise ModelError(
+        f"{type(model).__name__}: nothing that can be imported builds this network again; build it by "
+        "akgp.models.create(Spec('module:function', num_classes, in_channels))"
+    )
+
+
+def _candidates(kind: type) -> Iterator[str]:
+    module = kind.__module__
+    if module.startswith("torchvision.models."):
+        from torchvision import models
+
+        yield from (n for n in models.list_models() if models.get_model_builder(n).__module__ == module)
+    elif module != "__main__":
+        yield f"{module}:{kind.__qualname__}"
+
+
+def _skeleton(spec: Spec) -> nn.Module:
+    """The dense network of `spec` without weights."""
+    with torch.device("meta"):
+        return create(spec)
+
+
+def _tree(model: nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in model.named_modules()]
+
+
+def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
+    """The numbers held by modules of `model` that `dense` has otherwise, by module."""
+    if _tree(model) != _tree(dense):
+        raise ModelError(
+            f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
+        )
+    found = {}
+    for (name, module), other in zip(model.named_modules(), dense.modules(), strict=True):
+        before = _numbers(other)
+        numbers = {key: value for key, value in _numbers(module).items() if value != before.get(key)}
+        if numbers:
+            found[name] = numbers
+    return found
+
+
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    """A module's public numbers, and tuples of them: widths, strides and the like; not its mode."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and key != "training" and _is_number(value)
+    }
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(_is_number(each) for each in value)
+    return isinstance(value, (int, float))
+
+
+def _set_numbers(module: nn.Module, numbers: dict[str, Any]) -> None:
+    for key, value in numbers.items():
+        if not _is_number(getattr(module, key)):
+            raise AttributeError(f"{key} is not a number")
+        setattr(module, key, tuple(value) if isinstance(value, list) else value)
+
+
+def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put tensors, of other shapes if need be, in the places of the network's own."""
+    expected = set(model.state_dict())
+    if expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[0]
+        raise KeyError(f"the tensor {odd!r} is in one of them only")
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        old = getattr(module, leaf)
+        new = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        setattr(module, leaf, new)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; akgp.artifacts.save writes it") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: cannot be read ({error})") from None
+    needed = {"format", "architecture", "num_classes", "in_channels", "attributes", "sha256"}
+    if not isinstance(content, dict) or not needed <= set(content):
+        raise ModelError(f"{file}: must hold {', '.join(sorted(needed))}")
+    if content["format"] != FORMAT:
+        raise ModelError(f"{file}: is of format {content['format']}, this version reads {FORMAT}")
+    return content
+
+
+def _replace(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_bytes(content)
+    beside.replace(file)

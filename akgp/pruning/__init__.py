@@ -1,0 +1,19 @@
+"""Filter pruning: scores for filters, how many go, and a smaller network without them."""
+
+from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
+from akgp.pruning.graph import PruningError
+from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
+
+__all__ = [
+    "CRITERIA",
+    "Layer",
+    "Pruned",
+    "PruningError",
+    "coupled_scores",
+    "fpgm_scores",
+    "l1_scores",
+    "l2_scores",
+    "layers_table",
+    "prune",
+    "random_scores",
+]
