@@ -151,9 +151,10 @@ class Graph:
         readers = {part.module for part in parts if not part.writes}
         if any(not item.dep.target.outputs and item.dep.target.module not in readers for item in items):
             return "is the network's output"
-        skipped = [part.name for part in parts if part.writes and _skips(part.name, skip)]
+        layers = [part.name for part in parts if part.writes and isinstance(part.module, PRUNABLE)]
+        skipped = [name for name in layers if _skips(name, skip)]
         if skipped:
-            return "skipped" if len(skipped) == len([p for p in parts if p.writes]) else f"with {skipped[0]}"
+            return "skipped" if skipped == layers else f"summed with {skipped[0]}, which is skipped"
         for part in parts:
             groups = getattr(part.module, "groups", 1)
             if groups > 1 and groups != part.module.out_channels:

@@ -1,0 +1,121 @@
+"""Networks written and read again: pruned ones, torchvision's, a user's own; damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from akgp import artifacts
+from akgp.models import ModelError, Spec, cifar_resnet, create
+from akgp.pruning import prune
+
+OWN = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels=3):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 16, 3)
+        self.head = nn.Linear(16, num_classes)
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+def make(num_classes):
+    return Net(num_classes)
+"""
+
+
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (folder / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def returns(model: nn.Module, folder: Path) -> nn.Module:
+    """Save and load; the outputs must be the same to the bit."""
+    artifacts.save(model, folder)
+    loaded = artifacts.load(folder)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected: Tensor = model.eval()(x)
+        assert torch.equal(loaded(x), expected)
+    assert not loaded.training
+    return loaded
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    return prune(model, torch.zeros(1, 3, 32, 32), ratio=0.5).model
+
+
+def test_cifar_resnets_by_widths_and_pruned(tmp_path: Path) -> None:
+    returns(cifar_resnet(20, (8, 16, 24)), tmp_path / "widths")
+    smaller = pruned(cifar_resnet(20))
+    loaded = returns(smaller, tmp_path / "pruned")
+    assert loaded.conv1.out_channels == 8  # type: ignore[union-attr]
+    assert sorted(file.name for file in (tmp_path / "pruned").iterdir()) == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_a_loaded_network_can_be_pruned_and_trained(tmp_path: Path) -> None:
+    loaded = returns(pruned(cifar_resnet(20)), tmp_path).train()
+    loaded(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in loaded.parameters())
+    again = prune(loaded, torch.zeros(1, 3, 32, 32), ratio=0.5, round_to=4).model
+    returns(again, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["resnet34", "mobilenet_v2"])
+def test_torchvisions_own_are_recognised(name: str, tmp_path: Path) -> None:
+    model = torchvision.models.get_model(name, num_classes=7)
+    returns(pruned(model), tmp_path)
+    assert json.loads((tmp_path / "model.json").read_text())["architecture"] == name
+
+
+def test_a_users_own_by_function_and_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path, monkeypatch, "own_net")
+    returns(pruned(create(Spec("own_net:make", 5, 3))), tmp_path / "function")
+    import own_net  # type: ignore[import-not-found]
+
+    returns(pruned(own_net.Net(5)), tmp_path / "class")
+    assert json.loads((tmp_path / "class" / "model.json").read_text())["architecture"] == "own_net:Net"
+
+
+def test_a_network_nothing_builds_again_is_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 2))
+    with pytest.raises(ModelError, match="Sequential: nothing that can be imported builds this"):
+        artifacts.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.json").unlink(), "model.json: no such file"),
+        (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read"),
+        (lambda f: (f / "model.json").write_text("{}"), "must hold architecture, attributes"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: cannot be read"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"short"),
+            "is not the file that model.json",
+        ),
+    ],
+)
+def test_damage_is_named(damage, message: str, tmp_path: Path) -> None:
+    artifacts.save(cifar_resnet(8), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        artifacts.load(tmp_path)
+
+
+def test_an_architecture_that_has_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path, monkeypatch, "changing_net")
+    artifacts.save(create(Spec("changing_net:make", 5, 3)), tmp_path / "saved")
+    import changing_net  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(changing_net, "make", lambda num_classes: nn.Linear(3, num_classes))
+    with pytest.raises(ModelError, match=r"not fit changing_net:make as it is now: the tensor '.*' is in"):
+        artifacts.load(tmp_path / "saved")
