@@ -14,11 +14,12 @@ from akgp.data import Images, Summary, read_split, read_summary
 from akgp.data.batches import Batch
 from akgp.distillation import Ensemble, by_group, distillation_loss, log_prior, measure, teacher_weights
 from akgp.evaluation import predict_logits
+from akgp.params import Distill
 from akgp.stages.prune import write_table
 from akgp.stages.ray import Step, device, fit
 from akgp.stages.trained import trained
 from akgp.stages.workspace import Task, write_json
-from akgp.training import Objective
+from akgp.training import Objective, autocast_dtype
 
 PARAMS = ("seed", "teachers", "distill")
 
@@ -54,7 +55,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         train_labels=images.labels,
     )
     weights = teacher_weights(params, characteristics, logits, images.labels)
-    objective = guided(teacher, weights, log_prior(params, characteristics), params.temperature)
+    prior = log_prior(params, characteristics)
+    on = device(task)
+    objective = guided(teacher, weights.to(on), None if prior is None else prior.to(on), params)
 
     student = artifacts.load(workspace.pruned)
     history = yield from trained(student, params.training, objective, task, state)
@@ -79,28 +82,32 @@ def load_teacher(task: Task) -> nn.Module:
     return networks[0] if len(networks) == 1 else Ensemble(networks)
 
 
-def guided(teacher: nn.Module, weights: Tensor, prior: Tensor | None, temperature: float) -> Objective:
+def guided(teacher: nn.Module, weights: Tensor, prior: Tensor | None, params: Distill) -> Objective:
     """The distillation objective.
 
     Args:
-        teacher: gives logits [B, C] for the very inputs that the student sees.
+        teacher: gives logits [B, C] for the very inputs that the student sees, in its precision.
         weights: [N], the teacher's weight for each training image.
         prior: [C], log class prior added to the student's logits in training; None: no shift.
     """
     needed = bool((weights > 0).any())
     teacher.requires_grad_(False).eval()
+    if params.training.channels_last:
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def objective(batch: Batch, logits: Tensor) -> Tensor:
-        with torch.no_grad():
+        dtype = autocast_dtype(params.training.precision, logits.device)
+        with torch.no_grad(), torch.autocast(logits.device.type, dtype=dtype, enabled=dtype is not None):
             guide = teacher(batch.inputs).float() if needed else torch.zeros_like(logits)
         if prior is not None:
-            logits = logits + prior.to(logits.device)
+            logits = logits + prior
         return distillation_loss(
             logits,
             guide,
             batch.labels,
-            teacher_weight=weights.to(logits.device)[batch.index],
-            temperature=temperature,
+            teacher_weight=weights[batch.index],
+            temperature=params.temperature,
+            label_smoothing=params.training.label_smoothing,
         )
 
     return objective
