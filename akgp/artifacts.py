@@ -115,8 +115,11 @@ def _candidates(kind: type) -> Iterator[str]:
 
 
 def _skeleton(spec: Spec) -> nn.Module:
-    """The dense network of `spec` without weights."""
-    with torch.device("meta"):
+    """The dense network of `spec`, if possible without weights."""
+    try:
+        with torch.device("meta"):
+            return create(spec)
+    except (NotImplementedError, RuntimeError):  # a constructor that computes, such as RegNet's
         return create(spec)
 
 

@@ -22,6 +22,7 @@ from akgp.counting import Counts, count
 from akgp.data.batches import ordered_batches
 from akgp.data.images import Images
 from akgp.params import Evaluate
+from akgp.runtime import session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -128,8 +129,6 @@ def onnx_logits(
         path: an ONNX graph with one input [N, channels, H, W] and one output [N, C].
         mean, std: of each channel, in units of 255.
     """
-    from akgp.quantization.export import session
-
     running = session(path, threads=threads)
     name = running.get_inputs()[0].name
     return torch.cat(
@@ -175,8 +174,6 @@ def latency(
     Returns:
         For each network the median over the rounds, and a 95 % percentile bootstrap of it.
     """
-    from akgp.quantization.export import session
-
     generator = np.random.default_rng(seed)
     sample = generator.standard_normal(tuple(input_shape), dtype=np.float32)
     clock = time.thread_time if params.threads == 1 else time.perf_counter

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
+from akgp.runtime import GraphError, session
 
 
 class Classifier:
@@ -18,13 +19,14 @@ class Classifier:
         Raises:
             DataError: a file is missing or not what quantize writes.
         """
-        import onnxruntime
-
         self.expected = _preprocessing(folder / "preprocessing.json")
         file = folder / "model.onnx"
         if not file.exists():
             raise DataError(f"{file}: no such file; `dvc repro` writes it")
-        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        try:
+            self.session = session(file, threads=0)
+        except GraphError as error:
+            raise DataError(f"{error}; `dvc repro quantize` writes it anew") from error
 
     def __call__(self, image: Path) -> list[tuple[str, float]]:
         """All classes with their probabilities (softmax), in falling order.

@@ -6,6 +6,8 @@ It trains any network on any objective, alone or as one of several data-parallel
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from akgp.data.batches import Batch, epoch_batches, ordered_batches
 from akgp.data.images import Images
@@ -27,6 +29,7 @@ Objective = Callable[[Batch, Tensor], Tensor]
 """(batch, logits [B, C]) -> scalar loss, in nats a sample."""
 
 EVALUATION_BATCH = 512
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class TrainingError(ValueError):
@@ -35,7 +38,11 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its row of metrics, and the state from which `train` goes on."""
+    """One finished epoch: its row of metrics, and the state from which `train` goes on.
+
+    The state is tensors and plain values, and shares its tensors with the training: write or copy
+    it before the next epoch is asked for.
+    """
 
     row: dict[str, float]
     state: dict[str, Any]
@@ -62,26 +69,34 @@ def train(
     """Train `model` in place; yield an `Epoch` after each pass over `images`.
 
     Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013); the learning
-    rate follows `learning_rate_factor`; weight decay only where a parameter has two or more
-    dimensions. A row holds epoch (from 1), loss and val_loss (nats), train_top1 and val_top1
-    (%), learning_rate, images_per_second and seconds. Once exhausted, `model` holds the
-    weights to keep (`params.keep`, and the averaged ones if `params.ema`), in eval mode.
+    rate follows `learning_rate_factor`; no weight decay on norms and on parameters of fewer than
+    two dimensions, such as biases. With `params.ema`, exponential averages over the steps are
+    validated and kept, see `_move`. A row holds epoch (from 1), loss and val_loss (nats),
+    train_top1 and val_top1 (%), learning_rate, images_per_second and seconds. Once exhausted,
+    `model` holds the weights to keep (`params.keep`), in eval mode.
 
     With `world` workers each step averages the gradients of `world` equal slices of one global
     batch of `params.batch_size`; each worker's BatchNorm normalises its own slice, and worker
-    0's running statistics are kept.
+    0's running statistics are validated and kept. Dropout and the like draw from torch's
+    generator, seeded by (seed, epoch, worker) for the epoch and left as it was.
 
     Args:
-        images: augmented, shuffled by (seed, epoch); only whole batches are used.
+        images: augmented, shuffled by (seed, epoch); only whole batches are used, or all images
+            as one batch if they are fewer.
         validation: measured after every epoch, exactly, over all workers.
         mean, std: of each channel, in units of 255.
         state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
 
     Raises:
-        TrainingError: the loss is no longer finite, or the device lacks the precision.
+        TrainingError: the loss is no longer finite; the device lacks the precision; several
+            workers can't share the images, the batch or the parameters.
     """
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if len(images) < world:
+        raise TrainingError(f"got {len(images)} training images for {world} workers: use fewer workers")
+    if params.batch_size % world:
+        raise TrainingError(f"batch_size ({params.batch_size}) must be divisible by the {world} workers")
     images, validation = images.to(device), validation.to(device)
     optimization = _Optimization(model, params, device, parallel=world > 1)
     steps = max(len(images) // params.batch_size, 1)
@@ -98,18 +113,17 @@ def train(
             images, batch_size=params.batch_size, mean=mean, std=std, augment=params.augment, seed=seed,
             epoch=epoch, rank=rank, world=world, channels_last=params.channels_last,
         )  # fmt: skip
-        for step, batch in enumerate(batches, epoch * steps + 1):
-            rate = params.learning_rate * learning_rate_factor(step, steps, params)
-            sums += optimization.step(batch, rate, objective)
+        with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
+            for step, batch in enumerate(batches, epoch * steps + 1):
+                rate = params.learning_rate * learning_rate_factor(step, steps, params)
+                sums += optimization.step(batch, rate, objective)
         loss_sum, correct, seen = _all_reduced(sums)
-        if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"the loss is {loss_sum} in epoch {epoch + 1}: lower learning_rate "
-                f"({params.learning_rate}) or raise warmup_epochs ({params.warmup_epochs})"
-            )
+        _require_finite("loss", loss_sum, epoch, params)
         trained = time.perf_counter() - start
+        optimization.agree_on_buffers()
         judged = optimization.judged
         val_loss, val_top1 = evaluate(judged, validation, mean=mean, std=std, rank=rank, world=world)
+        _require_finite("val_loss", val_loss, epoch, params)
         if val_top1 > best or params.keep == "last":
             best, kept = max(val_top1, best), _copy(judged)
         row = {
@@ -127,28 +141,28 @@ class _Optimization:
     """A network under optimization: all that a step changes, and one step."""
 
     def __init__(self, model: nn.Module, params: Training, device: torch.device, *, parallel: bool) -> None:
-        self.memory_format = torch.channels_last if params.channels_last else torch.contiguous_format
-        model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.model = model
-        forward = DistributedDataParallel(model) if parallel else model
+        memory_format = torch.channels_last if params.channels_last else torch.contiguous_format
+        model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.model, self.parallel = model, parallel
+        forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if parallel else model
         self.forward = torch.compile(forward) if params.compile else forward
         self.device, self.dtype = device, autocast_dtype(params.precision, device)
         self.optimizer = torch.optim.SGD(
             _parameter_groups(model, params.weight_decay), lr=0.0, momentum=params.momentum,
             nesterov=params.momentum > 0,
         )  # fmt: skip
-        average = get_ema_multi_avg_fn(params.ema) if params.ema else None
-        self.average = AveragedModel(model, multi_avg_fn=average) if average else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.decay, self.steps = params.ema, 0
+        self.average = copy.deepcopy(model) if params.ema else None
 
     @property
     def judged(self) -> nn.Module:
         """The network whose weights are validated and kept."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average
 
     def step(self, batch: Batch, rate: float, objective: Objective) -> Tensor:
         """Learn from one batch; returns loss times images, correct answers and images, float64 [3]."""
-        self.forward.train()
+        self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -156,13 +170,23 @@ class _Optimization:
         loss = objective(batch, logits)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.parallel and self.steps == 0:
+            _require_gradients(self.model)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        self.steps += 1
+        if self.average is not None and self.decay is not None:
+            _move(self.average, self.model, self.steps, self.decay)
         images = len(batch.labels)
         correct = (logits.detach().argmax(1) == batch.labels).sum()
         return torch.stack([loss.detach().double() * images, correct, torch.full_like(correct, images)])
+
+    def agree_on_buffers(self) -> None:
+        """Give every worker the running statistics of worker 0, which are those of its slices."""
+        if self.parallel:
+            for model in (self.model, self.average):
+                for buffer in model.buffers() if model is not None else ():
+                    dist.broadcast(buffer, 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -170,12 +194,14 @@ class _Optimization:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
+            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.steps = state["steps"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
@@ -189,7 +215,7 @@ def learning_rate_factor(step: int, steps: int, params: Training) -> float:
     warmup, total = params.warmup_epochs * steps, params.epochs * steps
     if step <= warmup:
         return step / warmup
-    progress = (step - warmup - 1) / (total - warmup)
+    progress = max(step - warmup - 1, 0) / (total - warmup)
     return (1 + math.cos(math.pi * progress)) / 2 if params.schedule == "cosine" else 1 - progress
 
 
@@ -240,11 +266,61 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # whether they decay
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim >= 2 and id(parameter) not in norms].append(parameter)
+    return [{"params": groups[decays], "weight_decay": weight_decay * decays} for decays in (True, False)]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's generators for `device` seeded inside the block, and as they were after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+@torch.no_grad()
+def _move(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move `average` towards `model` after `step` (from 1): average ← d · average + (1 − d) · model.
+
+    d = min(decay, step / (step + 9)), as in TensorFlow's ExponentialMovingAverage: the averaged
+    weights are at most a tenth of the training old in the mean, so that a short one forgets its
+    beginning too. BatchNorm's running statistics are averaged alike, as the model's own do not fit
+    averaged weights; integers are copied.
+    """
+    decay = min(decay, step / (step + 9))
+    for attribute in ("parameters", "buffers"):
+        for old, new in zip(getattr(average, attribute)(), getattr(model, attribute)(), strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, 1 - decay)
+            else:
+                old.copy_(new)
+
+
+def _require_gradients(model: nn.Module) -> None:
+    """Workers average gradients as they appear, so that one which never does would hold all of them up."""
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise TrainingError(
+            f"the loss does not depend on {', '.join(unused)}: with several workers every parameter must "
+            "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker"
+        )
+
+
+def _require_finite(name: str, value: float, epoch: int, params: Training) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"{name} is {value} in epoch {epoch + 1}: lower learning_rate ({params.learning_rate}) "
+            f"or raise warmup_epochs ({params.warmup_epochs})"
+        )
 
 
 def _all_reduced(sums: Tensor) -> list[float]:

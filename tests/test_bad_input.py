@@ -18,6 +18,7 @@ from PIL import Image
 from akgp import models, params, stages
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
+TEACHER = ["teacher", "--network", "small"]
 
 
 def tree(**changes: Any) -> dict[str, Any]:
@@ -90,26 +91,24 @@ def test_wrong_credentials(s3: Any, tmp_path: Path) -> None:
 def test_an_address_nobody_answers(tmp_path: Path) -> None:
     prepared(tmp_path)
     content = tree(ray={"address": "127.0.0.1:1", "cpus_per_worker": 1})
-    refused(tmp_path, content, ["teacher", "--network", "small"], "ray.address: nobody answers at '127.0.0.1:1'")
+    refused(tmp_path, content, TEACHER, "ray.address: nobody answers at '127.0.0.1:1'")
 
 
 @pytest.mark.parametrize("kind, asked, expected", [
-    ("gpus", {"gpus_per_worker": 1, "workers": 64}, "ray.gpus_per_worker: 64 worker(s)"),
+    ("gpus", {"gpus_per_worker": 1}, "ray.gpus_per_worker: 1 worker(s) of 1 GPUs are asked for, 0 exist"),
     ("cpus", {"cpus_per_worker": 4096}, "ray.cpus_per_worker: 1 worker(s) of 4096 CPUs are asked for"),
 ])  # fmt: skip
 def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
     prepared(tmp_path)
-    refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), ["teacher", "--network", "small"], expected)
+    refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), TEACHER, expected)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     prepared(tmp_path)
     other = models.build(params.Network(architecture="cifar_resnet32"), num_classes=10, in_channels=1)
     torch.save(other.state_dict(), tmp_path / "other.pt")
-    networks = {
-        "small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16], "checkpoint": str(tmp_path / "other.pt")}
-    }
-    refused(tmp_path, tree(networks=networks), ["teacher", "--network", "small"], "other.pt")
+    small = {"architecture": "cifar_resnet20", "widths": [8, 8, 16], "checkpoint": str(tmp_path / "other.pt")}
+    refused(tmp_path, tree(networks={"small": small}), TEACHER, "other.pt")
 
 
 def prepared(root: Path) -> None:
@@ -119,7 +118,11 @@ def prepared(root: Path) -> None:
 
 
 def refused(
-    root: Path, content: dict[str, Any], stage: list[str], expected: str, environment: dict[str, str] | None = None
+    root: Path,
+    content: dict[str, Any],
+    stage: list[str],
+    expected: str,
+    environment: dict[str, str] | None = None,
 ) -> str:
     """Run the stage; it must fail with one line that says `expected` and leave artifacts as they were."""
     text = io.StringIO()
@@ -130,8 +133,8 @@ def refused(
         (root / artifact / "earlier").write_text("whole")
     before = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
     result = subprocess.run(
-        [AKGP, "stage", *stage], cwd=root, env=os.environ | (environment or {}), capture_output=True, text=True,
-        timeout=120,
+        [AKGP, "stage", *stage], cwd=root, env=os.environ | (environment or {}),
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode != 0
     lines = [line for line in result.stderr.splitlines() if line.strip() and "%|" not in line]

@@ -173,8 +173,8 @@ def test_huge_logits_stay_finite() -> None:
 )
 def test_loss_refuses(changes: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {
-        "student_logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3), "labels": torch.tensor([0, 1]),
-        "teacher_weight": 0.5, "temperature": 2.0,
+        "student_logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3),
+        "labels": torch.tensor([0, 1]), "teacher_weight": 0.5, "temperature": 2.0,
     } | changes  # fmt: skip
     positional = [arguments.pop(name) for name in ("student_logits", "teacher_logits", "labels")]
     with pytest.raises(ValueError, match=message):
@@ -304,7 +304,8 @@ def test_imbalanced_classes_count_alike() -> None:
     )
     times = torch.tensor([1, 4, 5])[labels]
     repeated = measure(
-        logits.repeat_interleave(times, 0), labels.repeat_interleave(times), train_counts=torch.full((3,), 2000),
+        logits.repeat_interleave(times, 0), labels.repeat_interleave(times),
+        train_counts=torch.full((3,), 2000),
         train_logits=logits.flip(0).repeat_interleave(times, 0), train_labels=labels.repeat_interleave(times),
     )  # fmt: skip
     assert weighted.imbalanced and weighted.imbalance == 5 and not repeated.imbalanced
@@ -473,7 +474,8 @@ def test_sentences() -> None:
         }
     )  # fmt: skip
     assert stated.sentence(NAMES) == (
-        "labels look 18 % wrong, mostly cat↔dog; the teacher is over-confident by 4 points; classes are balanced"
+        "labels look 18 % wrong, mostly cat↔dog; the teacher is over-confident by 4 points; "
+        "classes are balanced"
     )
     other = stated.model_copy(
         update={

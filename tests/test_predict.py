@@ -61,6 +61,11 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     (folder / "text.png").write_text("not an image")
     with pytest.raises(DataError, match=r"text\.png: the image can't be decoded"):
         Classifier(folder)(folder / "text.png")
+    (folder / "model.onnx").write_bytes(b"half a file")
+    with pytest.raises(
+        DataError, match=r"model\.onnx: onnxruntime cannot load it: .*; `dvc repro quantize` writes"
+    ):
+        Classifier(folder)
     (folder / "model.onnx").unlink()
     with pytest.raises(DataError, match=r"model\.onnx: no such file; `dvc repro` writes it"):
         Classifier(folder)

@@ -95,8 +95,8 @@ def workers(driver: int) -> list[int]:
     """Process ids of Ray Train workers in the tree below `driver`."""
     import psutil
 
-    return [p.pid for p in psutil.Process(driver).children(recursive=True) if "RayTrainWorker" in p.name() or any(
-        "RayTrainWorker" in part for part in p.cmdline())]
+    below = psutil.Process(driver).children(recursive=True)
+    return [process.pid for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
 @pytest.mark.slow

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import itertools
+import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import epoch_batches
+from akgp.data.batches import Batch, epoch_batches
 from akgp.data.images import Images
 from akgp.params import Augment, Training
-from akgp.training import TrainingError, autocast_dtype, cross_entropy, evaluate, learning_rate_factor, train
+from akgp.training import (
+    Epoch,
+    Objective,
+    TrainingError,
+    autocast_dtype,
+    cross_entropy,
+    evaluate,
+    learning_rate_factor,
+    train,
+)
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STILL = Augment(crop_padding=0, flip=False)
@@ -33,17 +46,38 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
-def run(params: Training, *, model: nn.Module | None = None, state=None, stop: int | None = None):
+def dropping() -> nn.Module:
+    """A network whose every training step draws random numbers, with BatchNorm."""
+    return nn.Sequential(*network()[:4], nn.Dropout(0.5), nn.Linear(144, 3))
+
+
+def run(
+    params: Training,
+    *,
+    model: nn.Module | None = None,
+    state: dict[str, Any] | None = None,
+    stop: int | None = None,
+    objective: Objective | None = None,
+    count: int = 48,
+) -> tuple[nn.Module, list[Epoch]]:
     model = model or network()
     epochs = []
     for epoch in train(
-        model, images(), images(24, 1), mean=MEAN, std=STD, params=params, objective=cross_entropy(), seed=3,
-        state=state,
+        model, images(count), images(24, 1), mean=MEAN, std=STD, params=params,
+        objective=objective or cross_entropy(), seed=3, state=state,
     ):  # fmt: skip
         epochs.append(epoch)
         if len(epochs) == stop:
             break
     return model, epochs
+
+
+def from_disk(state: dict[str, Any]) -> dict[str, Any]:
+    """A state written and read as the stages do: tensors and plain values only."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 def test_learns() -> None:
@@ -57,7 +91,7 @@ def test_learns() -> None:
 def test_steps_are_nesterov_momentum_with_decay_on_matrices_alone() -> None:
     params = Training(
         epochs=2, batch_size=16, learning_rate=0.05, weight_decay=0.1, warmup_epochs=0, augment=STILL,
-        channels_last=False, keep="last",
+        channels_last=False, keep="last", precision="fp32",
     )  # fmt: skip
     trained, _ = run(params)
 
@@ -65,7 +99,9 @@ def test_steps_are_nesterov_momentum_with_decay_on_matrices_alone() -> None:
     velocity = {name: torch.zeros_like(p) for name, p in reference.named_parameters()}
     step = 0
     for epoch in range(2):
-        for batch in epoch_batches(images(), batch_size=16, mean=MEAN, std=STD, augment=STILL, seed=3, epoch=epoch):
+        for batch in epoch_batches(
+            images(), batch_size=16, mean=MEAN, std=STD, augment=STILL, seed=3, epoch=epoch
+        ):
             step += 1
             rate = 0.05 * learning_rate_factor(step, 3, params)
             reference.train()
@@ -103,21 +139,140 @@ def test_warmup_rises_linearly_to_the_peak() -> None:
     assert factors[-1] < 0.01
 
 
-@pytest.mark.parametrize("params", [
-    Training(epochs=4, batch_size=16, learning_rate=0.1),
-    Training(epochs=4, batch_size=16, learning_rate=0.1, ema=0.9, keep="last", schedule="linear"),
-])  # fmt: skip
-def test_an_interrupted_training_ends_as_an_undisturbed_one(params: Training) -> None:
-    undisturbed, rows = run(params)
-    _, before = run(params, stop=2)
-    file = io.BytesIO()
-    torch.save(before[-1].state, file)
-    file.seek(0)
-    resumed, after = run(params, model=network(seed=9), state=torch.load(file, weights_only=True))
+def test_a_warmup_of_part_of_a_step_does_not_pass_the_peak() -> None:
+    params = Training(epochs=2, warmup_epochs=0.25, schedule="linear")
+    factors = [learning_rate_factor(step, 10, params) for step in range(1, 21)]
+    assert factors[:3] == pytest.approx([1 / 2.5, 2 / 2.5, 1])
+    assert all(0 < later < earlier for earlier, later in itertools.pairwise(factors[2:]))
+
+
+def test_norms_do_not_decay_whatever_their_shape() -> None:
+    """Without gradients, decay alone moves weights: LayerNorm's are three-dimensional here."""
+    model = nn.Sequential(nn.LayerNorm([3, 8, 8]), nn.Flatten(), nn.Linear(192, 3))
+    before = copy.deepcopy(model)
+    params = Training(
+        epochs=1, batch_size=16, learning_rate=0.1, momentum=0, weight_decay=0.5, warmup_epochs=0,
+        keep="last",
+    )  # fmt: skip
+    run(params, model=model, objective=lambda batch, logits: 0 * logits.sum())
+    assert torch.equal(model[0].weight, before[0].weight) and torch.equal(model[2].bias, before[2].bias)
+    shrunk = torch.tensor(
+        [1 - 0.1 * 0.5 * learning_rate_factor(step, 3, params) for step in (1, 2, 3)]
+    ).prod()
+    torch.testing.assert_close(model[2].weight, shrunk * before[2].weight)
+
+
+class Counting(nn.Module):
+    """Holds integers that averaging would corrupt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.arange(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_average_is_its_recursion() -> None:
+    """Epochs of one step each show every step's weights and running statistics."""
+    model = nn.Sequential(*network(), Counting())
+    expected = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    params = Training(
+        epochs=14, batch_size=48, learning_rate=0.1, ema=0.55, keep="last", precision="fp32", augment=STILL
+    )
+    training = train(
+        model, images(), images(24, 1), mean=MEAN, std=STD, params=params, objective=cross_entropy(), seed=3
+    )
+    for step, epoch in enumerate(training, 1):
+        decay = min(0.55, step / (step + 9))  # the former from step 11 on
+        for name, now in epoch.state["optimization"]["model"].items():
+            expected[name] = decay * expected[name] + (1 - decay) * now.double()
+        last = copy.deepcopy(epoch.state["optimization"]["model"])
+    for name, kept in model.state_dict().items():
+        if kept.is_floating_point():
+            torch.testing.assert_close(kept.double(), expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        else:
+            assert torch.equal(kept, last[name]), name
+
+
+@pytest.mark.parametrize(
+    ("params", "make"),
+    [
+        (Training(epochs=4, batch_size=16, learning_rate=0.1), network),
+        (
+            Training(epochs=4, batch_size=16, learning_rate=0.1, ema=0.9, keep="last", schedule="linear"),
+            network,
+        ),
+        (Training(epochs=4, batch_size=16, learning_rate=0.1, momentum=0, keep="last"), dropping),
+    ],
+    ids=["best", "average", "dropout"],
+)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(params: Training, make: Any) -> None:
+    undisturbed, rows = run(params, model=make())
+    _, before = run(params, model=make(), stop=2)
+    state = from_disk(before[-1].state)
+    model = make()
+    torch.manual_seed(99)  # another process
+    resumed, after = run(params, model=model, state=state)
     assert [epoch.row["epoch"] for epoch in after] == [3, 4]
     assert after[-1].row["val_loss"] == rows[-1].row["val_loss"]
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_finished_training_resumed_gives_its_network() -> None:
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1)
+    finished, epochs = run(params)
+    resumed, after = run(params, model=network(seed=9), state=from_disk(epochs[-1].state))
+    assert not after and not resumed.training
+    for name, tensor in finished.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_random_numbers_depend_on_the_seed_alone_and_are_left_to_the_caller() -> None:
+    params = Training(epochs=1, batch_size=16, learning_rate=0.1, warmup_epochs=0)
+    losses = []
+    for others in (1, 2):
+        model = dropping()
+        torch.manual_seed(others)
+        expected = torch.rand(3)
+        torch.manual_seed(others)
+        losses.append(run(params, model=model)[1][0].row["loss"])
+        assert torch.equal(torch.rand(3), expected)
+    assert losses[0] == losses[1]
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch() -> None:
+    _, epochs = run(Training(epochs=2, batch_size=100, learning_rate=0.1, warmup_epochs=0), count=20)
+    assert epochs[-1].state["optimization"]["steps"] == 2
+    assert epochs[0].row["learning_rate"] == 0.1
+
+
+def test_compiled_networks_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing is torch's; the eager backend spares the C++ compiler."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32")
+    plain, rows = run(params, model=dropping())
+    compiled, same = run(params.model_copy(update={"compile": True}), model=dropping())
+    assert same[-1].row["val_loss"] == pytest.approx(rows[-1].row["val_loss"], rel=1e-4)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert list(same[-1].state["optimization"]["model"]) == list(plain.state_dict())
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_trains_alike() -> None:
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32")
+    _, rows = run(params)
+    _, same = run(params.model_copy(update={"compile": True}))
+    assert same[-1].row["val_loss"] == pytest.approx(rows[-1].row["val_loss"], rel=1e-3)
+
+
+def test_label_smoothing_mixes_the_labels_with_all_classes() -> None:
+    logits, batch = torch.randn(6, 3), Batch(torch.arange(6), torch.zeros(6), torch.arange(6) % 3)
+    surprise = -logits.log_softmax(1)
+    expected = 0.8 * surprise[torch.arange(6), batch.labels].mean() + 0.2 * surprise.mean()
+    torch.testing.assert_close(cross_entropy(0.2)(batch, logits), expected)
 
 
 def test_last_keeps_the_last_and_best_the_best() -> None:
@@ -130,9 +285,28 @@ def test_a_diverging_loss_names_the_learning_rate() -> None:
         run(Training(epochs=20, batch_size=16, learning_rate=10.0, weight_decay=1.0, augment=STILL))
 
 
+def test_weights_that_diverge_in_the_last_step_are_not_kept() -> None:
+    """The loss is finite, its gradient is not: only validation shows it."""
+    with pytest.raises(TrainingError, match="val_loss is nan in epoch 1"):
+        run(
+            Training(epochs=1, batch_size=48, warmup_epochs=0),
+            objective=lambda batch, logits: (0 * logits).abs().sqrt().sum(),
+        )
+
+
 def test_half_precision_on_a_processor_is_refused() -> None:
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         autocast_dtype("fp16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bf16_where_the_processor_multiplies_in_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    cpu = torch.device("cpu")
+    assert autocast_dtype("auto", cpu) == (torch.bfloat16 if native else None)
+    assert autocast_dtype("bf16", cpu) == torch.bfloat16 and autocast_dtype("fp32", cpu) is None
 
 
 def test_bf16_autocast_trains() -> None:
@@ -140,29 +314,99 @@ def test_bf16_autocast_trains() -> None:
     assert epochs[-1].row["val_top1"] > 90
 
 
-def _worker(rank: int, world: int, file: str, results: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two workers makes of `_linear` and `_interrupted`."""
+    folder = tmp_path_factory.mktemp("workers")
+    torch.multiprocessing.spawn(_worker, (2, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _worker(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    torch.save({"linear": _linear(), "interrupted": _interrupted(rank)}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _linear() -> dict[str, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     *_, last = train(
         model, images(50), images(25, 1), mean=MEAN, std=STD, objective=cross_entropy(), seed=3,
-        params=Training(epochs=2, batch_size=16, learning_rate=0.05),
+        params=Training(epochs=2, batch_size=16, learning_rate=0.05, precision="fp32"),
     )  # fmt: skip
-    if rank == 0:
-        torch.save({"row": last.row, "model": model.state_dict()}, results)
-    torch.distributed.destroy_process_group()
+    return {"row": last.row, "model": model.state_dict()}
 
 
-def test_two_workers_train_as_one(tmp_path) -> None:
-    """Without BatchNorm the sum of two half batches' gradients is the whole batch's."""
-    outcome = {}
-    for world in (1, 2):
-        file = tmp_path / f"{world}.pt"
-        torch.multiprocessing.spawn(_worker, (world, str(tmp_path / f"store{world}"), str(file)), nprocs=world)
-        outcome[world] = torch.load(file, weights_only=True)
-    one, two = outcome[1], outcome[2]
+def test_two_workers_train_as_one(workers: list[dict[str, Any]]) -> None:
+    """Without BatchNorm the mean of two half batches' gradients is the whole batch's."""
+    one, two = _linear(), workers[0]["linear"]
     assert two["row"]["val_top1"] == one["row"]["val_top1"]
     for key in ("loss", "val_loss", "train_top1"):
         assert two["row"][key] == pytest.approx(one["row"][key], rel=1e-5)
     for name, tensor in one["model"].items():
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def _interrupted(rank: int) -> dict[str, Any]:
+    """A network with BatchNorm, dropout and an average, trained by two: undisturbed, then in two parts.
+
+    Worker 1 goes on from worker 0's state, the only one that is written.
+    """
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1, ema=0.5, keep="last")
+    whole, epochs = run(params, model=dropping())
+    _, (first,) = run(params, model=dropping(), stop=1)
+    states = [from_disk(first.state)]
+    torch.distributed.broadcast_object_list(states, 0)
+    resumed, (second,) = run(params, model=dropping(), state=states[0])
+    errors = []
+    failing = [
+        lambda: run(params, model=network(), count=1),
+        lambda: run(params.model_copy(update={"batch_size": 15}), model=network()),
+        lambda: run(params, model=Unused()),
+        lambda: run(params, model=network(), objective=lambda _, z: z.sum() * (math.nan if rank else 1)),
+    ]
+    for call in failing:
+        with pytest.raises(TrainingError) as raised:
+            call()
+        errors.append(str(raised.value))
+    return {
+        "whole": whole.state_dict(),
+        "resumed": resumed.state_dict(),
+        "rows": [epochs[-1].row["val_loss"], second.row["val_loss"]],
+        "errors": errors,
+    }
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(192, 3), nn.Linear(192, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x.flatten(1))
+
+
+def test_two_workers_agree(workers: list[dict[str, Any]]) -> None:
+    """On the network that is validated and kept, after an interruption too, and on what is wrong."""
+    zero, one = (worker["interrupted"] for worker in workers)
+    for name, tensor in zero["whole"].items():
+        for other in (zero["resumed"], one["whole"], one["resumed"]):
+            assert torch.equal(tensor, other[name]), name
+    kept = dropping()
+    kept.load_state_dict(zero["whole"])
+    val_loss, _ = evaluate(kept, images(24, 1), mean=MEAN, std=STD)
+    assert zero["rows"] == one["rows"] == pytest.approx([val_loss, val_loss])
+    assert (
+        zero["errors"]
+        == one["errors"]
+        == [
+            "got 1 training images for 2 workers: use fewer workers",
+            "batch_size (15) must be divisible by the 2 workers",
+            "the loss does not depend on spare.weight, spare.bias: with several workers every parameter must "
+            "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker",
+            "loss is nan in epoch 1: lower learning_rate (0.1) or raise warmup_epochs (1.0)",
+        ]
+    )

@@ -25,9 +25,9 @@ def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StageError, match=rf"held by process {other.pid}, .* teacher@other since \d"):
-            with held(workspace, "prune"):
-                raise AssertionError("computed beside another one")
+        message = rf"held by process {other.pid}, .* teacher@other since \d"
+        with pytest.raises(StageError, match=message), held(workspace, "prune"):
+            raise AssertionError("computed beside another one")
         other.kill()
         other.wait()
         with held(workspace, "prune"):  # the lock went with its process

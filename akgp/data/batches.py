@@ -36,12 +36,14 @@ def normalize(
     """
     shape = (1, len(mean), 1, 1)
     scale = 1 / (255 * torch.tensor(std, device=pixels.device).view(shape))
-    shift = torch.tensor(mean, device=pixels.device).view(shape) / torch.tensor(std, device=pixels.device).view(shape)
+    shift = torch.tensor(mean, device=pixels.device).view(shape) / torch.tensor(
+        std, device=pixels.device
+    ).view(shape)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return (pixels.float() * scale - shift).contiguous(memory_format=memory_format)
 
 
-def augment(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tensor:
+def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tensor:
     """Random crops after reflected padding, mirroring and cut-out, drawn for the whole batch.
 
     Args:
@@ -65,7 +67,9 @@ def augment(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tens
         grid = pixels.permute(0, 2, 3, 1)[sample, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
         pixels = grid.permute(0, 3, 1, 2)
     if params.cutout:
-        centre = torch.stack([torch.randint(0, side, (count, 1), generator=generator) for side in (height, width)])
+        centre = torch.stack(
+            [torch.randint(0, side, (count, 1), generator=generator) for side in (height, width)]
+        )
         low = centre - params.cutout // 2
         inside = [
             (torch.arange(side) >= edge) & (torch.arange(side) < edge + params.cutout)
@@ -78,20 +82,39 @@ def augment(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tens
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside [0, size) mirrored at the border pixels, which are not repeated."""
-    position = position.abs()
-    return torch.where(position >= size, 2 * (size - 1) - position, position).clamp(0, size - 1)
+    """Positions outside [0, size) mirrored, as often as needed, at the border pixels (not repeated)."""
+    period = max(2 * (size - 1), 1)
+    position = position.abs() % period
+    return torch.where(position >= size, period - position, position)
 
 
 def epoch_batches(
-    images: Images, *, batch_size: int, mean: Sequence[float], std: Sequence[float], augment: Augment | None,
-    seed: int, epoch: int, rank: int = 0, world: int = 1, channels_last: bool = True,
+    images: Images,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: Augment | None,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    channels_last: bool = True,
 ) -> Iterator[Batch]:
     """The training batches of one epoch: a permutation that depends on (seed, epoch) alone.
 
     Only whole global batches are used, the rest waits for another epoch's order; a split smaller
     than `batch_size` is one batch. Worker `rank` of `world` gets its slice of each.
+
+    Args:
+        batch_size: over all workers, a multiple of `world`.
+        augment: None: the images as they are.
+
+    Raises:
+        ValueError: fewer images than workers.
     """
+    if len(images) < world:
+        raise ValueError(f"{len(images)} training images are too few for {world} workers: lower ray.workers")
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = torch.randperm(len(images), generator=generator)
     size = min(batch_size, len(images) // world * world)
@@ -100,23 +123,30 @@ def epoch_batches(
         index = order[start : start + size].to(images.labels.device)
         pixels = images.pixels[index]
         if augment is not None:
-            pixels = _augment(pixels, augment, generator)
+            pixels = augmented(pixels, augment, generator)
         mine = slice(rank * share, (rank + 1) * share)
         yield Batch(
-            index[mine], normalize(pixels[mine], mean, std, channels_last=channels_last), images.labels[index[mine]]
+            index[mine],
+            normalize(pixels[mine], mean, std, channels_last=channels_last),
+            images.labels[index[mine]],
         )
 
 
-_augment = augment
-
-
 def ordered_batches(
-    images: Images, *, batch_size: int, mean: Sequence[float], std: Sequence[float], rank: int = 0,
-    world: int = 1, channels_last: bool = True,
+    images: Images,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    rank: int = 0,
+    world: int = 1,
+    channels_last: bool = True,
 ) -> Iterator[Batch]:
     """Every image once over all workers, in order, as it is."""
-    positions = torch.arange(rank, len(images), world, device=images.labels.device)
-    for index in positions.split(batch_size):
+    positions = torch.arange(len(images), device=images.labels.device)[rank::world]
+    for index in positions.split(batch_size) if len(positions) else ():
         yield Batch(
-            index, normalize(images.pixels[index], mean, std, channels_last=channels_last), images.labels[index]
+            index,
+            normalize(images.pixels[index], mean, std, channels_last=channels_last),
+            images.labels[index],
         )

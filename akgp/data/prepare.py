@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from akgp.data.decoding import decoded
 from akgp.data.images import Images
-from akgp.data.sources import DataError, Sample, open_source
-from akgp.data.tables import SPLITS, Summary, content_digest, write_split
-from akgp.params import Data
+from akgp.data.sources import Sample, open_source
+from akgp.data.splitting import stratified_split
+from akgp.data.storage import DataError
+from akgp.data.tables import SPLITS, Summary, write_split
+from akgp.params import Data, Splits
 
 log = logging.getLogger(__name__)
 
+Label = int | str
+
 
 @dataclass(frozen=True)
-class Decoded:
-    """Samples that could be used: pixels uint8 [N, H, W, C], their labels as given, their origins."""
+class Part:
+    """Samples that could be used: pixels uint8 [N, H, W, C], their labels, their origins."""
 
     pixels: np.ndarray
-    labels: list[Any]
+    labels: list[Label]
     origins: list[str]
     skipped: int
 
@@ -50,163 +52,180 @@ def prepare(params: Data, seed: int, directory: Path) -> Summary:
         raise DataError(f"data.splits.test must be null: {source.name} has a test split of its own")
     if "test" not in source.parts and params.splits.test is None:
         raise DataError(f"data.splits.test must be a share: {source.name} has no test split of its own")
-    parts = {part: _decode(samples, params) for part, samples in source.parts.items()}
-    skipped = sum(part.skipped for part in parts.values())
-    sizes = {part.pixels.shape[1:3] for part in parts.values()}
-    if len(sizes) > 1:
-        raise DataError(f"data.image_size must be set: train and test images are {' and '.join(map(str, sizes))}")
-    classes, labels = _classes(parts, source.classes)
-    splits = _split(parts, labels, params, seed, classes)
-    for name, (images, origins) in splits.items():
-        write_split(directory, name, images, origins)
-    images = {name: split for name, (split, _) in splits.items()}
-    summary = _summary(source.name, classes, images, skipped)
-    (directory / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n")
-    return summary
+    parts = {name: _usable(samples, params, source.classes) for name, samples in source.parts.items()}
+    for part in parts.values():
+        _check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
+    classes = source.classes or _classes(parts)
+    labels = {name: _indices(part, classes, source.classes is not None) for name, part in parts.items()}
+    _check_classes(labels, classes, params.splits)
+    return _write(directory, source.name, classes, parts, labels, params.splits, seed)
 
 
-def read_image(file: Path, summary: Summary) -> Tensor:
-    """One image file as uint8 [1, C, H, W], as the prepared ones are.
-
-    Raises:
-        DataError: it is missing or no image.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: can't be read ({error.strerror})") from None
-    image = _open(content, str(file), "L" if summary.channels == 1 else "RGB")
-    height, width = summary.image_size
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels.reshape(1, height, width, summary.channels).copy()).permute(0, 3, 1, 2)
-
-
-def _decode(samples: Iterable[Sample], params: Data) -> Decoded:
-    kept: list[np.ndarray] = []
-    labels: list[Any] = []
+def _usable(samples: Iterable[Sample], params: Data, classes: tuple[str, ...] | None) -> Part:
+    """Decode all samples; bad ones are counted or stop it, as `params` say."""
+    size = (params.image_size, params.image_size) if params.image_size else None
+    pixels = bytearray()  # grows in place: a list of arrays, stacked, would take twice the memory
+    first: np.ndarray | None = None
+    labels: list[Label] = []
     origins: list[str] = []
     skipped = 0
     for sample in samples:
         try:
-            if sample.label is None or (isinstance(sample.label, float) and not sample.label.is_integer()):
-                raise DataError(f"{sample.origin}: the label is {sample.label!r}")
-            pixels = _pixels(sample, params)
+            label = _label(sample.label, classes)
+            if isinstance(sample.content, DataError):
+                raise sample.content
+            image = decoded(sample.content, params.color, size)
         except DataError as error:
+            bad = DataError(f"{sample.origin}: {error}")
             if params.on_bad_rows == "error":
-                raise
-            log.warning("skipped: %s", error)
+                raise bad from None
+            log.warning("skipped: %s", bad)
             skipped += 1
             continue
-        if kept and pixels.shape != kept[0].shape:
-            raise DataError(
-                f"data.image_size must be set: {origins[0]} has {_size(kept[0])} pixels, "
-                f"{sample.origin} {_size(pixels)}"
-            )
-        kept.append(pixels)
-        labels.append(int(sample.label) if isinstance(sample.label, float) else sample.label)
+        first = image if first is None else first
+        _check_size(image, sample.origin, first, origins[0] if origins else "")
+        pixels += image.tobytes()
+        labels.append(label)
         origins.append(sample.origin)
-    if not kept:
-        raise DataError(f"{params.path or params.source}: no usable images")
-    return Decoded(np.stack(kept), labels, origins, skipped)
+    if first is None:
+        raise DataError(f"{params.path or params.source}: no usable images, {skipped} bad ones skipped")
+    return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, skipped)
 
 
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[1]}×{pixels.shape[0]}"
-
-
-def _pixels(sample: Sample, params: Data) -> np.ndarray:
-    mode = "L" if params.color == "gray" else "RGB"
-    if isinstance(sample.content, bytes):
-        image = _open(sample.content, sample.origin, mode)
-    else:
-        image = Image.fromarray(sample.content).convert(mode)
-    if params.image_size:
-        image = image.resize((params.image_size, params.image_size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _open(content: bytes, origin: str, mode: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{origin}: the image can't be decoded ({error})") from None
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert(mode)
-
-
-def _classes(
-    parts: dict[str, Decoded], names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Class names, and each part's labels as indices into them.
-
-    Text labels are sorted; integers keep their order and are named by it unless the source has names.
-    """
-    values = sorted({label for part in parts.values() for label in part.labels}, key=lambda v: (str(type(v)), v))
-    if len({type(value) for value in values}) > 1:
-        raise DataError(f"labels are of several types, such as {values[0]!r} and {values[-1]!r}")
-    if names is None or not set(values) <= set(range(len(names))):
-        names, index = tuple(map(str, values)), {value: position for position, value in enumerate(values)}
-    else:
-        index = {value: value for value in values}
-    if len(values) < 2:
-        raise DataError(f"at least two classes are needed, got {', '.join(names) or 'none'}")
-    return names, {part: torch.tensor([index[label] for label in p.labels]) for part, p in parts.items()}
-
-
-def _split(
-    parts: dict[str, Decoded], labels: dict[str, Tensor], params: Data, seed: int, classes: tuple[str, ...]
-) -> dict[str, tuple[Images, list[str]]]:
-    """The four splits, of images and origins."""
-    rest = np.arange(len(labels["train"]))
-    given = labels["train"].numpy()
-    chosen: dict[str, np.ndarray] = {}
-    shares = {"test": params.splits.test, "calibration": params.splits.calibration,
-              "validation": params.splits.validation}
-    training_side = len(rest) - round(len(rest) * (params.splits.test or 0))
-    for name, share in shares.items():
-        if share is None:
-            continue
-        count = round((len(given) if name == "test" else training_side) * share)
-        _check_counts(given[rest], count, len(rest), classes, name)
-        rest, chosen[name] = train_test_split(rest, test_size=count, stratify=given[rest], random_state=seed)
-    chosen["train"] = rest
-    splits = {name: _taken(parts["train"], labels["train"], np.sort(index)) for name, index in chosen.items()}
-    if "test" in parts:
-        splits["test"] = _taken(parts["test"], labels["test"], np.arange(len(labels["test"])))
-    return {name: splits[name] for name in SPLITS}
-
-
-def _check_counts(labels: np.ndarray, count: int, total: int, classes: tuple[str, ...], name: str) -> None:
-    sizes = np.bincount(labels, minlength=len(classes))
-    smallest = int(sizes.argmin())
-    if sizes[smallest] * min(count, total - count) < total or sizes[smallest] < 2:
+def _check_size(image: np.ndarray, origin: str, first: np.ndarray, first_origin: str) -> None:
+    if image.shape != first.shape:
+        sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (first, image)]
         raise DataError(
-            f"class {classes[smallest]!r} has {sizes[smallest]} images, too few for a share in every split "
-            f"({name}: {count} of {total}): add images, or raise data.splits.{name}"
+            f"data.image_size must be set: {first_origin} has {sizes[0]} pixels, {origin} {sizes[1]}"
         )
 
 
-def _taken(part: Decoded, labels: Tensor, index: np.ndarray) -> tuple[Images, list[str]]:
-    pixels = torch.from_numpy(part.pixels[index]).permute(0, 3, 1, 2)
-    return Images(pixels, labels[torch.from_numpy(index)]), [part.origins[position] for position in index]
+def _label(value: object, classes: tuple[str, ...] | None) -> Label:
+    """A label as a number from 0 or a text; one of known `classes` as its position there.
+
+    Raises:
+        DataError: it is missing, empty, negative, no whole number, or none of `classes`.
+    """
+    match value:
+        case None:
+            raise DataError("the label is missing")
+        case bool():
+            value = str(value)
+        case float() if value.is_integer():
+            value = int(value)
+    if classes and value in classes:
+        return classes.index(str(value))
+    if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
+        raise DataError(
+            f"the label is {value!r}, must be 0 to {len(classes) - 1} or one of {', '.join(classes)}"
+        )
+    if isinstance(value, str) and not value.strip():
+        raise DataError("the label is empty")
+    if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
+        raise DataError(f"the label is {value!r}, must be a whole number from 0, or text")
+    return value
 
 
-def _summary(source: str, classes: tuple[str, ...], images: dict[str, Images], skipped: int) -> Summary:
-    train = images["train"]
-    shares = train.pixels.double() / 255
-    counts = {name: torch.bincount(split.labels, minlength=len(classes)) for name, split in images.items()}
-    return Summary(
+def _classes(parts: dict[str, Part]) -> tuple[str, ...]:
+    """Names of all classes, in the order of their indices: text sorted as text, numbers as numbers."""
+    first: dict[Label, str] = {}
+    for part in parts.values():
+        for label, origin in zip(part.labels, part.origins, strict=True):
+            first.setdefault(label, origin)
+    numbers = sorted(label for label in first if isinstance(label, int))
+    texts = sorted(label for label in first if isinstance(label, str))
+    if numbers and texts:
+        raise DataError(
+            f"labels must be all numbers or all text: {first[numbers[0]]} has {numbers[0]!r}, "
+            f"{first[texts[0]]} {texts[0]!r}"
+        )
+    return tuple(map(str, numbers or texts))
+
+
+def _indices(part: Part, classes: tuple[str, ...], known: bool) -> Tensor:
+    """Class indices int64 [N]; of `known` classes the labels are indices already."""
+    index = {name: position for position, name in enumerate(classes)}
+    return torch.tensor([label if known else index[str(label)] for label in part.labels])
+
+
+def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], splits: Splits) -> None:
+    """Every class has images for every split.
+
+    Raises:
+        DataError: naming the class.
+    """
+    if len(classes) < 2:
+        raise DataError(f"two classes or more are needed, got {', '.join(classes)} alone")
+    counts = {part: torch.bincount(each, minlength=len(classes)) for part, each in labels.items()}
+    if "test" in counts and (untrained := (counts["train"] == 0) & (counts["test"] > 0)).any():
+        name = classes[int(untrained.int().argmax())]
+        raise DataError(f"class {name!r} is in the test split only: add training images of it, or remove it")
+    smallest = int(counts["train"].argmin())
+    images = int(counts["train"][smallest])
+    name, share = min(_shares(splits).items(), key=lambda item: item[1])
+    if images * share < 1 - 1e-9:
+        remedy = "lower data.splits" if name == "train" else f"raise data.splits.{name}"
+        raise DataError(
+            f"class {classes[smallest]!r} has {images} images, too few for one in every split "
+            f"({name} takes {share:.3g} of them): add images, or {remedy}"
+        )
+
+
+def _shares(splits: Splits) -> dict[str, float]:
+    """Shares of the source's training part that become each split; they sum to 1."""
+    training = 1 - (splits.test or 0)
+    shares = {"calibration": training * splits.calibration, "validation": training * splits.validation}
+    shares["train"] = training - sum(shares.values())
+    return shares | ({"test": splits.test} if splits.test is not None else {})
+
+
+def _write(
+    directory: Path, source: str, classes: tuple[str, ...], parts: dict[str, Part], labels: dict[str, Tensor],
+    splits: Splits, seed: int,
+) -> Summary:  # fmt: skip
+    """Write the splits one after another, so that only one is in memory twice, and what they are like."""
+    positions = stratified_split(labels["train"].numpy(), _shares(splits), seed)
+    counts: dict[str, tuple[int, ...]] = {}
+    digest = hashlib.sha256()
+    mean = std = torch.zeros(0)
+    for name in SPLITS:
+        part = "train" if name in positions else name
+        index = positions[name] if name in positions else np.arange(len(labels[name]))
+        pixels = torch.from_numpy(parts[part].pixels[index]).permute(0, 3, 1, 2)
+        images = Images(pixels, labels[part][torch.from_numpy(index)])
+        write_split(directory, name, images, [parts[part].origins[position] for position in index])
+        counts[name] = tuple(torch.bincount(images.labels, minlength=len(classes)).tolist())
+        if name == "train":
+            mean, std = _mean_std(pixels)
+        for block in images.pixels.split(1024):
+            digest.update(block.contiguous().numpy().data)
+        digest.update(images.labels.numpy().data)
+    _, channels, height, width = pixels.shape
+    summary = Summary(
         source=source,
         classes=classes,
-        image_size=(train.pixels.shape[2], train.pixels.shape[3]),
-        channels=train.pixels.shape[1],
-        counts={name: tuple(count.tolist()) for name, count in counts.items()},
-        mean=tuple(shares.mean((0, 2, 3)).tolist()),
-        std=tuple(shares.std((0, 2, 3)).clamp_min(1e-3).tolist()),
-        imbalance=float(counts["train"].max() / counts["train"].min().clamp_min(1)),
-        skipped=skipped,
-        digest=content_digest(images),
+        image_size=(height, width),
+        channels=channels,
+        counts=counts,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.clamp_min(1e-3).tolist()),
+        imbalance=max(counts["train"]) / min(counts["train"]),
+        skipped=sum(part.skipped for part in parts.values()),
+        digest=digest.hexdigest(),
     )
+    (directory / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _mean_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of `pixels` uint8 [N, C, H, W], in units of 255.
+
+    From histograms: exact, and without a copy of the images as floats.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    channels = pixels.unbind(1)
+    counts = torch.stack([torch.bincount(each.flatten(), minlength=256) for each in channels]).double()
+    total = counts.sum(1, keepdim=True)
+    mean = (counts * values).sum(1, keepdim=True) / total
+    variance = (counts * (values - mean) ** 2).sum(1, keepdim=True) / total
+    return mean[:, 0], variance.sqrt()[:, 0]

@@ -1,45 +1,50 @@
-"""Sources: where images come from, as streams of undecoded samples with class names.
+"""Sources: where images come from, as streams of undecoded samples with their labels.
 
-A source knows files and labels, local or remote; it neither decodes nor splits.
+A source knows files, columns and labels, local or remote; it neither decodes nor splits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from akgp.data.storage import DataError, list_files, parquet_file, read_files
 from akgp.params import REMOTE, Data
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-class DataError(ValueError):
-    """The images or labels can't be used; the message names file and row."""
+FILES_AT_ONCE = 64
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image not yet decoded (encoded bytes, or pixels [H, W] uint8), its label and its origin."""
+    """An image not yet decoded, its label as given, and its origin: the file, and #row in a table.
 
-    content: bytes | np.ndarray
+    content: encoded bytes, pixels (uint8 [H, W] or [H, W, 3]), or why there is neither.
+    """
+
+    content: bytes | np.ndarray | DataError
     label: Any
     origin: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds: `parts` maps 'train' (and 'test', if it brings one) to its samples."""
+    """What a source holds.
+
+    parts: samples by 'train' and, if it brings a test split of its own, 'test'.
+    classes: their names, if the source defines them: labels are then these names or their positions.
+    """
 
     parts: dict[str, Iterator[Sample]]
     name: str
-    classes: tuple[str, ...] | None = field(default=None)
+    classes: tuple[str, ...] | None = None
 
 
 def open_source(params: Data) -> Source:
@@ -57,20 +62,20 @@ def _digits(params: Data) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    samples = (
-        Sample(np.round(image * (255 / 16)).astype(np.uint8), int(label), f"digits#{row}")
-        for row, (image, label) in enumerate(zip(digits.images, digits.target, strict=True))
-    )
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    samples = _arrays(pixels, digits.target.tolist(), "digits")
     return Source({"train": samples}, "scikit-learn's handwritten digits", tuple("0123456789"))
 
 
 def _cifar10(params: Data) -> Source:
     path = params.path or os.environ.get("AKGP_CIFAR10")
     if path:
-        parts = _parquet_parts(path, _image_column(path), "label")
-        if "test" not in parts:
+        files = _parquet_files(path)
+        if "test" not in files:
             raise DataError(f"{path}: no test*.parquet beside the training files")
-        return Source(parts, "cifar10 (Parquet directory)", CIFAR10_CLASSES)
+        with parquet_file(files["train"][0]) as first:
+            image_column = "image" if "image" in first.schema_arrow.names else "img"
+        return Source(_tables(files, image_column, "label"), "cifar10 (Parquet directory)", CIFAR10_CLASSES)
     from torchvision.datasets import CIFAR10
 
     folder = Path("~/.cache/akgp/cifar10").expanduser()
@@ -78,7 +83,8 @@ def _cifar10(params: Data) -> Source:
         splits = {part: CIFAR10(folder, train=part == "train", download=True) for part in ("train", "test")}
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cifar10 can't be downloaded ({error}): set data.path or AKGP_CIFAR10 to a Parquet directory of it"
+            f"cifar10 can't be downloaded ({error}): set data.path or AKGP_CIFAR10 "
+            "to a Parquet directory of it"
         ) from None
     return Source(
         {part: _arrays(images.data, images.targets, part) for part, images in splits.items()},
@@ -87,138 +93,141 @@ def _cifar10(params: Data) -> Source:
     )
 
 
-def _arrays(pixels: np.ndarray, labels: Sequence[int], part: str) -> Iterator[Sample]:
+def _arrays(pixels: np.ndarray, labels: Sequence[int], name: str) -> Iterator[Sample]:
     for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        yield Sample(image, label, f"{part}#{row}")
+        yield Sample(image, label, f"{name}#{row}")
 
 
 def _image_folder(params: Data) -> Source:
+    """CLASS/**/image, or train/CLASS/**/image and test/CLASS/**/image."""
     assert params.path is not None
-    files = _list(params.path)
     root = params.path.rstrip("/")
-    names: dict[str, list[tuple[str, str]]] = {}
-    for file in files:
-        parts = file.split("/")
-        if not file.lower().endswith(IMAGE_SUFFIXES) or any(part.startswith(".") for part in parts):
-            continue
-        part = parts[0] if len(parts) > 2 and parts[0] in ("train", "test") else "train"
-        label = parts[1] if len(parts) > 2 and parts[0] in ("train", "test") else parts[0]
-        if len(parts) < 2:
-            raise DataError(f"{root}/{file}: images must lie in a folder named after their class")
-        names.setdefault(part, []).append((file, label))
-    if not names:
+    images = [file.split("/") for file in list_files(params.path) if _is_image(file)]
+    if not images:
         raise DataError(f"{params.path}: no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
-    return Source(
-        {part: _files(root, sorted(listed)) for part, listed in names.items()}, f"image folder {root}"
-    )
+    parted = any(len(steps) > 2 and steps[0] in ("train", "test") for steps in images)
+    listed: dict[str, list[tuple[str, str]]] = {}
+    for steps in images:
+        file = f"{root}/{'/'.join(steps)}"
+        part, *below = steps if parted else ["train", *steps]
+        if part not in ("train", "test"):
+            raise DataError(f"{file}: beside {root}/train and {root}/test there must be no other images")
+        if len(below) < 2:
+            raise DataError(f"{file}: images must lie in a folder named after their class")
+        listed.setdefault(part, []).append((file, below[0]))
+    if "train" not in listed:
+        raise DataError(f"{root}: images in {root}/test only, none in {root}/train")
+    return Source({part: _files(files) for part, files in listed.items()}, f"image folder {root}")
 
 
-def _files(root: str, listed: list[tuple[str, str]]) -> Iterator[Sample]:
-    for file, label in listed:
-        yield Sample(_read(f"{root}/{file}"), label, f"{root}/{file}")
+def _is_image(file: str) -> bool:
+    hidden = any(step.startswith(".") for step in file.split("/"))
+    return file.lower().endswith(IMAGE_SUFFIXES) and not hidden
+
+
+def _files(listed: list[tuple[str, str]]) -> Iterator[Sample]:
+    for start in range(0, len(listed), FILES_AT_ONCE):
+        block = listed[start : start + FILES_AT_ONCE]
+        for content, (file, label) in zip(read_files([file for file, _ in block]), block, strict=True):
+            yield Sample(content, label, file)
 
 
 def _parquet(params: Data) -> Source:
     assert params.path is not None
-    parts = _parquet_parts(params.path, params.image_column, params.label_column)
-    return Source(parts, f"Parquet {params.path}")
+    files = _parquet_files(params.path)
+    return Source(_tables(files, params.image_column, params.label_column), f"Parquet {params.path}")
 
 
-def _parquet_parts(path: str, image_column: str, label_column: str) -> dict[str, Iterator[Sample]]:
-    files = [path] if path.endswith(".parquet") else [
-        f"{path.rstrip('/')}/{file}" for file in _list(path) if file.endswith(".parquet") and "/" not in file
-    ]  # fmt: skip
-    if not files:
-        raise DataError(f"{path}: no .parquet files")
-    for file in files:
-        columns = _parquet_file(file).schema_arrow.names
-        for key, column in (("image_column", image_column), ("label_column", label_column)):
-            if column not in columns:
-                raise DataError(f"{file}: data.{key} is {column!r}, the columns are {', '.join(columns)}")
+def _parquet_files(path: str) -> dict[str, list[str]]:
+    """Parquet files in `path`, or `path` itself, by part: test*.parquet, and all others to train on."""
+    root = path.rstrip("/")
     grouped: dict[str, list[str]] = {}
-    for file in sorted(files):
-        part = "test" if file.rsplit("/", 1)[-1].startswith("test") else "train"
-        grouped.setdefault(part, []).append(file)
+    for name in list_files(path):
+        file = f"{root}/{name}" if name else root
+        if not file.endswith(".parquet") or "/" in name or name.startswith((".", "_")):
+            continue
+        grouped.setdefault(
+            next((part for part in ("train", "test") if name.startswith(part)), ""), []
+        ).append(file)
+    if not grouped:
+        raise DataError(f"{path}: no .parquet files")
+    others = grouped.pop("", [])
+    if others and "train" in grouped:
+        raise DataError(
+            f"{others[0]}: beside train*.parquet and test*.parquet there must be no other .parquet files"
+        )
+    if others:
+        grouped["train"] = others
     if "train" not in grouped:
         raise DataError(f"{path}: test*.parquet only, no training files")
-    return {part: _rows(files, image_column, label_column) for part, files in grouped.items()}
+    return grouped
 
 
-def _image_column(path: str) -> str:
-    files = [file for file in _list(path) if file.endswith(".parquet")]
-    if not files:
-        raise DataError(f"{path}: no .parquet files")
-    names = _parquet_file(f"{path.rstrip('/')}/{files[0]}").schema_arrow.names
-    return next((name for name in ("img", "image") if name in names), "image")
+def _tables(files: dict[str, list[str]], image_column: str, label_column: str) -> dict[str, Iterator[Sample]]:
+    """The samples of each part, once both columns are known to be in every file and of a fitting type."""
+    for file in (file for named in files.values() for file in named):
+        with parquet_file(file) as parquet:
+            schema = parquet.schema_arrow
+        for key, column, fits, needed in (
+            ("image_column", image_column, _may_be_images, "encoded images, paths, or {bytes, path}"),
+            ("label_column", label_column, _may_be_labels, "integers or text"),
+        ):
+            if column not in schema.names:
+                columns = ", ".join(schema.names)
+                raise DataError(f"{file}: no column {column!r} (data.{key}), the columns are {columns}")
+            if not fits(schema.field(column).type):
+                kind = schema.field(column).type
+                raise DataError(f"{file}: column {column!r} (data.{key}) holds {kind}, must hold {needed}")
+    return {part: _rows(named, image_column, label_column) for part, named in files.items()}
+
+
+def _may_be_images(kind: Any) -> bool:
+    import pyarrow.types as is_
+
+    if is_.is_struct(kind):
+        return any(kind.field(position).name in ("bytes", "path") for position in range(kind.num_fields))
+    return is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_binary_view(kind) or _is_text(kind)
+
+
+def _may_be_labels(kind: Any) -> bool:
+    import pyarrow.types as is_
+
+    if is_.is_dictionary(kind):
+        kind = kind.value_type
+    return is_.is_integer(kind) or is_.is_floating(kind) or is_.is_boolean(kind) or _is_text(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as is_
+
+    return is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind)
 
 
 def _rows(files: list[str], image_column: str, label_column: str) -> Iterator[Sample]:
     for file in files:
-        row = 0
-        for batch in _parquet_file(file).iter_batches(1024, columns=[image_column, label_column]):
-            images, labels = (batch.column(name).to_pylist() for name in (image_column, label_column))
-            for image, label in zip(images, labels, strict=True):
-                yield Sample(_content(image, file), label, f"{file}#{row}")
-                row += 1
+        folder, row = file.rpartition("/")[0], 0
+        with parquet_file(file) as parquet:
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[image_column, label_column]):
+                images = _contents(batch.column(image_column).to_pylist(), folder)
+                for content, label in zip(images, batch.column(label_column).to_pylist(), strict=True):
+                    yield Sample(content, label, f"{file}#{row}")
+                    row += 1
 
 
-def _content(image: Any, file: str) -> bytes:
-    """Encoded bytes of a Parquet cell: bytes, {bytes, path}, or a path beside the file."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, str):
-        absolute = image.startswith("/") or REMOTE.match(image)
-        return _read(image if absolute else f"{file.rsplit('/', 1)[0]}/{image}")
-    return image or b""
-
-
-def _filesystem(path: str) -> tuple[Any, str]:
-    import fsspec
-
-    options: dict[str, Any] = {}
-    if path.startswith("s3://"):
-        options = {"config_kwargs": {"retries": {"max_attempts": 4}, "connect_timeout": 10}}
-    return fsspec.core.url_to_fs(path, **options)
-
-
-def _list(path: str) -> list[str]:
-    """Files below `path`, relative to it."""
-    filesystem, root = _filesystem(path)
-    with _named(path):
-        files = filesystem.find(root)
-    if not files:
-        raise DataError(f"{path}: no such directory, or nothing in it")
-    return [file[len(root.rstrip("/")) + 1 :] for file in files]
-
-
-def _read(path: str) -> bytes:
-    filesystem, file = _filesystem(path)
-    with _named(path):
-        return bytes(filesystem.cat_file(file))
-
-
-def _parquet_file(path: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    filesystem, file = _filesystem(path)
-    with _named(path):
-        try:
-            return pq.ParquetFile(filesystem.open(file, "rb"))
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: no Parquet file ({error})") from None
-
-
-@contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """What a file system refuses, as one line that names `path`."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file or directory") from None
-    except Exception as error:  # fsspec's remote file systems raise what their client raises
-        if isinstance(error, DataError):
-            raise
-        if isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-            raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
-        raise
+def _contents(cells: list[Any], folder: str) -> list[bytes | DataError]:
+    """What cells of an image column stand for: bytes, {bytes, path}, or a path, relative to `folder`."""
+    values = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
+    paths = {
+        value: value
+        if value.startswith("/") or REMOTE.match(value)
+        else f"{folder}/{value}"
+        if folder
+        else value
+        for value in values
+        if isinstance(value, str) and value
+    }
+    read = dict(zip(paths, read_files(list(paths.values())), strict=True))
+    return [
+        (read[value] if isinstance(value, str) else value) if value else DataError("no image")
+        for value in values
+    ]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from akgp.data.images import Images
-from akgp.data.sources import DataError
+from akgp.data.storage import DataError, parquet_file
 from akgp.params import Section
 
 SPLITS = ("train", "calibration", "validation", "test")
@@ -33,14 +30,18 @@ class Summary(Section):
 
 
 def write_split(directory: Path, name: str, images: Images, origins: list[str]) -> None:
-    """Write `images` as NAME.parquet: pixels (uint8 [H, W, C]), label, origin."""
+    """Write `images` as NAME.parquet: pixels (uint8 [H, W, C]), label, origin; with checksums."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pixels = np.ascontiguousarray(images.pixels.permute(0, 2, 3, 1).numpy())
     table = pa.table({
         "pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels),
         "label": images.labels.numpy(),
         "origin": origins,
     })  # fmt: skip
-    pq.write_table(table, directory / f"{name}.parquet", compression="zstd", row_group_size=4096)
+    file = directory / f"{name}.parquet"
+    pq.write_table(table, file, compression="zstd", row_group_size=4096, write_page_checksum=True)
 
 
 def read_split(directory: Path, name: str) -> Images:
@@ -51,14 +52,21 @@ def read_split(directory: Path, name: str) -> Images:
     """
     file = directory / f"{name}.parquet"
     try:
-        table = pq.read_table(file, columns=["pixels", "label"])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` makes it") from None
-    pixels = table["pixels"].combine_chunks().to_numpy_ndarray()
-    return Images(
-        torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(table["label"].to_numpy().copy()),
-    )
+        with parquet_file(str(file), verify=True) as parquet:
+            height, width, channels = parquet.schema_arrow.field("pixels").type.shape
+            count, start = parquet.metadata.num_rows, 0
+            pixels = torch.empty(count, channels, height, width, dtype=torch.uint8)
+            labels = torch.empty(count, dtype=torch.int64)
+            for batch in parquet.iter_batches(1024, columns=["pixels", "label"]):
+                block = slice(start, start := start + len(batch))
+                arrays = torch.from_numpy(batch["pixels"].to_numpy_ndarray().copy())
+                pixels[block] = arrays.permute(0, 3, 1, 2)
+                labels[block] = torch.from_numpy(batch["label"].to_numpy().copy())
+    except DataError as error:
+        raise DataError(f"{error}; `dvc repro data` writes it anew") from None
+    except (AttributeError, KeyError, ValueError):
+        raise DataError(f"{file}: must hold pixels and label; `dvc repro data` writes it anew") from None
+    return Images(pixels, labels)
 
 
 def read_summary(directory: Path) -> Summary:
@@ -69,14 +77,8 @@ def read_summary(directory: Path) -> Summary:
     """
     file = directory / "summary.json"
     try:
-        return Summary.model_validate_json(file.read_text())
+        return Summary.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` makes it") from None
-
-
-def content_digest(splits: dict[str, Images]) -> str:
-    sha = hashlib.sha256()
-    for name in SPLITS:
-        sha.update(splits[name].pixels.numpy().tobytes())
-        sha.update(splits[name].labels.numpy().tobytes())
-    return sha.hexdigest()
+        raise DataError(
+            f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` writes it anew"
+        ) from None

@@ -62,7 +62,7 @@ def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> N
     try:
         with torch.no_grad():
             logits = model.eval()(example_input)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever the network raises
         raise ModelError(f"{name} cannot take images of {size}: {one_line(error)}") from error
     finally:
         model.train(training)
@@ -84,7 +84,7 @@ def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
         near = difflib.get_close_matches(name, [*names, *CIFAR_RESNETS], n=3)
         raise ModelError(
             f"architecture: unknown network {name!r}"
-            + (f", did you mean {' or '.join(near)}?" if near else "; ")
+            + (f", did you mean {' or '.join(near)}?" if near else ".")
             + f" Allowed: {', '.join(CIFAR_RESNETS)}, a classifier of torchvision, or module:function"
         )
     if spec.in_channels != 3:
@@ -102,7 +102,9 @@ def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
         model = models.get_model(name, weights=available[weights], **options)
     except (OSError, RuntimeError) as error:
         raise ModelError(f"weights: {weights} of {name} cannot be downloaded: {one_line(error)}") from error
-    replace_head(model, len(available[weights].meta["categories"]), spec.num_classes)
+    classes = len(available[weights].meta["categories"])
+    if spec.num_classes != classes:
+        replace_head(model, classes, spec.num_classes)
     return model
 
 

@@ -34,6 +34,13 @@ class ChannelMap(nn.Module):
         seen = x[..., :: self.stride, :: self.stride]
         return F.pad(seen, (0, 0, 0, 0, 1, 0)).index_select(1, self.index + 1)  # channel 0 is zeros
 
+    def as_convolution(self) -> nn.Conv2d:
+        """The 1×1 convolution without bias that computes the same: weight_OI is 1 where i = index[o]."""
+        picked = self.index[:, None] == torch.arange(self.in_channels, device=self.index.device)
+        convolution = nn.Conv2d(self.in_channels, len(self.index), 1, self.stride, bias=False)
+        convolution.weight = nn.Parameter(picked[:, :, None, None].float(), requires_grad=False)
+        return convolution
+
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {len(self.index)}, stride={self.stride}"
 

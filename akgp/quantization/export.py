@@ -5,7 +5,7 @@ The float graph is written here; `static` quantizes it.
 
 from __future__ import annotations
 
-import tempfile
+import copy
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from akgp.models import ChannelMap
+from akgp.runtime import optimized
+
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 INPUT, OUTPUT = "input", "logits"
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
@@ -39,7 +41,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     """Write a network in eval mode as an ONNX graph: `input` [N, C, H, W] → `logits` [N, classes].
 
     The batch size N is free; names, documentation and intermediate shapes, which can outweigh a
-    small network, are left out. The network keeps its mode.
+    small network, are left out. The network itself is not changed.
 
     Args:
         example_input: [any N, C, H, W], on the network's device.
@@ -49,12 +51,12 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     """
     import onnx
 
-    modes = [(module, module.training) for module in model.modules()]
+    model = for_runtimes(model).eval()
     # torch.export takes a batch of 1 as fixed.
     batch = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
     try:
         program = torch.onnx.export(
-            model.eval(),
+            model,
             (batch,),
             dynamo=True,
             verbose=False,
@@ -68,14 +70,24 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
             f"{type(model).__name__} cannot be exported to ONNX for input [N, "
             f"{', '.join(map(str, example_input.shape[1:]))}]: {reason}"
         ) from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
     assert program is not None
     graph = program.model_proto
     strip(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
+
+
+def for_runtimes(model: nn.Module) -> nn.Module:
+    """A copy of `model` that computes the same by operations that runtimes have int8 kernels for.
+
+    A `ChannelMap` becomes the 1×1 convolution that picks its channels: its padding and gathering
+    run in floating point, and its strided slices in another memory layout than convolutions.
+    """
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ChannelMap) and name:
+            model.set_submodule(name, module.as_convolution())
+    return model
 
 
 def strip(graph: onnx.ModelProto) -> None:
@@ -88,52 +100,13 @@ def strip(graph: onnx.ModelProto) -> None:
 
 
 def convolution_kernels(path: str | Path) -> Kernels:
-    """Integer and floating convolutions of the graph that onnxruntime runs, after its optimisation."""
+    """Integer and floating convolutions of the graph that onnxruntime runs, after its optimisation.
+
+    Raises:
+        GraphError: onnxruntime cannot load the file.
+    """
     counts = Counter(node.op_type for node in optimized(path).graph.node)
     integer, floating = (
         sum(counts[kind] for kind in kinds) for kinds in (INTEGER_CONVOLUTIONS, FLOATING_CONVOLUTIONS)
     )
     return Kernels(integer, floating)
-
-
-def optimized(path: str | Path) -> onnx.ModelProto:
-    """The graph after onnxruntime's own optimisation on this processor, fusions included."""
-    import onnx
-
-    options = session_options(threads=1)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(file)
-        _session(path, options)
-        return onnx.load(str(file))
-
-
-def session(path: str | Path, *, threads: int) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU; `threads` workers that sleep while they wait.
-
-    Raises:
-        QuantizationError: onnxruntime cannot load the file.
-    """
-    return _session(path, session_options(threads))
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors
-    return options
-
-
-def _session(path: str | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
-
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        reason = " ".join(str(error).split())
-        raise QuantizationError(f"{path}: onnxruntime cannot load it: {reason}") from error

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.params import Quantize
-from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, session, strip
+from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
+from akgp.runtime import session
 
 BATCH = 32
 """Calibration images in memory at a time, with all their activations."""
@@ -39,6 +40,7 @@ def quantize(
 
     Raises:
         QuantizationError: no image, a value that is not finite, or images that do not fit the graph.
+        GraphError: onnxruntime cannot load the float graph.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static

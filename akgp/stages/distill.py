@@ -17,7 +17,7 @@ from akgp.evaluation import predict_logits
 from akgp.params import Distill
 from akgp.stages.prune import write_table
 from akgp.stages.ray import Step, device, fit
-from akgp.stages.trained import trained
+from akgp.stages.trained import kept_top1, trained
 from akgp.stages.workspace import Task, write_json
 from akgp.training import Objective, autocast_dtype
 
@@ -72,7 +72,10 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",
-        {"val_top1": max(row["val_top1"] for row in history), "teacher_weight": float(weights.mean())},
+        {
+            "val_top1": kept_top1(history, params.training.keep),
+            "teacher_weight": float(weights.mean()),
+        },
     )
 
 
@@ -93,7 +96,7 @@ def guided(teacher: nn.Module, weights: Tensor, prior: Tensor | None, params: Di
     needed = bool((weights > 0).any())
     teacher.requires_grad_(False).eval()
     if params.training.channels_last:
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher.to(memory_format=torch.channels_last)
 
     def objective(batch: Batch, logits: Tensor) -> Tensor:
         dtype = autocast_dtype(params.training.precision, logits.device)

@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables whatever its verbosity
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
 }
 STATE, ARTIFACT = "state.pt", "artifact"
@@ -235,6 +236,7 @@ def _work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(task.params.ray.cpus_per_worker)
+    torch.backends.cudnn.deterministic = True  # same seed, same metrics, on a GPU too
     with _worker_lock(task, rank), tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / ARTIFACT
         out.mkdir()

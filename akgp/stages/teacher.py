@@ -11,7 +11,7 @@ import torch
 from akgp import artifacts, models
 from akgp.data import read_split, read_summary
 from akgp.stages.ray import Step, fit
-from akgp.stages.trained import trained
+from akgp.stages.trained import kept_top1, trained
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate
 
@@ -38,7 +38,12 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     data = task.workspace.data
     summary = read_summary(data)
     torch.manual_seed(task.params.seed)
-    model = models.build(network, num_classes=len(summary.classes), in_channels=summary.channels)
+    model = models.build(
+        network,
+        num_classes=len(summary.classes),
+        in_channels=summary.channels,
+        image_size=summary.image_size,
+    )
     if network.checkpoint:
         models.load_checkpoint(model, network.checkpoint)
         loss, top1 = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
@@ -50,4 +55,4 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         )
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    write_json(out / "metrics.json", {"val_top1": max(row["val_top1"] for row in history)})
+    write_json(out / "metrics.json", {"val_top1": kept_top1(history, task.params.teacher.keep)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -40,3 +40,9 @@ def trained(
         yield Step(epoch.row, {"training": epoch.state, "history": history})
     model.cpu()
     return history
+
+
+def kept_top1(history: Sequence[Mapping[str, float]], keep: str) -> float:
+    """Validation top-1 (%) of the weights that were kept: those of the `best` or the `last` epoch."""
+    accuracies = [row["val_top1"] for row in history]
+    return max(accuracies) if keep == "best" else accuracies[-1]

@@ -42,6 +42,8 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    from akgp.sweep.progress import Progress
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep, ray_params = task.params.sweep, task.params.ray
@@ -51,12 +53,12 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
         {"CPU": ray_params.cpus_per_worker, "GPU": ray_params.gpus_per_worker} if alone else {"CPU": 0.01},
     )
     with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
-        callback = _progress(bar)
+        Progress.bar = bar
         run_config = tune.RunConfig(
             name=name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[callback],
+            callbacks=[Progress()],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         )
@@ -92,27 +94,6 @@ def _domain(searched: parameters.Range) -> Any:
     if searched.choices is not None:
         return tune.choice(list(searched.choices))
     return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
-
-
-def _progress(bar: tqdm[Any]) -> Any:
-    from ray.tune import Callback
-
-    class Progress(Callback):
-        """Moves the bar when a trial ends, and shows the best so far."""
-
-        best = 0.0
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            self.best = max(self.best, result.get(METRIC, 0.0))
-            bar.set_postfix_str(f"best val top-1 {self.best:.2f} %")
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            bar.update()
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            bar.update()
-
-    return Progress()
 
 
 def _row(number: int, result: Any, epochs: int) -> Trial:

@@ -1,0 +1,71 @@
+"""onnxruntime on the CPU: its one way of being started here, and the graph it makes of a file.
+
+Graphs are written by akgp.quantization; timing and accuracy are measured in akgp.evaluation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+
+class GraphError(ValueError):
+    """onnxruntime cannot load a file."""
+
+
+def session(path: str | Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU; `threads` workers that sleep while they wait, 0: one a core.
+
+    Raises:
+        GraphError: onnxruntime cannot load the file.
+    """
+    return _session(path, _options(threads))
+
+
+def optimized(path: str | Path) -> onnx.ModelProto:
+    """The graph after onnxruntime's own optimisation on this processor, fusions included.
+
+    Raises:
+        GraphError: onnxruntime cannot load the file.
+    """
+    import onnx
+
+    options = _options(threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(file)
+        _session(path, options)
+        return onnx.load(str(file))
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors
+    return options
+
+
+def _session(path: str | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NoSuchFile,
+        errors.NotImplemented,
+    ) as error:
+        raise GraphError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())}") from error

@@ -1,0 +1,268 @@
+"""Size, logits, accuracy and latency against formulas, published figures and loops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from akgp.data.batches import normalize
+from akgp.data.images import Images
+from akgp.evaluation import (
+    Latency,
+    Ratio,
+    _Block,
+    accuracy,
+    count,
+    latency,
+    onnx_logits,
+    predict_logits,
+    ratio,
+)
+from akgp.models import cifar_resnet
+from akgp.params import Evaluate
+from akgp.quantization import export_onnx
+from akgp.runtime import GraphError, session
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def images(count: int = 23) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(count) % 4)
+
+
+def network() -> nn.Module:
+    """Its BatchNorm would show if it were left in training mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)
+    )
+    model[1].running_mean.uniform_(-1, 1)
+    return model
+
+
+# Size
+
+
+def convolution_macs(inputs: int, outputs: int, kernel: int, side: int) -> int:
+    return inputs * outputs * kernel**2 * side**2
+
+
+@pytest.mark.parametrize("widths", [(16, 32, 64), (8, 16, 32), (5, 9, 11)])
+def test_counts_of_resnet20_by_hand(widths: tuple[int, int, int]) -> None:
+    macs, parameters, inputs = 0, 0, 3
+    for width, side, convolutions in zip(widths, (32, 16, 8), (7, 6, 6), strict=True):
+        for _ in range(convolutions):
+            macs += convolution_macs(inputs, width, 3, side)
+            parameters += 9 * inputs * width + 2 * width
+            inputs = width
+    found = count(cifar_resnet(20, widths), torch.zeros(2, 3, 32, 32))
+    assert found.macs == macs + 10 * inputs
+    assert found.params == parameters + 10 * inputs + 10
+    if widths == (16, 32, 64):
+        assert found.macs == 40_551_040
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_counts_are_torchvisions(name: str) -> None:
+    """mobilenet_v2 has grouped convolutions; published figures are GMACs of three decimals."""
+    from torchvision import models
+
+    published = models.get_model_weights(name).DEFAULT.meta
+    found = count(models.get_model(name, weights=None), torch.zeros(1, 3, 224, 224))
+    assert round(found.macs / 1e9, 3) == published["_ops"]
+    assert found.params == published["num_params"]
+
+
+def test_attention_counts_its_projections() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    tokens = 5
+    assert count(layer, torch.zeros(3, tokens, 8)).macs == tokens * (4 * 8 * 8 + 2 * 8 * 16)
+
+
+def test_counting_changes_nothing() -> None:
+    model = network().train()
+    model[1].eval()
+    shared = nn.Sequential(model, nn.Linear(4, 4), nn.ReLU())
+    shared.append(shared[1])
+    before = {name: tensor.clone() for name, tensor in shared.state_dict().items()}
+    modes = [module.training for module in shared.modules()]
+    found = count(shared, torch.randn(4, 3, 8, 8))
+    assert found.params == 3 * 5 * 9 + 10 + 181 * 4 + 20, "a shared parameter counts once"
+    assert found.macs == convolution_macs(3, 5, 3, 6) + 180 * 4 + 2 * 16, "but is used twice"
+    assert [module.training for module in shared.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in shared.state_dict().items())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# Logits and accuracy
+
+
+def one_by_one(model: nn.Module, split: Images) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(normalize(pixels[None], MEAN, STD)) for pixels in split.pixels])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_logits_are_in_order_and_the_mode_is_kept(training: bool) -> None:
+    model = network().train(training)
+    logits = predict_logits(model, images(), mean=MEAN, std=STD, device="cpu", batch_size=5)
+    assert model.training == training and not logits.requires_grad and logits.dtype == torch.float32
+    torch.testing.assert_close(logits, one_by_one(model, images()), rtol=1e-4, atol=1e-5)
+
+
+def test_workers_parts_add_up() -> None:
+    model, whole = network(), images()
+    parts = [
+        predict_logits(
+            model, whole, mean=MEAN, std=STD, device="cpu", batch_size=4, rank=rank, world=3
+        )
+        for rank in range(3)
+    ]  # fmt: skip
+    assert all(int((part != 0).any(1).sum()) in (7, 8) for part in parts)
+    torch.testing.assert_close(sum(parts), one_by_one(model, whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_worker_without_images_says_so() -> None:
+    with pytest.raises(ValueError, match="worker 2 of 3 has none of the 2 images; use fewer workers"):
+        predict_logits(network(), images(2), mean=MEAN, std=STD, device="cpu", rank=2, world=3)
+
+
+def test_onnxruntimes_logits_are_torchs(tmp_path: Path) -> None:
+    model, split = network(), images()
+    export_onnx(model, torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
+    for threads in (1, 2):
+        logits = onnx_logits(
+            tmp_path / "model.onnx", split, mean=MEAN, std=STD, threads=threads, batch_size=6
+        )
+        torch.testing.assert_close(logits, one_by_one(model, split), rtol=1e-4, atol=1e-4)
+
+
+def test_accuracy_is_counted() -> None:
+    logits, labels = torch.randn(50, 4), torch.arange(50) % 4
+    logits[:3] = 0  # ties go to class 0
+    right = 0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        right += row.index(max(row)) == label
+    assert accuracy(logits, labels) == pytest.approx(2 * right)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"), [((4,), (4,)), ((4, 2), (3,)), ((0, 2), (0,)), ((4, 2), (4, 2))]
+)
+def test_accuracy_refuses_other_shapes(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits must be \[N, C\] and labels \[N\] with N > 0, got"):
+        accuracy(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
+
+
+# Latency
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One matrix product, the same under another name, and 50 of them."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    folder, shape = tmp_path_factory.mktemp("graphs"), ["N", 1, 64, 64]
+    weight = numpy_helper.from_array(np.eye(64, dtype=np.float32), "weight")
+    files = {}
+    for name, products in (("short", 1), ("same", 1), ("long", 50)):
+        names = ["input", *(f"product{i}" for i in range(1, products)), "output"]
+        nodes = [
+            helper.make_node("MatMul", [before, "weight"], [after])
+            for before, after in itertools.pairwise(names)
+        ]
+        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("input", "output")]
+        graph = helper.make_graph(nodes, name, ends[:1], ends[1:], [weight])
+        files[name] = folder / f"{name}.onnx"
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), files[name])
+    return files
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_work_takes_longer(graphs: dict[str, Path], threads: int) -> None:
+    params = Evaluate(rounds=7, warmup_seconds=0, threads=threads)
+    times = latency(graphs, (1, 1, 64, 64), params, seed=0)
+    assert list(times) == list(graphs)
+    for timed in times.values():
+        assert len(timed.rounds_ms) == 7 and min(timed.rounds_ms) > 0
+        assert timed.median_ms == sorted(timed.rounds_ms)[3]
+        assert (
+            min(timed.rounds_ms) <= timed.low_ms <= timed.median_ms <= timed.high_ms <= max(timed.rounds_ms)
+        )
+    speedup = ratio(times["long"], times["short"])
+    assert speedup.median > 5 and speedup.verdict == "faster"
+    assert ratio(times["short"], times["long"]).verdict == "slower"
+    assert 0.3 < ratio(times["short"], times["same"]).median < 3
+
+
+def test_a_block_takes_ten_milliseconds(graphs: dict[str, Path]) -> None:
+    """By a clock that every inference moves on by 1 ms."""
+    runs = []
+
+    class Counted:
+        """A session that counts its inferences."""
+
+        def __init__(self) -> None:
+            self.get_inputs = session(graphs["short"], threads=1).get_inputs
+
+        def run(self, *arguments: object) -> None:
+            runs.append(arguments)
+
+    block = _Block(Counted(), np.zeros((1, 1, 64, 64), np.float32), lambda: len(runs) / 1000)
+    block.warm_up(0)
+    assert block.seconds() == pytest.approx(1e-3)
+    assert 10 <= block.repeats <= 15
+
+
+def test_the_interval_is_the_exact_bootstraps() -> None:
+    """Of n = 2m + 1 values the resampled median is at most the k-th smallest if m + 1 draws or more are:
+    a binomial probability (Efron 1979)."""
+    n, generator = 21, np.random.default_rng(1)
+    rounds = tuple(np.sort(generator.exponential(size=n)))
+    below = [
+        sum(
+            math.comb(n, j) * (k / n) ** j * (1 - k / n) ** (n - j) for j in range(n // 2 + 1, n + 1)
+        )
+        for k in range(n + 1)
+    ]  # fmt: skip
+    low, high = (next(k for k in range(n + 1) if below[k] >= share) for share in (0.025, 0.975))
+    timed = Latency(rounds[n // 2], 0, 0, rounds)
+    found = ratio(timed, Latency(1, 1, 1, (1.0,) * n))
+    assert found.median == rounds[n // 2]
+    assert found == ratio(timed, Latency(1, 1, 1, (1.0,) * n)), "deterministic"
+    # 2000 resamples hit the exact order statistic or its neighbour.
+    assert rounds[low - 2] <= found.low <= rounds[low]
+    assert rounds[high - 2] <= found.high <= rounds[min(high, n - 1)]
+
+
+def test_ratios_are_of_the_same_rounds() -> None:
+    slow, fast = Latency(3, 2, 4, (2.0, 3.0, 4.0)), Latency(1, 1, 2, (1.0, 1.0, 2.0))
+    assert ratio(slow, fast).median == 2.0
+    with pytest.raises(ValueError, match="both must be timed in the same rounds, got 3 and 2"):
+        ratio(slow, Latency(1, 1, 1, (1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(1.1, 1.3, "faster"), (0.8, 0.9, "slower"), (0.9, 1.1, "no verdict"), (1.0, 1.2, "no verdict")],
+)
+def test_no_verdict_where_the_interval_contains_1(low: float, high: float, verdict: str) -> None:
+    assert Ratio((low + high) / 2, low, high).verdict == verdict
+
+
+@pytest.mark.parametrize("content", [None, b"not a graph"])
+def test_a_file_that_is_no_graph(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "model.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(GraphError, match=r"model\.onnx: onnxruntime cannot load it: .*"):
+        onnx_logits(file, images(), mean=MEAN, std=STD, threads=1)
