@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +35,16 @@ class Part:
     skipped: int
 
 
-def prepare(params: Data, seed: int, directory: Path) -> Summary:
+def prepare(
+    params: Data, seed: int, directory: Path, progress: Callable[[int], object] = lambda count: None
+) -> Summary:
     """Read the source and write {train,calibration,validation,test}.parquet and summary.json.
 
     Splits are disjoint and stratified by class; the same seed gives the same ones.
 
     Args:
         directory: exists and is empty.
+        progress: is called with the number of images read since its last call.
 
     Raises:
         DataError: the source can't be read, an image or a label is bad (with
@@ -52,7 +55,9 @@ def prepare(params: Data, seed: int, directory: Path) -> Summary:
         raise DataError(f"data.splits.test must be null: {source.name} has a test split of its own")
     if "test" not in source.parts and params.splits.test is None:
         raise DataError(f"data.splits.test must be a share: {source.name} has no test split of its own")
-    parts = {name: _usable(samples, params, source.classes) for name, samples in source.parts.items()}
+    parts = {
+        name: _usable(samples, params, source.classes, progress) for name, samples in source.parts.items()
+    }
     for part in parts.values():
         _check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
     classes = source.classes or _classes(parts)
@@ -61,7 +66,12 @@ def prepare(params: Data, seed: int, directory: Path) -> Summary:
     return _write(directory, source.name, classes, parts, labels, params.splits, seed)
 
 
-def _usable(samples: Iterable[Sample], params: Data, classes: tuple[str, ...] | None) -> Part:
+def _usable(
+    samples: Iterable[Sample],
+    params: Data,
+    classes: tuple[str, ...] | None,
+    progress: Callable[[int], object],
+) -> Part:
     """Decode all samples; bad ones are counted or stop it, as `params` say."""
     size = (params.image_size, params.image_size) if params.image_size else None
     pixels = bytearray()  # grows in place: a list of arrays, stacked, would take twice the memory
@@ -70,6 +80,7 @@ def _usable(samples: Iterable[Sample], params: Data, classes: tuple[str, ...] | 
     origins: list[str] = []
     skipped = 0
     for sample in samples:
+        progress(1)
         try:
             label = _label(sample.label, classes)
             if isinstance(sample.content, DataError):

@@ -47,11 +47,10 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep, ray_params = task.params.sweep, task.params.ray
-    alone = ray_params.workers == 1
-    trainable = tune.with_resources(
-        tune.with_parameters(trial, task=task),
-        {"CPU": ray_params.cpus_per_worker, "GPU": ray_params.gpus_per_worker} if alone else {"CPU": 0.01},
-    )
+    resources: dict[str, float] = {"CPU": ray_params.cpus_per_worker, "GPU": ray_params.gpus_per_worker}
+    if ray_params.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
+        resources = {"node:__internal_head__": 1e-4}
+    trainable = tune.with_resources(tune.with_parameters(trial, task=task), resources)
     with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
         Progress.bar = bar
         run_config = tune.RunConfig(
@@ -76,7 +75,7 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
                     search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
                     scheduler=ASHAScheduler(
                         time_attr="epoch",
-                        max_t=task.params.distill.training.epochs,
+                        max_t=task.params.distill.training.epochs + 1,  # a finished trial ends by itself
                         grace_period=min(sweep.grace_epochs, task.params.distill.training.epochs),
                     ),
                 ),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.placement_group import get_current_placement_group
 
 from akgp.stages import distill, prune
 from akgp.stages.ray import Step, read_state, trainer, write_state
@@ -18,6 +19,8 @@ from akgp.stages.workspace import Task
 from akgp.sweep.results import with_values
 
 METRIC = "best_val_top1"
+WORKERS = "placement_group"
+"""Where a trial of several workers reports what holds them, so that it can be freed."""
 
 
 def trial(config: dict[str, Any], task: Task) -> None:
@@ -31,7 +34,7 @@ def trial(config: dict[str, Any], task: Task) -> None:
             context.get_trial_name(),
             context.get_storage().storage_fs_path,
             workers,
-            [TuneReportCallback()],
+            [_Epochs()],
         ).fit()
         return
     torch.set_num_threads(task.params.ray.cpus_per_worker)
@@ -55,12 +58,25 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]
             folder.mkdir(parents=True)
         for _ in prune.compute(trial, trial.workspace.pruned, None):
             pass
-        size = prune.size(trial)
+        size = prune.size(trial) | _held(task)
         best_so_far = state["best"] if state else 0.0
         distilled = distill.compute(trial, trial.workspace.student, state["distill"] if state else None)
         for step in distilled:
             best_so_far = max(best_so_far, step.row["val_top1"])
             yield Step(step.row | size | {METRIC: best_so_far}, {"best": best_so_far, "distill": step.state})
+
+
+def _held(task: Task) -> dict[str, str]:
+    group = get_current_placement_group() if task.params.ray.workers > 1 else None
+    return {WORKERS: group.id.hex()} if group else {}
+
+
+class _Epochs(TuneReportCallback):
+    """Passes a job's epochs on to Tune, but not its last report, which only carries the artifacts."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if metrics and metrics[0]:
+            super().after_report(run_context, metrics, checkpoint)
 
 
 @contextlib.contextmanager
