@@ -68,7 +68,8 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
     assert metrics["student"]["macs"] < 0.5 * metrics["dense"]["macs"]
-    assert metrics["int8"]["bytes"] < metrics["student"]["bytes"]
+    assert metrics["int8"]["bytes"] == (tmp_path / "models" / "int8" / "model.onnx").stat().st_size
+    assert metrics["int8"]["floating_convolutions"] == 0 < metrics["int8"]["integer_convolutions"]
     assert metrics["int8"]["latency_ms"] > 0
     student = artifacts.load(tmp_path / "models" / "student")
     assert sum(p.numel() for p in student.parameters()) == metrics["student"]["params"]

@@ -63,7 +63,12 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         logits = onnx_logits(
             graphs["int8"], images, mean=summary.mean, std=summary.std, threads=params.ray.cpus_per_worker
         )
-        metrics["int8"] = metrics["student"] | _row(accuracy(logits, images.labels), [graphs["int8"]])
+        kernels = _json(workspace.int8 / "metrics.json")
+        metrics["int8"] = (
+            metrics["student"]
+            | _row(accuracy(logits, images.labels), [graphs["int8"]])
+            | {key: kernels[key] for key in ("integer_convolutions", "floating_convolutions")}
+        )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
     for name, row in metrics.items():

@@ -32,7 +32,7 @@ def trial(config: dict[str, Any], task: Task) -> None:
             task,
             steps,
             context.get_trial_name(),
-            context.get_storage().storage_fs_path,
+            context.get_storage().experiment_fs_path,
             workers,
             [_Epochs()],
         ).fit()
