@@ -7,7 +7,7 @@ go is said by scores, where several groups compete for a budget; removing them i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,13 +78,16 @@ def budget_widths(
             ]
         )
 
+    def distance(widths: Widths) -> float:
+        return abs(costs.of(widths) - target)
+
     thresholds = torch.cat(list(scores)).unique().tolist() if scores else [0.0]
     low, high = 0, len(thresholds) - 1
     while low < high:  # the lowest threshold that costs no more than the target
         middle = (low + high) // 2
         low, high = (low, middle) if costs.of(above(thresholds[middle])) <= target else (middle + 1, high)
-    widths = min((above(thresholds[max(low - 1, 0)]), above(thresholds[low])), key=costs.distance(target))
-    widths = _closer(widths, groups, costs, target, round_to, valid)
+    around = (above(thresholds[max(low - 1, 0)]), above(thresholds[low]))
+    widths = _closer(min(around, key=distance), groups, distance, TOLERANCE * target, round_to, valid)
     cost = costs.of(widths)
     if abs(cost / target - 1) > TOLERANCE:
         raise PruningError(
@@ -96,19 +99,22 @@ def budget_widths(
 
 
 def _closer(
-    widths: Widths, groups: Sequence[Group], costs: Costs, target: float, round_to: int, valid: object
+    widths: Widths,
+    groups: Sequence[Group],
+    distance: Callable[[Widths], float],
+    enough: float,
+    round_to: int,
+    valid: Callable[[Widths], Widths],
 ) -> Widths:
-    """Move single groups or pairs by `round_to` while that comes closer to the target."""
-    assert callable(valid)
-    distance = costs.distance(target)
+    """Move single groups, or pairs where that doesn't help, by `round_to` until `distance` is `enough`."""
     steps = [
         (index, sign * round_to)
         for index, group in enumerate(groups)
         if not group.reason and group.width > round_to
         for sign in (-1, 1)
     ]
-    while distance(widths) > TOLERANCE * target:
-        moved = None
+    while distance(widths) > enough:
+        moved = widths
         for size in (1, 2):
             candidates = []
             for moves in itertools.combinations(steps, size):
@@ -120,7 +126,7 @@ def _closer(
             moved = min(candidates, key=distance, default=widths)
             if distance(moved) < distance(widths):
                 break
-        if moved is None or distance(moved) >= distance(widths):
+        if distance(moved) >= distance(widths):
             break
         widths = moved
     return widths
@@ -182,18 +188,6 @@ class Costs:
             inputs = 1 - sum(share * removed[index] for index, share in part.inputs.items())
             cost += part.weight * outputs * inputs + part.other * outputs
         return cost
-
-    def distance(self, target: float) -> _Distance:
-        return _Distance(self, target)
-
-
-@dataclass(frozen=True)
-class _Distance:
-    costs: Costs
-    target: float
-
-    def __call__(self, widths: Widths) -> float:
-        return abs(self.costs.of(widths) - self.target)
 
 
 def _size(module: nn.Module, outputs: bool) -> int:
