@@ -59,6 +59,37 @@ class Splits(Section):
         return self
 
 
+class Regime(Section):
+    """Fewer, unequal or wrong labels, to study what they do; by default nothing is changed.
+
+    Applied to the training side as a whole, before it is split: first the subset, then the long
+    tail, then the noise. So train, calibration and validation share it, as a user's would; the test
+    split stays as it is.
+
+    `label_noise` is the share of labels that are *wrong*, exact in each class. Symmetric: a wrong
+    label is any other class, all alike. Asymmetric: it is the next class (after the last the first);
+    for source cifar10 truck → automobile, bird → airplane, deer → horse, cat ↔ dog (Patrini et al.
+    2017), and the share is that of the images of these five classes: .4 makes 20 % of all wrong.
+    """
+
+    label_noise: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of wrong labels in each class (asymmetric: each flipped class); 0: none"
+    )
+    noise: Literal["symmetric", "asymmetric"] = Field(
+        "symmetric", description="symmetric (any other class) | asymmetric (the next; cifar10: like pairs)"
+    )
+    imbalance: Annotated[float, Field(ge=1, le=1e6)] = Field(
+        1.0, description="largest class / smallest, an exponential long tail in class order; 1: as it is"
+    )
+    subset: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="images kept of all but the test split, stratified; null: all"
+    )
+
+    def alters(self) -> bool:
+        """Whether images or labels differ from the source's."""
+        return self.label_noise > 0 or self.imbalance > 1 or self.subset is not None
+
+
 class Data(Section):
     """Where the images come from and how they are split."""
 
@@ -75,6 +106,7 @@ class Data(Section):
     )
     color: Literal["rgb", "gray"] = Field("rgb", description="rgb | gray (one channel)")
     splits: Splits = Field(default_factory=Splits)
+    regime: Regime = Field(default_factory=Regime)
     on_bad_rows: Literal["error", "skip"] = Field(
         "error", description="error | skip: corrupt images and bad labels stop the run or are counted"
     )
@@ -195,16 +227,26 @@ class Prune(Section):
 class Distill(Section):
     """Recovery of the pruned student from its teachers and the true labels."""
 
-    strategy: Literal["labels", "teacher", "fixed", "akgp"] = Field(
-        "akgp", description="who decides the teacher's weight: labels | teacher | fixed | akgp"
+    strategy: Literal["labels", "teacher", "fixed", "annealed", "wsld", "dkd", "confidence", "akgp"] = Field(
+        "akgp",
+        description="labels | teacher | fixed | annealed | wsld | dkd | confidence (several teachers) | akgp",
     )
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(2.0, description="softens the logits")
+    logit_std: bool = Field(
+        False, description="standardise the logits of teacher and student before they are softened"
+    )
     w0: Share = Field(0.7, description="teacher's weight: of every sample (fixed), to start from (akgp)")
+    alpha: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="wsld, dkd (on the label), confidence: factor of the teacher; null: 2.5, 1, 1"
+    )
+    beta: Annotated[float, Field(ge=0, le=100)] = Field(
+        8.0, description="dkd: factor of the teacher on the other classes"
+    )
     noise_posterior: bool = Field(
         True, description="akgp: trust the teacher more where a label is probably wrong"
     )
     logit_adjustment: Literal["auto", "on", "off"] = Field(
-        "auto", description="akgp: shift by the log class prior; auto: if imbalance exceeds 3"
+        "auto", description="shift by the log class prior; auto: akgp alone, if imbalance exceeds 3"
     )
     training: Training = Field(default_factory=Training)
 
@@ -330,6 +372,16 @@ class Params(Section):
                 )
             if training.precision == "fp16" and not self.ray.gpus_per_worker:
                 raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
+        among = self.sweep.space.get("distill.strategy")
+        for key, strategies in (
+            ("distill.strategy", (self.distill.strategy,)),
+            ("sweep.space: distill.strategy", among.values() if among else ()),
+        ):
+            if "confidence" in strategies and len(self.teachers) < 2:
+                raise ValueError(
+                    f"{key}: 'confidence' weighs teachers against each other: teachers must name "
+                    f"two or more networks, got {', '.join(self.teachers)}"
+                )
         for key, searched in self.sweep.space.items():
             if not key.startswith(("prune.", "distill.")):
                 raise ValueError(f"sweep.space: {key!r} must be a parameter of prune or distill")

@@ -43,7 +43,8 @@ class Report:
         histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
         layers: rows of name, dense_width, pruned_width, reason; values may be text, as from CSV.
         weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
-        summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped.
+        summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
+            and regime, None or absent where images and labels are the source's.
         provenance: what ran where: label and value, in the order to be shown.
     """
 
@@ -83,6 +84,7 @@ def write(directory: str | Path, content: Report) -> Path:
         saved=list(saved(content)),
         settings=list(_settings(content.params)),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
+        regime=regime(content.summary.get("regime")),
         kernels=_kernels(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
         yaml=parameters.dump(content.params),
@@ -159,6 +161,22 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
     if dense and pruned:
         for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):
             yield label, f"{1 - pruned[key] / dense[key]:.1%}"
+
+
+def regime(altered: Mapping[str, Any] | None) -> str:
+    """What a regime did to the training side, in a line; empty without one."""
+    if altered is None:
+        return ""
+    asked, said = altered["asked"], []
+    if asked["subset"] is not None:
+        said.append(f"subset of {asked['subset']:,} images")
+    if asked["imbalance"] > 1:
+        said.append(f"exponential long tail {asked['imbalance']:g} : 1, {sum(altered['kept']):,} images left")
+    if asked["label_noise"]:
+        wrong = ", ".join(f"{count:,} in {name}" for name, count in altered["changed"].items())
+        of = "" if asked["noise"] == "symmetric" else " of the flipped classes"
+        said.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
+    return "; ".join(said) + "; the test split is as it was"
 
 
 def number(value: float) -> str:

@@ -25,8 +25,11 @@ from akgp.data.batches import Batch, epoch_batches, ordered_batches
 from akgp.data.images import Images
 from akgp.params import Training
 
-Objective = Callable[[Batch, Tensor], Tensor]
-"""(batch, logits [B, C]) -> scalar loss, in nats a sample."""
+Objective = Callable[[Batch, Tensor, float], Tensor]
+"""(batch, logits [B, C], progress) -> scalar loss, in nats a sample.
+
+progress: share of the training's steps that are done, in [0, 1): 0 in the first step.
+"""
 
 EVALUATION_BATCH = 512
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -50,7 +53,11 @@ class Epoch:
 
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """The objective of ordinary training: mean cross-entropy with the true labels, nats."""
-    return lambda batch, logits: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+
+    def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+
+    return objective
 
 
 def train(
@@ -116,7 +123,8 @@ def train(
         with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
             for step, batch in enumerate(batches, epoch * steps + 1):
                 rate = params.learning_rate * learning_rate_factor(step, steps, params)
-                sums += optimization.step(batch, rate, objective)
+                progress = (step - 1) / (steps * params.epochs)
+                sums += optimization.step(batch, rate, progress, objective)
         loss_sum, correct, seen = _all_reduced(sums)
         _require_finite("loss", loss_sum, epoch, params)
         trained = time.perf_counter() - start
@@ -160,14 +168,14 @@ class _Optimization:
         """The network whose weights are validated and kept."""
         return self.model if self.average is None else self.average
 
-    def step(self, batch: Batch, rate: float, objective: Objective) -> Tensor:
+    def step(self, batch: Batch, rate: float, progress: float, objective: Objective) -> Tensor:
         """Learn from one batch; returns loss times images, correct answers and images, float64 [3]."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits = self.forward(batch.inputs).float()
-        loss = objective(batch, logits)
+        loss = objective(batch, logits, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.parallel and self.steps == 0:

@@ -69,7 +69,10 @@ SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nst
         ),
         (
             {"distill__strategy": "AKGP"},
-            ["distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed' or 'akgp'"],
+            [
+                "distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed', 'annealed', 'wsld', "
+                "'dkd', 'confidence' or 'akgp'"
+            ],
         ),
         # every fault has its own line
         (

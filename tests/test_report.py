@@ -90,6 +90,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.text: list[str] = []
         self.addresses: list[str] = []
+        self.terms: dict[str, str] = {}  # of definition lists
         self.feed(html)
         self.close()
         assert not self.open
@@ -112,6 +113,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+        if self.open and self.open[-1] == "dt":
+            self.term = data
+        elif self.open and self.open[-1] == "dd":
+            self.terms[self.term] = self.terms.get(self.term, "") + data
 
 
 def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report) -> None:
@@ -146,6 +151,37 @@ def test_page_says_what_it_was_given(tmp_path: Path, content: report.Report) -> 
         "temperature: 2.0",
     ):
         assert expected in text, expected
+
+
+def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: report.Report) -> None:
+    assert "regime" not in Page(report.write(tmp_path, content).read_text(encoding="utf-8")).terms
+    asked = {"label_noise": 0.4, "noise": "symmetric", "imbalance": 10.0, "subset": 5000}
+    changed = {"train": 1234, "calibration": 56, "validation": 78}
+    altered = {"asked": asked, "kept": [1500, 900, 400, 300], "changed": changed}
+    noisy = replace(content, summary={**content.summary, "regime": altered})
+    page = Page(report.write(tmp_path, noisy).read_text(encoding="utf-8"))
+    assert page.terms["regime"] == (
+        "subset of 5,000 images; exponential long tail 10 : 1, 3,100 images left; symmetric label noise, "
+        "0.4 (wrong: 1,234 in train, 56 in calibration, 78 in validation); the test split is as it was"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"subset": 90}, "subset of 90 images; the test split is as it was"),
+        ({"imbalance": 2.5}, "exponential long tail 2.5 : 1, 80 images left; the test split is as it was"),
+        (
+            {"label_noise": 0.3, "noise": "asymmetric"},
+            "asymmetric label noise, 0.3 of the flipped classes (wrong: 9 in train); "
+            "the test split is as it was",
+        ),
+    ],
+)
+def test_a_regimes_line_names_what_was_asked_alone(asked: dict, line: str) -> None:
+    defaults = params.Regime().model_dump(mode="json")
+    assert report.regime({"asked": defaults | asked, "kept": [50, 30], "changed": {"train": 9}}) == line
+    assert report.regime(None) == ""
 
 
 def test_class_names_are_escaped(tmp_path: Path, content: report.Report) -> None:

@@ -154,7 +154,7 @@ def test_norms_do_not_decay_whatever_their_shape() -> None:
         epochs=1, batch_size=16, learning_rate=0.1, momentum=0, weight_decay=0.5, warmup_epochs=0,
         keep="last",
     )  # fmt: skip
-    run(params, model=model, objective=lambda batch, logits: 0 * logits.sum())
+    run(params, model=model, objective=lambda batch, logits, progress: 0 * logits.sum())
     assert torch.equal(model[0].weight, before[0].weight) and torch.equal(model[2].bias, before[2].bias)
     shrunk = torch.tensor(
         [1 - 0.1 * 0.5 * learning_rate_factor(step, 3, params) for step in (1, 2, 3)]
@@ -220,6 +220,25 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(params: Training, ma
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_progress_is_the_share_of_steps_done_after_an_interruption_too() -> None:
+    params = Training(epochs=4, batch_size=16, learning_rate=0.1)
+
+    def seen(state: dict[str, Any] | None, stop: int | None) -> tuple[list[float], list[Epoch]]:
+        shares: list[float] = []
+
+        def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+            shares.append(progress)
+            return F.cross_entropy(logits, batch.labels)
+
+        return shares, run(params, state=state, stop=stop, objective=objective)[1]
+
+    undisturbed, _ = seen(None, None)
+    assert undisturbed == [step / 12 for step in range(12)]
+    before, epochs = seen(None, 2)
+    after, _ = seen(from_disk(epochs[-1].state), None)
+    assert before + after == undisturbed
+
+
 def test_a_finished_training_resumed_gives_its_network() -> None:
     params = Training(epochs=2, batch_size=16, learning_rate=0.1)
     finished, epochs = run(params)
@@ -272,7 +291,7 @@ def test_label_smoothing_mixes_the_labels_with_all_classes() -> None:
     logits, batch = torch.randn(6, 3), Batch(torch.arange(6), torch.zeros(6), torch.arange(6) % 3)
     surprise = -logits.log_softmax(1)
     expected = 0.8 * surprise[torch.arange(6), batch.labels].mean() + 0.2 * surprise.mean()
-    torch.testing.assert_close(cross_entropy(0.2)(batch, logits), expected)
+    torch.testing.assert_close(cross_entropy(0.2)(batch, logits, 0.0), expected)
 
 
 def test_last_keeps_the_last_and_best_the_best() -> None:
@@ -290,7 +309,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_kept() -> None:
     with pytest.raises(TrainingError, match="val_loss is nan in epoch 1"):
         run(
             Training(epochs=1, batch_size=48, warmup_epochs=0),
-            objective=lambda batch, logits: (0 * logits).abs().sqrt().sum(),
+            objective=lambda batch, logits, progress: (0 * logits).abs().sqrt().sum(),
         )
 
 
@@ -366,7 +385,7 @@ def _interrupted(rank: int) -> dict[str, Any]:
         lambda: run(params, model=network(), count=1),
         lambda: run(params.model_copy(update={"batch_size": 15}), model=network()),
         lambda: run(params, model=Unused()),
-        lambda: run(params, model=network(), objective=lambda _, z: z.sum() * (math.nan if rank else 1)),
+        lambda: run(params, model=network(), objective=lambda _, z, __: z.sum() * (math.nan if rank else 1)),
     ]
     for call in failing:
         with pytest.raises(TrainingError) as raised:

@@ -1,4 +1,4 @@
-"""From a source to prepared splits: decode, label, split, measure, write."""
+"""From a source to prepared splits: decode, label, alter if a regime is asked for, split, measure, write."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from akgp.data.decoding import decoded
 from akgp.data.images import Images
+from akgp.data.regimes import CIFAR10_FLIPS, altered
 from akgp.data.sources import Sample, open_source
 from akgp.data.splitting import stratified_split
 from akgp.data.storage import DataError
-from akgp.data.tables import SPLITS, Summary, write_split
-from akgp.params import Data, Splits
+from akgp.data.tables import SPLITS, Altered, Summary, write_split
+from akgp.params import Data, Regime, Splits
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def prepare(
 ) -> Summary:
     """Read the source and write {train,calibration,validation,test}.parquet and summary.json.
 
-    Splits are disjoint and stratified by class; the same seed gives the same ones.
+    Splits are disjoint and stratified by class; the same seed gives the same ones. A regime leaves
+    the test split as it is without one.
 
     Args:
         directory: exists and is empty.
@@ -48,7 +50,8 @@ def prepare(
 
     Raises:
         DataError: the source can't be read, an image or a label is bad (with
-            `on_bad_rows: error`), image sizes differ, or a class is too small for its shares.
+            `on_bad_rows: error`), image sizes differ, a class is too small for its shares, or the
+            images don't suffice for the regime.
     """
     source = open_source(params)
     if "test" in source.parts and params.splits.test is not None:
@@ -63,7 +66,11 @@ def prepare(
     classes = source.classes or _classes(parts)
     labels = {name: _indices(part, classes, source.classes is not None) for name, part in parts.items()}
     _check_classes(labels, classes, params.splits)
-    return _write(directory, source.name, classes, parts, labels, params.splits, seed)
+    positions = stratified_split(labels["train"].numpy(), _shares(params.splits), seed)
+    true = labels["train"]
+    if params.regime.alters():
+        positions, labels["train"] = _under_regime(positions, true, classes, params, seed)
+    return _write(directory, source.name, classes, parts, labels, positions, true, params.regime)
 
 
 def _usable(
@@ -171,14 +178,19 @@ def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], splits: 
     if "test" in counts and (untrained := (counts["train"] == 0) & (counts["test"] > 0)).any():
         name = classes[int(untrained.int().argmax())]
         raise DataError(f"class {name!r} is in the test split only: add training images of it, or remove it")
-    smallest = int(counts["train"].argmin())
-    images = int(counts["train"][smallest])
-    name, share = min(_shares(splits).items(), key=lambda item: item[1])
+    _check_smallest(counts["train"], classes, _shares(splits), "add images")
+
+
+def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, float], remedy: str) -> None:
+    """The smallest class has an image for the smallest split; else DataError, which offers `remedy`."""
+    smallest = int(counts.argmin())
+    images = int(counts[smallest])
+    name, share = min(shares.items(), key=lambda item: item[1])
     if images * share < 1 - 1e-9:
-        remedy = "lower data.splits" if name == "train" else f"raise data.splits.{name}"
+        other = "lower data.splits" if name == "train" else f"raise data.splits.{name}"
         raise DataError(
             f"class {classes[smallest]!r} has {images} images, too few for one in every split "
-            f"({name} takes {share:.3g} of them): add images, or {remedy}"
+            f"({name} takes {share:.3g} of them): {remedy}, or {other}"
         )
 
 
@@ -190,21 +202,66 @@ def _shares(splits: Splits) -> dict[str, float]:
     return shares | ({"test": splits.test} if splits.test is not None else {})
 
 
+def _under_regime(
+    positions: dict[str, np.ndarray], true: Tensor, classes: tuple[str, ...], params: Data, seed: int
+) -> tuple[dict[str, np.ndarray], Tensor]:
+    """Positions of the splits and labels [N] of the training part's images, under the regime.
+
+    Its test split, if it gives one, stays; what is left of all other images is split anew, by the
+    noisy labels: a user knows no others.
+
+    Args:
+        positions: of the splits without a regime.
+        true: [N] labels of all images of the training part.
+
+    Raises:
+        DataError: too few images for the subset, for every split, or for one wrong label.
+    """
+    regime, labels = params.regime, true.numpy().copy()
+    side = np.sort(np.concatenate([index for name, index in positions.items() if name != "test"]))
+    kept, noisy = altered(
+        labels[side], classes, regime, CIFAR10_FLIPS if params.source == "cifar10" else None, seed
+    )
+    kept = side[kept]
+    fewest = np.minimum(*(np.bincount(each, minlength=len(classes)) for each in (labels[kept], noisy)))
+    remedies = {
+        "raise data.regime.subset": regime.subset is not None,
+        "lower data.regime.imbalance": regime.imbalance > 1,
+        "lower data.regime.label_noise": regime.label_noise > 0,
+    }
+    remedy = ", ".join(text for text, asked in remedies.items() if asked)
+    shares = _shares(params.splits.model_copy(update={"test": None}))
+    _check_smallest(torch.from_numpy(fewest), classes, shares, remedy)
+    labels[kept] = noisy
+    again = {name: kept[index] for name, index in stratified_split(noisy, shares, seed).items()}
+    return {name: again.get(name, index) for name, index in positions.items()}, torch.from_numpy(labels)
+
+
 def _write(
     directory: Path, source: str, classes: tuple[str, ...], parts: dict[str, Part], labels: dict[str, Tensor],
-    splits: Splits, seed: int,
+    positions: dict[str, np.ndarray], true: Tensor, regime: Regime,
 ) -> Summary:  # fmt: skip
-    """Write the splits one after another, so that only one is in memory twice, and what they are like."""
-    positions = stratified_split(labels["train"].numpy(), _shares(splits), seed)
+    """Write the splits one after another, so that only one is in memory twice, and what they are like.
+
+    `true` are the training part's labels before any noise, `positions` those of the splits it gives.
+    """
     counts: dict[str, tuple[int, ...]] = {}
+    kept = torch.zeros(len(classes), dtype=torch.int64)
+    changed: dict[str, int] = {}
     digest = hashlib.sha256()
     mean = std = torch.zeros(0)
     for name in SPLITS:
         part = "train" if name in positions else name
         index = positions[name] if name in positions else np.arange(len(labels[name]))
         pixels = torch.from_numpy(parts[part].pixels[index]).permute(0, 3, 1, 2)
-        images = Images(pixels, labels[part][torch.from_numpy(index)])
-        write_split(directory, name, images, [parts[part].origins[position] for position in index])
+        chosen = torch.from_numpy(index)
+        images = Images(pixels, labels[part][chosen])
+        origins = [parts[part].origins[position] for position in index]
+        right = true[chosen] if part == "train" else images.labels
+        write_split(directory, name, images, origins, right if regime.label_noise else None)
+        if name != "test":
+            kept += torch.bincount(right, minlength=len(classes))
+            changed[name] = int((images.labels != right).sum())
         counts[name] = tuple(torch.bincount(images.labels, minlength=len(classes)).tolist())
         if name == "train":
             mean, std = _mean_std(pixels)
@@ -223,8 +280,10 @@ def _write(
         imbalance=max(counts["train"]) / min(counts["train"]),
         skipped=sum(part.skipped for part in parts.values()),
         digest=digest.hexdigest(),
+        regime=Altered(asked=regime, kept=tuple(kept.tolist()), changed=changed) if regime.alters() else None,
     )
-    (directory / "summary.json").write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    text = summary.model_dump_json(indent=2, exclude={"regime"} if summary.regime is None else None)
+    (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
     return summary
 
 

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from akgp.data.images import Images
 from akgp.data.storage import DataError, parquet_file
-from akgp.params import Section
+from akgp.params import Regime, Section
 
 SPLITS = ("train", "calibration", "validation", "test")
+
+
+class Altered(Section):
+    """What a regime did to the training side."""
+
+    asked: Regime
+    kept: tuple[int, ...]  # images of each class, by true label, in all splits but test
+    changed: dict[str, int]  # labels that are not the true one, by split
 
 
 class Summary(Section):
@@ -27,19 +36,30 @@ class Summary(Section):
     imbalance: float  # largest class / smallest class, in the training split
     skipped: int  # bad rows left out
     digest: str  # SHA-256 over pixels and labels of all splits
+    regime: Altered | None = None  # None: images and labels are the source's
 
 
-def write_split(directory: Path, name: str, images: Images, origins: list[str]) -> None:
-    """Write `images` as NAME.parquet: pixels (uint8 [H, W, C]), label, origin; with checksums."""
+def write_split(
+    directory: Path, name: str, images: Images, origins: list[str], true_labels: Tensor | None = None
+) -> None:
+    """Write `images` as NAME.parquet: pixels (uint8 [H, W, C]), label, origin; with checksums.
+
+    Args:
+        true_labels: [N], written as true_label, for judging what is said about the noise; training
+            never reads them. None: no such column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pixels = np.ascontiguousarray(images.pixels.permute(0, 2, 3, 1).numpy())
-    table = pa.table({
+    columns = {
         "pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels),
         "label": images.labels.numpy(),
         "origin": origins,
-    })  # fmt: skip
+    }
+    if true_labels is not None:
+        columns["true_label"] = true_labels.numpy()
+    table = pa.table(columns)
     file = directory / f"{name}.parquet"
     pq.write_table(table, file, compression="zstd", row_group_size=4096, write_page_checksum=True)
 
@@ -67,6 +87,25 @@ def read_split(directory: Path, name: str) -> Images:
     except (AttributeError, KeyError, ValueError):
         raise DataError(f"{file}: must hold pixels and label; `dvc repro data` writes it anew") from None
     return Images(pixels, labels)
+
+
+def read_true_labels(directory: Path, name: str) -> Tensor:
+    """int64 [N]: the labels of one prepared split as the source gave them, before any label noise.
+
+    Not for training, nor for any choice: for judging what was found about the noise.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    file = directory / f"{name}.parquet"
+    try:
+        with parquet_file(str(file), verify=True) as parquet:
+            column = "true_label" if "true_label" in parquet.schema_arrow.names else "label"
+            return torch.from_numpy(parquet.read(columns=[column])[column].to_numpy().copy())
+    except DataError as error:
+        raise DataError(f"{error}; `dvc repro data` writes it anew") from None
+    except KeyError:
+        raise DataError(f"{file}: must hold label; `dvc repro data` writes it anew") from None
 
 
 def read_summary(directory: Path) -> Summary:

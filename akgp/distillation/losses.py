@@ -1,7 +1,8 @@
-"""The distillation loss, and several teachers as one.
+"""The distillation loss, its parts, and several teachers as one.
 
-Weights of the teacher come from `weighting`; the networks' passes and the optimisation are the
-training loop's. B: samples of a batch, C: classes.
+Which loss a strategy takes is said in `strategies`, the teacher's weights come from `weighting`;
+the networks' passes and the optimisation are the training loop's. B: samples of a batch,
+C: classes, K: teachers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def distillation_loss(
     teacher_weight: float | Tensor,
     temperature: float,
     label_smoothing: float = 0.0,
+    logit_std: bool = False,
 ) -> Tensor:
     """Mean over the batch of (1 − w)·CE(y, p_s) + w·T²·KL(p_t,T ‖ p_s,T), in nats.
 
@@ -37,6 +39,7 @@ def distillation_loss(
             checked on the CPU only: elsewhere it would stall the device in every step.)
         temperature: T > 0.
         label_smoothing: share of each label spread over all classes, in [0, 1).
+        logit_std: in the teacher's term both logits are `standardized` before they are softened.
 
     Returns:
         A scalar.
@@ -48,14 +51,40 @@ def distillation_loss(
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     with torch.autocast(student.device.type, enabled=False):
         label_loss = F.cross_entropy(student, labels, reduction="none", label_smoothing=label_smoothing)
-        teacher_loss = temperature**2 * F.kl_div(
-            F.log_softmax(student / temperature, 1),
-            F.log_softmax(teacher / temperature, 1),
-            reduction="none",
-            log_target=True,
-        ).sum(1)
+        teacher_loss = temperature**2 * divergence(
+            log_softened(student, temperature, logit_std), log_softened(teacher, temperature, logit_std)
+        )
         weight = torch.as_tensor(teacher_weight, dtype=label_loss.dtype, device=label_loss.device).detach()
         return torch.lerp(label_loss, teacher_loss, weight).mean()
+
+
+def log_softened(logits: Tensor, temperature: float, logit_std: bool = False) -> Tensor:
+    """log softmax(z / T) over the last dimension, of the `standardized` z where `logit_std` is set."""
+    return F.log_softmax((standardized(logits) if logit_std else logits) / temperature, -1)
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """(z − mean(z)) / σ(z) over the last dimension; logits that are all alike become 0.
+
+    The Z-score of Sun et al. 2024 (Logit Standardization in Knowledge Distillation, algorithm 1)
+    without its temperature: the student need not match the size of the teacher's logits. σ divides
+    by C as in the paper, not by C − 1 as in its code.
+    """
+    deviation, mean = torch.std_mean(logits, -1, correction=0, keepdim=True)
+    return (logits - mean) / (deviation + 1e-7)
+
+
+def divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+    """KL(p_t ‖ p_s) over the last dimension, in nats, from log probabilities."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
+
+
+def mean_teacher(logits: Tensor) -> Tensor:
+    """Logits [B, C] whose softmax is the mean of the probabilities of K teachers, from [K, B, C].
+
+    One teacher's are returned as they are, otherwise log probabilities.
+    """
+    return logits[0] if len(logits) == 1 else logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 class Ensemble(nn.Module):
@@ -68,9 +97,8 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [B, C], which are log probabilities."""
-        logs = torch.stack([at_least_float32(network(inputs)).log_softmax(1) for network in self.networks])
-        return logs.logsumexp(0) - math.log(len(self.networks))
+        """Logits [B, C], see `mean_teacher`."""
+        return mean_teacher(torch.stack([at_least_float32(network(inputs)) for network in self.networks]))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

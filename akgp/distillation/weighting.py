@@ -1,8 +1,8 @@
 """The teacher's weight for every training sample, from the characteristics of the data.
 
 Computed once, before training, from the teacher's logits on the un-augmented training images.
-A strategy is a function of (params, characteristics, logits, labels); `STRATEGIES` names them.
-N: samples, C: classes.
+A weight is a function of (params, characteristics, logits, labels); `WEIGHTS` names them. Strategies
+that are not in it weigh in every batch, see `strategies`. N: samples, C: classes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from akgp.distillation.characteristics import Characteristics
 from akgp.params import Distill
 
-Strategy = Callable[[Distill, Characteristics, Tensor, Tensor], Tensor]
+Weight = Callable[[Distill, Characteristics, Tensor, Tensor], Tensor]
 
 
 def teacher_weights(
     params: Distill, characteristics: Characteristics, logits: Tensor, labels: Tensor
-) -> Tensor:
+) -> Tensor | None:
     """The teacher's weight w of every training sample by `params.strategy`; 1 − w is the label's.
 
     Args:
@@ -28,7 +28,8 @@ def teacher_weights(
         labels: int64 [N], as given, wrong ones included.
 
     Returns:
-        float32 [N] in [0, 1], on the labels' device.
+        float32 [N] in [0, 1], on the labels' device. None where the strategy has no weight before
+        training: annealed, wsld, dkd and confidence.
 
     Raises:
         ValueError: logits and labels do not fit each other or the characteristics.
@@ -38,7 +39,9 @@ def teacher_weights(
             f"logits must be [N, {characteristics.classes}] and labels [N], "
             f"got {list(logits.shape)} and {list(labels.shape)}"
         )
-    weights = STRATEGIES[params.strategy](params, characteristics, logits, labels)
+    if params.strategy not in WEIGHTS:
+        return None
+    weights = WEIGHTS[params.strategy](params, characteristics, logits, labels)
     return weights.clamp(0, 1).to(labels.device, torch.float32)
 
 
@@ -64,13 +67,13 @@ def log_prior(params: Distill, characteristics: Characteristics) -> Tensor | Non
     """log π, float32 [C], added to the student's logits in training only; None: no shift.
 
     Logit adjustment (Menon et al. 2021, eq. 10, τ = 1): trained on z + log π, the student
-    predicts with z as if all classes were equally frequent. The strategy `akgp` alone has it:
-    where `params.logit_adjustment` is on, or auto and the imbalance exceeds 3.
+    predicts with z as if all classes were equally frequent. Every strategy has it where
+    `params.logit_adjustment` is on; auto is for `akgp` alone, where the imbalance exceeds 3.
     """
     wanted = params.logit_adjustment == "on" or (
-        params.logit_adjustment == "auto" and characteristics.imbalanced
+        params.logit_adjustment == "auto" and params.strategy == "akgp" and characteristics.imbalanced
     )
-    return characteristics.prior().log().float() if wanted and params.strategy == "akgp" else None
+    return characteristics.prior().log().float() if wanted else None
 
 
 def by_group(weights: Tensor, labels: Tensor, num_classes: int) -> list[dict[str, float]]:
@@ -107,4 +110,4 @@ def _akgp(params: Distill, characteristics: Characteristics, logits: Tensor, lab
     return 1 - (1 - params.w0) * (1 - wrong_label_probability(characteristics, logits, labels))
 
 
-STRATEGIES: dict[str, Strategy] = {"labels": _labels, "teacher": _teacher, "fixed": _fixed, "akgp": _akgp}
+WEIGHTS: dict[str, Weight] = {"labels": _labels, "teacher": _teacher, "fixed": _fixed, "akgp": _akgp}

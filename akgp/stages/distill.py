@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data import Images, Summary, read_split, read_summary
-from akgp.data.batches import Batch
-from akgp.distillation import Ensemble, by_group, distillation_loss, log_prior, measure, teacher_weights
+from akgp.distillation import Ensemble, by_group, guided, log_prior, measure, teacher_weights
 from akgp.evaluation import predict_logits
-from akgp.params import Distill
 from akgp.stages.prune import write_table
 from akgp.stages.ray import Step, device, fit
 from akgp.stages.trained import kept_top1, trained
 from akgp.stages.workspace import Task, write_json
-from akgp.training import Objective, autocast_dtype
+from akgp.training import autocast_dtype
 
 PARAMS = ("seed", "teachers", "distill")
+WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
 
 def run(task: Task) -> None:
@@ -43,9 +41,11 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     data = workspace.data
     summary = read_summary(data)
     images = read_split(data, "train")
-    teacher = load_teacher(task)
+    teachers = _load_teachers(task)
+    teacher = _as_one(teachers)
+    on = device(task)
 
-    teacher.to(device(task))
+    teacher.to(on)
     logits = _logits(teacher, images, summary, task)
     calibration = read_split(data, "calibration")
     characteristics = measure(
@@ -56,8 +56,13 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     )
     weights = teacher_weights(params, characteristics, logits, images.labels)
     prior = log_prior(params, characteristics)
-    on = device(task)
-    objective = guided(teacher, weights.to(on), None if prior is None else prior.to(on), params)
+    objective = guided(
+        teachers,
+        params,
+        weights=None if weights is None else weights.to(on),
+        prior=None if prior is None else prior.to(on),
+        dtype=autocast_dtype(params.training.precision, on),
+    )
 
     student = artifacts.load(workspace.pruned)
     history = yield from trained(student, params.training, objective, task, state)
@@ -67,54 +72,38 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         out / "characteristics.json",
         characteristics.model_dump(mode="json") | {"sentence": characteristics.sentence(summary.classes)},
     )
-    groups = by_group(weights, images.labels, len(summary.classes))
-    write_table(out / "weights.csv", [row | {"class": summary.classes[int(row["class"])]} for row in groups])
+    _write_weights(out / "weights.csv", weights, images, summary)
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",
         {
             "val_top1": kept_top1(history, params.training.keep),
-            "teacher_weight": float(weights.mean()),
+            "teacher_weight": None if weights is None else float(weights.mean()),
         },
     )
 
 
 def load_teacher(task: Task) -> nn.Module:
     """The network whose logits teach: params.yaml's one teacher, or the ensemble of several."""
-    networks = [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
-    return networks[0] if len(networks) == 1 else Ensemble(networks)
+    return _as_one(_load_teachers(task))
 
 
-def guided(teacher: nn.Module, weights: Tensor, prior: Tensor | None, params: Distill) -> Objective:
-    """The distillation objective.
+def _load_teachers(task: Task) -> list[nn.Module]:
+    return [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
 
-    Args:
-        teacher: gives logits [B, C] for the very inputs that the student sees, in its precision.
-        weights: [N], the teacher's weight for each training image.
-        prior: [C], log class prior added to the student's logits in training; None: no shift.
-    """
-    needed = bool((weights > 0).any())
-    teacher.requires_grad_(False).eval()
-    if params.training.channels_last:
-        teacher.to(memory_format=torch.channels_last)
 
-    def objective(batch: Batch, logits: Tensor) -> Tensor:
-        dtype = autocast_dtype(params.training.precision, logits.device)
-        with torch.no_grad(), torch.autocast(logits.device.type, dtype=dtype, enabled=dtype is not None):
-            guide = teacher(batch.inputs).float() if needed else torch.zeros_like(logits)
-        if prior is not None:
-            logits = logits + prior
-        return distillation_loss(
-            logits,
-            guide,
-            batch.labels,
-            teacher_weight=weights[batch.index],
-            temperature=params.temperature,
-            label_smoothing=params.training.label_smoothing,
-        )
-
-    return objective
+def _as_one(teachers: Sequence[nn.Module]) -> nn.Module:
+    return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
 
 
 def _logits(model: nn.Module, images: Images, summary: Summary, task: Task) -> Tensor:
     return predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
+
+
+def _write_weights(file: Path, weights: Tensor | None, images: Images, summary: Summary) -> None:
+    """The teacher's weight by class; the header alone where no weight was known before training."""
+    if weights is None:
+        file.write_text(",".join(WEIGHT_COLUMNS) + "\n")
+        return
+    groups = by_group(weights, images.labels, len(summary.classes))
+    write_table(file, [row | {"class": summary.classes[int(row["class"])]} for row in groups])
