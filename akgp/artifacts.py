@@ -32,8 +32,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises:
         ModelError: nothing is known that would build this network again.
     """
-    spec = spec_of(model) or infer_spec(model)
-    attributes = _differences(model, _skeleton(spec))
+    spec, attributes = describe(model)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
     }
@@ -48,6 +47,16 @@ def save(model: nn.Module, directory: str | Path) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     _replace(folder / SPEC, (json.dumps(described, indent=1) + "\n").encode())
+
+
+def describe(model: nn.Module) -> tuple[Spec, dict[str, dict[str, Any]]]:
+    """What builds `model` again: the spec of its dense network, and the numbers that differ, by module.
+
+    Raises:
+        ModelError: as `save`, of which this is the part that can fail.
+    """
+    spec = spec_of(model) or infer_spec(model)
+    return spec, _differences(model, _skeleton(spec))
 
 
 def load(directory: str | Path) -> nn.Module:
@@ -119,7 +128,7 @@ def _skeleton(spec: Spec) -> nn.Module:
     try:
         with torch.device("meta"):
             return create(spec)
-    except (NotImplementedError, RuntimeError):  # a constructor that computes, such as RegNet's
+    except (NotImplementedError, RuntimeError, ModelError):  # a constructor that computes, as RegNet's
         return create(spec)
 
 

@@ -136,7 +136,12 @@ def sweep_run() -> None:
     """Search: every trial prunes, distills and is judged on the validation split."""
     from akgp import sweep
 
-    typer.echo(sweep.table(sweep.run()))
+    trials = sweep.run()
+    typer.echo(sweep.table(trials))
+    for trial in trials:
+        if trial.error:
+            typer.echo(f"trial {trial.number} failed: {trial.error}", err=True)
+    raise typer.Exit(0 if any(trial.status == "finished" for trial in trials) else 1)
 
 
 @sweep_app.command("best")

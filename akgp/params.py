@@ -115,8 +115,10 @@ class Data(Section):
     def _path_where_needed(self) -> Self:
         if self.source in ("image_folder", "parquet") and not self.path:
             raise ValueError(f"path must be a directory or s3:// prefix for source {self.source!r}")
-        if self.source == "digits" and (self.path or self.splits.test is None):
-            raise ValueError("source 'digits' is embedded: path must be null and splits.test a share")
+        if self.source == "digits" and self.path:
+            raise ValueError(f"path must be null for source 'digits', which is embedded, got {self.path!r}")
+        if self.source == "digits" and self.splits.test is None:
+            raise ValueError("splits.test must be a share, such as 0.25, for source 'digits', got null")
         if self.source == "cifar10" and self.splits.test is not None:
             raise ValueError("source 'cifar10' has its own test split: splits.test must be null")
         return self
@@ -338,7 +340,9 @@ class Params(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of splits, weights and batches")
     data: Data = Field(default_factory=lambda: Data(splits=Splits(test=0.25)))
-    networks: dict[Name, Network] = Field(description="the dense networks, by name", min_length=1)
+    networks: dict[Name, Network] = Field(
+        description="the dense networks, by name; all of them are trained", min_length=1
+    )
     teachers: tuple[str, ...] = Field(description="networks that teach", min_length=1)
     student: str = Field(description="network that is pruned")
     teacher: Training = Field(default_factory=Training, description="training of the dense networks")

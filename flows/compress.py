@@ -31,7 +31,7 @@ def announced(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> b
 @task(task_run_name="{name}", retry_condition_fn=announced)
 def stage(name: str, folder: Path) -> None:
     """Bring one stage of dvc.yaml, and what it needs, up to date; quick where nothing has changed."""
-    run(["dvc", "repro", "--quiet", name], folder)
+    run(["dvc", "repro", name], folder)
 
 
 @flow(name="compress")

@@ -13,7 +13,7 @@ from flows.processes import run
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
 def read_again(folder: Path) -> None:
     """Run the data stage although DVC sees no change: it can't see one in the source."""
-    run(["dvc", "repro", "--quiet", "--force", "--single-item", "data"], folder)
+    run(["dvc", "repro", "--force", "--single-item", "data"], folder)
 
 
 @flow(name="nightly")

@@ -84,6 +84,15 @@ def test_a_users_own_by_function_and_by_class(tmp_path: Path, monkeypatch: pytes
     assert json.loads((tmp_path / "class" / "model.json").read_text())["architecture"] == "own_net:Net"
 
 
+def test_a_constructor_that_computes_is_built_with_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = OWN.replace("self.conv =", "self.rate = torch.linspace(0, 0.1, 3)[1].item(); self.conv =")
+    (tmp_path / "computing_net.py").write_text("import torch\n" + text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    returns(create(Spec("computing_net:make", 5, 3)), tmp_path / "saved")
+
+
 def test_a_network_nothing_builds_again_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 2))
     with pytest.raises(ModelError, match="Sequential: nothing that can be imported builds this"):

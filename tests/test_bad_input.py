@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,7 +139,7 @@ def refused(
     )  # fmt: skip
     assert result.returncode != 0
     shown = result.stderr.replace("\r", "\n").splitlines()
-    lines = [line for line in shown if line.strip() and not line.startswith(f"{stage[0]} ")]  # not the bar
+    lines = [line for line in shown if line.strip() and not re.match(rf"{stage[0]}[@ ]", line)]  # no bar
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("akgp: ") and expected in lines[0], lines[0]
     after = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}

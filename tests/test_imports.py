@@ -101,6 +101,22 @@ def test_imports_point_down(file: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("stage", ["data", "teacher", "prune", "distill", "quantize", "evaluate"])
+def test_a_stage_depends_on_the_code_it_imports(stage: str) -> None:
+    """What a stage's module imports of the library is among its deps in dvc.yaml, or known not to matter."""
+    from ruamel.yaml import YAML
+
+    harmless = {"params", "stages", "data"}  # params are deps of their own; data/prepared is a dep
+    deps = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    used = {name.split(".")[1] for name in imports(ROOT / "akgp" / "stages" / f"{stage}.py") if "." in name}
+    library = {
+        name for name in used if (ROOT / "akgp" / name).exists() or (ROOT / f"akgp/{name}.py").exists()
+    }
+    known = {Path(dep).parts[1].removesuffix(".py") for dep in deps if dep.startswith("akgp/")}
+    assert library - harmless <= known
+    assert stage == "data" or f"akgp/stages/{stage}.py" in deps
+
+
 def test_the_library_runs_without_orchestrators() -> None:
     """Every module below the stages imports where ray, dvc and prefect cannot be imported."""
     names = sorted(

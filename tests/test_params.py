@@ -103,7 +103,10 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ),
         ({"prune__criterion": "l1"}, "exactly one of ratio, macs, params must be a number, got none"),
         ({"data__source": "parquet"}, "path must be a directory or s3:// prefix for source 'parquet'"),
-        ({"data__path": "somewhere"}, "source 'digits' is embedded"),
+        (
+            {"data__path": "somewhere"},
+            "path must be null for source 'digits', which is embedded, got 'somewhere'",
+        ),
         ({"data__source": "cifar10", "data__splits__test": 0.2}, "source 'cifar10' has its own test split"),
         (
             {"data__splits__test": 0.25, "data__splits__calibration": 0.5, "data__splits__validation": 0.4},

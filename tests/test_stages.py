@@ -79,10 +79,17 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [AKGP, "stage", "teacher", "--network", "small"], cwd=root, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (root / "stderr").open("wb") as errors:
+        return subprocess.Popen(
+            [AKGP, "stage", "teacher", "--network", "small"], cwd=root, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
+
+
+def errors(root: Path) -> list[str]:
+    """What the stage last started in `root` wrote to stderr, but for its bar."""
+    lines = (root / "stderr").read_text().replace("\r", "\n").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("teacher@small ")]
 
 
 def wait_for_checkpoint(root: Path) -> None:
@@ -101,6 +108,21 @@ def workers(driver: int) -> list[int]:
 
 
 @pytest.mark.slow
+def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -> None:
+    import psutil
+
+    write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
+    stages.run("data", root=tmp_path)
+    process = start(tmp_path)
+    wait_for_checkpoint(tmp_path)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(below, timeout=15)[1]
+    assert errors(tmp_path) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_path: Path) -> None:
     training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
@@ -115,6 +137,9 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_
     wait_for_checkpoint(roots["killed"])
     os.kill(process.pid if victim == "driver" else workers(process.pid)[0], signal.SIGKILL)
     assert process.wait(120) != 0
+    if victim == "worker":
+        (line,) = errors(roots["killed"])
+        assert line.startswith("akgp: teacher@small: a worker died") and "goes on from its last epoch" in line
     assert not (roots["killed"] / "models" / "dense").exists()
     assert start(roots["killed"]).wait(300) == 0
     assert history(roots["killed"], "dense/small") == history(roots["undisturbed"], "dense/small")

@@ -21,7 +21,7 @@ from akgp.pruning.budget import Costs, Widths, budget_widths, ratio_widths
 from akgp.pruning.criteria import CRITERIA, coupled_scores
 from akgp.pruning.graph import NORMS, PRUNABLE, Graph, Group, Part, PruningError
 
-EXACT = 1e-3
+EXACT = 1e-4
 """Largest difference between surgered and masked outputs, as a share of their largest magnitude."""
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from akgp import params as parameters
+from akgp.stages import sources
 from akgp.stages.workspace import StageError, Task, Workspace, held
 
 STAGES = ("data", "teacher", "prune", "distill", "quantize", "evaluate")
@@ -37,5 +38,7 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
     if name != "teacher" and network is not None:
         raise StageError(f"--network is for the teacher stage, not {name!r}")
     task = Task(stage=name, params=params, root=workspace.root, network=network)
+    if name not in ("data", "teacher"):
+        sources.check(params, workspace.root)
     with held(workspace, task.label):
         import_module(f"akgp.stages.{name}").run(task)

@@ -41,8 +41,11 @@ def run(task: Task) -> None:
             *sorted({workspace.dense(name) for name in (*task.params.teachers, task.params.student)}),
         ],
         steps=6,
-        destination=workspace.reports,
+        destination=workspace.root / ".akgp" / "reports",
     )
+    workspace.reports.mkdir(exist_ok=True)  # a user's own files there stay
+    for file in (workspace.root / ".akgp" / "reports").iterdir():
+        file.replace(workspace.reports / file.name)
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from akgp import params as parameters
@@ -87,12 +88,14 @@ def fit(
     require(*inputs)
     ray_params = task.params.ray
     workers = ray_params.workers if parallel else 1
+    keys += ("ray.workers",) if parallel else ()  # a run of two workers is not gone on with by one
     name = f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
     storage = _storage(ray_params.storage, task.root)
     with session(ray_params, workers):
-        _drop_unreadable(storage, name)
+        _check_storage(storage, name)
         with _bar(task, steps) as progress_file:
-            result = _result(trainer(task, compute, name, storage, workers, [Rows(str(progress_file))]))
+            job = trainer(task, compute, name, storage, workers, [Rows(str(progress_file))])
+            result = _result(job, task.label)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
         with replaced(destination) as new, result.checkpoint.as_directory() as folder:
@@ -115,6 +118,7 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
         _check_local(params, workers)
     elif params.address != "auto":
         _check_answers(params.address)
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=params.address or "local",
@@ -125,6 +129,8 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageError(f"ray.address: {params.address!r}: {str(error).splitlines()[0]}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray's own prints its stack
     try:
         _check_resources(ray.cluster_resources(), params, workers)
         yield
@@ -169,13 +175,20 @@ def _storage(storage: str, root: Path) -> str:
     return storage if parameters.REMOTE.match(storage) else str((root / storage).resolve())
 
 
-def _drop_unreadable(storage: str, name: str) -> None:
-    """Remove a run whose snapshot was cut short by a kill: Ray Train could never resume it."""
-    filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
-    snapshot = f"{path}/checkpoint_manager_snapshot.json"
+def _check_storage(storage: str, name: str) -> None:
+    """Remove a run whose snapshot was cut short by a kill: Ray Train could never resume it.
+
+    Raises:
+        StageError: the storage cannot be read.
+    """
     try:
-        if filesystem.exists(snapshot):
-            json.loads(filesystem.cat_file(snapshot))
+        filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
+        snapshot = f"{path}/checkpoint_manager_snapshot.json"
+        content = filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}"
+    except Exception as error:  # each file system has its own
+        raise StageError(f"ray.storage: {storage}: cannot be read ({_first_line(error)})") from error
+    try:
+        json.loads(content)
     except json.JSONDecodeError:
         log.warning("%s is damaged: the run starts again", snapshot)
         filesystem.rm(path, recursive=True)
@@ -209,23 +222,32 @@ def trainer(
     )
 
 
-def _result(job: TorchTrainer) -> Result:
+def _result(job: TorchTrainer, label: str) -> Result:
+    """The job's result, or what went wrong in the user's terms: her input, a disk, a worker that died.
+
+    A fault of the computation itself is raised as Ray Train tells it, with its traceback.
+    """
     from ray.train import TrainingFailedError
 
     try:
         return job.fit()
     except TrainingFailedError as error:
-        raise _cause(error) from error
+        failures = [*(getattr(error, "worker_failures", None) or {}).values()] or [
+            getattr(error, "controller_failure", error)
+        ]
+        raised = [failure.cause for failure in failures if getattr(failure, "cause", None)]  # by `compute`
+        for cause in (*raised, *failures):
+            if isinstance(cause, (ValueError, OSError)):
+                raise cause from error
+        if raised:
+            raise
+        raise StageError(
+            f"{label}: a worker died ({_first_line(failures[0])}); `dvc repro` goes on from its last epoch"
+        ) from error
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The user's own error in what Ray raised, or Ray's."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        original = getattr(failure, "cause", None) or failure
-        if isinstance(original, ValueError):
-            return original
-    return error
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -235,6 +257,8 @@ def _work(config: dict[str, Any]) -> None:
     task, compute = config["task"], config["compute"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
+    if str(task.root) not in sys.path:
+        sys.path.append(str(task.root))  # a network of the user's own
     torch.set_num_threads(task.params.ray.cpus_per_worker)
     torch.backends.cudnn.deterministic = True  # same seed, same metrics, on a GPU too
     with _worker_lock(task, rank), tempfile.TemporaryDirectory() as temporary:
@@ -288,8 +312,15 @@ def _worker_lock(task: Task, rank: int) -> Iterator[None]:
     if not folder.is_dir():
         yield
         return
-    with FileLock(folder / f"worker-{rank}.lock", timeout=6 * LOCK_SECONDS):
+    lock = FileLock(folder / f"worker-{rank}.lock", timeout=6 * LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StageError(f"{folder}: a worker of an earlier run still computes; end it") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

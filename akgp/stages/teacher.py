@@ -11,6 +11,7 @@ import torch
 from akgp import artifacts, models
 from akgp.data import read_split, read_summary
 from akgp.stages.ray import Step, fit
+from akgp.stages.sources import SOURCES, digests, located, sources
 from akgp.stages.trained import kept_top1, trained
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate
@@ -24,7 +25,7 @@ def run(task: Task) -> None:
         task,
         compute,
         keys=tuple(key.format(network=task.network) for key in PARAMS),
-        inputs=[task.workspace.data],
+        inputs=[task.workspace.data, *sources(task.params.networks[task.network], task.root)],
         steps=1 if task.params.networks[task.network].checkpoint else task.params.teacher.epochs,
         destination=task.workspace.dense(task.network),
         parallel=True,
@@ -45,14 +46,16 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         image_size=summary.image_size,
     )
     if network.checkpoint:
-        models.load_checkpoint(model, network.checkpoint)
+        models.load_checkpoint(model, located(network.checkpoint, task.root))
         loss, top1 = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
         history = [{"epoch": 0, "val_loss": loss, "val_top1": top1}]
         yield Step(history[0])
     else:
+        artifacts.describe(model)  # fails before the training rather than after it
         history = yield from trained(
             model, task.params.teacher, cross_entropy(task.params.teacher.label_smoothing), task, state
         )
     artifacts.save(model, out)
+    write_json(out / SOURCES, digests(network, task.root))
     write_json(out / "history.json", history)
     write_json(out / "metrics.json", {"val_top1": kept_top1(history, task.params.teacher.keep)})

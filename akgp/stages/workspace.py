@@ -74,11 +74,8 @@ class Task:
 
 
 @contextlib.contextmanager
-def held(workspace: Workspace, label: str, *, seconds: float = 0) -> Iterator[None]:
+def held(workspace: Workspace, label: str) -> Iterator[None]:
     """Hold the workspace for one computation; the lock ends with the process, however it ends.
-
-    Args:
-        seconds: how long to wait for another holder.
 
     Raises:
         StageError: another process holds the workspace; names it.
@@ -86,7 +83,7 @@ def held(workspace: Workspace, label: str, *, seconds: float = 0) -> Iterator[No
     folder = workspace.root / ".akgp"
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / "holder.json"
-    lock = FileLock(folder / "lock", timeout=seconds)
+    lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from akgp import params as parameters
 from akgp.stages.ray import session
 from akgp.stages.workspace import Task, Workspace, digest, held, require
-from akgp.sweep.results import FOLDER, Trial, write
+from akgp.sweep.results import FOLDER, Trial, with_values, write
 from akgp.sweep.trial import METRIC, trial
 
 
@@ -82,9 +82,7 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
                 run_config=run_config,
             )
         results = tuner.fit()
-    return [
-        _row(number, result, task.params.distill.training.epochs) for number, result in enumerate(results)
-    ]
+    return [_row(number, result, task.params) for number, result in enumerate(results)]
 
 
 def _domain(searched: parameters.Range) -> Any:
@@ -95,9 +93,10 @@ def _domain(searched: parameters.Range) -> Any:
     return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
 
 
-def _row(number: int, result: Any, epochs: int) -> Trial:
+def _row(number: int, result: Any, params: parameters.Params) -> Trial:
     metrics = result.metrics or {}
     seen = int(metrics.get("epoch", 0))
+    epochs = with_values(params, result.config or {}).distill.training.epochs
     status = "failed" if result.error else "finished" if seen >= epochs else "stopped"
     return Trial(
         number=number,

@@ -62,7 +62,8 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]
         best_so_far = state["best"] if state else 0.0
         distilled = distill.compute(trial, trial.workspace.student, state["distill"] if state else None)
         for step in distilled:
-            best_so_far = max(best_so_far, step.row["val_top1"])
+            last = task.params.distill.training.keep == "last"
+            best_so_far = step.row["val_top1"] if last else max(best_so_far, step.row["val_top1"])
             yield Step(step.row | size | {METRIC: best_so_far}, {"best": best_so_far, "distill": step.state})
 
 
