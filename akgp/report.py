@@ -86,6 +86,7 @@ def write(directory: str | Path, content: Report) -> Path:
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         kernels=_kernels(content.metrics),
+        faster=faster(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
         yaml=parameters.dump(content.params),
     )
@@ -129,7 +130,19 @@ def table(metrics: Metrics) -> str:
         for line in lines
     )
     runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
-    return f"{text}\nLatency: {'; '.join(runtimes)}. Top-1 on the test split. Reductions against dense."
+    notes = f"Latency: {'; '.join(runtimes)}. Top-1 on the test split. Reductions against dense."
+    return "\n".join(filter(None, (text, notes, faster(metrics))))
+
+
+def faster(metrics: Metrics) -> str:
+    """How many times faster than dense the student and the int8 network run; empty if not measured."""
+    said = [
+        f"{name} runs {row['times_faster']:.2f} times as fast as dense "
+        f"({row['times_faster_low']:.2f} to {row['times_faster_high']:.2f})"
+        for name, row in metrics.items()
+        if name in ("student", "int8") and "times_faster" in row
+    ]
+    return f"{', '.join(said)}: 95 % intervals." if said else ""
 
 
 def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
@@ -219,7 +232,11 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
     yield "pruning criterion", params.prune.criterion
     yield (
         "distillation",
-        (f"{params.distill.strategy}, w0 {params.distill.w0:g}, temperature {params.distill.temperature:g}"),
+        (
+            f"{params.distill.strategy}, "
+            + (f"w0 {params.distill.w0:g}, " if params.distill.strategy in ("fixed", "akgp") else "")
+            + f"temperature {params.distill.temperature:g}"
+        ),
     )
     yield "recovery", _training(params.distill.training)
     yield (

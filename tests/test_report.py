@@ -278,3 +278,10 @@ def test_unreadable_metrics(tmp_path: Path, written: str | None, message: str) -
         file.write_text(written)
     with pytest.raises(report.ReportError, match=message):
         report.read_metrics(file)
+
+
+def test_speed_is_said_against_the_dense_network() -> None:
+    speed = {"times_faster": 2.1, "times_faster_low": 2.04, "times_faster_high": 2.16}
+    rows = {name: {"top1": 90.0} | speed for name in ("dense", "student")} | {"int8": {"top1": 90.0}}
+    assert report.faster(rows) == "student runs 2.10 times as fast as dense (2.04 to 2.16): 95 % intervals."
+    assert report.faster({"dense": {"top1": 90.0}}) == ""

@@ -23,6 +23,9 @@ from akgp.params import Data, Regime, Splits
 
 log = logging.getLogger(__name__)
 
+SAID = 10
+"""Bad rows that are named one by one; all are counted."""
+
 Label = int | str
 
 
@@ -97,14 +100,17 @@ def _usable(
             bad = DataError(f"{sample.origin}: {error}")
             if params.on_bad_rows == "error":
                 raise bad from None
-            log.warning("skipped: %s", bad)
             skipped += 1
+            if skipped <= SAID:
+                log.warning("skipped: %s", bad)
             continue
         first = image if first is None else first
         _check_size(image, sample.origin, first, origins[0] if origins else "")
         pixels += image.tobytes()
         labels.append(label)
         origins.append(sample.origin)
+    if skipped > SAID:
+        log.warning("skipped: %d more", skipped - SAID)
     if first is None:
         raise DataError(f"{params.path or params.source}: no usable images, {skipped} bad ones skipped")
     return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, skipped)

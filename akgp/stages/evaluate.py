@@ -17,7 +17,7 @@ from torch import nn
 from akgp import artifacts, report
 from akgp.counting import count
 from akgp.data import Summary, read_split, read_summary
-from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits
+from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
 from akgp.stages.distill import load_teacher
 from akgp.stages.ray import Step, device, fit
@@ -80,6 +80,12 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "latency_low_ms": times[name].low_ms,
             "latency_high_ms": times[name].high_ms,
             "latency_runtime": RUNTIME.format(threads=params.evaluate.threads),
+        }
+        speedup = ratio(times["dense"], times[name], task.params.seed)
+        row |= {
+            "times_faster": speedup.median,
+            "times_faster_low": speedup.low,
+            "times_faster_high": speedup.high,
         }
     write_json(out / "metrics.json", metrics)
     report.write(out, _report(task, summary, metrics))
