@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from test_release import QUICK, candidate, prepare
 
+from akgp import release
 from akgp.params import ParamsError
 from akgp.stages import STAGES
 from flows import processes
@@ -43,6 +45,16 @@ stages:
     deps: [flaky.txt]
     outs: [reports/metrics.json]
 """
+NIGHTLY_GRAPH = """
+stages:
+  data:
+    cmd: echo data >> ran; echo the same > data.txt
+    outs: [data.txt]
+  last:
+    cmd: echo last >> ran; mkdir -p reports; cp metrics.json reports/metrics.json
+    deps: [data.txt]
+    outs: [reports/metrics.json]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +81,7 @@ def ran(workspace: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def test_compress_then_nightly(prefect: None, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_compress(prefect: None, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from prefect.artifacts import Artifact
 
     table = compress(folder=workspace, retry_delay_seconds=0)
@@ -82,15 +94,69 @@ def test_compress_then_nightly(prefect: None, workspace: Path, capfd: pytest.Cap
     assert "cut off" in shown
     assert "flaky: failed; tried again" in shown
 
-    assert nightly(folder=workspace) == table  # the source is read again, and is the same
-    assert ran(workspace) == ["data", "flaky", "flaky", "last", "data"]
+
+def test_nightly_promotes_keeps_and_fails_by_choice(prefect: None, workspace: Path) -> None:
+    from prefect.artifacts import Artifact
+
+    def artifact() -> str:
+        found = Artifact.get("nightly", _sync=True)
+        assert found is not None
+        return str(found.data)
+
+    (workspace / "dvc.yaml").write_text(NIGHTLY_GRAPH)
+    (workspace / "params.yaml").write_text(PARAMS + QUICK)
+    prepare(workspace, [0, 100, 140, 255])
+    candidate(workspace)
+    (workspace / "reports" / "metrics.json").rename(workspace / "metrics.json")
+
+    said = nightly(folder=workspace)
+    first = release.current(str(workspace / "releases"))
+    assert first is not None
+    assert "top-1 100.00 %, the first release" in said and said.endswith(f"promoted; in production: {first}")
+    assert artifact() == f"```text\n{said}\n```\n"
+    assert ran(workspace) == ["data", "last"]
+    assert happened("akgp.release.promoted") == {"in production": first, "before": None}
+
+    said = nightly(folder=workspace)  # the source is read again, and is the same
+    assert said == f"nothing new: {first} is in production\nunchanged; in production: {first}"
+    assert ran(workspace) == ["data", "last", "data"]
+
+    content = (workspace / "metrics.json").read_text()
+    candidate(workspace, bias=-2)
+    (workspace / "reports" / "metrics.json").write_text(content)
+    (workspace / "params.yaml").write_text(PARAMS + QUICK + "nightly: {on_reject: fail}\n")
+    state = nightly(folder=workspace, return_state=True)
+    assert state.is_failed()
+    with pytest.raises(
+        release.ReleaseError, match=r"the new network is rejected: top-1 50\.00 % against 100"
+    ):
+        state.result()
+    assert f"rejected; in production: {first}" in artifact()
+    assert release.releases(str(workspace / "releases")) == [first]
+    assert happened("akgp.release.rejected") == {"in production": first, "before": first}
+
+
+def happened(event: str) -> dict[str, str | None]:
+    """Payload of the only such event that reached the server, less its reasons."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.filters import EventFilter, EventNameFilter
+
+    with get_client(sync_client=True) as client:
+        for _ in range(100):
+            found = client.read_events(EventFilter(event=EventNameFilter(name=[event])), limit=9).events
+            if found:
+                (only,) = found
+                assert only.payload.pop("reasons")
+                return dict(only.payload)
+            time.sleep(0.1)
+    raise AssertionError(f"no event {event}")
 
 
 def test_failure_names_the_stage(prefect: None, workspace: Path) -> None:
     (workspace / "dvc.yaml").write_text(GRAPH.replace("touch tried; ", ""))
     state = compress(folder=workspace, retry_delay_seconds=0, return_state=True)
     assert state.is_failed()
-    with pytest.raises(CommandError, match=r"dvc repro --quiet flaky: exit status \d+\ncut off"):
+    with pytest.raises(CommandError, match=r"dvc repro flaky: exit status \d+\ncut off"):
         state.result()
     assert "flaky" in (state.message or "")
     assert ran(workspace) == ["data", "flaky", "flaky"]
@@ -122,7 +188,7 @@ def test_sweep_prepares_searches_and_publishes(
     monkeypatch.setattr(compress_module, "run", recorded)
     monkeypatch.setattr(sweep_module, "run", recorded)
     assert sweep(best=3, folder=workspace) == "trial  val top-1 %\n"
-    assert commands == ["dvc repro --quiet teacher", "akgp.cli sweep run", "akgp.cli sweep best 3"]
+    assert commands == ["dvc repro teacher", "akgp.cli sweep run", "akgp.cli sweep best 3"]
     artifact = Artifact.get("sweep", _sync=True)
     assert artifact is not None
     assert artifact.data == "```text\ntrial  val top-1 %\n```\n"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from akgp.data.decoding import decoded
 from akgp.data.images import Images
+from akgp.data.labels import Label, class_indices, class_names, label_of
 from akgp.data.regimes import CIFAR10_FLIPS, altered
 from akgp.data.sources import Sample, open_source
 from akgp.data.splitting import stratified_split
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 
 SAID = 10
 """Bad rows that are named one by one; all are counted."""
-
-Label = int | str
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,15 @@ def prepare(
     }
     for part in parts.values():
         _check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
-    classes = source.classes or _classes(parts)
-    labels = {name: _indices(part, classes, source.classes is not None) for name, part in parts.items()}
+    classes = source.classes or class_names(
+        (label, origin)
+        for part in parts.values()
+        for label, origin in zip(part.labels, part.origins, strict=True)
+    )
+    labels = {
+        name: class_indices(part.labels, classes, known=source.classes is not None)
+        for name, part in parts.items()
+    }
     _check_classes(labels, classes, params.splits)
     positions = stratified_split(labels["train"].numpy(), _shares(params.splits), seed)
     true = labels["train"]
@@ -92,7 +98,7 @@ def _usable(
     for sample in samples:
         progress(1)
         try:
-            label = _label(sample.label, classes)
+            label = label_of(sample.label, classes)
             if isinstance(sample.content, DataError):
                 raise sample.content
             image = decoded(sample.content, params.color, size)
@@ -122,54 +128,6 @@ def _check_size(image: np.ndarray, origin: str, first: np.ndarray, first_origin:
         raise DataError(
             f"data.image_size must be set: {first_origin} has {sizes[0]} pixels, {origin} {sizes[1]}"
         )
-
-
-def _label(value: object, classes: tuple[str, ...] | None) -> Label:
-    """A label as a number from 0 or a text; one of known `classes` as its position there.
-
-    Raises:
-        DataError: it is missing, empty, negative, no whole number, or none of `classes`.
-    """
-    match value:
-        case None:
-            raise DataError("the label is missing")
-        case bool():
-            value = str(value)
-        case float() if value.is_integer():
-            value = int(value)
-    if classes and value in classes:
-        return classes.index(str(value))
-    if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
-        raise DataError(
-            f"the label is {value!r}, must be 0 to {len(classes) - 1} or one of {', '.join(classes)}"
-        )
-    if isinstance(value, str) and not value.strip():
-        raise DataError("the label is empty")
-    if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
-        raise DataError(f"the label is {value!r}, must be a whole number from 0, or text")
-    return value
-
-
-def _classes(parts: dict[str, Part]) -> tuple[str, ...]:
-    """Names of all classes, in the order of their indices: text sorted as text, numbers as numbers."""
-    first: dict[Label, str] = {}
-    for part in parts.values():
-        for label, origin in zip(part.labels, part.origins, strict=True):
-            first.setdefault(label, origin)
-    numbers = sorted(label for label in first if isinstance(label, int))
-    texts = sorted(label for label in first if isinstance(label, str))
-    if numbers and texts:
-        raise DataError(
-            f"labels must be all numbers or all text: {first[numbers[0]]} has {numbers[0]!r}, "
-            f"{first[texts[0]]} {texts[0]!r}"
-        )
-    return tuple(map(str, numbers or texts))
-
-
-def _indices(part: Part, classes: tuple[str, ...], known: bool) -> Tensor:
-    """Class indices int64 [N]; of `known` classes the labels are indices already."""
-    index = {name: position for position, name in enumerate(classes)}
-    return torch.tensor([label if known else index[str(label)] for label in part.labels])
 
 
 def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], splits: Splits) -> None:

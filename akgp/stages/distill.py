@@ -13,8 +13,9 @@ from akgp.data import Images, Summary, read_split, read_summary
 from akgp.distillation import Ensemble, by_group, guided, log_prior, measure, teacher_weights
 from akgp.evaluation import predict_logits
 from akgp.stages.prune import write_table
-from akgp.stages.ray import Step, device, fit
+from akgp.stages.ray import fit
 from akgp.stages.trained import kept_top1, trained
+from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 from akgp.training import autocast_dtype
 

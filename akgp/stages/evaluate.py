@@ -20,7 +20,8 @@ from akgp.data import Summary, read_split, read_summary
 from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
 from akgp.stages.distill import load_teacher
-from akgp.stages.ray import Step, device, fit
+from akgp.stages.ray import fit
+from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 
 PARAMS = ("seed", "teachers", "student", "evaluate")

@@ -13,7 +13,8 @@ from akgp import artifacts
 from akgp.counting import count
 from akgp.data import read_summary
 from akgp.pruning import layers_table, prune
-from akgp.stages.ray import Step, fit
+from akgp.stages.ray import fit
+from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
 PARAMS = ("seed", "student", "prune")

@@ -14,22 +14,18 @@ import os
 import shutil
 import signal
 import socket
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fsspec
 import torch
-from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from akgp import params as parameters
-from akgp.stages.workspace import LOCK_SECONDS, StageError, Task, digest, replaced, require
+from akgp.stages.bar import bar
+from akgp.stages.worker import ARTIFACT, Compute, work
+from akgp.stages.workspace import StageError, Task, digest, replaced, require
 
 if TYPE_CHECKING:
     from ray.train import Result, UserCallback
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("loss", "val_top1", "images_per_second")
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -45,19 +40,6 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables whatever its verbosity
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
 }
-STATE, ARTIFACT = "state.pt", "artifact"
-WRITTEN = {"stage_done": True}
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a computation yields when a part of it is done: metrics, and a state to go on from."""
-
-    row: dict[str, Any]
-    state: dict[str, Any] | None = None
-
-
-Compute = Callable[[Task, Path, dict[str, Any] | None], Iterator[Step]]
 
 
 def fit(
@@ -93,7 +75,7 @@ def fit(
     storage = _storage(ray_params.storage, task.root)
     with session(ray_params, workers):
         _check_storage(storage, name)
-        with _bar(task, steps) as progress_file:
+        with bar(task, steps) as progress_file:
             job = trainer(task, compute, name, storage, workers, [Rows(str(progress_file))])
             result = _result(job, task.label)
         if result.checkpoint is None:
@@ -136,11 +118,6 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def device(task: Task) -> torch.device:
-    """Where a worker computes: its own GPU, or the processor."""
-    return torch.device("cuda" if task.params.ray.gpus_per_worker else "cpu")
 
 
 def _check_local(params: parameters.Ray, workers: int) -> None:
@@ -203,7 +180,7 @@ def trainer(
 
     gpu = task.params.ray.gpus_per_worker > 0
     return TorchTrainer(
-        _work,
+        work,
         train_loop_config={"task": task, "compute": compute},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -248,117 +225,3 @@ def _result(job: TorchTrainer, label: str) -> Result:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _work(config: dict[str, Any]) -> None:
-    """One worker's part of a stage."""
-    import ray.train
-
-    task, compute = config["task"], config["compute"]
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
-    if str(task.root) not in sys.path:
-        sys.path.append(str(task.root))  # a network of the user's own
-    torch.set_num_threads(task.params.ray.cpus_per_worker)
-    torch.backends.cudnn.deterministic = True  # same seed, same metrics, on a GPU too
-    with _worker_lock(task, rank), tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / ARTIFACT
-        out.mkdir()
-        state = _resumed()
-        if state == WRITTEN:
-            return
-        for step in compute(task, out, state):
-            _report(step, rank)
-        _report(Step({}, WRITTEN), rank, out)
-
-
-def _resumed() -> dict[str, Any] | None:
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return read_state(Path(folder))
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The state that `write_state` wrote; nothing but tensors and plain values is loaded."""
-    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-
-
-def write_state(state: dict[str, Any], folder: Path) -> None:
-    torch.save(state, folder / STATE)
-
-
-def _report(step: Step, rank: int, out: Path | None = None) -> None:
-    import ray.train
-    from ray.train import Checkpoint
-
-    if step.state is None or rank != 0:
-        ray.train.report(step.row)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_state(step.state, Path(folder))
-        if out is not None:
-            shutil.copytree(out, Path(folder) / ARTIFACT)
-        ray.train.report(step.row, checkpoint=Checkpoint.from_directory(folder))
-
-
-@contextlib.contextmanager
-def _worker_lock(task: Task, rank: int) -> Iterator[None]:
-    """Wait for the orphaned worker of a killed run, where it shares this disk."""
-    folder = task.root / ".akgp"
-    if not folder.is_dir():
-        yield
-        return
-    lock = FileLock(folder / f"worker-{rank}.lock", timeout=6 * LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StageError(f"{folder}: a worker of an earlier run still computes; end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _bar(task: Task, steps: int) -> Iterator[Path]:
-    """A progress bar that follows the rows which the job's controller appends to the yielded file."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        file.touch()
-        done = threading.Event()
-        bar = tqdm(
-            total=steps,
-            desc=f"{task.label:<18}",
-            unit="step",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
-            "[{elapsed}<{remaining}]{postfix}",
-        )
-        follower = threading.Thread(target=_follow, args=(file, bar, done), daemon=True)
-        follower.start()
-        try:
-            yield file
-        finally:
-            done.set()
-            follower.join()
-            bar.close()
-
-
-def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
-    with file.open() as rows:
-        while True:
-            last = done.is_set()
-            for line in rows:
-                row = json.loads(line)
-                bar.set_postfix_str(
-                    " ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row), refresh=False
-                )
-                bar.update(int(row.get("epoch", bar.n + 1)) - bar.n)
-            if last:
-                return
-            time.sleep(0.2)

@@ -10,9 +10,10 @@ import torch
 
 from akgp import artifacts, models
 from akgp.data import read_split, read_summary
-from akgp.stages.ray import Step, fit
+from akgp.stages.ray import fit
 from akgp.stages.sources import SOURCES, digests, located, sources
 from akgp.stages.trained import kept_top1, trained
+from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from akgp.data import read_split, read_summary
 from akgp.params import Training
-from akgp.stages.ray import Step, device
+from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task
 from akgp.training import Objective, train
 

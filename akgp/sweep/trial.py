@@ -14,7 +14,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp.stages import distill, prune
-from akgp.stages.ray import Step, read_state, trainer, write_state
+from akgp.stages.ray import trainer
+from akgp.stages.worker import Step, read_state, write_state
 from akgp.stages.workspace import Task
 from akgp.sweep.results import with_values
 

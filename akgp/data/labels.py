@@ -1,0 +1,66 @@
+"""Labels as sources give them, numbers or text, and the classes that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from akgp.data.storage import DataError
+
+Label = int | str
+
+
+def label_of(value: object, classes: tuple[str, ...] | None) -> Label:
+    """A label as a number from 0 or a text; one of known `classes` as its position there.
+
+    Raises:
+        DataError: it is missing, empty, negative, no whole number, or none of `classes`.
+    """
+    match value:
+        case None:
+            raise DataError("the label is missing")
+        case bool():
+            value = str(value)
+        case float() if value.is_integer():
+            value = int(value)
+    if classes and value in classes:
+        return classes.index(str(value))
+    if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
+        raise DataError(
+            f"the label is {value!r}, must be 0 to {len(classes) - 1} or one of {', '.join(classes)}"
+        )
+    if isinstance(value, str) and not value.strip():
+        raise DataError("the label is empty")
+    if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
+        raise DataError(f"the label is {value!r}, must be a whole number from 0, or text")
+    return value
+
+
+def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
+    """Names of all classes, in the order of their indices: text sorted as text, numbers as numbers.
+
+    Args:
+        labels: each with its origin.
+
+    Raises:
+        DataError: some are numbers, others text; names one of each.
+    """
+    first: dict[Label, str] = {}
+    for label, origin in labels:
+        first.setdefault(label, origin)
+    numbers = sorted(label for label in first if isinstance(label, int))
+    texts = sorted(label for label in first if isinstance(label, str))
+    if numbers and texts:
+        raise DataError(
+            f"labels must be all numbers or all text: {first[numbers[0]]} has {numbers[0]!r}, "
+            f"{first[texts[0]]} {texts[0]!r}"
+        )
+    return tuple(map(str, numbers or texts))
+
+
+def class_indices(labels: Sequence[Label], classes: tuple[str, ...], *, known: bool) -> Tensor:
+    """Class indices int64 [N]; of `known` classes the labels are indices already."""
+    index = {name: position for position, name in enumerate(classes)}
+    return torch.tensor([label if known else index[str(label)] for label in labels])

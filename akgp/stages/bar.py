@@ -1,0 +1,60 @@
+"""The progress bar of a stage, moved by the rows that its job's controller writes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from akgp.stages.workspace import Task
+
+SHOWN = ("loss", "val_top1", "images_per_second")
+
+
+@contextlib.contextmanager
+def bar(task: Task, steps: int) -> Iterator[Path]:
+    """A progress bar that follows the rows which the job's controller appends to the yielded file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        file.touch()
+        done = threading.Event()
+        shown = tqdm(
+            total=steps,
+            desc=f"{task.label:<18}",
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}]{postfix}",
+        )
+        follower = threading.Thread(target=_follow, args=(file, shown, done), daemon=True)
+        follower.start()
+        try:
+            yield file
+        finally:
+            done.set()
+            follower.join()
+            shown.close()
+
+
+def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
+    with file.open() as rows:
+        while True:
+            last = done.is_set()
+            for line in rows:
+                row = json.loads(line)
+                bar.set_postfix_str(
+                    " ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row), refresh=False
+                )
+                bar.update(int(row.get("epoch", bar.n + 1)) - bar.n)
+            if last:
+                return
+            time.sleep(0.2)
