@@ -31,9 +31,15 @@ recipe_app = typer.Typer(
 sweep_app = typer.Typer(
     help="Search parameters of prune and distill.", no_args_is_help=True, rich_markup_mode=None
 )
+release_app = typer.Typer(
+    help="Networks in production: now, before, next.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(params_app, name="params")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(release_app, name="release")
+
+_received: list[int] = []  # signals to end
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
 
@@ -161,6 +167,61 @@ def sweep_apply(number: Annotated[int, typer.Argument(min=0, help="the trial's n
     typer.echo(f"params.yaml: trial {number}; `make repro` runs it")
 
 
+@release_app.command("list")
+def release_list() -> None:
+    """Name all releases, oldest first; the one in production has a star."""
+    from akgp import params, release
+
+    where = release.place(Path(), params.load())
+    for version in release.releases(where):
+        mark = "*" if version == release.current(where) else " "
+        try:
+            row = release.show(where, version).int8
+            said = f"{row['top1']:.2f} %  {row['bytes']:,} bytes  {row['latency_ms']:.3f} ms"
+        except release.ReleaseError as error:
+            said = str(error)
+        typer.echo(f"{mark} {version}  {said}")
+
+
+@release_app.command("show")
+def release_show(
+    version: Annotated[str | None, typer.Argument(help="by default the one in production")] = None,
+) -> None:
+    """Print what is known of a release, after comparing its files with their digests."""
+    from akgp import params, release
+
+    where = release.place(Path(), params.load())
+    record = release.show(where, version)
+    release.load(where, record.version)
+    typer.echo(f"{where}/{record.version}\n{record.model_dump_json(indent=2)}")
+
+
+@release_app.command("promote")
+def release_promote(
+    force: Annotated[bool, typer.Option("--force", help="although the gate rejects it")] = False,
+) -> None:
+    """Put models/int8 into production if it passes the gate (nightly.* in params.yaml)."""
+    from akgp import params, release
+
+    checked = params.load()
+    review = release.review(Path(), checked)
+    typer.echo(review.text())
+    if not (review.decision.promote or (force and review.rejected)):
+        raise typer.Exit(1 if review.rejected else 0)
+    typer.echo(f"in production: {release.promote(release.place(Path(), checked), review.network)}")
+
+
+@release_app.command("rollback")
+def release_rollback(
+    version: Annotated[str | None, typer.Argument(help="by default the one before the present one")] = None,
+) -> None:
+    """Put an earlier release into production again."""
+    from akgp import params, release
+
+    where = release.place(Path(), params.load())
+    typer.echo(f"in production: {release.rollback(where, version)}")
+
+
 def main() -> None:
     """Entry point: run the command; an error of the user's is one line on stderr and status 1.
 
@@ -172,6 +233,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
+    except SystemExit:
+        if _received:  # libraries turn the exit into an interruption of their own
+            sys.exit(128 + _received[0])
+        raise
     except (ValueError, OSError) as error:
         if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
             raise
@@ -194,6 +259,7 @@ def is_for_the_user(error: Exception) -> bool:
 
 
 def _terminated(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
     sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders go
 
 

@@ -335,6 +335,26 @@ class Sweep(Section):
     )
 
 
+class Nightly(Section):
+    """Releases, and the gate that a new int8 network must pass. Not part of what any stage computes."""
+
+    releases: Annotated[str, Field(min_length=1)] = Field(
+        "releases", description="where released networks are kept: a directory or s3:// prefix"
+    )
+    max_drop: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.5, description="points of top-1 that a new network may be worse than the one in production"
+    )
+    max_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="largest model.onnx that is promoted, bytes; null: any"
+    )
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="longest inference at batch 1 that is promoted, ms, as evaluate times it; null: any"
+    )
+    on_reject: Literal["keep", "fail"] = Field(
+        "keep", description="keep | fail: the old network stays, and with fail the flow ends as failed"
+    )
+
+
 class Params(Section):
     """Everything in params.yaml."""
 
@@ -352,6 +372,7 @@ class Params(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     ray: Ray = Field(default_factory=Ray)
     sweep: Sweep = Field(default_factory=Sweep)
+    nightly: Nightly = Field(default_factory=Nightly)
 
     @model_validator(mode="after")
     def _combination(self) -> Self:

@@ -1,12 +1,14 @@
-"""The flow `nightly`: read the source again, and retrain if the images have changed."""
+"""The flow `nightly`: read the source again, retrain if it has changed, and release what passes the gate."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.events import emit_event
 
-from flows.compress import announced, compress, start
+from akgp import params, release
+from flows.compress import announced, compress, publish, start
 from flows.processes import run
 
 
@@ -16,11 +18,43 @@ def read_again(folder: Path) -> None:
     run(["dvc", "repro", "--force", "--single-item", "data"], folder)
 
 
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
+def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
+    """Promote the new network if it passes the gate; what was found, and what is in production now.
+
+    Tried again it starts anew: until the last file is written the old release is in production.
+    """
+    checked = params.load(folder / "params.yaml")
+    review = release.review(folder, checked)
+    if not review.decision.promote:
+        return review, review.production
+    return review, release.promote(release.place(folder, checked), review.network)
+
+
 @flow(name="nightly")
 def nightly(folder: Path = Path()) -> str:
-    """Read the images anew, then `compress`: the same images re-run nothing. Returns its table."""
+    """Read the images anew, `compress` (the same images re-run nothing), then promote or keep the old one.
+
+    Returns what was decided and why. It is also the artifact `nightly` and an event, one of
+    akgp.release.promoted, .rejected and .unchanged.
+
+    Raises:
+        ReleaseError: the new network was rejected, and nightly.on_reject is fail.
+    """
     read_again(folder)
-    return compress(folder=folder)
+    compress(folder=folder)
+    review, version = put_into_production(folder)
+    outcome = "promoted" if review.decision.promote else "rejected" if review.rejected else "unchanged"
+    said = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"
+    publish("nightly", said)
+    emit_event(
+        f"akgp.release.{outcome}",
+        resource={"prefect.resource.id": f"akgp.release.{version or 'none'}"},
+        payload={"in production": version, "before": review.production, "reasons": review.decision.reasons},
+    )
+    if review.rejected and params.load(folder / "params.yaml").nightly.on_reject == "fail":
+        raise release.ReleaseError(f"the new network is rejected: {'; '.join(review.decision.reasons)}")
+    return said
 
 
 if __name__ == "__main__":

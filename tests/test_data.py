@@ -895,3 +895,10 @@ def test_evaluation_sees_each_image_once(world: int) -> None:
     for batch in batches:
         assert torch.equal(batch.labels, images.labels[batch.index])
         torch.testing.assert_close(batch.inputs, normalize(images.pixels[batch.index], MEAN, STD))
+
+
+def test_gray_images_return_whatever_their_strides(tmp_path: Path) -> None:
+    """A contiguous tensor of one channel has strides that Arrow would take for another order of axes."""
+    pixels = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(2, 1, 3, 4)
+    write_split(tmp_path, "train", Images(pixels, torch.tensor([0, 1])), ["a", "b"])
+    assert torch.equal(read_split(tmp_path, "train").pixels, pixels)

@@ -226,6 +226,7 @@ def test_dump_holds_every_parameter_with_its_meaning() -> None:
         params.Evaluate,
         params.Ray,
         params.Sweep,
+        params.Nightly,
     ):
         for name, field in section.model_fields.items():
             assert re.search(rf"^ *{name}:.*", text, re.MULTILINE), name

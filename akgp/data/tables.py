@@ -51,7 +51,7 @@ def write_split(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pixels = np.ascontiguousarray(images.pixels.permute(0, 2, 3, 1).numpy())
+    pixels = np.array(images.pixels.permute(0, 2, 3, 1).numpy(), order="C")  # Arrow reads the strides
     columns = {
         "pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels),
         "label": images.labels.numpy(),

@@ -22,7 +22,8 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
 
     Args:
         name: one of STAGES.
-        network: which of params.yaml's dense networks; for the teacher stage only.
+        network: which of params.yaml's dense networks; for the teacher stage only, and needed there
+            unless there is only one.
 
     Raises:
         StageError: no such stage or network, another computation holds the workspace, an input
@@ -33,6 +34,8 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
     if name not in STAGES:
         raise StageError(f"stage: got {name!r}, must be one of {', '.join(STAGES)}")
     params = parameters.load(workspace.root / "params.yaml")
+    if name == "teacher" and network is None and len(params.networks) == 1:
+        (network,) = params.networks
     if name == "teacher" and network not in params.networks:
         raise StageError(f"--network: got {network!r}, must be one of {', '.join(params.networks)}")
     if name != "teacher" and network is not None:
