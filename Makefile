@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint clean
+.PHONY: help setup repro server s3 test test-slow lint clean
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -12,6 +12,8 @@ PYTHONS ?= python3 python3.13 python3.12 python3.11
 
 help:
 	@echo 'make repro      run the pipeline of params.yaml; prints the table, writes reports/index.html'
+	@echo 'make server     Prefect server with the deployments of prefect.yaml and a worker; Ctrl-C ends them'
+	@echo 'make s3         S3 server for trying out; prints the AWS_* variables to export; Ctrl-C ends it'
 	@echo 'make test       run the quick tests; test-slow: the others'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make setup      create $(VENV) with everything, development tools included'
@@ -30,6 +32,12 @@ repro: $(VENV)/.pipeline
 	@akgp params check --quiet
 	@dvc repro --quiet || { status=$$?; dvc repro --dry >/dev/null || true; exit $$status; }
 	@akgp report
+
+server: $(VENV)/.pipeline
+	@exec python -m flows.server $(if $(PORT),--port $(PORT))
+
+s3: setup
+	@exec python -m infra.s3 $(if $(PORT),--port $(PORT))
 
 test: setup
 	@python -m pytest -q

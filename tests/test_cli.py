@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import base64
+import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from importlib.metadata import requires
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 from akgp import cli, doctor, params, recipes
+
+if TYPE_CHECKING:
+    from conftest import S3
 
 ROOT = Path(__file__).parents[1]
 PARTIAL = "# mine\nnetworks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\nseed: 7\n"
@@ -173,3 +183,133 @@ def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:
 def test_doctor_wants_free_space(tmp_path: Path) -> None:
     assert not doctor.space("disk", tmp_path, 1, "free some").remedy
     assert doctor.space("disk", tmp_path, 2**70, "free some").remedy == "free some"
+
+
+def test_doctor_looks_at_the_pins_that_matter() -> None:
+    """Prefect breaks with newer ones, and pip says nothing."""
+    required = requires("akgp") or []
+    for name, works, breaks in (("fastapi", "0.150.0", "0.151.0"), ("sqlalchemy", "2.0.58", "2.1.0")):
+        requirement = next(r for r in map(Requirement, required) if r.name == name)
+        assert works in requirement.specifier and breaks not in requirement.specifier
+        assert doctor._applies(requirement)
+
+
+def test_doctor_says_what_cuda_there_is() -> None:
+    import torch
+
+    check = doctor.cuda(0)
+    assert check.found.startswith(f"torch {torch.__version__} is built ") and not check.remedy
+    if not torch.cuda.is_available():
+        assert doctor.cuda(1).remedy.endswith("or set ray.gpus_per_worker: 0")
+
+
+def test_doctor_asks_the_cluster(free_port: int) -> None:
+    assert doctor.ray(None).remedy == ""
+    assert doctor.ray("cluster").remedy == "must be null, auto or host:port"
+    assert doctor.ray(f"127.0.0.1:{free_port}").line() == (
+        f"TO DO ray        ray.address: nobody answers at 127.0.0.1:{free_port} (Connection refused): "
+        "start the cluster, or set null for a local Ray"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not doctor.ray(f"ray://127.0.0.1:{server.getsockname()[1]}").remedy
+
+
+def test_doctor_lists_s3(
+    s3: S3, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    s3.upload(folder / "recipes", "doctor")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    text = (
+        PARTIAL.replace("resnet20}", f"resnet20, checkpoint: s3://{s3.bucket}/doctor/mine.yaml}}")
+        + f"ray: {{storage: s3://{s3.bucket}/nothing-yet}}\n"
+        + f"data: {{source: parquet, path: s3://{s3.bucket}/doctor}}\n"
+    )
+    (folder / "params.yaml").write_text(text)
+
+    def lines() -> list[str]:
+        run(monkeypatch, "doctor")
+        output = capsys.readouterr()
+        for secret in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+            assert os.environ.get(secret) is None or os.environ[secret] not in output.out + output.err
+        return sorted(line for line in output.out.splitlines() if line[6:].startswith("s3 "))
+
+    bucket = f"s3://{s3.bucket}"
+    assert lines() == [
+        f"ok    s3         data.path: {bucket}/doctor can be listed",
+        f"ok    s3         networks.net.checkpoint: {bucket}/doctor/mine.yaml can be listed",
+        f"ok    s3         ray.storage: {bucket}/nothing-yet can be listed, and is empty",
+    ]
+    (folder / "params.yaml").write_text(PARTIAL + "ray: {storage: s3://no-such-bucket/x}\n")
+    assert lines() == [
+        "TO DO s3         ray.storage: s3://no-such-bucket/x is refused (NoSuchBucket): "
+        "create the bucket, or correct the address"
+    ]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-of-no-use")
+    assert lines()[0].endswith("is refused (SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID and co.")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+    assert lines()[0].endswith("(EndpointConnectionError): check AWS_ENDPOINT_URL, and that the server runs")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(folder))
+    assert lines()[0].endswith(": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+
+
+def test_doctor_looks_at_the_dvc_remotes(s3: S3, tmp_path: Path) -> None:
+    assert list(doctor.dvc_remotes(tmp_path)) == []
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "config").write_text(
+        "[core]\n    analytics = false\n"
+        f"['remote \"store\"']\n    url = s3://{s3.bucket}/dvc\n    endpointurl = {s3.endpoint}\n"
+        "['remote \"disk\"']\n    url = disk\n['remote \"gone\"']\n    url = gone\n"
+        "['remote \"far\"']\n    url = ssh://me:my-password@host/dvc\n"
+    )
+    (tmp_path / "config.local").write_text(
+        f"['remote \"store\"']\n    access_key_id = {s3.environment['AWS_ACCESS_KEY_ID']}\n"
+        f"    secret_access_key = {s3.environment['AWS_SECRET_ACCESS_KEY']}\n"
+    )
+    assert [check.line() for check in doctor.dvc_remotes(tmp_path)] == [
+        f"ok    s3         DVC's remote store: s3://{s3.bucket}/dvc can be listed, and is empty",
+        "ok    dvc        remote disk: disk",
+        "TO DO dvc        remote gone: gone: no such directory: mount it",
+        "ok    dvc        remote far: ssh://host/dvc, not asked here; dvc push says more",
+        "TO DO dvc        no remote is the default: dvc remote default store",
+    ]
+
+
+def test_doctor_asks_prefect(free_port: int) -> None:
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.headers["Authorization"] == f"Basic {base64.b64encode(b'me:secret').decode()}"
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(b'"3.8.8"')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    assert list(doctor.prefect({})) == []
+    closed = {"PREFECT_API_URL": f"http://me:secret@127.0.0.1:{free_port}/api"}
+    (check,) = doctor.prefect(closed)
+    assert check.line() == (
+        f"TO DO prefect    nobody answers at http://127.0.0.1:{free_port}/api (URLError): "
+        "make server starts one; or unset PREFECT_API_URL"
+    )
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        (check,) = doctor.prefect({"PREFECT_API_URL": url})
+        assert check.line() == f"TO DO prefect    {url} refuses with status 401: set PREFECT_API_AUTH_STRING"
+        (check,) = doctor.prefect({"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "me:secret"})
+        assert check.line() == f"ok    prefect    {url} answers, version 3.8.8"
+        server.shutdown()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port

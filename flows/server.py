@@ -1,0 +1,188 @@
+"""A Prefect server with the deployments of prefect.yaml and a worker: `python -m flows.server`.
+
+One server a workspace: its database lies in .akgp/prefect, or where PREFECT_API_DATABASE_CONNECTION_URL
+says (postgresql+asyncpg://…). It listens on the loopback only. Ctrl-C ends the runs, the worker and
+the server; one of the two that ends by itself is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+POOL = "akgp"
+HOST = "127.0.0.1"
+STATE = Path(".akgp")
+START_SECONDS = 120
+STOP_SECONDS = 25  # a cancelled run's stage gets flows.processes.GRACE_SECONDS of them
+RESTART_SECONDS = 5.0
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+WORKER = [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL, "--limit", "1"]
+WORKER += ["--install-policy", "never"]
+
+
+class ServerError(RuntimeError):
+    """The server cannot be had; the message says why and what to do."""
+
+
+def serve(port: int) -> None:
+    """Run server and worker for the working directory until interrupted.
+
+    Raises:
+        ServerError: one runs in this workspace already, it does not start, or prefect.yaml is not valid.
+    """
+    STATE.mkdir(exist_ok=True)
+    lock = FileLock(STATE / "server.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ServerError("a server runs in this workspace already; end it first") from None
+    with socket.socket() as probe:  # another server that answers there would be taken for ours
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerError(f"port {port}: {error.strerror}; make server PORT=… takes another") from None
+    environment = settings(port)
+    os.environ |= environment  # for the client in this process, which reads them when imported
+    server = [*PREFECT, "server", "start", "--host", HOST, "--port", str(port)]
+    with lock, contextlib.ExitStack() as processes:
+        commands = {"server": server, "worker": WORKER}
+        running = {"server": processes.enter_context(_running(server))}
+        _await(running["server"], environment["PREFECT_API_URL"])
+        prepare()
+        running["worker"] = processes.enter_context(_running(WORKER))
+        address = environment["PREFECT_API_URL"]
+        print(f"flows: ready; in another shell: export PREFECT_API_URL={address}", flush=True)
+        try:
+            while True:
+                for name, process in running.items():
+                    if (status := process.poll()) is not None:
+                        print(f"flows: the {name} ended ({status}) and is started again", flush=True)
+                        time.sleep(RESTART_SECONDS)
+                        running[name] = processes.enter_context(_running(commands[name]))
+                time.sleep(0.5)
+        finally:
+            cancel_runs()
+
+
+def settings(port: int) -> dict[str, str]:
+    """What server, worker and runs need in their environment; the user's own settings win where they may."""
+    ours = {
+        "PREFECT_HOME": str((STATE / "prefect").resolve()),
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "10",
+    }
+    if authentication := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        ours["PREFECT_API_AUTH_STRING"] = authentication
+    return {name: os.environ.get(name, value) for name, value in ours.items()} | {
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_LOGGING_LEVEL": "INFO",  # flows/__init__.py silences it for a flow at a terminal
+    }
+
+
+def prepare() -> None:
+    """Create the pool, one run at a time, and the deployments; end what an earlier server left running.
+
+    A run whose process is gone would otherwise hold the pool's only slot, and no other would ever start.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", concurrency_limit=1), overwrite=True
+        )
+        for run in _unfinished(client):
+            client.set_flow_run_state(run.id, Crashed(message="its server ended before it"), force=True)
+    done = subprocess.run([*PREFECT, "deploy", "--all"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ServerError(f"prefect.yaml cannot be deployed:\n{done.stdout}{done.stderr}".rstrip())
+
+
+def cancel_runs() -> None:
+    """Let the worker end every run and its processes; terminated, it would wait for them for ever."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    deadline = time.monotonic() + STOP_SECONDS
+    with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        for run in _unfinished(client):
+            print(f"flows: {run.name} is cancelled", flush=True)
+            client.set_flow_run_state(run.id, Cancelling(message="the server was stopped"))
+        while _unfinished(client) and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+def _unfinished(client: SyncPrefectClient) -> list[FlowRun]:
+    """The runs that hold a slot of the pool."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    states = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    return client.read_flow_runs(
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+        flow_run_filter=FlowRunFilter.model_validate(states),
+    )
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own: a Ctrl-C reaches it only through us, in order."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _await(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError:  # URLError is one
+            pass
+        time.sleep(0.2)
+    raise ServerError("the Prefect server does not start: see its lines above")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
+    default = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+    parser.add_argument("--port", type=int, default=default, help="of the server, on the loopback")
+    port = parser.parse_args().port
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the background SIGINT is ignored, by the worker too
+        signal.signal(number, signal.default_int_handler)
+    try:
+        serve(port)
+    except ServerError as error:
+        sys.exit(f"akgp: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
