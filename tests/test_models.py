@@ -373,3 +373,16 @@ def test_unreadable_checkpoints(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not weights")
     with pytest.raises(ModelError, match=f"{name}: neither safetensors nor a state dict"):
         load_checkpoint(tiny(), tmp_path / name)
+
+
+def test_a_checkpoint_on_s3(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in s3.environment.items():
+        monkeypatch.setenv(key, value)
+    trained = cifar_resnet(8)
+    safetensors.torch.save_file(trained.state_dict(), tmp_path / "net.safetensors")
+    url = s3.upload(tmp_path, "checkpoints")
+    model = cifar_resnet(8)
+    load_checkpoint(model, f"{url}/net.safetensors")
+    torch.testing.assert_close(dict(model.state_dict()), dict(trained.state_dict()), rtol=0, atol=0)
+    with pytest.raises(ModelError, match=r"s3://.*/none\.pt: cannot be read"):
+        load_checkpoint(model, f"{url}/none.pt")
