@@ -145,3 +145,27 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_
     assert history(roots["killed"], "dense/small") == history(roots["undisturbed"], "dense/small")
     weights = [root / "models" / "dense" / "small" / "model.safetensors" for root in roots.values()]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_checkpoints_on_s3(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are kept on the store while the stage computes, and removed when it has ended."""
+    import s3fs
+
+    for key, value in s3.environment.items():
+        monkeypatch.setenv(key, value)
+    training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
+    storage = f"s3://{s3.bucket}/runs"
+    write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
+    stages.run("data", root=tmp_path)
+    process = start(tmp_path)
+    store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    seen: set[str] = set()
+    while process.poll() is None:
+        seen |= set(store.glob(f"{storage}/teacher-small-*/checkpoint_*/state.pt"))
+        time.sleep(0.5)
+    assert process.wait() == 0, errors(tmp_path)
+    assert seen
+    assert not store.glob(f"{storage}/teacher-small-*/checkpoint_*/state.pt")
+    assert artifacts.load(tmp_path / "models" / "dense" / "small")
+    assert not (tmp_path / "runs").exists()
