@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from akgp.stages.workspace import StageError, Workspace, held, replaced
 
@@ -46,3 +47,13 @@ def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) 
         (new / "b").write_text("whole")
     assert [file.name for file in destination.iterdir()] == ["b"]
     assert [file.name for file in destination.parent.iterdir()] == ["student"]
+
+
+def test_dvc_leaves_earlier_artifacts_to_a_stage_that_fails() -> None:
+    """Plain outs are deleted before a stage runs; it replaces its own at its end."""
+    tree = YAML(typ="safe").load((Path(__file__).parents[1] / "dvc.yaml").read_text())
+    outs = [out for stage in tree["stages"].values() for out in stage["outs"] + stage.get("metrics", [])]
+    assert len(outs) == 7
+    for out in outs:
+        ((_, options),) = out.items()
+        assert options == {"persist": True}
