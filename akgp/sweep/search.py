@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from akgp import params as parameters
+from akgp.stages import sources
 from akgp.stages.ray import session
 from akgp.stages.workspace import Task, Workspace, digest, held, require
 from akgp.sweep.results import FOLDER, Trial, with_values, write
@@ -27,6 +28,7 @@ def run(root: str | Path = ".") -> list[Trial]:
     task = Task("sweep", params, workspace.root)
     inputs = [workspace.data, *(workspace.dense(name) for name in sorted({*params.teachers, params.student}))]
     require(*inputs)
+    sources.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "student", "sweep"))
