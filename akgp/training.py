@@ -31,6 +31,9 @@ Objective = Callable[[Batch, Tensor, float], Tensor]
 progress: share of the training's steps that are done, in [0, 1): 0 in the first step.
 """
 
+Schedule = Callable[[int, int, Training], float]
+"""(step from 1, steps an epoch, params) -> share of the peak learning rate."""
+
 EVALUATION_BATCH = 512
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -72,6 +75,7 @@ def train(
     seed: int,
     device: torch.device | str = "cpu",
     state: dict[str, Any] | None = None,
+    schedule: Schedule | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place; yield an `Epoch` after each pass over `images`.
 
@@ -93,6 +97,7 @@ def train(
         validation: measured after every epoch, exactly, over all workers.
         mean, std: of each channel, in units of 255.
         state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
+        schedule: of the learning rate; None: `learning_rate_factor`.
 
     Raises:
         TrainingError: the loss is no longer finite; the device lacks the precision; several
@@ -107,6 +112,7 @@ def train(
     images, validation = images.to(device), validation.to(device)
     optimization = _Optimization(model, params, device, parallel=world > 1)
     steps = max(len(images) // params.batch_size, 1)
+    schedule = schedule or learning_rate_factor
     done, best = 0, -math.inf
     kept: dict[str, Tensor] = {}
     if state is not None:
@@ -122,7 +128,7 @@ def train(
         )  # fmt: skip
         with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
             for step, batch in enumerate(batches, epoch * steps + 1):
-                rate = params.learning_rate * learning_rate_factor(step, steps, params)
+                rate = params.learning_rate * schedule(step, steps, params)
                 progress = (step - 1) / (steps * params.epochs)
                 sums += optimization.step(batch, rate, progress, objective)
         loss_sum, correct, seen = _all_reduced(sums)

@@ -22,6 +22,7 @@ from akgp.distillation import (
     by_group,
     calibration_temperature,
     distillation_loss,
+    guide,
     guided,
     log_prior,
     measure,
@@ -843,7 +844,7 @@ def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     logits, prior = torch.randn(3, 4), torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     weights = torch.rand(6) if strategy in WEIGHTS else None
     given = distill(strategy=strategy)
-    objective = guided(teachers, given, weights=weights, prior=prior, dtype=None)
+    objective = guided([guide(teacher) for teacher in teachers], given, weights=weights, prior=prior)
     said = torch.stack([teacher(batch.inputs) for teacher in teachers])
     expected = strategy_loss(
         logits + prior, said, batch.labels, params=given, progress=0.4,
@@ -854,13 +855,12 @@ def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
 
 
 def test_objective_asks_no_teacher_that_has_no_weight() -> None:
-    class Silent(torch.nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            raise AssertionError("asked")
+    def silent(batch: Batch) -> Tensor:
+        raise AssertionError("asked")
 
     batch = Batch(torch.arange(2), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
     given = distill(strategy="labels")
-    objective = guided([Silent()], given, weights=torch.zeros(2), prior=None, dtype=None)
+    objective = guided([silent], given, weights=torch.zeros(2), prior=None)
     logits = torch.randn(2, 3)
     assert objective(batch, logits, 0.0) == F.cross_entropy(logits, batch.labels)
 

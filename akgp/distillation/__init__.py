@@ -1,20 +1,26 @@
 """Distillation whose weight on the teacher follows from the data: losses, characteristics, weights."""
 
 from akgp.distillation.characteristics import Characteristics, calibration_temperature, measure
+from akgp.distillation.crossfit import cross_fitted, folds, out_of_fold
 from akgp.distillation.losses import Ensemble, distillation_loss, standardized
-from akgp.distillation.objective import guided
+from akgp.distillation.objective import Guide, guide, guided
 from akgp.distillation.strategies import strategy_loss
 from akgp.distillation.weighting import by_group, log_prior, teacher_weights, wrong_label_probability
 
 __all__ = [
     "Characteristics",
     "Ensemble",
+    "Guide",
     "by_group",
     "calibration_temperature",
+    "cross_fitted",
     "distillation_loss",
+    "folds",
+    "guide",
     "guided",
     "log_prior",
     "measure",
+    "out_of_fold",
     "standardized",
     "strategy_loss",
     "teacher_weights",

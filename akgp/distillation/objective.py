@@ -14,40 +14,47 @@ from akgp.data.batches import Batch
 from akgp.distillation.strategies import strategy_loss
 from akgp.params import Distill
 
+Guide = Callable[[Batch], Tensor]
+"""A teacher as the objective asks it: its logits [B, C] for a batch, without gradients."""
+
+
+def guide(network: nn.Module, *, dtype: torch.dtype | None = None, channels_last: bool = True) -> Guide:
+    """`network` as a teacher: frozen, in eval mode, computing in `dtype` (None: as its weights are).
+
+    Every image is answered from what the student sees of it, augmented alike.
+    """
+    network.requires_grad_(False).eval()
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+
+    def logits(batch: Batch) -> Tensor:
+        on = batch.inputs.device.type
+        with torch.no_grad(), torch.autocast(on, dtype=dtype, enabled=dtype is not None):
+            answer: Tensor = network(batch.inputs)
+        return answer.float()
+
+    return logits
+
 
 def guided(
-    teachers: Sequence[nn.Module],
-    params: Distill,
-    *,
-    weights: Tensor | None,
-    prior: Tensor | None,
-    dtype: torch.dtype | None,
+    guides: Sequence[Guide], params: Distill, *, weights: Tensor | None, prior: Tensor | None
 ) -> Callable[[Batch, Tensor, float], Tensor]:
     """The distillation objective: (batch, the student's logits [B, C], progress in [0, 1]) -> loss.
 
     Args:
-        teachers: each gives logits [B, C] for the very inputs that the student sees. They are put
-            into eval mode and get no gradients.
+        guides: the teachers; not asked where no weight of any image is above 0.
         weights: [N], the teacher's weight for each training image; None: see `teacher_weights`.
         prior: [C], log class prior added to the student's logits in training; None: no shift.
-        dtype: in which the teachers compute, the student's; None: as their weights are.
     """
     needed = weights is None or bool((weights > 0).any())
-    for teacher in teachers:
-        teacher.requires_grad_(False).eval()
-        if params.training.channels_last:
-            teacher.to(memory_format=torch.channels_last)
 
     def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
-        with torch.no_grad(), torch.autocast(logits.device.type, dtype=dtype, enabled=dtype is not None):
-            guides = (
-                torch.stack([teacher(batch.inputs).float() for teacher in teachers])
-                if needed
-                else torch.zeros_like(logits)[None]
-            )
+        answers = (
+            torch.stack([guide(batch) for guide in guides]) if needed else torch.zeros_like(logits)[None]
+        )
         return strategy_loss(
             logits if prior is None else logits + prior,
-            guides,
+            answers,
             batch.labels,
             params=params,
             weight=None if weights is None else weights[batch.index],

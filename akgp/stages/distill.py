@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data import Images, Summary, read_split, read_summary
-from akgp.distillation import Ensemble, by_group, guided, log_prior, measure, teacher_weights
+from akgp.distillation import Ensemble, by_group, guide, guided, log_prior, measure, teacher_weights
 from akgp.evaluation import predict_logits
 from akgp.stages.prune import write_table
 from akgp.stages.ray import fit
@@ -57,12 +57,12 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     )
     weights = teacher_weights(params, characteristics, logits, images.labels)
     prior = log_prior(params, characteristics)
+    dtype, channels_last = autocast_dtype(params.training.precision, on), params.training.channels_last
     objective = guided(
-        teachers,
+        [guide(network, dtype=dtype, channels_last=channels_last) for network in teachers],
         params,
         weights=None if weights is None else weights.to(on),
         prior=None if prior is None else prior.to(on),
-        dtype=autocast_dtype(params.training.precision, on),
     )
 
     student = artifacts.load(workspace.pruned)

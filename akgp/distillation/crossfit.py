@@ -1,0 +1,79 @@
+"""Cross-fitting: teachers that have not seen the labels of the images on which they teach.
+
+K networks are trained, each on all folds of the training images but its own; every image is then
+answered by the network of its fold (Dao et al. 2021, Knowledge Distillation as Semiparametric
+Inference, section 4). A teacher trained on an image's wrong label repeats it; these cannot.
+N: training images, K: folds, C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from akgp.data.batches import Batch
+from akgp.distillation.objective import Guide, guide
+
+
+def folds(labels: Tensor, count: int, seed: int) -> Tensor:
+    """The fold of every training image, int64 [N] in [0, count), stratified by class.
+
+    The same labels, count and seed give the same folds. Of each class every fold gets as many
+    images as every other, or one more.
+
+    Args:
+        labels: int64 [N].
+        count: K, two or more.
+
+    Raises:
+        ValueError: fewer than two folds, or more than images.
+    """
+    if not 2 <= count <= len(labels):
+        raise ValueError(f"folds must be in [2, {len(labels)}], the number of images, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels.cpu()[shuffled].argsort(stable=True)]
+    fold = torch.empty(len(labels), dtype=torch.int64)
+    fold[by_class] = torch.arange(len(labels)) % count  # dealt out in turn, class after class
+    return fold
+
+
+def cross_fitted(
+    networks: Sequence[nn.Module],
+    fold: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+) -> Guide:
+    """K networks as one teacher: each training image is answered by the network of its fold.
+
+    Args:
+        networks: the k-th has not been trained on fold k.
+        fold: int64 [N], of each training image, on the device of the batches.
+    """
+    guides = [guide(network, dtype=dtype, channels_last=channels_last) for network in networks]
+
+    def logits(batch: Batch) -> Tensor:
+        of_batch = fold[batch.index]
+        answers = None
+        for k, ask in enumerate(guides):
+            mine = (of_batch == k).nonzero()[:, 0]
+            if len(mine):
+                answer = ask(Batch(batch.index[mine], batch.inputs[mine], batch.labels[mine]))
+                answers = answer.new_empty(len(of_batch), answer.shape[1]) if answers is None else answers
+                answers[mine] = answer
+        assert answers is not None
+        return answers
+
+    return logits
+
+
+def out_of_fold(logits: Tensor, fold: Tensor) -> Tensor:
+    """Of every image the logits of its fold's network, [N, C] of [K, N, C].
+
+    For images on which none of the networks was trained, `arange(N) % K` as `fold` answers each by
+    one network, so that their logits are as sharp as those that the student learns from.
+    """
+    return logits[fold, torch.arange(len(fold))]
