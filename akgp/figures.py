@@ -92,6 +92,52 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
     return _svg("weights", "Weight of the teacher against the label, by class", draw, height=3.0)
 
 
+def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
+    """Which classes overlap, and which wrong labels are estimated: a square a pair, off the diagonal.
+
+    The second panel is there where labels are wrong by estimate. Empty without characteristics and with
+    more classes than can be named.
+    """
+    if characteristics is None or len(classes) > LABELLED:
+        return ""
+    rate = characteristics["noise_rate"] or 0.0
+    panels = {"the teacher answers": ("probability of", characteristics["overlap"])}
+    if (characteristics["noise_rate_low"] or 0.0) > 0.05:
+        wrong = [[rate * share for share in row] for row in characteristics["confusion"]]
+        panels["true class"] = ("wrong label, probability", wrong)
+
+    def draw(axes: list[Axes]) -> None:
+        for axis, (rows, (columns, matrix)) in zip(axes, panels.items(), strict=True):
+            _squares(axis, matrix, classes)
+            axis.set_ylabel(rows)
+            axis.set_xlabel(columns)
+
+    height = 1.6 + 0.2 * len(classes)
+    return _svg(
+        "confusion",
+        "Classes that overlap, and labels that look wrong",
+        draw,
+        panels=len(panels),
+        height=height,
+    )
+
+
+def _squares(axis: Axes, matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> None:
+    """A Hinton diagram without its diagonal: the area of a square is the share of the largest value."""
+    from matplotlib.patches import Rectangle
+
+    places = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
+    largest = max((matrix[i][j] for i, j in places), default=0.0) or 1.0
+    for i, j in (place for place in places if matrix[place[0]][place[1]] > 0):
+        side = (matrix[i][j] / largest) ** 0.5
+        axis.add_patch(Rectangle((j - side / 2, i - side / 2), side, side, color=SERIES[0], linewidth=0))
+    axis.set(xlim=(-0.6, len(classes) - 0.4), ylim=(len(classes) - 0.4, -0.6), aspect="equal")
+    axis.set_title(f"largest: {100 * largest:.0f} %", fontsize=9, loc="left")
+    axis.set_xticks(range(len(classes)), classes, rotation=90 if sum(map(len, classes)) > 20 else 0)
+    axis.set_yticks(range(len(classes)), classes)
+    axis.grid(False)
+
+
 def _legend(axis: Axes) -> None:
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 

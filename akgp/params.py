@@ -229,20 +229,32 @@ class Prune(Section):
 class Distill(Section):
     """Recovery of the pruned student from its teachers and the true labels."""
 
-    strategy: Literal["labels", "teacher", "fixed", "annealed", "wsld", "dkd", "confidence", "akgp"] = Field(
+    strategy: Literal[
+        "labels", "teacher", "fixed", "annealed", "wsld", "dkd", "confidence", "learned", "self", "akgp"
+    ] = Field(
         "akgp",
-        description="labels | teacher | fixed | annealed | wsld | dkd | confidence (several teachers) | akgp",
+        description="labels | teacher | fixed | annealed | wsld | dkd | confidence, learned (several "
+        "teachers) | self | akgp",
     )
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(2.0, description="softens the logits")
     logit_std: bool = Field(
         False, description="standardise the logits of teacher and student before they are softened"
     )
     w0: Share = Field(0.7, description="teacher's weight: of every sample (fixed), to start from (akgp)")
+    measure_w0: bool = Field(
+        False,
+        description="akgp: measure w0 on the way by two branches, from w0 as a guess; 1.3 times the training",
+    )
     alpha: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        None, description="wsld, dkd (on the label), confidence: factor of the teacher; null: 2.5, 1, 1"
+        None,
+        description="wsld, dkd (on the label), confidence, learned, self: factor of the teacher; "
+        "null: 2.5, 1, 1, 1, 0.3",
     )
     beta: Annotated[float, Field(ge=0, le=100)] = Field(
         8.0, description="dkd: factor of the teacher on the other classes"
+    )
+    heads: tuple[str, ...] = Field(
+        (), description="self: modules whose feature maps get a head; []: layer1, layer2, … but the last"
     )
     noise_posterior: bool = Field(
         True, description="akgp: trust the teacher more where a label is probably wrong"
@@ -251,6 +263,19 @@ class Distill(Section):
         "auto", description="shift by the log class prior; auto: akgp alone, if imbalance exceeds 3"
     )
     training: Training = Field(default_factory=Training)
+
+    @property
+    def measures_w0(self) -> bool:
+        """Whether `measure_w0` has a say: with the other strategies it has none."""
+        return self.measure_w0 and self.strategy == "akgp"
+
+    @model_validator(mode="after")
+    def _fits_strategy(self) -> Self:
+        if self.measures_w0 and self.training.epochs < 2:
+            raise ValueError("measure_w0 needs training.epochs of 2 or more, got 1")
+        if self.strategy == "self" and self.alpha is not None and self.alpha > 1:
+            raise ValueError(f"alpha must be in [0, 1] for strategy 'self', got {self.alpha:g}")
+        return self
 
 
 class Quantize(Section):
@@ -286,7 +311,25 @@ class Ray(Section):
     workers: Annotated[int, Field(ge=1)] = Field(1, description="data-parallel workers a stage")
     cpus_per_worker: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores a worker")
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = Field(0, description="GPUs a worker: 0 or 1")
+    min_workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="of a cluster: go on with as few while nodes are missing; null: wait for `workers`"
+    )
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        3, description="of a cluster: how often a stage goes on by itself after a lost worker or node"
+    )
     storage: str = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
+
+    @model_validator(mode="after")
+    def _elastic_on_a_cluster(self) -> Self:
+        if self.min_workers is not None and self.address is None:
+            raise ValueError("min_workers is for a cluster: it must be null if address is")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must be at most workers ({self.workers})")
+        return self
+
+    def counts(self) -> range:
+        """The numbers of workers that a training may have."""
+        return range(self.min_workers or self.workers, self.workers + 1)
 
 
 class Range(Section):
@@ -364,6 +407,11 @@ class Params(Section):
         description="the dense networks, by name; all of them are trained", min_length=1
     )
     teachers: tuple[str, ...] = Field(description="networks that teach", min_length=1)
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="cross-fitting: an image is taught by a network trained without its fold; 5 or more; "
+        "null: off",
+    )
     student: str = Field(description="network that is pruned")
     teacher: Training = Field(default_factory=Training, description="training of the dense networks")
     prune: Prune = Field(default_factory=lambda: Prune(ratio=0.5))
@@ -382,6 +430,12 @@ class Params(Section):
                     raise ValueError(f"{key}: {name!r} is not among networks ({', '.join(self.networks)})")
         if len(set(self.teachers)) != len(self.teachers):
             raise ValueError(f"teachers: each name once, got {', '.join(self.teachers)}")
+        for name in self.teachers if self.folds else ():
+            if self.networks[name].checkpoint:
+                raise ValueError(
+                    f"folds: {self.folds}, but networks.{name}.checkpoint is trained already, on all images: "
+                    "folds must be null, or teachers networks without a checkpoint"
+                )
         for name, network in self.networks.items():
             torchvision = network.architecture not in CIFAR_RESNETS and ":" not in network.architecture
             if torchvision and self.data.color == "gray":
@@ -390,11 +444,12 @@ class Params(Section):
                     "data.color must be rgb"
                 )
         for section, training in (("teacher", self.teacher), ("distill.training", self.distill.training)):
-            if training.batch_size % self.ray.workers:
-                raise ValueError(
-                    f"{section}.batch_size: {training.batch_size} must be divisible by "
-                    f"ray.workers ({self.ray.workers})"
-                )
+            for workers in self.ray.counts():
+                if training.batch_size % workers:
+                    raise ValueError(
+                        f"{section}.batch_size: {training.batch_size} must be divisible by "
+                        f"ray.workers ({workers})"
+                    )
             if training.precision == "fp16" and not self.ray.gpus_per_worker:
                 raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
         among = self.sweep.space.get("distill.strategy")
@@ -402,9 +457,10 @@ class Params(Section):
             ("distill.strategy", (self.distill.strategy,)),
             ("sweep.space: distill.strategy", among.values() if among else ()),
         ):
-            if "confidence" in strategies and len(self.teachers) < 2:
+            several = [name for name in ("confidence", "learned") if name in strategies]
+            if several and len(self.teachers) < 2:
                 raise ValueError(
-                    f"{key}: 'confidence' weighs teachers against each other: teachers must name "
+                    f"{key}: {several[0]!r} weighs teachers against each other: teachers must name "
                     f"two or more networks, got {', '.join(self.teachers)}"
                 )
         for key, searched in self.sweep.space.items():

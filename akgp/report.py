@@ -77,6 +77,7 @@ def write(directory: str | Path, content: Report) -> Path:
         "curves": figures.learning_curves(content.histories),
         "widths": figures.widths(content.layers),
         "weights": figures.teacher_weights(content.weights),
+        "confusion": figures.class_confusion(content.characteristics, content.summary["classes"]),
     }
     page = template.render(
         report=content,
@@ -235,6 +236,7 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
         (
             f"{params.distill.strategy}, "
             + (f"w0 {params.distill.w0:g}, " if params.distill.strategy in ("fixed", "akgp") else "")
+            + ("measured on the way, " if params.distill.measures_w0 else "")
             + f"temperature {params.distill.temperature:g}"
         ),
     )

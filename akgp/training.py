@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,8 @@ from akgp.params import Training
 Objective = Callable[[Batch, Tensor, float], Tensor]
 """(batch, logits [B, C], progress) -> scalar loss, in nats a sample.
 
-progress: share of the training's steps that are done, in [0, 1): 0 in the first step.
+progress: share of the training's steps that are done, in [0, 1): 0 in the first step. An objective
+that is an `nn.Module` may have parameters of its own, which are trained together with the network.
 """
 
 Schedule = Callable[[int, int, Training], float]
@@ -81,7 +83,8 @@ def train(
 
     Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013); the learning
     rate follows `learning_rate_factor`; no weight decay on norms and on parameters of fewer than
-    two dimensions, such as biases. With `params.ema`, exponential averages over the steps are
+    two dimensions, such as biases. The parameters of an objective follow the same rules; they are
+    part of the state, not of `model`. With `params.ema`, exponential averages over the steps are
     validated and kept, see `_move`. A row holds epoch (from 1), loss and val_loss (nats),
     train_top1 and val_top1 (%), learning_rate, images_per_second and seconds. Once exhausted,
     `model` holds the weights to keep (`params.keep`), in eval mode.
@@ -110,7 +113,7 @@ def train(
     if params.batch_size % world:
         raise TrainingError(f"batch_size ({params.batch_size}) must be divisible by the {world} workers")
     images, validation = images.to(device), validation.to(device)
-    optimization = _Optimization(model, params, device, parallel=world > 1)
+    optimization = _Optimization(model, objective, params, device, world)
     steps = max(len(images) // params.batch_size, 1)
     schedule = schedule or learning_rate_factor
     done, best = 0, -math.inf
@@ -130,7 +133,7 @@ def train(
             for step, batch in enumerate(batches, epoch * steps + 1):
                 rate = params.learning_rate * schedule(step, steps, params)
                 progress = (step - 1) / (steps * params.epochs)
-                sums += optimization.step(batch, rate, progress, objective)
+                sums += optimization.step(batch, rate, progress)
         loss_sum, correct, seen = _all_reduced(sums)
         _require_finite("loss", loss_sum, epoch, params)
         trained = time.perf_counter() - start
@@ -152,17 +155,29 @@ def train(
 
 
 class _Optimization:
-    """A network under optimization: all that a step changes, and one step."""
+    """A network and its objective under optimization: all that a step changes, and one step.
 
-    def __init__(self, model: nn.Module, params: Training, device: torch.device, *, parallel: bool) -> None:
+    `learner` is the objective where it has parameters of its own, otherwise an empty module. It is
+    outside of DistributedDataParallel: workers begin with worker 0's and average its gradients here.
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, params: Training, device: torch.device, world: int
+    ) -> None:
+        self.model, self.objective, self.world = model, objective, world
+        self.learner = objective if isinstance(objective, nn.Module) else nn.Module()
+        self.learner.to(device)
+        if self.parallel:
+            for tensor in self.learner.state_dict().values():
+                dist.broadcast(tensor, 0)
         memory_format = torch.channels_last if params.channels_last else torch.contiguous_format
-        model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.model, self.parallel = model, parallel
-        forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if parallel else model
+        for module in (model, self.learner):
+            module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if self.parallel else model
         self.forward = torch.compile(forward) if params.compile else forward
         self.device, self.dtype = device, autocast_dtype(params.precision, device)
         self.optimizer = torch.optim.SGD(
-            _parameter_groups(model, params.weight_decay), lr=0.0, momentum=params.momentum,
+            _parameter_groups((model, self.learner), params.weight_decay), lr=0.0, momentum=params.momentum,
             nesterov=params.momentum > 0,
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -170,22 +185,29 @@ class _Optimization:
         self.average = copy.deepcopy(model) if params.ema else None
 
     @property
+    def parallel(self) -> bool:
+        return self.world > 1
+
+    @property
     def judged(self) -> nn.Module:
         """The network whose weights are validated and kept."""
         return self.model if self.average is None else self.average
 
-    def step(self, batch: Batch, rate: float, progress: float, objective: Objective) -> Tensor:
+    def step(self, batch: Batch, rate: float, progress: float) -> Tensor:
         """Learn from one batch; returns loss times images, correct answers and images, float64 [3]."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits = self.forward(batch.inputs).float()
-        loss = objective(batch, logits, progress)
+        loss = self.objective(batch, logits, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if self.parallel and self.steps == 0:
-            _require_gradients(self.model)
+        if self.parallel:
+            if self.steps == 0:
+                _require_gradients(self.model)
+                _require_gradients(self.learner)
+            _average_gradients(self.learner, self.world)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.steps += 1
@@ -205,6 +227,7 @@ class _Optimization:
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "objective": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
@@ -213,6 +236,7 @@ class _Optimization:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+        self.learner.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["steps"]
@@ -279,15 +303,16 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     norms = {
         id(parameter)
-        for module in model.modules()
+        for root in modules
+        for module in root.modules()
         if isinstance(module, NORMS)
         for parameter in module.parameters(recurse=False)
     }
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # whether they decay
-    for parameter in model.parameters():
+    for parameter in itertools.chain.from_iterable(root.parameters() for root in modules):
         if parameter.requires_grad:
             groups[parameter.ndim >= 2 and id(parameter) not in norms].append(parameter)
     return [{"params": groups[decays], "weight_decay": weight_decay * decays} for decays in (True, False)]
@@ -327,6 +352,17 @@ def _require_gradients(model: nn.Module) -> None:
             f"the loss does not depend on {', '.join(unused)}: with several workers every parameter must "
             "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker"
         )
+
+
+def _average_gradients(module: nn.Module, world: int) -> None:
+    """Replace the gradients of `module` by their mean over the workers; all of them have one."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if gradients:
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        means = (flat / world).split([gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 def _require_finite(name: str, value: float, epoch: int, params: Training) -> None:

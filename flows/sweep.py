@@ -26,7 +26,8 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
         CommandError: the search failed; holds its last lines.
     """
     params.load(folder / "params.yaml")
-    stage("teacher", folder)  # all trials share its artifacts and the data
+    for name in ("teacher", "folds"):  # all trials share their artifacts and the data
+        stage(name, folder)
     search(folder)
     table = run(["akgp.cli", "sweep", "best", str(best)], folder)
     publish("sweep", table)

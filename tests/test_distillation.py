@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,11 +17,16 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from akgp import params
+from akgp import artifacts, params
+from akgp.counting import count
+from akgp.data import prepare, read_summary
 from akgp.data.batches import Batch
+from akgp.data.images import Images
 from akgp.distillation import (
     Characteristics,
     Ensemble,
+    LearnedTeachers,
+    SelfDistillation,
     by_group,
     calibration_temperature,
     distillation_loss,
@@ -26,14 +34,22 @@ from akgp.distillation import (
     guided,
     log_prior,
     measure,
+    self_distillation_loss,
     standardized,
     strategy_loss,
     teacher_weights,
     wrong_label_probability,
 )
 from akgp.distillation.characteristics import BINS, CLEAN
-from akgp.distillation.strategies import LOSSES
+from akgp.distillation.learned import learned_loss
+from akgp.distillation.self_distillation import HINT
+from akgp.distillation.strategies import LOSSES, Answers
 from akgp.distillation.weighting import WEIGHTS
+from akgp.models import cifar_resnet
+from akgp.stages import distill as distill_stage
+from akgp.stages.worker import Step
+from akgp.stages.workspace import Task
+from akgp.training import train
 
 NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx")
 
@@ -379,6 +395,38 @@ def test_confusion_counts_the_most_confident_fifth_of_each_prediction() -> None:
     assert confusion[1] == pytest.approx((0.5, 0, 0.5)) and confusion[2] == pytest.approx((0.5, 0.5, 0))
 
 
+@pytest.mark.parametrize("flips", [False, True], ids=["symmetric", "flips"])
+def test_noise_is_what_cleanlab_finds(flips: bool) -> None:
+    """cleanlab (Northcutt et al. 2021, Confident Learning) as an independent estimate of the same things.
+
+    The teacher predicts given labels, as one trained on them does. Where labels are flipped in pairs, q
+    ranks the wrong ones better than cleanlab's self-confidence, .999 against .973; under symmetric noise
+    it ranks them as well, .997 against .998.
+    """
+    from cleanlab.count import compute_confident_joint, estimate_latent
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_self_confidence_for_each_label
+
+    noise = 0.3 if flips else 0.4
+    logits, labels, wrong = world(noise=noise, flips=flips, skill=4.0, jitter=1.2, samples=6000)
+    away = torch.eye(10).roll(1, 1) if flips else (1 - torch.eye(10)) / 9
+    logits = (logits.softmax(1) @ ((1 - noise) * torch.eye(10) + noise * away)).log()
+    found = measure(logits, labels)
+    doubt = wrong_label_probability(found, logits, labels)
+
+    given, probability = labels.numpy(), (logits.double() / found.temperature).softmax(1).numpy()
+    prior, label_given_true, _ = estimate_latent(compute_confident_joint(given, probability), given)
+    share = float(wrong.float().mean())
+    assert found.noise_rate == pytest.approx(share, abs=0.03)
+    assert 1 - (label_given_true.diagonal() * prior).sum() == pytest.approx(share, abs=0.03)
+    if flips:
+        theirs = label_given_true.T * (1 - np.eye(10))
+        assert (np.array(found.confusion).argmax(1) == theirs.argmax(1)).all()
+    ranked = roc_auc_score(wrong, -get_self_confidence_for_each_label(given, probability))
+    assert roc_auc_score(wrong, doubt) > ranked + (0.02 if flips else -0.002)
+    assert ((doubt > 0.5).numpy() == find_label_issues(given, probability)).mean() > 0.92
+
+
 def test_doubt_is_bayes_rule() -> None:
     logits, labels, _ = world(noise=0.4, skill=2.0, jitter=1.0, samples=800)
     found = measure(logits, labels)
@@ -456,6 +504,28 @@ def test_measure_refuses(call: Any, message: str) -> None:
         call(logits, labels)
 
 
+def test_overlap_is_the_mean_answer_by_class() -> None:
+    logits, labels, _ = world(noise=0.0, skill=2.0, jitter=0.5)
+    logits[:, 9] -= 100  # never answered
+    found = measure(logits, labels)
+    probability = (logits / found.temperature).softmax(1)
+    for k in range(9):
+        rows = [row for row in probability.tolist() if max(row) == row[k]]
+        expected = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        assert found.overlap[k] == pytest.approx(expected, abs=1e-6)
+    assert found.overlap[9] == (0,) * 9 + (1,)
+
+
+def test_classes_that_look_alike_are_named() -> None:
+    logits, labels, _ = world(noise=0.0, skill=6.0)
+    cat_or_dog = labels < 2
+    logits[cat_or_dog, :2] = logits[cat_or_dog, :2].mean(1, keepdim=True) + torch.randn(
+        int(cat_or_dog.sum()), 2, generator=torch.Generator().manual_seed(0)
+    ).to(logits.dtype)
+    assert "; cat and dog look alike; " in measure(logits, labels).sentence(NAMES)
+    assert "alike" not in measure(*world(noise=0.0, skill=2.0)[:2]).sentence(NAMES)
+
+
 def test_characteristics_are_plain_data() -> None:
     logits, labels, _ = world(noise=0.3)
     found = measure(logits, labels, train_logits=logits, train_labels=labels)
@@ -487,7 +557,7 @@ def test_sentences() -> None:
     )
     other = stated.model_copy(
         update={
-            "noise_rate": 0.01, "overconfidence": -0.01, "memorisation_gap": -0.3,
+            "noise_rate": 0.01, "noise_rate_low": 0.0, "overconfidence": -0.01, "memorisation_gap": -0.3,
             "class_counts": (1230, *(200,) * 8, 100), "imbalance": 12.3,
         }
     )  # fmt: skip
@@ -526,11 +596,12 @@ def test_strategies() -> None:
 
 
 def test_strategies_of_the_schema_are_all_there() -> None:
-    assert tuple(LOSSES) == get_args(params.Distill.model_fields["strategy"].annotation)
+    named = get_args(params.Distill.model_fields["strategy"].annotation)
+    assert {*LOSSES, "learned", "self"} == set(named) and len(LOSSES) + 2 == len(named)
     assert set(WEIGHTS) == {name for name, loss in LOSSES.items() if loss.__name__ == "weighted"}
 
 
-@pytest.mark.parametrize("strategy", ["annealed", "wsld", "dkd", "confidence"])
+@pytest.mark.parametrize("strategy", ["annealed", "wsld", "dkd", "confidence", "learned", "self"])
 def test_strategies_that_weigh_in_every_batch_have_no_weights_before(strategy: str) -> None:
     logits, labels, _ = world(samples=50)
     assert teacher_weights(distill(strategy=strategy), measure(logits, labels), logits, labels) is None
@@ -865,23 +936,402 @@ def test_objective_asks_no_teacher_that_has_no_weight() -> None:
     assert objective(batch, logits, 0.0) == F.cross_entropy(logits, batch.labels)
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"distill": {"strategy": "confidence"}}, "distill.strategy"),
-        (
-            {"sweep": {"space": {"distill.strategy": {"choices": ["akgp", "confidence"]}}}},
-            "sweep.space: distill.strategy",
-        ),
-    ],
-)
-def test_confidence_needs_several_teachers(changes: dict[str, Any], key: str) -> None:
+@pytest.mark.parametrize("strategy", ["confidence", "learned"])
+@pytest.mark.parametrize("swept", [False, True])
+def test_teachers_weighed_against_each_other_must_be_several(strategy: str, swept: bool) -> None:
+    key = "sweep.space: distill.strategy" if swept else "distill.strategy"
+    changes: dict[str, Any] = (
+        {"sweep": {"space": {"distill.strategy": {"choices": ["akgp", strategy]}}}}
+        if swept
+        else {"distill": {"strategy": strategy}}
+    )
     networks = {name: {"architecture": "cifar_resnet20"} for name in ("one", "two")}
     tree = {"networks": networks, "teachers": ["one"], "student": "one"} | changes
     with pytest.raises(params.ParamsError) as error:
         params.validate(tree)
     assert str(error.value) == (
-        f"{key}: 'confidence' weighs teachers against each other: teachers must name two or more networks, "
+        f"{key}: {strategy!r} weighs teachers against each other: teachers must name two or more networks, "
         "got one"
     )
     params.validate(tree | {"teachers": ["one", "two"]})
+
+
+# Learned weights of several teachers
+
+
+def learner(given: params.Distill, count: int = 3, seed: int = 0) -> LearnedTeachers:
+    """For teachers of which the k-th answers with `random_batch`'s of seed 10 + k."""
+    torch.manual_seed(seed)
+    guides = [lambda batch, k=k: random_batch(seed=10 + k)[1].double() for k in range(count)]
+    objective = LearnedTeachers(guides, given, num_classes=4, prior=None).double()
+    torch.nn.init.normal_(objective.common_C)
+    return objective
+
+
+def loop_learned(
+    student: Logits,
+    teachers: list[Logits],
+    y: int,
+    factors: list[Logits],
+    common: Logits,
+    given: params.Distill,
+) -> float:
+    """Liu et al. 2020: w_k = softmax_k(vᵀ(θ_k ⊙ a)), here with a = p_s; then KL of their mixture."""
+    a = loop_softmax(student, 1)
+    scores = [sum(v * t * p for v, t, p in zip(common, theta, a, strict=True)) for theta in factors]
+    soft = [loop_softened(z, given) for z in teachers]
+    mixture = [
+        sum(w * p[c] for w, p in zip(loop_softmax(scores, 1), soft, strict=True)) for c in range(len(a))
+    ]
+    taught = loop_divergence(mixture, loop_softened(student, given))
+    return loop_label_loss(student, y, given) + given.temperature**2 * taught
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"logit_std": True}, {"training": {"label_smoothing": 0.1}}], ids=str
+)
+def test_learned_loss_is_its_formula(changes: dict[str, Any]) -> None:
+    given = distill(strategy="learned", **changes)
+    student, teachers, labels, _ = several_teachers(3)
+    objective = learner(given)
+    factors, common = objective.factors_KC.tolist(), objective.common_C.tolist()
+    expected = [
+        loop_learned(student[i].tolist(), teachers[:, i].tolist(), int(labels[i]), factors, common, given)
+        for i in range(len(labels))
+    ]
+    loss = objective(Batch(torch.arange(7), torch.zeros(7), labels), student, 0.5)
+    assert loss.shape == () and loss.item() == pytest.approx(sum(expected) / 7, rel=1e-6)
+
+
+def test_learned_loss_teaches_student_and_weights() -> None:
+    student, teachers, labels, _ = several_teachers(3)
+    log_weights = torch.randn(7, 3, dtype=torch.float64).log_softmax(1)
+    given = distill(strategy="learned", alpha=2.0)
+
+    def loss(student: Tensor, log_weights: Tensor) -> Tensor:
+        return learned_loss(Answers(student, teachers, labels, None, 0.0, given), log_weights)
+
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(), log_weights.requires_grad_()))
+
+
+def test_learned_weights_begin_equal_and_take_no_gradient_to_the_student() -> None:
+    student, teachers, labels, _ = several_teachers(3)
+    objective = learner(distill(strategy="learned"))
+    student.requires_grad_()
+    objective.log_weights(student).sum().backward()
+    assert student.grad is None and objective.factors_KC.grad is not None
+    torch.nn.init.zeros_(objective.common_C)
+    loss = objective(Batch(torch.arange(7), torch.zeros(7), labels), student, 0.0)
+    mixture = (teachers / 2).softmax(2).mean(0)
+    divergence = F.kl_div((student / 2).log_softmax(1), mixture, reduction="batchmean")
+    torch.testing.assert_close(loss, F.cross_entropy(student, labels) + 4 * divergence)
+
+
+def test_learned_prior_shifts_the_students_logits() -> None:
+    student, _, labels, _ = several_teachers(3)
+    batch, prior = Batch(torch.arange(7), torch.zeros(7), labels), torch.rand(4, dtype=torch.float64).log()
+    objective = learner(distill(strategy="learned", alpha=0.0))
+    objective.prior = prior
+    torch.testing.assert_close(objective(batch, student, 0.0), F.cross_entropy(student + prior, labels))
+
+
+def small_images(count: int, seed: int) -> Images:
+    """Three classes told apart by brightness."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator)
+    return Images((pixels + 90 * labels[:, None, None, None]).to(torch.uint8), labels)
+
+
+def trained_on(objective: Any, model: torch.nn.Module, **changes: Any) -> list[dict[str, float]]:
+    training = {"epochs": 3, "batch_size": 16, "augment": {"crop_padding": 0, "flip": False}} | changes
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    epochs = train(
+        model, small_images(48, 0), small_images(24, 1), mean=mean, std=std, objective=objective, seed=1,
+        params=params.Training.model_validate(training),
+    )  # fmt: skip
+    return [epoch.row for epoch in epochs]
+
+
+def test_learned_weights_find_the_better_teacher() -> None:
+    """One teacher knows the labels, the other guesses."""
+    noise = 4 * torch.randn(48, 3, generator=torch.Generator().manual_seed(5))
+    guides = [lambda batch: noise[batch.index], lambda batch: 4.0 * F.one_hot(batch.labels, 3)]
+    torch.manual_seed(0)
+    objective = LearnedTeachers(guides, distill(strategy="learned"), num_classes=3, prior=None)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    trained_on(objective, model, epochs=20, learning_rate=0.05)
+    with torch.no_grad():
+        weights = objective.log_weights(4.0 * torch.eye(3)).exp()
+    assert (weights[:, 1] > 0.7).all()
+
+
+def test_learned_needs_several_teachers() -> None:
+    with pytest.raises(ValueError, match=r"distill\.strategy 'learned' needs two teachers or more, got 1"):
+        learner(distill(strategy="learned"), count=1)
+
+
+# Self-distillation
+
+
+def loop_self(
+    student: Logits,
+    features: list[float],
+    heads: list[tuple[list[float], Logits]],
+    y: int,
+    given: params.Distill,
+) -> float:
+    """Zhang et al. 2019: CE(q_C) + Σ_i (1 − α)·CE(q_i) + α·KL(q_C ‖ q_i) + λ·‖F_i − F_C‖²."""
+    total = loop_label_loss(student, y, given)
+    for head_features, head in heads:
+        taught = loop_divergence(loop_softened(student, given), loop_softened(head, given))
+        total += (1 - 0.3) * loop_label_loss(head, y, given) + 0.3 * given.temperature**2 * taught
+        total += HINT * sum((a - b) ** 2 for a, b in zip(head_features, features, strict=True))
+    return total
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"logit_std": True}, {"training": {"label_smoothing": 0.1}}], ids=str
+)
+def test_self_distillation_loss_is_its_formula(changes: dict[str, Any]) -> None:
+    given = distill(strategy="self", **changes)
+    student, others, labels, _ = several_teachers(2)
+    features, *of_heads = torch.randn(3, 7, 5, dtype=torch.float64)
+    heads = list(zip(of_heads, others, strict=True))
+    expected = [
+        loop_self(
+            student[i].tolist(), features[i].tolist(), [(f[i].tolist(), z[i].tolist()) for f, z in heads],
+            int(labels[i]), given,
+        )
+        for i in range(7)
+    ]  # fmt: skip
+    loss = self_distillation_loss(student, features, heads, labels, params=given)
+    assert loss.shape == () and loss.item() == pytest.approx(sum(expected) / 7, rel=1e-6)
+
+
+def test_the_deepest_classifier_learns_from_labels_alone() -> None:
+    student, others, labels, _ = several_teachers(2)
+    features, *of_heads = torch.randn(3, 7, 5, dtype=torch.float64)
+    for tensor in (student, others, features, *of_heads):
+        tensor.requires_grad_()
+    heads = list(zip(of_heads, others, strict=True))
+    self_distillation_loss(student, features, heads, labels, params=distill(strategy="self")).backward()
+    (expected,) = torch.autograd.grad(F.cross_entropy(student, labels), student)
+    torch.testing.assert_close(student.grad, expected)
+    assert features.grad is None and others.grad is not None
+    assert all(tensor.grad is not None for tensor in of_heads)
+
+
+def small_resnet() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return cifar_resnet(8, (4, 8, 8), num_classes=3)
+
+
+def self_taught(model: torch.nn.Module, **changes: Any) -> SelfDistillation:
+    torch.manual_seed(1)
+    return SelfDistillation(model, distill(strategy="self", **changes), torch.zeros(1, 3, 8, 8), prior=None)
+
+
+def test_heads_read_the_feature_maps_of_the_training_pass() -> None:
+    model = small_resnet().train()
+    objective = self_taught(model)
+    assert objective.map_shapes == [(4, 8, 8), (8, 4, 4)], "layer1 and layer2 of layer1, layer2, layer3"
+    batch = Batch(torch.arange(6), torch.randn(6, 3, 8, 8), torch.arange(6) % 3)
+    logits = model(batch.inputs)
+    model.eval()(torch.randn(2, 3, 8, 8))  # validation in between is none of the heads' business
+    loss = objective(batch, logits, 0.0)
+
+    model.train()
+    objective.remove_hooks()
+    x = F.relu(model.bn1(model.conv1(batch.inputs)))
+    maps = [model.layer1(x), model.layer2(model.layer1(x))]
+    features = model.layer3(maps[1]).mean((2, 3))
+    heads = [head(seen) for head, seen in zip(objective.heads, maps, strict=True)]
+    expected = self_distillation_loss(logits, features, heads, batch.labels, params=objective.params)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in (*model.parameters(), *objective.parameters()))
+
+
+def test_heads_where_they_are_named() -> None:
+    objective = self_taught(small_resnet(), heads=("layer2.0.bn1",))
+    assert objective.map_shapes == [(8, 4, 4)]
+
+
+class Plain(torch.nn.Module):
+    """No stages of a ResNet's names; one module called twice; a classifier that is a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 6, 3, 2), torch.nn.Conv2d(6, 6, 3, 2)
+        self.act, self.last = torch.nn.ReLU(), torch.nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.second(self.act(self.first(x))))).mean((2, 3))
+
+
+def test_heads_of_any_network() -> None:
+    model = Plain()
+    objective = self_taught(model, heads=("first",))
+    assert trained_on(objective, model, epochs=2)[-1]["loss"] > 0
+
+
+def features_only() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "heads", "message"),
+    [
+        (Plain, (), r"distill.heads: the student has no stages layer1, .* \[B, C, H, W\], such as first$"),
+        (Plain, ("act",), r"distill.heads: 'act' must be a module that is called once .* such as first$"),
+        (small_resnet, ("layer9",), r"distill.heads: 'layer9' must be .*, such as layer1, layer2$"),
+        (small_resnet, ("linear",), r"distill.heads: 'linear' must be .*, such as layer1, layer2$"),
+        (features_only, (), r"distill.strategy 'self' needs .* got none that gives 144 of"),
+    ],
+)
+def test_heads_that_cannot_be(
+    model: Callable[[], torch.nn.Module], heads: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        self_taught(model(), heads=heads)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp32", "channels_last": False},
+        {"precision": "bf16", "ema": 0.9},
+        {"precision": "fp32", "compile": True},
+    ],
+    ids=["plain", "bf16 and average", "compiled"],
+)
+def test_self_distillation_trains(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="eager"))
+    model = small_resnet()
+    objective = self_taught(model)
+    rows = trained_on(objective, model, epochs=6, learning_rate=0.1, **changes)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["val_top1"] > 60
+    assert list(model.state_dict()) == list(small_resnet().state_dict())
+    objective.remove_hooks()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.slow
+def test_self_distillation_compiled_by_inductor_trains_alike() -> None:
+    rows = []
+    for compiled in (False, True):
+        model = small_resnet()
+        rows.append(trained_on(self_taught(model), model, compile=compiled, precision="fp32")[-1])
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
+
+
+def test_self_distillation_prior_shifts_all_logits() -> None:
+    model, prior = small_resnet().train(), torch.tensor([0.7, 0.2, 0.1]).log()
+    objective = self_taught(model, alpha=0.0)
+    batch = Batch(torch.arange(6), torch.randn(6, 3, 8, 8), torch.arange(6) % 3)
+    losses = []
+    for shift in (None, prior):
+        objective.prior = shift
+        losses.append(objective(batch, model(batch.inputs), 0.0))
+    logits, maps = model(batch.inputs), objective._seen[:2]
+    change = sum(
+        F.cross_entropy(z + prior, batch.labels) - F.cross_entropy(z, batch.labels)
+        for z in (logits, *(head(seen)[1] for head, seen in zip(objective.heads, maps, strict=True)))
+    )
+    torch.testing.assert_close(losses[1] - losses[0], change)
+
+
+def test_alpha_of_self_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\] for strategy 'self', got 2.5"):
+        distill(strategy="self", alpha=2.5)
+    assert distill(strategy="wsld", alpha=2.5).alpha == 2.5
+
+
+# The stage
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared digits, two dense networks that know nothing, and a student."""
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "data" / "prepared").mkdir(parents=True)
+    prepare(params.Data(color="gray", splits=params.Splits(test=0.25)), 0, root / "data" / "prepared")
+    for seed, folder in enumerate(("dense/one", "dense/two", "pruned")):
+        torch.manual_seed(seed)
+        (root / "models" / folder).mkdir(parents=True)
+        artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
+    return root
+
+
+def stage_task(workspace: Path, **changes: Any) -> Task:
+    networks = {name: {"architecture": "cifar_resnet20"} for name in ("one", "two")}
+    epochs = changes.pop("epochs", 1)
+    training = {"epochs": epochs, "batch_size": 256, "warmup_epochs": 0, "precision": "fp32"}
+    tree = {
+        "networks": networks, "teachers": ["one", "two"], "student": "one",
+        "distill": {"training": training} | changes,
+    }  # fmt: skip
+    return Task(stage="distill", params=params.validate(tree), root=workspace)
+
+
+def distilled(workspace: Path, out: Path, strategy: str) -> dict[str, Any]:
+    """The metrics that the stage's computation writes for a strategy, without Ray."""
+    task = stage_task(workspace, strategy=strategy)
+    steps = list(distill_stage.compute(task, out, None))
+    assert [step.row["epoch"] for step in steps] == [1]
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_stage_with_learned_weights_says_whom_it_trusted(workspace: Path, tmp_path: Path) -> None:
+    metrics = distilled(workspace, tmp_path, "learned")
+    weights = metrics["teacher_weights"]
+    assert list(weights) == ["one", "two"] and sum(weights.values()) == pytest.approx(1)
+    assert weights["one"] != 0.5 and metrics["teacher_weight"] is None and "extra_compute" not in metrics
+
+
+def test_stage_with_self_distillation_leaves_a_plain_student(workspace: Path, tmp_path: Path) -> None:
+    metrics = distilled(workspace, tmp_path, "self")
+    student, before = artifacts.load(tmp_path), artifacts.load(workspace / "models" / "pruned")
+    assert list(student.state_dict()) == list(before.state_dict())
+    size = read_summary(workspace / "data" / "prepared").image_size
+    # 1×1 to 8, 3×3 of stride 2, 1×1 to 8, the classifier: on maps of 4 and 8 channels
+    heads = [
+        4 * 8 * h * w + (9 * 8 * 8 + 8 * 8) * (h // 2) * (w // 2) + 80 + (channels - 4) * 8 * h * w
+        for channels, (h, w) in ((4, size), (8, (size[0] // 2, size[1] // 2)))
+    ]
+    assert metrics["extra_compute"] == pytest.approx(
+        sum(heads) / count(student, torch.zeros(1, 1, *size)).macs
+    )
+    assert "teacher_weights" not in metrics
+
+
+def test_stage_with_other_strategies_charges_nothing(workspace: Path, tmp_path: Path) -> None:
+    assert not {"extra_compute", "teacher_weights"} & set(distilled(workspace, tmp_path, "akgp"))
+
+
+def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_path: Path) -> None:
+    task = stage_task(workspace, measure_w0=True, epochs=4)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    steps = [Step(step.row, copy.deepcopy(step.state)) for step in distill_stage.compute(task, whole, None)]
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert [step.row["epoch"] for step in steps] == [1, 2, 2, 2, 3, 4], (
+        "a branch tells nothing of the student"
+    )
+    assert len(json.loads((whole / "history.json").read_text())) == 4
+    assert metrics["w0"]["weight"] == pytest.approx(metrics["teacher_weight"])
+    sentence = json.loads((whole / "characteristics.json").read_text())["sentence"]
+    assert (
+        f"the teacher's weight w0 is measured as {metrics['w0']['weight']:.2f} (by the branches" in sentence
+    )
+    for killed in (2, 5):
+        assert len(list(distill_stage.compute(task, again, steps[killed].state))) == 5 - killed
+        assert json.loads((again / "metrics.json").read_text()) == metrics
+
+
+def test_w0_is_measured_in_two_epochs_or_more_and_for_akgp_alone() -> None:
+    short = params.Training(epochs=1, warmup_epochs=0)
+    with pytest.raises(ValueError, match=r"measure_w0 needs training\.epochs of 2 or more, got 1"):
+        distill(measure_w0=True, training=short)
+    assert not distill(measure_w0=True, strategy="fixed", training=short).measures_w0

@@ -71,7 +71,7 @@ SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nst
             {"distill__strategy": "AKGP"},
             [
                 "distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed', 'annealed', 'wsld', "
-                "'dkd', 'confidence' or 'akgp'"
+                "'dkd', 'confidence', 'learned', 'self' or 'akgp'"
             ],
         ),
         # every fault has its own line

@@ -11,6 +11,7 @@ import pytest
 from akgp import figures, params, report
 
 CLASSES = ("cat & dog", "<script>alert(1)</script>", "a$b_{c", "犬")
+CONFUSED = [[0.7, 0.3, 0, 0], [0.2, 0.8, 0, 0], [0, 0.1, 0.9, 0], [0, 0, 0, 1]]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -57,7 +58,14 @@ def content() -> report.Report:
     return report.Report(
         params=settings,
         metrics=metrics(),
-        characteristics={"temperature": 1.3, "note": "</pre><b>"},
+        characteristics={
+            "temperature": 1.3,
+            "note": "</pre><b>",
+            "noise_rate": 0.2,
+            "noise_rate_low": 0.15,
+            "confusion": CONFUSED,
+            "overlap": CONFUSED,
+        },
         sentence="Balanced <classes> & few wrong labels.",
         histories={"dense net": history, "student": history},
         layers=[
@@ -124,7 +132,7 @@ def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report)
     html = file.read_text(encoding="utf-8")
     page = Page(html)
     assert file == tmp_path / "index.html"
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert all(address.startswith("#") for address in page.addresses)
     assert not {"link", "img", "iframe", "script", "object"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", html)
@@ -285,3 +293,19 @@ def test_speed_is_said_against_the_dense_network() -> None:
     rows = {name: {"top1": 90.0} | speed for name in ("dense", "student")} | {"int8": {"top1": 90.0}}
     assert report.faster(rows) == "student runs 2.10 times as fast as dense (2.04 to 2.16): 95 % intervals."
     assert report.faster({"dense": {"top1": 90.0}}) == ""
+
+
+def test_squares_of_confused_classes_have_areas_like_their_probabilities() -> None:
+    found = {"noise_rate": 0.2, "noise_rate_low": 0.15, "confusion": CONFUSED, "overlap": CONFUSED}
+    svg = figures.class_confusion(found, CLASSES)
+    assert "largest: 30 %" in svg and "largest: 6 %" in svg
+    assert "largest: 6 %" not in figures.class_confusion(found | {"noise_rate_low": 0.04}, CLASSES)
+    assert figures.class_confusion(None, CLASSES) == ""
+    assert figures.class_confusion(found, [str(k) for k in range(figures.LABELLED + 1)]) == ""
+    squares = re.findall(
+        r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" clip-path="[^"]*" style="fill: var', svg
+    )
+    sides = sorted((abs(float(right) - float(left)) for left, right in squares), reverse=True)
+    assert [side**2 / sides[0] ** 2 for side in sides[:6]] == pytest.approx(
+        [1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3], rel=0.01
+    )  # of 0.3, 0.2 and 0.1, in both panels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from akgp import artifacts, params, stages
 from akgp.stages.ray import ENVIRONMENT
+from akgp.training import TrainingError
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
@@ -61,9 +64,9 @@ def cluster() -> Iterator[str]:
 
 
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
-    write_params(tmp_path, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
+    write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
     for stage in stages.STAGES:
-        stages.run(stage, network="small" if stage == "teacher" else None, root=tmp_path)
+        stages.run(stage, root=tmp_path)
     metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
@@ -71,6 +74,7 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     assert metrics["int8"]["bytes"] == (tmp_path / "models" / "int8" / "model.onnx").stat().st_size
     assert metrics["int8"]["floating_convolutions"] == 0 < metrics["int8"]["integer_convolutions"]
     assert metrics["int8"]["latency_ms"] > 0
+    assert json.loads((tmp_path / "models" / "student" / "metrics.json").read_text())["folds"] == 2
     student = artifacts.load(tmp_path / "models" / "student")
     assert sum(p.numel() for p in student.parameters()) == metrics["student"]["params"]
     assert len(history(tmp_path, "student")) == 3
@@ -78,10 +82,27 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     assert not list((tmp_path / "runs").iterdir()), "checkpoints of ended jobs are removed"
 
 
-def start(root: Path) -> subprocess.Popen[bytes]:
+def test_a_fold_that_fails_says_why_and_leaves_the_earlier_folds(cluster: str, tmp_path: Path) -> None:
+    diverging = {
+        "epochs": 2,
+        "batch_size": 64,
+        "learning_rate": 10.0,
+        "weight_decay": 1.0,
+        "warmup_epochs": 0,
+    }
+    ray = {"cpus_per_worker": 1, "address": cluster}
+    write_params(tmp_path, folds=2, teacher=diverging, ray=ray)
+    stages.run("data", root=tmp_path)
+    (tmp_path / "models" / "folds" / "small" / "earlier").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"is nan in epoch 1: lower learning_rate \(10.0\)"):
+        stages.run("folds", root=tmp_path)
+    assert [each.name for each in (tmp_path / "models" / "folds" / "small").iterdir()] == ["earlier"]
+
+
+def start(root: Path, stage: str = "teacher") -> subprocess.Popen[bytes]:
     with (root / "stderr").open("wb") as errors:
         return subprocess.Popen(
-            [AKGP, "stage", "teacher", "--network", "small"], cwd=root, start_new_session=True,
+            [AKGP, "stage", stage, "--network", "small"], cwd=root, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
 
@@ -89,7 +110,9 @@ def start(root: Path) -> subprocess.Popen[bytes]:
 def errors(root: Path) -> list[str]:
     """What the stage last started in `root` wrote to stderr, but for its bar."""
     lines = (root / "stderr").read_text().replace("\r", "\n").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("teacher@small ")]
+    return [
+        line for line in lines if line.strip() and not line.startswith(("teacher@small ", "folds@small "))
+    ]
 
 
 def wait_for_checkpoint(root: Path) -> None:
@@ -145,6 +168,48 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_
     assert history(roots["killed"], "dense/small") == history(roots["undisturbed"], "dense/small")
     weights = [root / "models" / "dense" / "small" / "model.safetensors" for root in roots.values()]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def finished_folds(root: Path) -> dict[str, str]:
+    """The histories, with their timings, of the folds whose training has ended, by number."""
+    return {
+        re.search(r"fold=(\d+)", str(file))[1]: file.read_text()  # type: ignore[index]
+        for file in root.glob("runs/folds-small-*/*/checkpoint_*/artifact/history.json")
+    }
+
+
+@pytest.mark.slow
+def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
+    from akgp.stages import fold
+    from akgp.stages.workspace import Task
+
+    training = {"epochs": 12, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
+    checked = write_params(tmp_path, folds=5, teacher=training)
+    stages.run("data", root=tmp_path)
+    process = start(tmp_path, "folds")
+    deadline = time.monotonic() + 120
+    while not finished_folds(tmp_path):
+        assert process.poll() is None and time.monotonic() < deadline, "no fold ended"
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = finished_folds(tmp_path)
+    assert kept and not (tmp_path / "models" / "folds" / "small").exists()
+
+    assert start(tmp_path, "folds").wait(300) == 0, errors(tmp_path)
+    assert errors(tmp_path) == []
+    networks = tmp_path / "models" / "folds" / "small"
+    assert {k: (networks / k / "history.json").read_text() for k in kept} == kept
+    assert not list((tmp_path / "runs").iterdir())
+    torch.set_num_threads(1)
+    for k in range(5):
+        undisturbed = tmp_path / "undisturbed" / str(k)
+        undisturbed.mkdir(parents=True)
+        for _ in fold.compute(Task("folds", checked, tmp_path, "small"), undisturbed, None, fold=k):
+            pass
+        weights = [folder / "model.safetensors" for folder in (networks / str(k), undisturbed)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from akgp.data.batches import Batch, epoch_batches
 from akgp.data.images import Images
-from akgp.params import Augment, Training
+from akgp.distillation import SelfDistillation
+from akgp.models import cifar_resnet
+from akgp.params import Augment, Distill, Training
 from akgp.training import (
     Epoch,
     Objective,
@@ -220,6 +222,74 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(params: Training, ma
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+class Learning(nn.Module):
+    """An objective that learns: the loss is on logits times a vector, plus those of a head on the images."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.scale = nn.Parameter(torch.ones(3))
+        self.head = nn.Conv2d(3, 3, 8)
+
+    def forward(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        head = self.head(batch.inputs).flatten(1)
+        return F.cross_entropy(logits * self.scale, batch.labels) + F.cross_entropy(head, batch.labels)
+
+
+def test_an_objectives_parameters_are_trained_by_the_same_rules_as_the_networks() -> None:
+    """They might as well be in the network: there is no telling the trainings apart."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.objective = network(), Learning()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.network(x)
+            if not self.training:
+                return logits
+            return torch.cat([logits * self.objective.scale, self.objective.head(x).flatten(1)], 1)
+
+    def both(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        return sum((F.cross_entropy(part, batch.labels) for part in logits.split(3, 1)), torch.tensor(0.0))
+
+    params = Training(
+        epochs=3, batch_size=16, learning_rate=0.1, weight_decay=0.1, keep="last", precision="fp32"
+    )
+    objective = Learning()
+    model, rows = run(params, objective=objective)
+    joint, _ = run(params, model=Both(), objective=both)
+    assert not torch.equal(objective.scale, Learning().scale)
+    for trained, expected in ((model, joint.network), (objective, joint.objective)):
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(trained.state_dict()[name], tensor, msg=name)
+    assert list(model.state_dict()) == list(network().state_dict()), "the network holds none of them"
+    assert list(rows[-1].state["optimization"]["objective"]) == list(objective.state_dict())
+
+
+def test_an_objectives_gradients_are_unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 scales the loss by 65536; the head of `Learning` computes in fp32, so that nothing may change."""
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32")
+    expected, objective = Learning(), Learning()
+    run(params, objective=expected)
+    monkeypatch.setattr("akgp.training.autocast_dtype", lambda precision, device: torch.float16)
+    _, epochs = run(params, objective=objective)
+    assert epochs[-1].state["optimization"]["scaler"]["scale"] == 65536
+    torch.testing.assert_close(objective.head.weight, expected.head.weight)
+
+
+def test_an_interrupted_objective_goes_on_too() -> None:
+    params = Training(epochs=4, batch_size=16, learning_rate=0.1, ema=0.9)
+    objectives = [Learning(), Learning(), Learning(seed=7)]
+    undisturbed, rows = run(params, objective=objectives[0])
+    _, before = run(params, objective=objectives[1], stop=2)
+    resumed, after = run(params, objective=objectives[2], state=from_disk(before[-1].state))
+    assert after[-1].row["loss"] == rows[-1].row["loss"]
+    for one, other in ((undisturbed, resumed), (objectives[0], objectives[2])):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
 def test_progress_is_the_share_of_steps_done_after_an_interruption_too() -> None:
     params = Training(epochs=4, batch_size=16, learning_rate=0.1)
 
@@ -335,7 +405,7 @@ def test_bf16_autocast_trains() -> None:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two workers makes of `_linear` and `_interrupted`."""
+    """What each of two workers makes of `_linear`, `_interrupted`, `_learning` and `_self_taught`."""
     folder = tmp_path_factory.mktemp("workers")
     torch.multiprocessing.spawn(_worker, (2, str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
@@ -345,7 +415,8 @@ def _worker(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    torch.save({"linear": _linear(), "interrupted": _interrupted(rank)}, f"{folder}/{rank}.pt")
+    made = {"linear": _linear(), "interrupted": _interrupted(rank), "learning": _learning(rank)}
+    torch.save(made | {"self_taught": _self_taught()}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -369,6 +440,48 @@ def test_two_workers_train_as_one(workers: list[dict[str, Any]]) -> None:
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def _learning(rank: int) -> dict[str, Any]:
+    """Worker 1's objective begins with other numbers, which it must give up."""
+    torch.manual_seed(0)
+    model, objective = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), Learning(seed=rank)
+    params = Training(epochs=2, batch_size=16, learning_rate=0.05, precision="fp32")
+    run(params, model=model, objective=objective)
+    return {"model": model.state_dict(), "objective": objective.state_dict()}
+
+
+def test_two_workers_train_an_objective_as_one(workers: list[dict[str, Any]]) -> None:
+    one, (two, other) = _learning(0), (worker["learning"] for worker in workers)
+    for part in ("model", "objective"):
+        for name, tensor in one[part].items():
+            torch.testing.assert_close(two[part][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+            assert torch.equal(two[part][name], other[part][name]), name
+
+
+def _self_taught() -> dict[str, Any]:
+    """Hooks on the network, heads with BatchNorm: undisturbed, then in two parts."""
+    params = Training(epochs=2, batch_size=16, learning_rate=0.1, ema=0.5, keep="last", precision="bf16")
+
+    def once(**options: Any) -> tuple[dict[str, Any], Epoch]:
+        torch.manual_seed(0)
+        model = cifar_resnet(8, (4, 8, 8), num_classes=3)
+        objective = SelfDistillation(model, Distill(strategy="self"), torch.zeros(1, 3, 8, 8), prior=None)
+        _, epochs = run(params, model=model, objective=objective, **options)
+        return model.state_dict() | objective.state_dict(), epochs[-1]
+
+    whole, _ = once()
+    _, first = once(stop=1)
+    states = [from_disk(first.state)]
+    torch.distributed.broadcast_object_list(states, 0)
+    return {"whole": whole, "resumed": once(state=states[0])[0]}
+
+
+def test_two_workers_agree_on_self_distillation(workers: list[dict[str, Any]]) -> None:
+    zero, one = (worker["self_taught"] for worker in workers)
+    for name, tensor in zero["whole"].items():
+        for other in (zero["resumed"], one["whole"], one["resumed"]):
+            assert torch.equal(tensor, other[name]), name
+
+
 def _interrupted(rank: int) -> dict[str, Any]:
     """A network with BatchNorm, dropout and an average, trained by two: undisturbed, then in two parts.
 
@@ -385,6 +498,7 @@ def _interrupted(rank: int) -> dict[str, Any]:
         lambda: run(params, model=network(), count=1),
         lambda: run(params.model_copy(update={"batch_size": 15}), model=network()),
         lambda: run(params, model=Unused()),
+        lambda: run(params, model=network(), objective=Idle()),
         lambda: run(params, model=network(), objective=lambda _, z, __: z.sum() * (math.nan if rank else 1)),
     ]
     for call in failing:
@@ -397,6 +511,11 @@ def _interrupted(rank: int) -> dict[str, Any]:
         "rows": [epochs[-1].row["val_loss"], second.row["val_loss"]],
         "errors": errors,
     }
+
+
+class Idle(Learning):
+    def forward(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        return F.cross_entropy(logits * self.scale, batch.labels)
 
 
 class Unused(nn.Module):
@@ -425,6 +544,8 @@ def test_two_workers_agree(workers: list[dict[str, Any]]) -> None:
             "got 1 training images for 2 workers: use fewer workers",
             "batch_size (15) must be divisible by the 2 workers",
             "the loss does not depend on spare.weight, spare.bias: with several workers every parameter must "
+            "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker",
+            "the loss does not depend on head.weight, head.bias: with several workers every parameter must "
             "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker",
             "loss is nan in epoch 1: lower learning_rate (0.1) or raise warmup_epochs (1.0)",
         ]

@@ -1,9 +1,12 @@
 """Distillation whose weight on the teacher follows from the data: losses, characteristics, weights."""
 
+from akgp.distillation.branches import Measured, branch_epochs, stacked_weight, train_measured
 from akgp.distillation.characteristics import Characteristics, calibration_temperature, measure
 from akgp.distillation.crossfit import cross_fitted, folds, out_of_fold
+from akgp.distillation.learned import LearnedTeachers
 from akgp.distillation.losses import Ensemble, distillation_loss, standardized
 from akgp.distillation.objective import Guide, guide, guided
+from akgp.distillation.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies import strategy_loss
 from akgp.distillation.weighting import by_group, log_prior, teacher_weights, wrong_label_probability
 
@@ -11,6 +14,10 @@ __all__ = [
     "Characteristics",
     "Ensemble",
     "Guide",
+    "LearnedTeachers",
+    "Measured",
+    "SelfDistillation",
+    "branch_epochs",
     "by_group",
     "calibration_temperature",
     "cross_fitted",
@@ -21,8 +28,11 @@ __all__ = [
     "log_prior",
     "measure",
     "out_of_fold",
+    "self_distillation_loss",
+    "stacked_weight",
     "standardized",
     "strategy_loss",
     "teacher_weights",
+    "train_measured",
     "wrong_label_probability",
 ]

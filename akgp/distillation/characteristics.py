@@ -1,8 +1,8 @@
 """What the data and the teacher are like, measured from the teacher's logits on held-out images.
 
 Measured here: calibration temperature, calibration error, label noise and which classes it
-confuses, class balance, memorisation. What follows from them for the loss is decided in
-`weighting`. N: samples, C: classes.
+confuses, which classes overlap, class balance, memorisation. What follows from them for the loss
+is decided in `weighting`. N: samples, C: classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from akgp.params import Section
 IMBALANCED = 3.0
 """Ratio of the largest to the smallest class above which classes are balanced by weights."""
 CLEAN = 0.05
-"""Estimated noise rate up to which labels count as right."""
+"""Noise rate up to which labels count as right; see `noise_rate_low`."""
 BINS = 15
 """Bins of the calibration error."""
 
@@ -35,8 +35,15 @@ class Characteristics(Section):
     noise_rate: float | None = Field(
         description="η: share of wrong labels; reads high (.45 for .40). None: this teacher cannot tell"
     )
+    noise_rate_low: float | None = Field(
+        description="lower end of η's 90 % interval (Wilson's); above .05 labels are corrected"
+    )
     confusion: tuple[tuple[float, ...], ...] = Field(
         description="S: row = true class, column = label, if the label is wrong; rows sum to 1"
+    )
+    overlap: tuple[tuple[float, ...], ...] = Field(
+        description="row = class that the calibrated teacher answers, column = its mean probability of each; "
+        "rows sum to 1; of a class never answered, the identity's"
     )
     class_counts: tuple[int, ...] = Field(description="training images of each class")
     imbalance: float = Field(description="largest class / smallest class, in training images")
@@ -55,8 +62,13 @@ class Characteristics(Section):
 
     @property
     def noisy(self) -> bool:
-        """Whether labels are wrong often enough for a correction."""
-        return self.noise_rate is not None and self.noise_rate > CLEAN
+        """Whether labels are surely wrong often enough for a correction."""
+        return self.noise_rate_low is not None and self.noise_rate_low > CLEAN
+
+    def with_noise_of(self, other: Characteristics) -> Characteristics:
+        """These, but with the label noise that was measured by another network."""
+        fields = ("noise_rate", "noise_rate_low", "confusion")
+        return self.model_copy(update={name: getattr(other, name) for name in fields})
 
     def prior(self) -> Tensor:
         """π: class frequencies in training, float64 [C]; a class without an image counts as one."""
@@ -79,7 +91,8 @@ class Characteristics(Section):
         """
         if len(classes) != self.classes:
             raise ValueError(f"classes must be {self.classes} names, got {len(classes)}")
-        return "; ".join(filter(None, (self._labels(classes), self._teacher(), self._balance(classes))))
+        said = (self._labels(classes), self._teacher(), self._alike(classes), self._balance(classes))
+        return "; ".join(filter(None, said))
 
     def _labels(self, classes: tuple[str, ...]) -> str:
         if self.noise_rate is None:
@@ -103,6 +116,15 @@ class Characteristics(Section):
         )
         memory = self.memorisation_gap is not None and self.memorisation_gap < -0.1
         return f"the teacher is {trust}{' and has memorised training labels' if memory else ''}"
+
+    def _alike(self, classes: tuple[str, ...]) -> str:
+        """The two classes that overlap most, if that is a tenth or more and three times the usual."""
+        overlap = torch.tensor(self.overlap, dtype=torch.float64)
+        mutual = ((overlap + overlap.T) / 2).fill_diagonal_(0)
+        most = float(mutual.max())
+        one, other = sorted(divmod(int(mutual.argmax()), self.classes))
+        usual = float(mutual.sum()) / (self.classes * (self.classes - 1))
+        return f"{classes[one]} and {classes[other]} look alike" if most >= max(0.1, 3 * usual) else ""
 
     def _balance(self, classes: tuple[str, ...]) -> str:
         if self.imbalance <= 1.5:
@@ -134,6 +156,7 @@ def measure(
       labelled another one as often as itself: wrong labels and a bad teacher then look alike.
     - confusion: labels other than k among the most confident fifth of what is predicted k, plus
       10/(C − 1) each, normalised.
+    - overlap: mean of the calibrated probabilities over the images that the teacher takes for k.
     - memorisation_gap: Brier scores Σ_c (p_c − [y = c])² of the calibrated teacher, in [0, 2].
 
     Args:
@@ -153,11 +176,8 @@ def measure(
         train_counts = (labels if train_labels is None else train_labels).bincount(minlength=classes)
     if train_counts.shape != (classes,) or bool((train_counts < 0).any()):
         raise ValueError(f"train_counts must be [{classes}] and not negative, got {train_counts.tolist()}")
-    counts = train_counts.cpu().double().clamp_min(1)
-    imbalance = float(counts.max() / counts.min())
-    of_class = counts.reciprocal() if imbalance > IMBALANCED else torch.ones_like(counts)
     labels = labels.cpu()
-    weight = of_class[labels] / of_class[labels].mean()
+    weight = class_weights(labels, train_counts)
 
     temperature = calibration_temperature(logits, labels, weight)
     probability = (logits / temperature).softmax(1)
@@ -169,10 +189,10 @@ def measure(
             raise ValueError("train_logits need train_labels")
         seen = (_checked(train_logits, train_labels, "train_logits, train_labels") / temperature).softmax(1)
         train_labels = train_labels.cpu()
-        seen_weight = of_class[train_labels] / of_class[train_labels].mean()
+        seen_weight = class_weights(train_labels, train_counts)
         gap = _brier(seen, train_labels, seen_weight) - _brier(probability, labels, weight)
     information, error = _information(probability, labels)
-    rate, confusion = _noise(probability, labels)
+    rate, low, confusion = _noise(probability, labels)
     off_diagonal = _transition(rate, confusion).fill_diagonal_(0).amax(1)
     identified = information > 2 * error and bool((off_diagonal < 1 - rate).all())
     accuracy = float((weight * right).mean())
@@ -184,11 +204,31 @@ def measure(
         overconfidence=float((weight * confidence).mean()) - accuracy,
         information=information,
         noise_rate=rate if identified else None,
+        noise_rate_low=low if identified else None,
         confusion=tuple(map(tuple, confusion.tolist())),
+        overlap=tuple(map(tuple, _overlap(probability).tolist())),
         class_counts=tuple(train_counts.tolist()),
-        imbalance=imbalance,
+        imbalance=_imbalance(train_counts),
         memorisation_gap=gap,
     )
+
+
+def class_weights(labels: Tensor, class_counts: Tensor) -> Tensor:
+    """v_i ∝ 1/π_{y_i}, of mean 1, where the imbalance exceeds 3, else 1; float64 [N].
+
+    Args:
+        labels: int64 [N].
+        class_counts: int64 [C], training images of each class; a class without one counts as one.
+    """
+    if _imbalance(class_counts) <= IMBALANCED:
+        return torch.ones(len(labels), dtype=torch.float64)
+    weight = class_counts.cpu().double().clamp_min(1).reciprocal()[labels.cpu()]
+    return weight / weight.mean()
+
+
+def _imbalance(class_counts: Tensor) -> float:
+    counts = class_counts.clamp_min(1)
+    return float(counts.max() / counts.min())
 
 
 def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> float:
@@ -227,12 +267,14 @@ def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | Non
     return math.exp(-brentq(slope, low, high))
 
 
-def _noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, Tensor]:
-    """η̂ and the confusion S [C, C], see `measure`. Samples tied in confidence are taken together."""
+def _noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float, Tensor]:
+    """η̂, its lower end and the confusion S [C, C], see `measure`. Samples of equal confidence go together."""
+    from scipy.stats import binomtest
+
     classes = probability_NC.shape[1]
     confidence, predicted = probability_NC.max(1)
     top = _most_confident(confidence, 10)
-    rate = float((predicted[top] != labels_N[top]).double().mean())
+    wrong = binomtest(int((predicted[top] != labels_N[top]).sum()), int(top.sum()))
     counts = torch.zeros(classes, classes, dtype=torch.float64)
     for k in range(classes):
         of_class = predicted == k
@@ -240,7 +282,17 @@ def _noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, Tensor]:
             sure = _most_confident(confidence[of_class], 5)
             counts[k] = labels_N[of_class][sure].bincount(minlength=classes)
     counts = (counts + 10 / (classes - 1)).fill_diagonal_(0)
-    return rate, counts / counts.sum(1, keepdim=True)
+    low = wrong.proportion_ci(0.9, method="wilson").low
+    return wrong.statistic, float(low), counts / counts.sum(1, keepdim=True)
+
+
+def _overlap(probability_NC: Tensor) -> Tensor:
+    """Mean probabilities of the samples by their most probable class, [C, C]."""
+    classes = probability_NC.shape[1]
+    answered = torch.nn.functional.one_hot(probability_NC.argmax(1), classes).double()
+    counts = answered.sum(0)[:, None]
+    mean = answered.T @ probability_NC / counts.clamp_min(1)
+    return torch.where(counts > 0, mean, torch.eye(classes, dtype=torch.float64))
 
 
 def _most_confident(confidence_N: Tensor, part: int) -> Tensor:

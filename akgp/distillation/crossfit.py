@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import Batch
+from akgp.data.images import Images
 from akgp.distillation.objective import Guide, guide
+from akgp.evaluation import predict_logits
 
 
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -70,10 +72,30 @@ def cross_fitted(
     return logits
 
 
-def out_of_fold(logits: Tensor, fold: Tensor) -> Tensor:
-    """Of every image the logits of its fold's network, [N, C] of [K, N, C].
+def out_of_fold(
+    networks: Sequence[nn.Module],
+    images: Images,
+    fold: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> Tensor:
+    """Of every image the logits of its fold's network, float32 [N, C] on the CPU, in eval mode and fp32.
 
     For images on which none of the networks was trained, `arange(N) % K` as `fold` answers each by
     one network, so that their logits are as sharp as those that the student learns from.
+
+    Args:
+        fold: int64 [N], of each image, in [0, K).
+        mean, std: of each channel, in units of 255.
     """
-    return logits[fold, torch.arange(len(fold))]
+    rows: Tensor | None = None
+    for k, network in enumerate(networks):
+        mine = (fold == k).nonzero()[:, 0]
+        if len(mine):
+            logits = predict_logits(network, images.take(mine), mean=mean, std=std, device=device)
+            rows = logits.new_empty(len(images), logits.shape[1]) if rows is None else rows
+            rows[mine] = logits
+    assert rows is not None
+    return rows

@@ -2,10 +2,11 @@
 
 A strategy's loss is a function of `Answers`; `LOSSES` names them. Those that mix label and teacher
 by a weight known before training get it from `weighting`; the others weigh in every batch. All but
-`confidence` see several teachers as one, by the mean of their probabilities. B: samples of a batch,
-C: classes, K: teachers; CE: cross-entropy with the label at T = 1, where `training.label_smoothing`
-applies to the student's own; KL and soft cross-entropy: between logits divided by T, which are
-standardised before if `logit_std` is set.
+`confidence` see several teachers as one, by the mean of their probabilities. Two strategies have
+parameters of their own and are objectives elsewhere: `learned` and `self_distillation`. B: samples of
+a batch, C: classes, K: teachers; CE: cross-entropy with the label at T = 1, where
+`training.label_smoothing` applies to the student's own; KL and soft cross-entropy: between logits
+divided by T, which are standardised before if `logit_std` is set.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from akgp.distillation.losses import (
 from akgp.distillation.weighting import WEIGHTS
 from akgp.params import Distill
 
-ALPHA = {"wsld": 2.5, "dkd": 1.0, "confidence": 1.0}
-"""The papers' own `alpha`."""
+ALPHA = {"wsld": 2.5, "dkd": 1.0, "confidence": 1.0, "learned": 1.0, "self": 0.3}
+"""The papers' own `alpha`, or their code's."""
 
 
 @dataclass(frozen=True)

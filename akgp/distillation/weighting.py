@@ -24,12 +24,14 @@ def teacher_weights(
     """The teacher's weight w of every training sample by `params.strategy`; 1 − w is the label's.
 
     Args:
-        logits: [N, C], the teacher's.
+        characteristics: of the network by which wrong labels are found: the teacher, or one that
+            knows the labels better.
+        logits: [N, C], the same network's.
         labels: int64 [N], as given, wrong ones included.
 
     Returns:
         float32 [N] in [0, 1], on the labels' device. None where the strategy has no weight before
-        training: annealed, wsld, dkd and confidence.
+        training: annealed, wsld, dkd, confidence, learned and self.
 
     Raises:
         ValueError: logits and labels do not fit each other or the characteristics.

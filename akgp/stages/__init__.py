@@ -12,7 +12,7 @@ from akgp import params as parameters
 from akgp.stages import sources
 from akgp.stages.workspace import StageError, Task, Workspace, held
 
-STAGES = ("data", "teacher", "prune", "distill", "quantize", "evaluate")
+STAGES = ("data", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
 
 __all__ = ["STAGES", "StageError", "run"]
 
@@ -22,8 +22,8 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
 
     Args:
         name: one of STAGES.
-        network: which of params.yaml's dense networks; for the teacher stage only, and needed there
-            unless there is only one.
+        network: which of params.yaml's networks, for the stages teacher and folds; needed there unless
+            there is only one.
 
     Raises:
         StageError: no such stage or network, another computation holds the workspace, an input
@@ -34,14 +34,15 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
     if name not in STAGES:
         raise StageError(f"stage: got {name!r}, must be one of {', '.join(STAGES)}")
     params = parameters.load(workspace.root / "params.yaml")
-    if name == "teacher" and network is None and len(params.networks) == 1:
-        (network,) = params.networks
-    if name == "teacher" and network not in params.networks:
-        raise StageError(f"--network: got {network!r}, must be one of {', '.join(params.networks)}")
-    if name != "teacher" and network is not None:
-        raise StageError(f"--network is for the teacher stage, not {name!r}")
+    networks = {"teacher": tuple(params.networks), "folds": params.teachers}.get(name)
+    if networks is None and network is not None:
+        raise StageError(f"--network is for the stages teacher and folds, not {name!r}")
+    if networks is not None and network is None and len(networks) == 1:
+        (network,) = networks
+    if networks is not None and network not in networks:
+        raise StageError(f"--network: got {network!r}, must be one of {', '.join(networks)}")
     task = Task(stage=name, params=params, root=workspace.root, network=network)
-    if name not in ("data", "teacher"):
+    if name not in ("data", "teacher", "folds"):
         sources.check(params, workspace.root)
     with held(workspace, task.label):
         import_module(f"akgp.stages.{name}").run(task)

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import Images, Summary, read_split, read_summary
-from akgp.distillation import Ensemble, by_group, guide, guided, log_prior, measure, teacher_weights
-from akgp.evaluation import predict_logits
+from akgp.data import Summary
+from akgp.distillation import (
+    LearnedTeachers,
+    SelfDistillation,
+    branch_epochs,
+    by_group,
+    guided,
+    log_prior,
+    teacher_weights,
+    train_measured,
+)
+from akgp.evaluation import count, predict_logits
+from akgp.params import Distill
+from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.prune import write_table
 from akgp.stages.ray import fit
-from akgp.stages.trained import kept_top1, trained
+from akgp.stages.teachers import teaching
+from akgp.stages.trained import kept_top1, options, steps
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
-from akgp.training import autocast_dtype
+from akgp.training import Objective, autocast_dtype, train
 
-PARAMS = ("seed", "teachers", "distill")
+PARAMS = ("seed", "teachers", "folds", "student", "distill")
 WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
 
 def run(task: Task) -> None:
-    workspace = task.workspace
+    workspace, epochs = task.workspace, task.params.distill.training.epochs
     fit(
         task,
         compute,
         keys=PARAMS,
-        inputs=[workspace.data, workspace.pruned, *(workspace.dense(name) for name in task.params.teachers)],
-        steps=task.params.distill.training.epochs,
+        inputs=[
+            workspace.data,
+            workspace.pruned,
+            *sorted({workspace.dense(task.params.student), *teaching(task)}),
+        ],
+        steps=epochs + (2 * branch_epochs(epochs)[1] if task.params.distill.measures_w0 else 0),
         destination=workspace.student,
         parallel=True,
     )
@@ -38,73 +55,123 @@ def run(task: Task) -> None:
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Distill; write the student, what the data is like, who was trusted where, history and metrics."""
-    workspace, params = task.workspace, task.params.distill
-    data = workspace.data
-    summary = read_summary(data)
-    images = read_split(data, "train")
-    teachers = _load_teachers(task)
-    teacher = _as_one(teachers)
-    on = device(task)
+    yield from recover(task, read_lesson(task), out, state)
 
-    teacher.to(on)
-    logits = _logits(teacher, images, summary, task)
-    calibration = read_split(data, "calibration")
-    characteristics = measure(
-        _logits(teacher, calibration, summary, task),
-        calibration.labels,
-        train_logits=logits,
-        train_labels=images.labels,
-    )
-    weights = teacher_weights(params, characteristics, logits, images.labels)
-    prior = log_prior(params, characteristics)
-    dtype, channels_last = autocast_dtype(params.training.precision, on), params.training.channels_last
-    objective = guided(
-        [guide(network, dtype=dtype, channels_last=channels_last) for network in teachers],
-        params,
-        weights=None if weights is None else weights.to(on),
-        prior=None if prior is None else prior.to(on),
-    )
 
-    student = artifacts.load(workspace.pruned)
-    history = yield from trained(student, params.training, objective, task, state)
+def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """`compute`, on a lesson that has been read."""
+    params, summary = task.params.distill, lesson.summary
+    student = artifacts.load(task.workspace.pruned)
+    common = options(task, params.training, summary, state)
+    learned: dict[str, Any] = {}
+    if params.measures_w0:
+        epochs = train_measured(
+            student,
+            lesson.images,
+            lesson.validation,
+            lesson.calibration,
+            objective=lambda w0: _objective(student, lesson, _with_w0(params, w0), task),
+            class_counts=torch.tensor(lesson.characteristics.class_counts),
+            prior=params.w0,
+            **common,
+        )
+        history, training = yield from steps(epochs, state)
+        learned = {"w0": training["measured"]}
+        params = _with_w0(params, training["measured"]["weight"])
+    else:
+        objective = _objective(student, lesson, params, task)
+        epochs = train(student, lesson.images, lesson.validation, objective=objective, **common)
+        history, _ = yield from steps(epochs, state)
+        learned = _learned(objective, student, lesson, task)
 
-    artifacts.save(student, out)
+    weights = _weights(lesson, params)
+    artifacts.save(student.cpu(), out)
     write_json(
         out / "characteristics.json",
-        characteristics.model_dump(mode="json") | {"sentence": characteristics.sentence(summary.classes)},
+        lesson.characteristics.model_dump(mode="json")
+        | {"sentence": _sentence(lesson, task.params.folds, learned.get("w0")), "folds": task.params.folds},
     )
-    _write_weights(out / "weights.csv", weights, images, summary)
+    _write_weights(out / "weights.csv", weights, lesson)
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",
         {
             "val_top1": kept_top1(history, params.training.keep),
             "teacher_weight": None if weights is None else float(weights.mean()),
-        },
+            "folds": task.params.folds,
+        }
+        | learned,
     )
 
 
-def load_teacher(task: Task) -> nn.Module:
-    """The network whose logits teach: params.yaml's one teacher, or the ensemble of several."""
-    return _as_one(_load_teachers(task))
+def _with_w0(params: Distill, w0: float) -> Distill:
+    return params.model_copy(update={"w0": w0})
 
 
-def _load_teachers(task: Task) -> list[nn.Module]:
-    return [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
+def _weights(lesson: Lesson, params: Distill) -> Tensor | None:
+    doubted = lesson.doubted
+    return teacher_weights(params, doubted.characteristics, doubted.logits, lesson.images.labels)
 
 
-def _as_one(teachers: Sequence[nn.Module]) -> nn.Module:
-    return teachers[0] if len(teachers) == 1 else Ensemble(teachers)
+def _objective(student: nn.Module, lesson: Lesson, params: Distill, task: Task) -> Objective:
+    """The objective of `distill.strategy`, on the worker's device."""
+    on = device(task)
+    prior = log_prior(params, lesson.characteristics)
+    prior = None if prior is None else prior.to(on)
+    torch.manual_seed(task.params.seed)  # of the objective's own parameters
+    if params.strategy == "self":
+        return SelfDistillation(student, params, _example(lesson.summary), prior=prior)
+    dtype, channels_last = autocast_dtype(params.training.precision, on), params.training.channels_last
+    guides = [teacher.guide(on, dtype, channels_last) for teacher in lesson.teachers]
+    if params.strategy == "learned":
+        return LearnedTeachers(guides, params, num_classes=len(lesson.summary.classes), prior=prior)
+    weights = _weights(lesson, params)
+    return guided(guides, params, weights=None if weights is None else weights.to(on), prior=prior)
 
 
-def _logits(model: nn.Module, images: Images, summary: Summary, task: Task) -> Tensor:
-    return predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
+def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Task) -> dict[str, Any]:
+    """Metrics of an objective with parameters of its own.
+
+    teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
+        at the end of the training. extra_compute: MACs of the heads, as a share of the student's.
+    """
+    if isinstance(objective, LearnedTeachers):
+        summary = lesson.summary
+        logits = predict_logits(
+            student, lesson.images, mean=summary.mean, std=summary.std, device=device(task)
+        )
+        with torch.no_grad():
+            means = objective.cpu().log_weights(logits).exp().mean(0)
+        return {"teacher_weights": dict(zip(task.params.teachers, means.tolist(), strict=True))}
+    if isinstance(objective, SelfDistillation):
+        objective.cpu().remove_hooks()
+        heads = zip(objective.heads, objective.map_shapes, strict=True)
+        macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
+        return {"extra_compute": macs / count(student.cpu(), _example(lesson.summary)).macs}
+    return {}
 
 
-def _write_weights(file: Path, weights: Tensor | None, images: Images, summary: Summary) -> None:
+def _example(summary: Summary) -> Tensor:
+    return torch.zeros(1, summary.channels, *summary.image_size)
+
+
+def _sentence(lesson: Lesson, folds: int | None, w0: dict[str, float] | None) -> str:
+    said = [lesson.characteristics.sentence(lesson.summary.classes)]
+    if folds:
+        said.append(f"each image is taught by a network that has not seen it, of {folds} folds")
+    if w0:
+        said.append(
+            f"the teacher's weight w0 is measured as {w0['weight']:.2f} "
+            f"(by the branches {w0['raw']:.2f} ± {w0['error']:.2f})"
+        )
+    return "; ".join(said)
+
+
+def _write_weights(file: Path, weights: Tensor | None, lesson: Lesson) -> None:
     """The teacher's weight by class; the header alone where no weight was known before training."""
     if weights is None:
         file.write_text(",".join(WEIGHT_COLUMNS) + "\n")
         return
-    groups = by_group(weights, images.labels, len(summary.classes))
-    write_table(file, [row | {"class": summary.classes[int(row["class"])]} for row in groups])
+    classes = lesson.summary.classes
+    groups = by_group(weights, lesson.images.labels, len(classes))
+    write_table(file, [row | {"class": classes[int(row["class"])]} for row in groups])

@@ -19,8 +19,8 @@ from akgp.counting import count
 from akgp.data import Summary, read_split, read_summary
 from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
-from akgp.stages.distill import load_teacher
 from akgp.stages.ray import fit
+from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 
@@ -97,7 +97,7 @@ def _networks(task: Task) -> Iterator[tuple[str, tuple[nn.Module, list[Path]]]]:
     """Name, network and its files on disk, for every network that computes in floating point."""
     workspace, params = task.workspace, task.params
     teachers = [workspace.dense(name) / "model.safetensors" for name in params.teachers]
-    yield "teacher", (load_teacher(task), teachers)
+    yield "teacher", (load_ensemble(task), teachers)
     for name, folder in (
         ("dense", workspace.dense(params.student)),
         ("pruned", workspace.pruned),

@@ -15,21 +15,26 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import fsspec
 import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import params as parameters
 from akgp.stages.bar import bar
+from akgp.stages.cluster import await_nodes, make_readable, runtime_env
 from akgp.stages.worker import ARTIFACT, Compute, work
 from akgp.stages.workspace import StageError, Task, digest, replaced, require
 
 if TYPE_CHECKING:
     from ray.train import Result, UserCallback
     from ray.train.torch import TorchTrainer
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,10 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables whatever its verbosity
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
 }
+
+
+class WorkerLost(StageError):
+    """A worker or its node died; the computation can go on from its last step."""
 
 
 def fit(
@@ -62,7 +71,8 @@ def fit(
         parallel: use all of `ray.workers`; otherwise one.
 
     Raises:
-        StageError: an input is missing, or Ray, its resources or its storage can't be had.
+        StageError: an input is missing or a node can't read it; Ray, its resources or its storage
+            can't be had; more workers were lost than `ray.max_failures`.
         ValueError: raised by `compute` on a worker.
     """
     from akgp.stages.progress import Rows
@@ -70,20 +80,41 @@ def fit(
     require(*inputs)
     ray_params = task.params.ray
     workers = ray_params.workers if parallel else 1
+    enough = min(ray_params.min_workers or workers, workers)
     keys += ("ray.workers",) if parallel else ()  # a run of two workers is not gone on with by one
-    name = f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
-    storage = _storage(ray_params.storage, task.root)
-    with session(ray_params, workers):
+    name, storage = job_name(task, inputs, keys), storage_of(task)
+    with session(ray_params, enough):
         _check_storage(storage, name)
+        source = make_readable(task, inputs, f"{storage}/{name}")
         with bar(task, steps) as progress_file:
-            job = trainer(task, compute, name, storage, workers, [Rows(str(progress_file))])
-            result = _result(job, task.label)
+            job = partial(
+                trainer, task, compute, name, storage,
+                workers if enough == workers else (enough, workers),
+                [Rows(str(progress_file))], source,
+            )  # fmt: skip
+            result = lasting(lambda: _result(job(), task.label), task, enough)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
         with replaced(destination) as new, result.checkpoint.as_directory() as folder:
             shutil.copytree(Path(folder) / ARTIFACT, new, dirs_exist_ok=True)
-    filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
-    filesystem.rm(path, recursive=True)  # its checkpoints have served
+    remove(f"{storage}/{name}")  # its checkpoints have served
+
+
+def job_name(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
+    """The name of the task's job: the same for the same computation, which is then gone on with."""
+    return f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
+
+
+def storage_of(task: Task) -> str:
+    """Where the task's jobs keep their checkpoints: a URL, or a path."""
+    storage = task.params.ray.storage
+    return storage if parameters.REMOTE.match(storage) else str((task.root / storage).resolve())
+
+
+def remove(path: str) -> None:
+    """Remove a folder of checkpoints, here or on a store."""
+    filesystem, path = fsspec.core.url_to_fs(path)
+    filesystem.rm(path, recursive=True)
 
 
 @contextlib.contextmanager
@@ -96,21 +127,27 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
     os.environ |= ENVIRONMENT
     import ray
 
+    _listen_on_loopback(params.address is None)
     if params.address is None:
         _check_local(params, workers)
     elif params.address != "auto":
         _check_answers(params.address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=params.address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if params.address is None else None,
-            configure_logging=True,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StageError(f"ray.address: {params.address!r}: {str(error).splitlines()[0]}") from None
+        with runtime_env(ENVIRONMENT) if params.address else contextlib.nullcontext() as environment:
+            ray.init(
+                address=params.address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if params.address is None else None,
+                configure_logging=True,
+                runtime_env=environment,
+            )
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise StageError(
+            f"ray.address: {params.address!r}: {_first_line(error)}; if the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token here and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the same as there"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray's own prints its stack
     try:
@@ -118,6 +155,17 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _listen_on_loopback(alone: bool) -> None:
+    """Whether Ray's processes listen on 127.0.0.1 alone, as its default is on other systems than Linux.
+
+    Ray decides it when it is imported, by a variable that the processes it starts inherit.
+    """
+    from ray._private import ray_constants
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(not alone))
+    ray_constants.ENABLE_RAY_CLUSTER = not alone
 
 
 def _check_local(params: parameters.Ray, workers: int) -> None:
@@ -148,10 +196,6 @@ def _check_answers(address: str) -> None:
         raise StageError(f"ray.address: nobody answers at {address!r} ({error.strerror or error})") from None
 
 
-def _storage(storage: str, root: Path) -> str:
-    return storage if parameters.REMOTE.match(storage) else str((root / storage).resolve())
-
-
 def _check_storage(storage: str, name: str) -> None:
     """Remove a run whose snapshot was cut short by a kill: Ray Train could never resume it.
 
@@ -172,16 +216,27 @@ def _check_storage(storage: str, name: str) -> None:
 
 
 def trainer(
-    task: Task, compute: Compute, name: str, storage: str, workers: int, callbacks: list[UserCallback]
+    task: Task,
+    compute: Compute,
+    name: str,
+    storage: str,
+    workers: int | tuple[int, int],
+    callbacks: list[UserCallback],
+    source: str | None = None,
 ) -> TorchTrainer:
-    """The Ray Train job of `compute` over `workers` data-parallel workers; not started yet."""
+    """The Ray Train job of `compute` over data-parallel workers; not started yet.
+
+    Args:
+        workers: how many, or the fewest and the most.
+        source: where each worker gets the workspace's files from; None: from the driver's path.
+    """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = task.params.ray.gpus_per_worker > 0
     return TorchTrainer(
         work,
-        train_loop_config={"task": task, "compute": compute},
+        train_loop_config={"task": task, "compute": compute, "source": source},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -199,11 +254,32 @@ def trainer(
     )
 
 
-def _result(job: TorchTrainer, label: str) -> Result:
-    """The job's result, or what went wrong in the user's terms: her input, a disk, a worker that died.
+def lasting(attempt: Callable[[], T], task: Task, workers: int) -> T:
+    """What `attempt` gives; on a cluster it is made again after a loss, `ray.max_failures` times.
 
-    A fault of the computation itself is raised as Ray Train tells it, with its traceback.
+    Ray's own retries would repeat a user's mistakes, too.
+
+    Args:
+        workers: how many it needs at least.
+
+    Raises:
+        WorkerLost: once more than that.
     """
+    left = task.params.ray.max_failures if task.params.ray.address else 0
+    while True:
+        try:
+            return attempt()
+        except WorkerLost as error:
+            if left == 0:
+                raise
+            with logging_redirect_tqdm():
+                log.warning("%s", str(error).replace("`dvc repro`", "it"))
+            left -= 1
+            await_nodes(task.params.ray, workers)
+
+
+def _result(job: TorchTrainer, label: str) -> Result:
+    """The job's result, or what went wrong as `raise_cause` says it."""
     from ray.train import TrainingFailedError
 
     try:
@@ -212,15 +288,31 @@ def _result(job: TorchTrainer, label: str) -> Result:
         failures = [*(getattr(error, "worker_failures", None) or {}).values()] or [
             getattr(error, "controller_failure", error)
         ]
-        raised = [failure.cause for failure in failures if getattr(failure, "cause", None)]  # by `compute`
-        for cause in (*raised, *failures):
-            if isinstance(cause, (ValueError, OSError)):
-                raise cause from error
-        if raised:
-            raise
-        raise StageError(
-            f"{label}: a worker died ({_first_line(failures[0])}); `dvc repro` goes on from its last epoch"
-        ) from error
+        raise_cause(label, error, failures)
+
+
+def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoReturn:
+    """Raise what went wrong in the user's terms: her input, a disk, a worker that died.
+
+    A fault of the computation itself is raised as Ray tells it, with its traceback: as `error`.
+
+    Args:
+        failures: of the workers; one whose `cause` is set has been raised by the computation.
+    """
+    raised = [cause for failure in failures if (cause := getattr(failure, "cause", None))]
+    for cause in (*raised, *failures):
+        if isinstance(cause, (ValueError, OSError)):
+            raise cause from error
+    if any(not _misses_a_peer(cause) for cause in raised):
+        raise error
+    raise WorkerLost(
+        f"{label}: a worker died ({_first_line(failures[0])}); `dvc repro` goes on from its last epoch"
+    ) from error
+
+
+def _misses_a_peer(error: BaseException) -> bool:
+    """Whether a worker says that another one, with which it computes, is gone."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _first_line(error: BaseException) -> str:

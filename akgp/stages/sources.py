@@ -50,14 +50,21 @@ def digests(network: Network, root: Path) -> dict[str, str]:
 
 def check(params: Params, root: Path) -> None:
     """Raise StageError if a finished network was made of files that have changed since."""
+    workspace = Workspace(root)
     for name, network in params.networks.items():
-        record = Workspace(root).dense(name) / SOURCES
-        if record.exists() and (before := json.loads(record.read_text())) != (now := digests(network, root)):
-            changed = sorted(file for file in {*before, *now} if before.get(file) != now.get(file))
-            raise StageError(
-                f"{changed[0]} has changed since the network {name!r} was made of it: "
-                f"`dvc repro --force --single-item teacher@{name}` makes it anew"
-            )
+        made = {"teacher": workspace.dense(name)}
+        if params.folds and name in params.teachers:
+            made["folds"] = workspace.folds(name)
+        for stage, folder in made.items():
+            record = folder / SOURCES
+            if not record.exists():
+                continue
+            before, now = json.loads(record.read_text()), digests(network, root)
+            if changed := sorted(file for file in {*before, *now} if before.get(file) != now.get(file)):
+                raise StageError(
+                    f"{changed[0]} has changed since the network {name!r} was made of it: "
+                    f"`dvc repro --force --single-item {stage}@{name}` makes it anew"
+                )
 
 
 def _module_file(architecture: str, root: Path) -> Path | None:

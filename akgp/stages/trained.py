@@ -1,45 +1,51 @@
-"""What the teacher and the distill stage share: a training on the prepared splits, step by step."""
+"""What the stages that train share: a training judged on the validation split, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
-from akgp.data import read_split, read_summary
+from akgp.data import Summary
 from akgp.params import Training
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task
-from akgp.training import Objective, train
+from akgp.training import Epoch
+
+Row = dict[str, float]
 
 
-def trained(
-    model: nn.Module, training: Training, objective: Objective, task: Task, state: dict[str, Any] | None
-) -> Generator[Step, None, list[dict[str, float]]]:
-    """Train `model` in place, a `Step` an epoch; returns the history, a row an epoch.
+def options(task: Task, training: Training, summary: Summary, state: dict[str, Any] | None) -> dict[str, Any]:
+    """What every training of a task is told besides its network, images and objective.
 
-    The history is part of the state, so that it is whole after an interruption too.
+    Args:
+        state: of a `Step` of `steps`, from which to go on.
     """
-    data = task.workspace.data
-    summary = read_summary(data)
-    history: list[dict[str, float]] = list(state["history"]) if state else []
-    for epoch in train(
-        model,
-        read_split(data, "train"),
-        read_split(data, "validation"),
-        mean=summary.mean,
-        std=summary.std,
-        params=training,
-        objective=objective,
-        seed=task.params.seed,
-        device=device(task),
-        state=state["training"] if state else None,
-    ):
-        history.append(epoch.row)
-        yield Step(epoch.row, {"training": epoch.state, "history": history})
-    model.cpu()
-    return history
+    return {
+        "mean": summary.mean,
+        "std": summary.std,
+        "params": training,
+        "seed": task.params.seed,
+        "device": device(task),
+        "state": state["training"] if state else None,
+    }
+
+
+def steps(
+    epochs: Iterator[Epoch], state: dict[str, Any] | None
+) -> Generator[Step, None, tuple[list[Row], dict[str, Any]]]:
+    """A `Step` an epoch; returns the history, a row an epoch, and the training's last state.
+
+    The history is part of the state, so that it is whole after an interruption too. An epoch of a
+    branch is no part of it: its step repeats the last row.
+    """
+    history: list[Row] = list(state["history"]) if state else []
+    training = state["training"] if state else {}
+    for epoch in epochs:
+        training = epoch.state
+        if "branch" not in epoch.row:
+            history.append(epoch.row)
+        yield Step(history[-1], {"training": training, "history": history})
+    return history, training
 
 
 def kept_top1(history: Sequence[Mapping[str, float]], keep: str) -> float:

@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
+from akgp.stages.cluster import brought
 from akgp.stages.workspace import LOCK_SECONDS, StageError, Task
 
 STATE, ARTIFACT = "state.pt", "artifact"
@@ -44,65 +46,72 @@ def work(config: dict[str, Any]) -> None:
     """One worker's part of a stage, as Ray Train calls it."""
     import ray.train
 
-    task, compute = config["task"], config["compute"]
-    context = ray.train.get_context()
-    rank = context.get_world_rank()
+    rank = ray.train.get_context().get_world_rank()
+    with brought(config["task"], config["source"]) as task:
+        prepare(task)
+        carry_out(task, config["compute"], ray.train, place=rank, keep=rank == 0)
+
+
+def prepare(task: Task) -> None:
+    """Set up this process for the computations of `task`."""
     if str(task.root) not in sys.path:
         sys.path.append(str(task.root))  # a network of the user's own
     torch.set_num_threads(task.params.ray.cpus_per_worker)
     torch.backends.cudnn.deterministic = True  # same seed, same metrics, on a GPU too
-    with _worker_lock(task, rank), tempfile.TemporaryDirectory() as temporary:
+
+
+def carry_out(task: Task, compute: Compute, api: ModuleType, *, place: int, keep: bool = True) -> None:
+    """Report every step of `compute`, and its artifacts last; go on from an earlier run's last step.
+
+    Args:
+        api: ray.train or ray.tune, whichever runs this process.
+        place: of this worker among those that compute for the task at the same time, from 0.
+        keep: report states and artifacts too, not the rows alone.
+    """
+    with _worker_lock(task, place), tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / ARTIFACT
         out.mkdir()
-        state = _resumed()
+        state = resumed(api)
         if state == WRITTEN:
             return
         for step in compute(task, out, state):
-            _report(step, rank)
-        _report(Step({}, WRITTEN), rank, out)
+            report(api, step if keep else Step(step.row))
+        report(api, Step({}, WRITTEN if keep else None), out)
 
 
-def _resumed() -> dict[str, Any] | None:
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
+def resumed(api: ModuleType) -> dict[str, Any] | None:
+    """The state from which to go on, of the last step that was reported; None: from the start."""
+    checkpoint = api.get_checkpoint()
     if checkpoint is None:
         return None
-    with checkpoint.as_directory() as folder:
-        return read_state(Path(folder))
+    try:
+        with checkpoint.as_directory() as folder:
+            # Nothing but tensors and plain values is loaded.
+            return torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+    except FileNotFoundError:  # killed when a newer checkpoint had replaced it, which Ray did not note yet
+        return None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The state that `write_state` wrote; nothing but tensors and plain values is loaded."""
-    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
-
-
-def write_state(state: dict[str, Any], folder: Path) -> None:
-    torch.save(state, folder / STATE)
-
-
-def _report(step: Step, rank: int, out: Path | None = None) -> None:
-    import ray.train
-    from ray.train import Checkpoint
-
-    if step.state is None or rank != 0:
-        ray.train.report(step.row)
+def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
+    """Report a step: its row, its state as a checkpoint, and beside that the artifacts in `out`."""
+    if step.state is None:
+        api.report(step.row)
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_state(step.state, Path(folder))
+        torch.save(step.state, Path(folder) / STATE)
         if out is not None:
             shutil.copytree(out, Path(folder) / ARTIFACT)
-        ray.train.report(step.row, checkpoint=Checkpoint.from_directory(folder))
+        api.report(step.row, checkpoint=api.Checkpoint.from_directory(folder))
 
 
 @contextlib.contextmanager
-def _worker_lock(task: Task, rank: int) -> Iterator[None]:
+def _worker_lock(task: Task, place: int) -> Iterator[None]:
     """Wait for the orphaned worker of a killed run, where it shares this disk."""
     folder = task.root / ".akgp"
     if not folder.is_dir():
         yield
         return
-    lock = FileLock(folder / f"worker-{rank}.lock", timeout=6 * LOCK_SECONDS)
+    lock = FileLock(folder / f"worker-{place}.lock", timeout=6 * LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:

@@ -53,6 +53,10 @@ class Workspace:
     def dense(self, network: str) -> Path:
         return self.root / "models" / "dense" / network
 
+    def folds(self, network: str) -> Path:
+        """Of each fold a folder, named by its number: the network that was trained without it."""
+        return self.root / "models" / "folds" / network
+
 
 @dataclass(frozen=True)
 class Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ from tqdm import tqdm
 from akgp import params as parameters
 from akgp.stages import sources
 from akgp.stages.ray import session
+from akgp.stages.teachers import teaching
+from akgp.stages.trials import one_worker, tuned
 from akgp.stages.workspace import Task, Workspace, digest, held, require
 from akgp.sweep.results import FOLDER, Trial, with_values, write
-from akgp.sweep.trial import METRIC, trial
+from akgp.sweep.trial import METRIC, shared_lesson, trial
 
 
 def run(root: str | Path = ".") -> list[Trial]:
@@ -26,12 +27,12 @@ def run(root: str | Path = ".") -> list[Trial]:
     workspace = Workspace(Path(root).resolve())
     params = parameters.load(workspace.root / "params.yaml")
     task = Task("sweep", params, workspace.root)
-    inputs = [workspace.data, *(workspace.dense(name) for name in sorted({*params.teachers, params.student}))]
+    inputs = [workspace.data, workspace.dense(params.student), *teaching(task)]
     require(*inputs)
     sources.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "student", "sweep"))
+    name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "folds", "student", "sweep"))
     with held(workspace, "sweep"), session(params.ray, params.ray.workers * params.sweep.concurrent):
         trials = _tuned(task, folder, name)
     write(workspace.root, trials, params)
@@ -47,43 +48,34 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     from akgp.sweep.progress import Progress
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    sweep, ray_params = task.params.sweep, task.params.ray
-    resources: dict[str, float] = {"CPU": ray_params.cpus_per_worker, "GPU": ray_params.gpus_per_worker}
-    if ray_params.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
+    sweep, epochs = task.params.sweep, task.params.distill.training.epochs
+    resources = one_worker(task.params.ray)
+    if task.params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
-    trainable = tune.with_resources(tune.with_parameters(trial, task=task), resources)
+    trainable = tune.with_parameters(trial, task=task, lesson=shared_lesson(task))
     with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
         Progress.bar = bar
-        run_config = tune.RunConfig(
-            name=name,
-            storage_path=str(folder),
-            verbose=0,
-            callbacks=[Progress()],
-            failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-        )
-        if tune.Tuner.can_restore(str(folder / name)):
-            tuner = tune.Tuner.restore(str(folder / name), trainable, resume_unfinished=True)
-        else:
-            tuner = tune.Tuner(
-                trainable,
-                param_space={key: _domain(searched) for key, searched in sweep.space.items()},
-                tune_config=tune.TuneConfig(
-                    metric=METRIC,
-                    mode="max",
-                    num_samples=sweep.trials,
-                    max_concurrent_trials=sweep.concurrent,
-                    search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
-                    scheduler=ASHAScheduler(
-                        time_attr="epoch",
-                        max_t=task.params.distill.training.epochs + 1,  # a finished trial ends by itself
-                        grace_period=min(sweep.grace_epochs, task.params.distill.training.epochs),
-                    ),
+        results = tuned(
+            tune.with_resources(
+                tune.with_parameters(trial, task=task, lesson=shared_lesson(task)), resources
+            ),
+            name,
+            str(folder),
+            space={key: _domain(searched) for key, searched in sweep.space.items()},
+            config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=sweep.trials,
+                max_concurrent_trials=sweep.concurrent,
+                search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
+                scheduler=ASHAScheduler(
+                    time_attr="epoch",
+                    max_t=epochs + 1,  # a finished trial ends by itself
+                    grace_period=min(sweep.grace_epochs, epochs),
                 ),
-                run_config=run_config,
-            )
-        results = tuner.fit()
+            ),
+            callback=Progress(),
+        )
     return [_row(number, result, task.params) for number, result in enumerate(results)]
 
 

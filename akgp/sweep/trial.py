@@ -1,21 +1,26 @@
-"""One trial: prune and distill in a workspace of its own that borrows the data and the dense networks."""
+"""One trial: prune and distill in a workspace of its own; all trials share one lesson.
+
+The images are decoded, and the teachers asked, once: what comes of it lies in Ray's object store.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from ray import tune
+import ray
+from ray import ObjectRef, tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp.stages import distill, prune
+from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.ray import trainer
-from akgp.stages.worker import Step, read_state, write_state
+from akgp.stages.worker import Step, prepare, report, resumed
 from akgp.stages.workspace import Task
 from akgp.sweep.results import with_values
 
@@ -24,35 +29,39 @@ WORKERS = "placement_group"
 """Where a trial of several workers reports what holds them, so that it can be freed."""
 
 
-def trial(config: dict[str, Any], task: Task) -> None:
+def shared_lesson(task: Task) -> ObjectRef[Lesson]:
+    """The lesson of all trials, read by one worker of the cluster."""
+    ray_params = task.params.ray
+    resources = {"num_cpus": ray_params.cpus_per_worker, "num_gpus": ray_params.gpus_per_worker}
+    return ray.remote(**resources)(_lesson).remote(task)
+
+
+def _lesson(task: Task) -> Lesson:
+    prepare(task)
+    return read_lesson(task)
+
+
+def trial(config: dict[str, Any], task: Task, lesson: ObjectRef[Lesson]) -> None:
     task = Task("sweep", with_values(task.params, config), task.root)
     workers = task.params.ray.workers
     if workers > 1:
         context = tune.get_context()
         trainer(
             task,
-            steps,
+            partial(steps, lesson=lesson),
             context.get_trial_name(),
             context.get_storage().experiment_fs_path,
             workers,
             [_Epochs()],
         ).fit()
         return
-    torch.set_num_threads(task.params.ray.cpus_per_worker)
-    checkpoint = tune.get_checkpoint()
-    state = None
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            state = read_state(Path(folder))
+    prepare(task)
     with tempfile.TemporaryDirectory() as out:
-        for step in steps(task, Path(out), state):
-            with tempfile.TemporaryDirectory() as folder:
-                assert step.state is not None
-                write_state(step.state, Path(folder))
-                tune.report(step.row, checkpoint=tune.Checkpoint.from_directory(folder))
+        for step in steps(task, Path(out), resumed(tune), lesson):
+            report(tune, step)
 
 
-def steps(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+def steps(task: Task, out: Path, state: dict[str, Any] | None, lesson: ObjectRef[Lesson]) -> Iterator[Step]:
     """Prune and distill in the trial's own workspace; every epoch's row carries size and best so far."""
     with _borrowed(task) as trial:
         for folder in (trial.workspace.pruned, trial.workspace.student):
@@ -61,8 +70,8 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]
             pass
         size = prune.size(trial) | _held(task)
         best_so_far = state["best"] if state else 0.0
-        distilled = distill.compute(trial, trial.workspace.student, state["distill"] if state else None)
-        for step in distilled:
+        folder, before = trial.workspace.student, state["distill"] if state else None
+        for step in distill.recover(trial, ray.get(lesson), folder, before):
             last = task.params.distill.training.keep == "last"
             best_so_far = step.row["val_top1"] if last else max(best_so_far, step.row["val_top1"])
             yield Step(step.row | size | {METRIC: best_so_far}, {"best": best_so_far, "distill": step.state})
@@ -88,5 +97,6 @@ def _borrowed(task: Task) -> Iterator[Task]:
         (root / "models").mkdir()
         (root / "data").mkdir()
         (root / "data" / "prepared").symlink_to(task.workspace.data)
-        (root / "models" / "dense").symlink_to(task.root / "models" / "dense")
+        for networks in ("dense", "folds"):
+            (root / "models" / networks).symlink_to(task.root / "models" / networks)
         yield Task("sweep", task.params, root)

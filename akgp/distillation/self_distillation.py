@@ -1,0 +1,271 @@
+"""Self-distillation: the student's deepest classifier teaches small heads on its earlier feature maps.
+
+The heads exist in training only. B: samples of a batch, C: classes, D: features that the network's
+own classifier reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from akgp.data.batches import Batch
+from akgp.distillation.losses import at_least_float32, distillation_loss
+from akgp.distillation.strategies import ALPHA
+from akgp.params import Distill
+
+HINT = 0.03
+"""λ, of the squared distance between features; the number in the authors' code."""
+
+
+def self_distillation_loss(
+    logits: Tensor,
+    features: Tensor,
+    heads: Sequence[tuple[Tensor, Tensor]],
+    labels: Tensor,
+    *,
+    params: Distill,
+) -> Tensor:
+    """CE(y, q_C) + Σ_i [(1 − α)·CE(y, q_i) + α·T²·KL(q_C,T ‖ q_i,T) + λ·‖F_i − F_C‖²], nats a sample.
+
+    Be Your Own Teacher (Zhang et al. 2019, section 3, the sum of loss sources 1 to 3): q_C and F_C
+    are the deepest classifier's and reach the heads without gradient. α = 0.3 and λ = 0.03 as in the
+    authors' code, which takes T = 3. Departures: the factor T², which keeps the gradient's size
+    independent of T; F are pooled features, as in the authors' code, which does not square the
+    distance.
+
+    Args:
+        logits: [B, C], of the deepest classifier.
+        features: F_C, [B, D].
+        heads: of each head the features F_i [B, D] and the logits [B, C].
+        labels: int64 [B].
+
+    Returns:
+        A scalar, in float32 or, where logits are, float64.
+    """
+    alpha = ALPHA["self"] if params.alpha is None else params.alpha
+    smoothing = params.training.label_smoothing
+    loss = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
+    for head_features, head_logits in heads:
+        distance = at_least_float32(head_features) - at_least_float32(features).detach()
+        loss = loss + HINT * distance.square().sum(1).mean()
+        loss = loss + distillation_loss(
+            head_logits,
+            logits,
+            labels,
+            teacher_weight=alpha,
+            temperature=params.temperature,
+            label_smoothing=smoothing,
+            logit_std=params.logit_std,
+        )
+    return loss
+
+
+class SelfDistillation(nn.Module):
+    """The objective of strategy `self`, see `self_distillation_loss`; its parameters are the heads'.
+
+    Feature maps are taken by hooks on the network, which act while it is in training mode and are
+    there until `remove_hooks`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Distill,
+        example_input: Tensor,
+        *,
+        prior: Tensor | None,
+    ) -> None:
+        """Heads of random weights, from torch's generator, for the modules that `params.heads` names.
+
+        Args:
+            example_input: images of the size to come, [1, C, H, W], on the model's device.
+            prior: [C], log class prior added to all logits in training; None: no shift.
+
+        Raises:
+            ValueError: a module of `params.heads` is missing or gives no feature maps; without
+                names, none can be chosen; the network has no classifier.
+        """
+        super().__init__()
+        found = _anatomy(model, example_input)
+        names = params.heads or _automatic(found)
+        for name in names:
+            if name not in found.maps:
+                raise ValueError(
+                    f"distill.heads: {name!r} must be a module that is called once and gives feature maps "
+                    f"[B, C, H, W], {found.candidates()}"
+                )
+        self.params, self.prior = params, prior
+        self.map_shapes = [found.maps[name] for name in names]
+        self.heads = nn.ModuleList(
+            Head(channels, found.features, found.classes) for channels, _, _ in self.map_shapes
+        )
+        self._seen: list[Tensor | None] = [None] * (len(names) + 1)  # by head, then what the classifier reads
+        self._hooks = [
+            *(
+                model.get_submodule(name).register_forward_hook(_keep_output(self._seen, index))
+                for index, name in enumerate(names)
+            ),
+            model.get_submodule(found.classifier).register_forward_pre_hook(_keep_input(self._seen)),
+        ]
+
+    def forward(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        """The loss of the batch that the network has just seen, in nats a sample: a scalar."""
+        *maps, read = self._seen
+        assert read is not None
+        self._seen[:] = [None] * len(self._seen)  # or the graph of this step would outlive it
+        answers = [head(seen) for head, seen in zip(self.heads, maps, strict=True)]
+        shift = 0.0 if self.prior is None else self.prior
+        return self_distillation_loss(
+            logits + shift,
+            _pooled(read),
+            [(features, head_logits.float() + shift) for features, head_logits in answers],
+            batch.labels,
+            params=self.params,
+        )
+
+    def remove_hooks(self) -> None:
+        """Leave the network as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+class Head(nn.Module):
+    """A bottleneck and a classifier on a feature map: [B, channels, H, W] to features [B, D], logits [B, C].
+
+    The paper's bottleneck layers: 1×1 to a quarter of D, at most 128, 3×3 of stride 2, 1×1 to D, each
+    with BatchNorm and ReLU. No running statistics: heads are used in training only. Computed in the
+    type of the feature map, so that a network under autocast has heads under autocast.
+    """
+
+    def __init__(self, channels: int, features: int, num_classes: int) -> None:
+        super().__init__()
+        inner = min(max(features // 4, 8), 128)
+        self.bottleneck = nn.Sequential(
+            *_layer(channels, inner, kernel=1, stride=1),
+            *_layer(inner, inner, kernel=3, stride=2),
+            *_layer(inner, features, kernel=1, stride=1),
+        )
+        self.classifier = nn.Linear(features, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x.device.type, dtype=x.dtype if half else None, enabled=half):
+            features = _pooled(self.bottleneck(x))
+            return features, self.classifier(features)
+
+
+def _layer(inputs: int, outputs: int, *, kernel: int, stride: int) -> Sequence[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outputs, track_running_stats=False), nn.ReLU()
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """[B, D] of a feature map [B, D, H, W], or the features as they are."""
+    return features.mean((2, 3)) if features.ndim == 4 else features
+
+
+def _keep_output(seen: list[Tensor | None], index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if module.training:
+            seen[index] = output
+
+    return hook
+
+
+def _keep_input(seen: list[Tensor | None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training:
+            seen[-1] = inputs[0]
+
+    return hook
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """What a network is made of, as one forward pass shows it.
+
+    maps: shape [C, H, W] of the feature map of each module that is called once and gives one.
+    classifier: the layer that gives the logits; it reads D = `features` numbers.
+    """
+
+    maps: Mapping[str, tuple[int, ...]]
+    classifier: str
+    features: int
+    classes: int
+
+    def candidates(self) -> str:
+        """Examples for `distill.heads`: the last map of each size but for the last size."""
+        last = {shape[1:]: name for name, shape in self.maps.items() if name.count(".") < 2}
+        return f"such as {', '.join(names)}" if (names := list(last.values())[:-1]) else "but it has none"
+
+
+class _Call(NamedTuple):
+    """One call of a module: its qualified name, the shapes of its first input and of its output."""
+
+    name: str
+    read: tuple[int, ...]
+    gave: tuple[int, ...]
+
+
+def _automatic(found: _Anatomy) -> list[str]:
+    """The stages layer1, layer2, … of a ResNet but for the last."""
+    stages = [name for name in found.maps if re.fullmatch(r"layer\d+", name)]
+    if len(stages) < 2:
+        raise ValueError(
+            "distill.heads: the student has no stages layer1, layer2, …: name modules that give feature maps "
+            f"[B, C, H, W], {found.candidates()}"
+        )
+    return stages[:-1]
+
+
+def _anatomy(model: nn.Module, example_input: Tensor) -> _Anatomy:
+    calls = _calls(model, example_input)
+    times = Counter(call.name for call in calls)
+    classes = calls[-1].gave[1]  # of the network itself, which returns last
+    classifiers = [
+        call
+        for call in calls
+        if isinstance(model.get_submodule(call.name), (nn.Linear, nn.Conv2d))
+        and len(call.read) in (2, 4)
+        and call.gave[1] == classes
+    ]
+    if not classifiers:
+        raise ValueError(
+            "distill.strategy 'self' needs a student whose logits come from a linear layer or a convolution, "
+            f"got none that gives {classes} of [B, D] or [B, D, H, W]"
+        )
+    maps = {
+        call.name: call.gave[1:]
+        for call in calls
+        if call.name and len(call.gave) == 4 and times[call.name] == 1
+    }
+    return _Anatomy(maps, classifiers[-1].name, classifiers[-1].read[1], classes)
+
+
+def _calls(model: nn.Module, example_input: Tensor) -> list[_Call]:
+    """Every call of a module in one forward pass in eval mode, in the order of their returns."""
+    calls: list[_Call] = []
+
+    def watched(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                calls.append(_Call(name, tuple(inputs[0].shape), tuple(output.shape)))
+
+        return hook
+
+    hooks = [module.register_forward_hook(watched(name)) for name, module in model.named_modules()]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(example_input)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return calls

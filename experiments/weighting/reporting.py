@@ -1,0 +1,175 @@
+"""From `trials.parquet` to what a person reads: tables with paired differences, regret, a plot a regime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from experiments.weighting.design import REGIMES, SETTINGS, WEIGHTS
+
+FIXED = tuple(f"fixed {w:g}" for w in WEIGHTS)
+REFERENCE, LABELS = "fixed 0.7", "fixed 0"
+ORDER = (
+    *FIXED, "annealed", "wsld", "dkd", "logit_std", "0.7 + q", "0.7 + q, longer", "akgp", "akgp, w0 shared",
+    "akgp, w0 shared, no q", "fixed 0.7, no logit adjustment",
+)  # fmt: skip
+ACROSS = tuple(name for name in ORDER if "no q" not in name and "no logit" not in name)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over pairs of seeds and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ± {self.error:.2f}"
+
+
+def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
+    array = np.asarray(values, dtype=float)
+    error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
+    return Mean(float(array.mean()), float(error))
+
+
+class Results:
+    """The trials by setting: a table of seeds (rows) and strategies (columns) each, % on the test split."""
+
+    def __init__(self, trials: pd.DataFrame) -> None:
+        self.trials = trials
+        self.by_setting = {
+            (str(regime), str(teacher)): rows.pivot_table(
+                index=["teacher_seed", "student_seed"], columns="strategy", values="test_top1"
+            )
+            for (regime, teacher), rows in trials.groupby(["regime", "teacher"])
+        }
+        self.settings = [key for key in ((s.regime, s.teacher) for s in SETTINGS) if key in self.by_setting]
+
+    def best_fixed(self, setting: tuple[str, str]) -> str:
+        """The fixed weight that is best in hindsight, by its mean over the seeds."""
+        return str(self.by_setting[setting][list(FIXED)].mean().idxmax())
+
+    def regret(self, setting: tuple[str, str], strategy: str) -> Mean:
+        """How far the strategy stays below the best fixed weight in hindsight, points, paired by seeds."""
+        table = self.by_setting[setting]
+        return mean(table[self.best_fixed(setting)] - table[strategy])
+
+    def gain(self, setting: tuple[str, str], strategy: str, over: str = REFERENCE) -> Mean:
+        """How far the strategy is above another, points, paired by seeds."""
+        table = self.by_setting[setting]
+        return mean(table[strategy] - table[over])
+
+    def mean_regret(self, strategy: str) -> Mean:
+        """Over all settings; its error from those of the settings, taken as independent."""
+        each = [self.regret(setting, strategy) for setting in self.settings]
+        errors = np.array([regret.error for regret in each])
+        return Mean(
+            float(np.mean([regret.mean for regret in each])), float(np.sqrt((errors**2).sum()) / len(each))
+        )
+
+    def compute(self, strategy: str) -> float:
+        return float(self.trials[self.trials.strategy == strategy].compute.mean())
+
+
+def tables(results: Results) -> str:
+    """All tables as Markdown."""
+    return (
+        "\n\n".join((_across(results), *(_setting(results, setting) for setting in results.settings))) + "\n"
+    )
+
+
+def _across(results: Results) -> str:
+    lines = [
+        "## Over all settings",
+        "",
+        "Regret: best fixed weight of a setting in hindsight minus the strategy, points; less is better.",
+        "Beside fixed 0.7 and labels only (fixed 0): the smallest gain over the settings.",
+        "",
+        "| strategy | compute | mean regret | worst regret | in | worst against 0.7 | worst against labels |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for strategy in ACROSS:
+        regrets = {setting: results.regret(setting, strategy) for setting in results.settings}
+        worst = max(regrets, key=lambda setting: regrets[setting].mean)
+        cells = [
+            strategy,
+            f"{results.compute(strategy):.2f}",
+            results.mean_regret(strategy),
+            regrets[worst],
+            ", ".join(worst),
+            *(_smallest_gain(results, strategy, over) for over in (REFERENCE, LABELS)),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _smallest_gain(results: Results, strategy: str, over: str) -> Mean:
+    gains = [results.gain(setting, strategy, over) for setting in results.settings]
+    return min(gains, key=lambda gain: gain.mean)
+
+
+def _setting(results: Results, setting: tuple[str, str]) -> str:
+    table = results.by_setting[setting]
+    rows = results.trials[(results.trials.regime == setting[0]) & (results.trials.teacher == setting[1])]
+    lines = [
+        f"## {setting[0]}, {setting[1]} teacher",
+        "",
+        f"{len(table)} pairs of seeds; best fixed weight in hindsight: {results.best_fixed(setting)}.",
+        "",
+        "| strategy | w | compute | test top-1, % | against 0.7 | against the best fixed |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for strategy in ORDER:
+        if strategy in table:
+            mine = rows[rows.strategy == strategy]
+            top1, regret = mean(table[strategy]), results.regret(setting, strategy)
+            weight = "" if mine.w.isna().all() else f"{mine.w.mean():.2f}"
+            lines.append(
+                f"| {strategy} | {weight} | {mine.compute.mean():.2f} | {top1.mean:.2f} ± {top1.error:.2f} "
+                f"| {results.gain(setting, strategy)} | {Mean(-regret.mean, regret.error)} |"
+            )
+    return "\n".join(lines)
+
+
+def plots(results: Results, folder: Path) -> None:
+    """A figure a regime, `<regime>.svg`: a panel a teacher, accuracy against the fixed weight."""
+    plt.rcParams["svg.hashsalt"] = "akgp"
+    for regime in REGIMES:
+        settings = [setting for setting in results.settings if setting[0] == regime]
+        if settings:
+            figure, axes = plt.subplots(
+                1, len(settings), figsize=(4.2 * len(settings), 3.6), squeeze=False, layout="constrained"
+            )
+            for axis, setting in zip(axes[0], settings, strict=True):
+                _panel(axis, results, setting)
+            axes[0][0].set_ylabel("test top-1, %")
+            axes[0][-1].legend(fontsize=7, loc="best")
+            figure.suptitle(regime)
+            name = "-".join(regime.replace("%", "").replace(":", "-").split())
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            plt.close(figure)
+
+
+LINES = {
+    "0.7 + q": ("C1", "-"), "0.7 + q, longer": ("C1", ":"), "akgp": ("C3", "-"),
+    "akgp, w0 shared": ("C3", ":"), "annealed": ("C2", "-."),
+    "wsld": ("C4", "-."), "dkd": ("C5", "-."), "logit_std": ("C6", "-."),
+}  # fmt: skip
+
+
+def _panel(axis: plt.Axes, results: Results, setting: tuple[str, str]) -> None:
+    table = results.by_setting[setting]
+    fixed = [mean(table[name]) for name in FIXED]
+    middle, error = (np.array([getattr(each, key) for each in fixed]) for key in ("mean", "error"))
+    axis.fill_between(WEIGHTS, middle - error, middle + error, color="C0", alpha=0.2, linewidth=0)
+    axis.plot(WEIGHTS, middle, "o-", color="C0", markersize=3, label="fixed w, ± standard error")
+    for name, (color, style) in LINES.items():
+        axis.axhline(table[name].mean(), color=color, linestyle=style, linewidth=1.2, label=name)
+    axis.set_title(f"{setting[1]} teacher, {len(table)} seeds", fontsize=9)
+    axis.set_xlabel("weight of the teacher, w")

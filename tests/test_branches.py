@@ -1,0 +1,155 @@
+"""The branch-stack weight, against least squares, the bootstrap and an undisturbed training."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from akgp.data import Images
+from akgp.data.batches import Batch
+from akgp.distillation import branch_epochs, stacked_weight, train_measured
+from akgp.distillation.branches import SPREAD
+from akgp.distillation.characteristics import calibration_temperature, class_weights
+from akgp.models import cifar_resnet
+from akgp.params import Training
+from akgp.training import Epoch, Objective, train
+
+CLASSES = 5
+BALANCED, PRIOR = torch.full((CLASSES,), 100), 0.7
+
+
+def sample(count: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """True classes, given labels of which `noise` are wrong, and a source of logits' noise [N, C]."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.randint(0, CLASSES, (count,), generator=generator)
+    wrong = torch.rand(count, generator=generator) < noise
+    shift = torch.randint(1, CLASSES, (count,), generator=generator)
+    return (
+        true,
+        torch.where(wrong, (true + shift) % CLASSES, true),
+        torch.randn(count, CLASSES, generator=generator),
+    )
+
+
+def test_weight_is_the_least_squares_mixture_with_its_bootstrap_error() -> None:
+    true, given, noise = sample(4000, 0.3)
+    a, b = F.one_hot(true, CLASSES) + noise, 2 * F.one_hot(true, CLASSES) + 1.5 * noise.roll(1, 0)
+    counts = torch.tensor([900, 500, 300, 200, 100])
+    measured = stacked_weight(a, b, given, counts, PRIOR)
+
+    v = class_weights(given, counts)
+    p, q = ((z.double() / calibration_temperature(z, given, v)).softmax(1).numpy() for z in (a, b))
+    y, root = np.eye(CLASSES)[given], v.sqrt().numpy()[:, None]
+
+    def fitted(rows: np.ndarray) -> float:
+        design = (root * (q - p))[rows].reshape(-1, 1)
+        return float(np.linalg.lstsq(design, (root * (y - p))[rows].ravel(), rcond=None)[0][0])
+
+    random = np.random.default_rng(0)
+    again = [fitted(random.integers(0, len(true), len(true))) for _ in range(400)]
+    assert measured.raw == pytest.approx(fitted(np.arange(len(true))))
+    assert measured.error == pytest.approx(np.std(again), rel=0.12)
+    shrunk = PRIOR + (measured.raw - PRIOR) * SPREAD**2 / (SPREAD**2 + measured.error**2)
+    assert measured.weight == pytest.approx(min(max(shrunk, 0), 1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_a_branch_that_knows_nothing_gets_no_weight(noise: float) -> None:
+    true, given, logits = sample(2000, noise)
+    knowing = 3 * F.one_hot(true, CLASSES) + logits
+    constant = torch.zeros(2000, CLASSES) + torch.tensor([0.3, 0.1, 0.0, 0.0, 0.2])
+    assert stacked_weight(knowing, constant, given, BALANCED, PRIOR).weight < 0.05
+    assert stacked_weight(constant, knowing, given, BALANCED, PRIOR).weight > 0.95
+
+
+def test_noise_in_the_labels_cancels() -> None:
+    true, given, logits = sample(20_000, 0.4)
+    a, b = F.one_hot(true, CLASSES) + logits, F.one_hot(true, CLASSES) + logits.roll(1, 0)
+    clean, noisy = (stacked_weight(a, b, labels, BALANCED, PRIOR) for labels in (true, given))
+    assert clean.raw == pytest.approx(0.5, abs=4 * clean.error)  # two that are equally good
+    assert noisy.raw == pytest.approx(0.5, abs=4 * noisy.error)
+    assert clean.error < noisy.error < 0.1
+
+
+def test_branches_that_agree_say_nothing() -> None:
+    _, given, logits = sample(50, 0.0)
+    assert stacked_weight(logits, logits, given, BALANCED, PRIOR).weight == PRIOR
+
+
+def images(count: int = 64) -> Images:
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return Images(pixels, torch.randint(0, CLASSES, (count,), generator=generator))
+
+
+def towards(weight: float) -> Objective:
+    """(1 − w)·CE of the label + w·CE of another class: a teacher that always says the next class."""
+
+    def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        label, teacher = (F.cross_entropy(logits, (batch.labels + shift) % CLASSES) for shift in (0, 1))
+        return (1 - weight) * label + weight * teacher
+
+    return objective
+
+
+def measured(state: Any = None, **changes: Any) -> tuple[list[Epoch], nn.Module]:
+    """All epochs of a small training whose weight is measured, their states copied, and the network."""
+    torch.manual_seed(0)
+    model, data = cifar_resnet(8, (4, 4, 4), CLASSES), images()
+    given: dict[str, Any] = {"objective": towards, "params": Training(epochs=5, batch_size=32)} | changes
+    epochs = train_measured(
+        model, data, data, data, mean=(0.5,) * 3, std=(0.2,) * 3, class_counts=BALANCED, prior=PRIOR, seed=0,
+        state=state, **given,
+    )  # fmt: skip
+    return [Epoch(epoch.row, copy.deepcopy(epoch.state)) for epoch in epochs], model
+
+
+def told(epochs: list[Epoch]) -> list[tuple[float | None, ...]]:
+    return [(epoch.row["epoch"], epoch.row.get("branch"), epoch.row["loss"]) for epoch in epochs]
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_training_goes_on_where_it_was_killed_in_trunk_branches_and_rest() -> None:
+    whole, model = measured()
+    assert [row[:2] for row in told(whole)] == [
+        (1, None), (2, None), (3, 0.0), (3, 1.0), (3, None), (4, None), (5, None),
+    ]  # fmt: skip
+    assert branch_epochs(5) == (2, 1)
+    for killed in range(len(whole)):
+        rest, resumed = measured(whole[killed].state)
+        assert told(whole[: killed + 1]) + told(rest) == told(whole)
+        assert same(model, resumed)
+
+
+def test_the_branches_leave_no_trace_but_the_weight() -> None:
+    """With an objective that does not depend on the weight, it is the ordinary training bit for bit."""
+    _, model = measured(objective=lambda weight: towards(0.0))
+    torch.manual_seed(0)
+    plain, data = cifar_resnet(8, (4, 4, 4), CLASSES), images()
+    for _ in train(
+        plain, data, data, mean=(0.5,) * 3, std=(0.2,) * 3, params=Training(epochs=5, batch_size=32),
+        objective=towards(0.0), seed=0,
+    ):  # fmt: skip
+        pass
+    assert same(model, plain)
+
+
+def test_the_rate_of_a_branch_falls_to_zero_from_the_trunks() -> None:
+    epochs, _ = measured(params=Training(epochs=20, batch_size=32))
+    rates = {row["branch"]: [] for row in (epoch.row for epoch in epochs) if "branch" in row}
+    trunk = [epoch.row["learning_rate"] for epoch in epochs if "branch" not in epoch.row][7]
+    for epoch in epochs:
+        if "branch" in epoch.row:
+            rates[epoch.row["branch"]].append(epoch.row["learning_rate"])
+    steps = 2 * np.arange(1, 4) - 1  # of the last step of each of three epochs of two steps
+    assert rates[0.0] == rates[1.0] == pytest.approx(list(trunk * (1 - steps / 6)))
