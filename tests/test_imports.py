@@ -110,7 +110,7 @@ def test_a_stage_depends_on_the_code_it_imports(stage: str) -> None:
 
     harmless = {"params", "stages", "data"}  # params are deps of their own; data/prepared is a dep
     deps = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    shared = {"folds": ["fold", "teacher"], "distill": ["teachers"], "evaluate": ["teachers"]}
+    shared = {"folds": ["fold", "teacher"], "distill": ["lesson", "teachers"], "evaluate": ["teachers"]}
     modules = [f"akgp/stages/{module}.py" for module in (stage, *shared.get(stage, []))]
     used = {name.split(".")[1] for module in modules for name in imports(ROOT / module) if "." in name}
     library = {

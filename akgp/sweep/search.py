@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from akgp import params as parameters
 from akgp.stages import sources
+from akgp.stages.cluster import require_shared
 from akgp.stages.ray import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
@@ -34,6 +35,8 @@ def run(root: str | Path = ".") -> list[Trial]:
     folder.mkdir(exist_ok=True)
     name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "folds", "student", "sweep"))
     with held(workspace, "sweep"), session(params.ray, params.ray.workers * params.sweep.concurrent):
+        if params.ray.address is not None:
+            require_shared(task)
         trials = _tuned(task, folder, name)
     write(workspace.root, trials, params)
     return trials
@@ -56,9 +59,7 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
         Progress.bar = bar
         results = tuned(
-            tune.with_resources(
-                tune.with_parameters(trial, task=task, lesson=shared_lesson(task)), resources
-            ),
+            tune.with_resources(trainable, resources),
             name,
             str(folder),
             space={key: _domain(searched) for key, searched in sweep.space.items()},
