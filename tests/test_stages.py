@@ -146,7 +146,7 @@ def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["driver", "worker"])
+@pytest.mark.parametrize("victim", ["driver", "worker", "driver and checkpoint"])
 def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_path: Path) -> None:
     training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
     roots = {name: tmp_path / name for name in ("undisturbed", "killed")}
@@ -158,13 +158,19 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(victim: str, tmp_
 
     process = start(roots["killed"])
     wait_for_checkpoint(roots["killed"])
-    os.kill(process.pid if victim == "driver" else workers(process.pid)[0], signal.SIGKILL)
+    os.kill(workers(process.pid)[0] if victim == "worker" else process.pid, signal.SIGKILL)
     assert process.wait(120) != 0
     if victim == "worker":
         (line,) = errors(roots["killed"])
         assert line.startswith("akgp: teacher@small: a worker died") and "goes on from its last epoch" in line
     assert not (roots["killed"] / "models" / "dense").exists()
+    if victim == "driver and checkpoint":
+        time.sleep(5)  # its workers outlive it, and may write once more
+        for state in roots["killed"].glob("runs/teacher-small-*/checkpoint_*/state.pt"):
+            state.write_bytes(state.read_bytes()[:-1000])
     assert start(roots["killed"]).wait(300) == 0
+    damaged = ["state.pt is damaged: this checkpoint is not used" in line for line in errors(roots["killed"])]
+    assert any(damaged) == (victim == "driver and checkpoint")
     assert history(roots["killed"], "dense/small") == history(roots["undisturbed"], "dense/small")
     weights = [root / "models" / "dense" / "small" / "model.safetensors" for root in roots.values()]
     assert weights[0].read_bytes() == weights[1].read_bytes()

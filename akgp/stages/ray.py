@@ -26,6 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import params as parameters
 from akgp.stages.bar import bar
+from akgp.stages.checkpoints import drop_damaged
 from akgp.stages.cluster import await_nodes, make_readable, runtime_env
 from akgp.stages.worker import ARTIFACT, Compute, work
 from akgp.stages.workspace import StageError, Task, digest, replaced, require
@@ -197,7 +198,7 @@ def _check_answers(address: str) -> None:
 
 
 def _check_storage(storage: str, name: str) -> None:
-    """Remove a run whose snapshot was cut short by a kill: Ray Train could never resume it.
+    """Remove damaged checkpoints, and a run whose snapshot was cut short: Ray Train could never resume it.
 
     Raises:
         StageError: the storage cannot be read.
@@ -206,6 +207,7 @@ def _check_storage(storage: str, name: str) -> None:
         filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
         snapshot = f"{path}/checkpoint_manager_snapshot.json"
         content = filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}"
+        drop_damaged(f"{storage}/{name}")
     except Exception as error:  # each file system has its own
         raise StageError(f"ray.storage: {storage}: cannot be read ({_first_line(error)})") from error
     try:

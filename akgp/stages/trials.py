@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from akgp.params import Ray
+from akgp.stages.checkpoints import drop_damaged
 
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid, TuneConfig
@@ -45,6 +46,7 @@ def tuned(
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are in the results
     path = f"{storage}/{name}"
+    drop_damaged(path)
     if tune.Tuner.can_restore(path) and _restorable(path):
         return tune.Tuner.restore(path, trial, resume_unfinished=True, resume_errored=retry_failed).fit()
     return tune.Tuner(

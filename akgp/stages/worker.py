@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from akgp.stages.checkpoints import write_sums
 from akgp.stages.cluster import brought
 from akgp.stages.workspace import LOCK_SECONDS, StageError, Task
 
@@ -101,6 +102,7 @@ def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
         torch.save(step.state, Path(folder) / STATE)
         if out is not None:
             shutil.copytree(out, Path(folder) / ARTIFACT)
+        write_sums(Path(folder))
         api.report(step.row, checkpoint=api.Checkpoint.from_directory(folder))
 
 

@@ -1,0 +1,47 @@
+"""Checkpoints on disk or on a store: each carries the digests of its files, and a damaged one is not used."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+log = logging.getLogger(__name__)
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path) -> None:
+    """Write the digests of all files in `folder`, as sha256sum does."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}" for file in files]
+    (folder / SUMS).write_text("\n".join(lines) + "\n")
+
+
+def drop_damaged(path: str) -> None:
+    """Remove the checkpoints below `path` that are not what was written.
+
+    A training whose last one is removed starts again.
+
+    Args:
+        path: a directory or a URL, which need not exist.
+    """
+    filesystem, root = fsspec.core.url_to_fs(path)
+    for sums in filesystem.glob(f"{root}/**/{SUMS}") if filesystem.exists(root) else ():
+        folder = str(PurePosixPath(sums).parent)
+        wrong = _wrong(filesystem, folder, filesystem.cat_file(sums).decode())
+        if wrong is not None:
+            log.warning("%s/%s is damaged: this checkpoint is not used", folder, wrong)
+            filesystem.rm(list(filesystem.find(folder)))
+
+
+def _wrong(filesystem: fsspec.AbstractFileSystem, folder: str, sums: str) -> str | None:
+    """The first file that is missing or has another digest."""
+    for line in sums.splitlines():
+        digest, _, name = line.partition("  ")
+        file = f"{folder}/{name}"
+        if not filesystem.exists(file) or hashlib.sha256(filesystem.cat_file(file)).hexdigest() != digest:
+            return name
+    return None

@@ -1,0 +1,72 @@
+"""Damaged checkpoints are found and not used."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from akgp.stages.checkpoints import SUMS, drop_damaged, write_sums
+
+
+def checkpoint(folder: Path) -> Path:
+    (folder / "artifact").mkdir(parents=True)
+    (folder / "state.pt").write_bytes(bytes(range(256)))
+    (folder / "artifact" / "model with a space.json").write_text("{}")
+    write_sums(folder)
+    return folder
+
+
+def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint_1")
+    assert len((folder / SUMS).read_text().splitlines()) == 2
+    subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=folder, check=True, capture_output=True)
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "state.pt").read_bytes())
+    content[100] ^= 1
+    (folder / "state.pt").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (flip, "state.pt"),
+        (lambda folder: (folder / "state.pt").write_bytes(b"\0" * 100), "state.pt"),
+        (
+            lambda folder: (folder / "artifact" / "model with a space.json").unlink(),
+            "artifact/model with a space",
+        ),
+    ],
+    ids=["a bit", "cut short", "missing"],
+)
+def test_a_damaged_checkpoint_goes_and_the_others_stay(
+    tmp_path: Path, damage: Callable[[Path], object], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, damaged = (checkpoint(tmp_path / "run" / f"checkpoint_{n}") for n in (1, 2))
+    damage(damaged)
+    with caplog.at_level(logging.WARNING):
+        drop_damaged(str(tmp_path))
+    assert [f"checkpoint_2/{named}" in message for message in caplog.messages] == [True]
+    assert (whole / "state.pt").exists() and not any(file.is_file() for file in damaged.rglob("*"))
+    drop_damaged(str(tmp_path))
+    assert len(caplog.messages) == 1
+
+
+def test_on_a_store_too(tmp_path: Path) -> None:
+    flip(checkpoint(tmp_path / "damaged"))
+    checkpoint(tmp_path / "whole")
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path), "/runs/one", recursive=True)
+    drop_damaged("memory://runs/one")
+    assert {file.split("/")[3] for file in store.find("/runs/one")} == {"whole"}
+    store.rm("/runs", recursive=True)
+
+
+def test_nothing_there_is_nothing_damaged(tmp_path: Path) -> None:
+    drop_damaged(str(tmp_path / "no such run"))
