@@ -1,0 +1,93 @@
+"""The experiments' bookkeeping: what is compared with what, and how the tables say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from akgp.data.batches import Batch
+from experiments.weighting import design, reporting, testing
+from experiments.weighting.students import folder_of, remembered
+
+
+def test_every_student_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    cells = list(design.cells())
+    folders = [folder_of(tmp_path, cell, arm) for cell in cells for arm in design.arms(cell.setting)]
+    assert len(set(folders)) == len(folders) == len(design.PAIRS) * 188
+    assert {cell.setting for cell in cells[: len(design.SETTINGS)]} == set(design.SETTINGS), (
+        "seeds one by one"
+    )
+    for arm in design.arms(design.Setting("long tail 1:50", "in-sample")):
+        expected = "off" if arm is design.NO_SHIFT else "on"
+        assert design.distill("long tail 1:50", arm).logit_adjustment == expected
+
+
+def trials() -> pd.DataFrame:
+    """Two settings, three pairs of seeds; strategies differ by a constant and by noise."""
+    random = np.random.default_rng(0)
+    rows = []
+    for regime, best in (("clean", "fixed 0.9"), ("symmetric 40 %", "fixed 0.1")):
+        for seed in range(3):
+            level = 60 + 5 * seed
+            for name in reporting.ACROSS:
+                top1 = level + (name == best) + 2 * (name == "akgp") + 0.1 * random.standard_normal()
+                rows.append(
+                    {
+                        "regime": regime, "teacher": "in-sample", "strategy": name, "w": 0.5, "compute": 1.0,
+                        "teacher_seed": 0, "student_seed": seed, "test_top1": top1,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() -> None:
+    table = trials()
+    results = reporting.Results(table)
+    clean, noisy = ("clean", "in-sample"), ("symmetric 40 %", "in-sample")
+    assert [results.best_fixed(setting) for setting in (clean, noisy)] == ["fixed 0.9", "fixed 0.1"]
+    of_clean = table[table.regime == "clean"].set_index("student_seed")
+    best, mine = (of_clean[of_clean.strategy == name].test_top1 for name in ("fixed 0.9", "akgp"))
+    difference = (best - mine).to_numpy()
+    found = results.regret(clean, "akgp")
+    assert found.mean == pytest.approx(difference.mean())
+    assert found.error == pytest.approx(difference.std(ddof=1) / 3**0.5)
+    assert found.error < 0.2, "the seeds' own level, ten points apart, cancels"
+    assert results.mean_regret("akgp").mean == pytest.approx(-1, abs=0.2)
+    assert results.mean_regret("fixed 0.9").mean == pytest.approx(0.5, abs=0.2)
+    text = reporting.tables(results)
+    assert "## clean, in-sample teacher" in text and "best fixed weight in hindsight: fixed 0.1" in text
+
+
+def test_plots_and_trials_are_written(tmp_path: Path) -> None:
+    rows = trials().to_dict("records")
+    testing.write(rows, tmp_path / "trials.parquet")
+    read = pd.read_parquet(tmp_path / "trials.parquet")
+    assert len(read) == len(rows) and read.test_top1.notna().all()
+    reporting.plots(reporting.Results(read), tmp_path)
+    assert {file.name for file in tmp_path.glob("*.svg")} == {"clean.svg", "symmetric-40.svg"}
+
+
+def test_the_test_split_stays_closed_until_all_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"72 cells are not trained: the test split stays closed"):
+        testing.test(tmp_path, partial=False)
+    assert testing.test(tmp_path, partial=True) == []
+
+
+def test_a_teacher_is_asked_once_about_the_same_images() -> None:
+    asked = []
+
+    def ask(batch: Batch) -> torch.Tensor:
+        asked.append(batch)
+        return batch.inputs.sum((1, 2, 3))[:, None]
+
+    guide = remembered(ask)
+    one, other = (Batch(torch.arange(2), torch.rand(2, 3, 4, 4), torch.zeros(2).long()) for _ in range(2))
+    same = Batch(one.index, one.inputs.clone(memory_format=torch.channels_last), one.labels)
+    answers = [guide(batch) for batch in (one, other, same, other)]
+    assert len(asked) == 2
+    assert torch.equal(answers[0], answers[2]) and torch.equal(answers[1], answers[3])
+    assert not torch.equal(answers[0], answers[1])
