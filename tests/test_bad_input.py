@@ -135,7 +135,7 @@ def refused(
     before = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
     result = subprocess.run(
         [AKGP, "stage", *stage], cwd=root, env=os.environ | (environment or {}),
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode != 0
     shown = result.stderr.replace("\r", "\n").splitlines()

@@ -142,7 +142,7 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=60)
     assert "Traceback" not in error
     assert process.returncode == status
 

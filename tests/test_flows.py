@@ -188,7 +188,9 @@ def test_sweep_prepares_searches_and_publishes(
     monkeypatch.setattr(compress_module, "run", recorded)
     monkeypatch.setattr(sweep_module, "run", recorded)
     assert sweep(best=3, folder=workspace) == "trial  val top-1 %\n"
-    assert commands == ["dvc repro teacher", "akgp.cli sweep run", "akgp.cli sweep best 3"]
+    assert commands == [
+        "dvc repro teacher", "dvc repro folds", "akgp.cli sweep run", "akgp.cli sweep best 3",
+    ]  # fmt: skip
     artifact = Artifact.get("sweep", _sync=True)
     assert artifact is not None
     assert artifact.data == "```text\ntrial  val top-1 %\n```\n"
