@@ -17,7 +17,7 @@ from experiments.weighting.students import folder_of, remembered
 def test_every_student_has_a_folder_of_its_own(tmp_path: Path) -> None:
     cells = list(design.cells())
     folders = [folder_of(tmp_path, cell, arm) for cell in cells for arm in design.arms(cell.setting)]
-    assert len(set(folders)) == len(folders) == len(design.PAIRS) * 188
+    assert len(set(folders)) == len(folders) == len(design.PAIRS) * 212
     assert {cell.setting for cell in cells[: len(design.SETTINGS)]} == set(design.SETTINGS), (
         "seeds one by one"
     )

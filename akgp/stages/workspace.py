@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -107,20 +108,33 @@ def held(workspace: Workspace, label: str) -> Iterator[None]:
 def replaced(destination: Path) -> Iterator[Path]:
     """A new, empty folder that takes `destination`'s place once the block has ended well.
 
-    Until then the old one stays as it is; a block that raises leaves nothing behind.
+    Until then the old one stays as it is; a block that raises leaves nothing behind. Whenever the
+    process is killed, the old folder or the new one is in place, whole: both change places in one
+    step where the system can do that (Linux), and elsewhere the next call puts the old one back.
     """
     new, old = (destination.with_name(f".{destination.name}.{which}") for which in ("new", "old"))
+    if old.exists() and not destination.exists():
+        old.rename(destination)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     try:
         yield new
-        if destination.exists():
+        if not destination.exists():
+            new.rename(destination)
+        elif not _exchanged(new, destination):
             destination.rename(old)
-        new.rename(destination)
+            new.rename(destination)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two folders of one file system change places in one step; False: this system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, bytes(one), here, bytes(other), exchange) == 0
 
 
 def write_json(file: Path, content: Any) -> None:

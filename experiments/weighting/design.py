@@ -65,8 +65,8 @@ class Cell:
 class Arm:
     """A strategy as it is compared: its parameters, and how its weight w0 comes about.
 
-    measured: None: `w0` is given; own: measured by branches of this very training; shared: by the
-    branches of the first student of this teacher.
+    measured: None: `w0` is given; own: measured by branches of this very training, with `w0` as a guess
+    before; shared: by the branches of the first student of this teacher.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Arm:
 
 FIXED = tuple(Arm(f"fixed {w:g}", {"strategy": "fixed", "w0": w}) for w in WEIGHTS)
 AKGP = Arm("akgp", {"strategy": "akgp"}, measured="own")
+AKGP_LOW = Arm("akgp from 0.3", {"strategy": "akgp", "w0": 0.3}, measured="own")
 ARMS = (
     *FIXED,
     Arm("annealed", {"strategy": "annealed"}),
@@ -87,6 +88,8 @@ ARMS = (
     Arm("0.7 + q, longer", {"strategy": "akgp"}, longer=1.3),
     AKGP,
     Arm("akgp, w0 shared", {"strategy": "akgp"}, measured="shared"),
+    AKGP_LOW,
+    Arm("akgp from 0.3, w0 shared", AKGP_LOW.distill, measured="shared"),
 )
 NO_SHIFT = Arm("fixed 0.7, no logit adjustment", {"strategy": "fixed", "logit_adjustment": "off"})
 NO_Q = Arm("akgp, w0 shared, no q", {"strategy": "akgp", "noise_posterior": False}, measured="shared")
@@ -104,6 +107,11 @@ def cells() -> Iterator[Cell]:
     for teacher_seed, student_seed in PAIRS:
         for setting in SETTINGS:
             yield Cell(setting, teacher_seed, student_seed)
+
+
+def measuring(arm: Arm) -> Arm:
+    """The arm whose branches measure the w0 that `arm` shares: with the same guess before."""
+    return AKGP_LOW if arm.distill.get("w0") == AKGP_LOW.distill["w0"] else AKGP
 
 
 def first_student(teacher_seed: int) -> int:

@@ -16,6 +16,7 @@ FIXED = tuple(f"fixed {w:g}" for w in WEIGHTS)
 REFERENCE, LABELS = "fixed 0.7", "fixed 0"
 ORDER = (
     *FIXED, "annealed", "wsld", "dkd", "logit_std", "0.7 + q", "0.7 + q, longer", "akgp", "akgp, w0 shared",
+    "akgp from 0.3", "akgp from 0.3, w0 shared",
     "akgp, w0 shared, no q", "fixed 0.7, no logit adjustment",
 )  # fmt: skip
 ACROSS = tuple(name for name in ORDER if "no q" not in name and "no logit" not in name)
@@ -158,7 +159,8 @@ def plots(results: Results, folder: Path) -> None:
 
 LINES = {
     "0.7 + q": ("C1", "-"), "0.7 + q, longer": ("C1", ":"), "akgp": ("C3", "-"),
-    "akgp, w0 shared": ("C3", ":"), "annealed": ("C2", "-."),
+    "akgp, w0 shared": ("C3", ":"), "akgp from 0.3": ("C9", "-"), "akgp from 0.3, w0 shared": ("C9", ":"),
+    "annealed": ("C2", "-."),
     "wsld": ("C4", "-."), "dkd": ("C5", "-."), "logit_std": ("C6", "-."),
 }  # fmt: skip
 

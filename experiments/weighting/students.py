@@ -30,7 +30,16 @@ from akgp.params import Distill
 from akgp.stages.lesson import Opinion
 from akgp.stages.workspace import replaced
 from akgp.training import Objective, autocast_dtype, train
-from experiments.weighting.design import AKGP, STUDENT_EPOCHS, Arm, Cell, arms, digest, distill, first_student
+from experiments.weighting.design import (
+    STUDENT_EPOCHS,
+    Arm,
+    Cell,
+    arms,
+    digest,
+    distill,
+    first_student,
+    measuring,
+)
 from experiments.weighting.teachers import DENSE, PRUNED, Bench, bench
 
 ROW, STUDENT = "row.json", "student"
@@ -104,7 +113,7 @@ class Lesson:
         first = first_student(self.cell.teacher_seed)
         if arm.measured == "shared":
             own = Cell(self.cell.setting, self.cell.teacher_seed, first)
-            measured = json.loads((folder_of(root, own, AKGP) / ROW).read_text())
+            measured = json.loads((folder_of(root, own, measuring(arm)) / ROW).read_text())
             params = params.model_copy(update={"w0": measured["w"]})
             found |= {"w_error": measured["w_error"]}
             if self.cell.student_seed == first:
