@@ -11,6 +11,9 @@ from akgp import params, release
 from flows.compress import announced, compress, publish, start
 from flows.processes import run
 
+# Nobody watches at night: a stage outlasts a store that is away for minutes, and goes on from its last epoch.
+RETRIES, RETRY_SECONDS = 3, 60
+
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
 def read_again(folder: Path) -> None:
@@ -42,7 +45,7 @@ def nightly(folder: Path = Path()) -> str:
         ReleaseError: the new network was rejected, and nightly.on_reject is fail.
     """
     read_again(folder)
-    compress(folder=folder)
+    compress(folder=folder, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
     review, version = put_into_production(folder)
     outcome = "promoted" if review.decision.promote else "rejected" if review.rejected else "unchanged"
     said = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"

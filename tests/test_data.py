@@ -496,7 +496,7 @@ def test_cifar10_from_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_s3_gives_what_the_disk_gives(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.environment.items():
+    for name, value in {**s3.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     folder = image_folder(tmp_path / "images")
     (folder / "ant" / "0.png").rename(folder / "ant" / "0 [1]*.png")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from akgp.data.storage import DataError, list_files, parquet_file, read_files
+from akgp.data.cache import Files, user_cache
+from akgp.data.storage import DataError
 from akgp.params import REMOTE, Data
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -70,15 +70,17 @@ def _digits(params: Data) -> Source:
 def _cifar10(params: Data) -> Source:
     path = params.path or os.environ.get("AKGP_CIFAR10")
     if path:
-        files = _parquet_files(path)
-        if "test" not in files:
+        files = Files(path)
+        parts = _parquet_parts(path, files.names)
+        if "test" not in parts:
             raise DataError(f"{path}: no test*.parquet beside the training files")
-        with parquet_file(files["train"][0]) as first:
+        with files.parquet(parts["train"][0]) as first:
             image_column = "image" if "image" in first.schema_arrow.names else "img"
-        return Source(_tables(files, image_column, "label"), "cifar10 (Parquet directory)", CIFAR10_CLASSES)
+        tables = _tables(files, parts, image_column, "label")
+        return Source(tables, "cifar10 (Parquet directory)", CIFAR10_CLASSES)
     from torchvision.datasets import CIFAR10
 
-    folder = Path("~/.cache/akgp/cifar10").expanduser()
+    folder = user_cache() / "cifar10"
     try:
         splits = {part: CIFAR10(folder, train=part == "train", download=True) for part in ("train", "test")}
     except (OSError, RuntimeError) as error:
@@ -102,7 +104,8 @@ def _image_folder(params: Data) -> Source:
     """CLASS/**/image, or train/CLASS/**/image and test/CLASS/**/image."""
     assert params.path is not None
     root = params.path.rstrip("/")
-    images = [file.split("/") for file in list_files(params.path) if _is_image(file)]
+    files = Files(params.path)
+    images = [name.split("/") for name in files.names if _is_image(name)]
     if not images:
         raise DataError(f"{params.path}: no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
     parted = any(len(steps) > 2 and steps[0] in ("train", "test") for steps in images)
@@ -117,7 +120,7 @@ def _image_folder(params: Data) -> Source:
         listed.setdefault(part, []).append((file, below[0]))
     if "train" not in listed:
         raise DataError(f"{root}: images in {root}/test only, none in {root}/train")
-    return Source({part: _files(files) for part, files in listed.items()}, f"image folder {root}")
+    return Source({part: _images(files, each) for part, each in listed.items()}, f"image folder {root}")
 
 
 def _is_image(file: str) -> bool:
@@ -125,24 +128,26 @@ def _is_image(file: str) -> bool:
     return file.lower().endswith(IMAGE_SUFFIXES) and not hidden
 
 
-def _files(listed: list[tuple[str, str]]) -> Iterator[Sample]:
+def _images(files: Files, listed: list[tuple[str, str]]) -> Iterator[Sample]:
     for start in range(0, len(listed), FILES_AT_ONCE):
         block = listed[start : start + FILES_AT_ONCE]
-        for content, (file, label) in zip(read_files([file for file, _ in block]), block, strict=True):
+        for content, (file, label) in zip(files.read([file for file, _ in block]), block, strict=True):
             yield Sample(content, label, file)
 
 
 def _parquet(params: Data) -> Source:
     assert params.path is not None
-    files = _parquet_files(params.path)
-    return Source(_tables(files, params.image_column, params.label_column), f"Parquet {params.path}")
+    files = Files(params.path)
+    parts = _parquet_parts(params.path, files.names)
+    tables = _tables(files, parts, params.image_column, params.label_column)
+    return Source(tables, f"Parquet {params.path}")
 
 
-def _parquet_files(path: str) -> dict[str, list[str]]:
+def _parquet_parts(path: str, names: list[str]) -> dict[str, list[str]]:
     """Parquet files in `path`, or `path` itself, by part: test*.parquet, and all others to train on."""
     root = path.rstrip("/")
     grouped: dict[str, list[str]] = {}
-    for name in list_files(path):
+    for name in names:
         file = f"{root}/{name}" if name else root
         if not file.endswith(".parquet") or "/" in name or name.startswith((".", "_")):
             continue
@@ -163,10 +168,12 @@ def _parquet_files(path: str) -> dict[str, list[str]]:
     return grouped
 
 
-def _tables(files: dict[str, list[str]], image_column: str, label_column: str) -> dict[str, Iterator[Sample]]:
+def _tables(
+    files: Files, parts: dict[str, list[str]], image_column: str, label_column: str
+) -> dict[str, Iterator[Sample]]:
     """The samples of each part, once both columns are known to be in every file and of a fitting type."""
-    for file in (file for named in files.values() for file in named):
-        with parquet_file(file) as parquet:
+    for file in (file for named in parts.values() for file in named):
+        with files.parquet(file) as parquet:
             schema = parquet.schema_arrow
         for key, column, fits, needed in (
             ("image_column", image_column, _may_be_images, "encoded images, paths, or {bytes, path}"),
@@ -178,7 +185,7 @@ def _tables(files: dict[str, list[str]], image_column: str, label_column: str) -
             if not fits(schema.field(column).type):
                 kind = schema.field(column).type
                 raise DataError(f"{file}: column {column!r} (data.{key}) holds {kind}, must hold {needed}")
-    return {part: _rows(named, image_column, label_column) for part, named in files.items()}
+    return {part: _rows(files, named, image_column, label_column) for part, named in parts.items()}
 
 
 def _may_be_images(kind: Any) -> bool:
@@ -203,18 +210,18 @@ def _is_text(kind: Any) -> bool:
     return is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind)
 
 
-def _rows(files: list[str], image_column: str, label_column: str) -> Iterator[Sample]:
-    for file in files:
+def _rows(files: Files, named: list[str], image_column: str, label_column: str) -> Iterator[Sample]:
+    for file in named:
         folder, row = file.rpartition("/")[0], 0
-        with parquet_file(file) as parquet:
+        with files.parquet(file) as parquet:
             for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[image_column, label_column]):
-                images = _contents(batch.column(image_column).to_pylist(), folder)
+                images = _contents(files, batch.column(image_column).to_pylist(), folder)
                 for content, label in zip(images, batch.column(label_column).to_pylist(), strict=True):
                     yield Sample(content, label, f"{file}#{row}")
                     row += 1
 
 
-def _contents(cells: list[Any], folder: str) -> list[bytes | DataError]:
+def _contents(files: Files, cells: list[Any], folder: str) -> list[bytes | DataError]:
     """What cells of an image column stand for: bytes, {bytes, path}, or a path, relative to `folder`."""
     values = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
     paths = {
@@ -226,7 +233,7 @@ def _contents(cells: list[Any], folder: str) -> list[bytes | DataError]:
         for value in values
         if isinstance(value, str) and value
     }
-    read = dict(zip(paths, read_files(list(paths.values())), strict=True))
+    read = dict(zip(paths, files.read(list(paths.values())), strict=True))
     return [
         (read[value] if isinstance(value, str) else value) if value else DataError("no image")
         for value in values

@@ -1,7 +1,4 @@
-"""Small files on a disk or in an object store, read whole and replaced at once.
-
-Credentials and endpoint of S3 come from the standard AWS variables and files, never from parameters.
-"""
+"""Small files on a disk or in an object store, read whole and replaced at once."""
 
 from __future__ import annotations
 
@@ -9,14 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-REMOTE_CLIENTS = ("aiobotocore", "aiohttp", "botocore")
-S3 = {
-    # Waits between attempts grow to 20 s: an outage of about a minute is waited for.
-    "config_kwargs": {"retries": {"max_attempts": 10, "mode": "standard"}, "connect_timeout": 10},
-    "use_listings_cache": False,
-}
+from akgp import remote
 
 
 class ReleaseError(ValueError):
@@ -31,8 +22,8 @@ def read(path: str) -> bytes:
         ReleaseError: it can't be read.
     """
     with _named(path):
-        filesystem, file = _filesystem(path)
-        return bytes(filesystem.cat_file(file))
+        filesystem, file = remote.opened(path)
+        return bytes(remote.patiently(path, lambda: filesystem.cat_file(file)))
 
 
 def write(path: str, content: bytes) -> None:
@@ -44,9 +35,9 @@ def write(path: str, content: bytes) -> None:
         ReleaseError: it can't be written.
     """
     with _named(path):
-        filesystem, file = _filesystem(path)
+        filesystem, file = remote.opened(path)
         if "file" not in filesystem.protocol:
-            filesystem.pipe_file(file, content)
+            remote.patiently(path, lambda: filesystem.pipe_file(file, content))
             return
         target = Path(file)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,13 +49,6 @@ def write(path: str, content: bytes) -> None:
         beside.replace(target)
 
 
-def _filesystem(path: str) -> tuple[Any, str]:
-    import fsspec
-
-    found: tuple[Any, str] = fsspec.core.url_to_fs(path, **(S3 if path.startswith("s3://") else {}))
-    return found
-
-
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     """What a file system refuses, as one line that names `path`."""
@@ -73,8 +57,6 @@ def _named(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:  # fsspec's remote file systems raise what their client raises
-        client = type(error).__module__.split(".")[0] in REMOTE_CLIENTS
-        if client or isinstance(error, (OSError, ImportError)):
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ReleaseError(f"{path}: {line}") from None
+        if remote.refused(error):
+            raise ReleaseError(f"{path}: {remote.line(error)}") from None
         raise

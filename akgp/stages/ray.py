@@ -303,6 +303,11 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
     """
     raised = [cause for failure in failures if (cause := getattr(failure, "cause", None))]
     for cause in (*raised, *failures):
+        if isinstance(cause, OSError) and cause.filename is None:  # a store's, or a full disk's
+            raise StageError(
+                f"{label}: a file can't be read or written ({_first_line(cause)}); `dvc repro` goes on from "
+                "its last epoch"
+            ) from error
         if isinstance(cause, (ValueError, OSError)):
             raise cause from error
     if any(not _misses_a_peer(cause) for cause in raised):

@@ -1,0 +1,126 @@
+"""Files below a path, listed once; of an object store's only those are downloaded that are new or changed.
+
+A copy lies in a folder of the user's cache, named after the file's address, its ETag and its size, and is
+moved there when it is whole. So a name never stands for anything else, nothing has to be written down, and
+a process that is killed leaves at most a part that nobody takes for a copy. Stores without ETags, and disks,
+are read directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from akgp.data.storage import DataError, download, list_files, parquet_file, read_files
+
+PART_SECONDS = 24 * 3600.0  # an older part has been left by a process that was killed
+PART = ".part"
+
+
+def user_cache() -> Path:
+    """Where AKGP keeps what it has downloaded: $XDG_CACHE_HOME/akgp, by default ~/.cache/akgp."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "akgp"
+
+
+class Files:
+    """The files below `path` as they are now.
+
+    Opening them removes the copies of those that have changed or are gone.
+
+    Attributes:
+        names: relative to `path`, sorted; the one name "" if `path` is a file itself.
+
+    Raises:
+        DataError: there are none, or `path` can't be reached.
+    """
+
+    def __init__(self, path: str) -> None:
+        listed = list_files(path)
+        root = path.rstrip("/")
+        self.names = list(listed)
+        self._folder = user_cache() / "sources" / _digest(root)
+        self._copies: dict[str, tuple[Path, int]] = {}  # and their sizes, by the address of the original
+        for name, entry in listed.items():
+            address = f"{root}/{name}" if name else root
+            if entry.tag:
+                copy = self._folder / _digest(address, str(entry.size), entry.tag)
+                self._copies[address] = (copy, entry.size)
+        self._sweep()
+
+    def read(self, addresses: Sequence[str]) -> list[bytes | DataError]:
+        """What the files hold; an error for each that isn't there. Others than the listed may be asked for.
+
+        Raises:
+            DataError: a file that is there can't be read, or a copy can't be written.
+        """
+        found: dict[str, bytes | DataError] = {
+            address: content for address in addresses if (content := self._copied(address)) is not None
+        }
+        missing = [address for address in dict.fromkeys(addresses) if address not in found]
+        for address, read in zip(missing, read_files(missing), strict=True):
+            found[address] = read
+            if address in self._copies and isinstance(read, bytes):
+                with self._part(address) as part:
+                    part.write_bytes(read)
+        return [found[address] for address in addresses]
+
+    @contextlib.contextmanager
+    def parquet(self, address: str) -> Iterator[Any]:
+        """An open pyarrow.parquet.ParquetFile, as of `parquet_file`, of a copy if there can be one."""
+        if address not in self._copies:
+            with parquet_file(address) as parquet:
+                yield parquet
+            return
+        copy, size = self._copies[address]
+        if not copy.exists() or copy.stat().st_size != size:
+            with self._part(address) as part:
+                download(address, part)
+        with parquet_file(str(copy), name=address) as parquet:
+            yield parquet
+
+    def _copied(self, address: str) -> bytes | None:
+        """The content of a whole copy; None if there is none."""
+        if address not in self._copies:
+            return None
+        copy, size = self._copies[address]
+        try:
+            content = copy.read_bytes()
+        except OSError:
+            return None
+        return content if len(content) == size else None
+
+    @contextlib.contextmanager
+    def _part(self, address: str) -> Iterator[Path]:
+        """A file to write to, which becomes the copy when the block has ended well."""
+        copy, _ = self._copies[address]
+        part = copy.with_name(f"{copy.name}.{os.getpid()}{PART}")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield part
+            part.replace(copy)
+        except OSError as error:
+            raise DataError(
+                f"{copy}: can't be written ({error.strerror or error}): free some space, "
+                "or let XDG_CACHE_HOME name another place for downloads"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+    def _sweep(self) -> None:
+        """Remove what is of no listed file, and what was left of an interrupted download."""
+        kept = {copy.name for copy, _ in self._copies.values()}
+        old = time.time() - PART_SECONDS
+        for file in self._folder.iterdir() if self._folder.exists() else ():
+            with contextlib.suppress(OSError):  # another process removes it, too
+                if file.name not in kept and (file.suffix != PART or file.stat().st_mtime < old):
+                    file.unlink()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
