@@ -137,6 +137,8 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
         text=True,
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "80"},
+        # A shell starts what it runs in the background with SIGINT ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not started.exists():
         assert process.poll() is None

@@ -91,7 +91,13 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    folder = tmp_path_factory.mktemp("deployed")
+    with serving(tmp_path_factory.mktemp("deployed")) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[Deployed]:
+    """`python -m flows.server` in a workspace of shell stages, with these variables on top."""
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     (folder / ".dvc").mkdir()
     (folder / "recipes").mkdir()
@@ -104,15 +110,15 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     with (folder / "log").open("w") as log, subprocess.Popen(
         [sys.executable, "-m", "flows.server", "--port", str(port)],
-        cwd=folder, stdout=log, stderr=log, env=environment | QUICKER,
+        cwd=folder, stdout=log, stderr=log, env=clean | QUICKER | environment,
     ) as process:  # fmt: skip
         found = Deployed(folder, process, f"http://127.0.0.1:{port}/api")
         found.damage()
         try:
-            wait_for(lambda: "flows: ready" in found.log() or process.poll() is not None, 120, found.log)
+            wait_for(lambda: "flows: ready" in found.log() or process.poll() is not None, 240, found.log)
             assert process.poll() is None, found.log()
             yield found
         finally:

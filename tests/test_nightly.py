@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import SECRET_KEY
 from test_data import image_folder
-from test_deploy import GRAPH, PARAMS, QUICKER, Deployed, wait_for
+from test_deploy import PARAMS, serving, wait_for
 from test_release import QUICK, candidate
 from test_security import download, holding
 
@@ -26,7 +26,6 @@ from akgp import release
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 NOBODY = 65534
 
 
@@ -70,44 +69,13 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def deployed(folder: Path, **environment: str) -> Iterator[Deployed]:
-    """`python -m flows.server` in a workspace of shell stages."""
-    subprocess.run(["git", "init", "--quiet", folder], check=True)
-    (folder / ".dvc").mkdir()
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
-    shutil.copy(ROOT / "prefect.yaml", folder)
-    shutil.copytree(ROOT / "flows", folder / "flows")
-    (folder / "dvc.yaml").write_text(GRAPH)
-    (folder / "params.yaml").write_text(PARAMS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    with (folder / "log").open("w") as log, subprocess.Popen(
-        [sys.executable, "-m", "flows.server", "--port", str(port)],
-        cwd=folder, stdout=log, stderr=log, env=clean | QUICKER | environment,
-    ) as process:  # fmt: skip
-        found = Deployed(folder, process, f"http://127.0.0.1:{port}/api")
-        found.damage()
-        try:
-            wait_for(lambda: "flows: ready" in found.log() or process.poll() is not None, 240, found.log)
-            assert process.poll() is None, found.log()
-            yield found
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            process.kill()
-
-
 def test_on_postgresql_nightly_is_scheduled_and_fires(tmp_path: Path) -> None:
     from prefect.client.schemas.filters import DeploymentFilter
     from prefect.client.schemas.schedules import IntervalSchedule
 
     with (
         postgres() as database,
-        deployed(tmp_path, PREFECT_API_DATABASE_CONNECTION_URL=database) as server,
+        serving(tmp_path, PREFECT_API_DATABASE_CONNECTION_URL=database) as server,
         server.client() as client,
     ):
         identity = server.start("compress/compress")
