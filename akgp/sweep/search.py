@@ -55,7 +55,8 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     resources = one_worker(task.params.ray)
     if task.params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
-    trainable = tune.with_parameters(trial, task=task, lesson=shared_lesson(task))
+    # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
+    trainable = tune.with_parameters(trial, task=task, lessons=[shared_lesson(task)])
     with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
         Progress.bar = bar
         results = tuned(

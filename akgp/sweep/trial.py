@@ -41,7 +41,8 @@ def _lesson(task: Task) -> Lesson:
     return read_lesson(task)
 
 
-def trial(config: dict[str, Any], task: Task, lesson: ObjectRef[Lesson]) -> None:
+def trial(config: dict[str, Any], task: Task, lessons: list[ObjectRef[Lesson]]) -> None:
+    (lesson,) = lessons
     task = Task("sweep", with_values(task.params, config), task.root)
     workers = task.params.ray.workers
     if workers > 1:
