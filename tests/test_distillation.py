@@ -47,6 +47,7 @@ from akgp.distillation.strategies import LOSSES, Answers
 from akgp.distillation.weighting import WEIGHTS
 from akgp.models import cifar_resnet
 from akgp.stages import distill as distill_stage
+from akgp.stages.lesson import read_lesson
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task
 from akgp.training import train
@@ -1335,3 +1336,19 @@ def test_w0_is_measured_in_two_epochs_or_more_and_for_akgp_alone() -> None:
     with pytest.raises(ValueError, match=r"measure_w0 needs training\.epochs of 2 or more, got 1"):
         distill(measure_w0=True, training=short)
     assert not distill(measure_w0=True, strategy="fixed", training=short).measures_w0
+
+
+def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Path) -> None:
+    """Of teacher and dense network: swapping their parts changes who teaches, not who doubts."""
+    given, lessons = stage_task(workspace).params, []
+    for one, other in (("one", "two"), ("two", "one")):
+        swapped = given.model_copy(update={"teachers": (one,), "student": other})
+        lessons.append(read_lesson(Task("distill", swapped, workspace)))
+    accuracies = [lesson.taught.characteristics.accuracy for lesson in lessons]
+    assert accuracies[0] != accuracies[1]
+    for lesson in lessons:
+        assert lesson.doubted.characteristics.accuracy == max(accuracies)
+        assert lesson.characteristics.noise_rate == lesson.doubted.characteristics.noise_rate
+        assert lesson.characteristics.temperature == lesson.taught.characteristics.temperature
+    assert torch.equal(lessons[0].doubted.logits, lessons[1].doubted.logits)
+    assert not torch.equal(lessons[0].taught.logits, lessons[1].taught.logits)
