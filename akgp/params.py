@@ -189,14 +189,22 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: GPU only"
     )
+    sync_batch_norm: bool = Field(
+        False, description="BatchNorm over the batch of all workers, not each one's own slice; GPUs only"
+    )
     channels_last: bool = Field(True, description="memory format")
     compile: bool = Field(False, description="torch.compile; pays on long trainings only")
+    cuda_graphs: bool = Field(
+        False, description="replay the network's kernels: faster where it is small; one GPU, not with compile"
+    )
     augment: Augment = Field(default_factory=Augment)
 
     @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})")
+        if self.compile and self.cuda_graphs:
+            raise ValueError("compile and cuda_graphs are both true: at most one of them may be")
         return self
 
 
@@ -240,7 +248,7 @@ class Distill(Section):
     logit_std: bool = Field(
         False, description="standardise the logits of teacher and student before they are softened"
     )
-    w0: Share = Field(0.7, description="teacher's weight: of every sample (fixed), to start from (akgp)")
+    w0: Share = Field(0.3, description="teacher's weight: of every sample (fixed), to start from (akgp)")
     measure_w0: bool = Field(
         False,
         description="akgp: measure w0 on the way by two branches, from w0 as a guess; 1.3 times the training",
@@ -273,6 +281,8 @@ class Distill(Section):
     def _fits_strategy(self) -> Self:
         if self.measures_w0 and self.training.epochs < 2:
             raise ValueError("measure_w0 needs training.epochs of 2 or more, got 1")
+        if self.strategy == "self" and self.training.cuda_graphs:
+            raise ValueError("training.cuda_graphs hides what strategy self looks at: it must be false")
         if self.strategy == "self" and self.alpha is not None and self.alpha > 1:
             raise ValueError(f"alpha must be in [0, 1] for strategy 'self', got {self.alpha:g}")
         return self

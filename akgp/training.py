@@ -91,7 +91,8 @@ def train(
 
     With `world` workers each step averages the gradients of `world` equal slices of one global
     batch of `params.batch_size`; each worker's BatchNorm normalises its own slice, and worker
-    0's running statistics are validated and kept. Dropout and the like draw from torch's
+    0's running statistics are validated and kept, unless `params.sync_batch_norm` makes them those of
+    the whole batch. Dropout and the like draw from torch's
     generator, seeded by (seed, epoch, worker) for the epoch and left as it was.
 
     Args:
@@ -167,6 +168,11 @@ class _Optimization:
         self.model, self.objective, self.world = model, objective, world
         self.learner = objective if isinstance(objective, nn.Module) else nn.Module()
         self.learner.to(device)
+        if self.parallel and params.sync_batch_norm:
+            if device.type != "cuda":
+                raise TrainingError(f"sync_batch_norm needs a GPU a worker, the device is {device.type}")
+            for module in (model, self.learner):
+                nn.SyncBatchNorm.convert_sync_batchnorm(module)
         if self.parallel:
             for tensor in self.learner.state_dict().values():
                 dist.broadcast(tensor, 0)
@@ -175,6 +181,9 @@ class _Optimization:
             module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if self.parallel else model
         self.forward = torch.compile(forward) if params.compile else forward
+        if params.cuda_graphs and (self.parallel or device.type != "cuda"):
+            raise TrainingError(f"cuda_graphs needs one worker on a GPU, got {world} on {device.type}")
+        self.to_capture = params.cuda_graphs
         self.device, self.dtype = device, autocast_dtype(params.precision, device)
         self.optimizer = torch.optim.SGD(
             _parameter_groups((model, self.learner), params.weight_decay), lr=0.0, momentum=params.momentum,
@@ -198,6 +207,8 @@ class _Optimization:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.to_capture:
+            self.forward, self.to_capture = _captured(self.model, batch.inputs, self.dtype), False
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits = self.forward(batch.inputs).float()
         loss = self.objective(batch, logits, progress)
@@ -242,6 +253,19 @@ class _Optimization:
         self.steps = state["steps"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def _captured(model: nn.Module, inputs: Tensor, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    """`model` in training mode as CUDA graphs of its forward and backward pass, for inputs like these.
+
+    Their capture runs the network; its buffers are left as they were.
+    """
+    before = _copy(model)
+    whole = nn.Sequential(model).train()  # capturing replaces its forward, and leaves the network's
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False):
+        torch.cuda.make_graphed_callables(whole, (inputs.clone(),))
+    model.load_state_dict(before)
+    return whole
 
 
 def learning_rate_factor(step: int, steps: int, params: Training) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,20 +13,60 @@ import pytest
 import torch
 
 from akgp.data.batches import Batch
-from experiments.weighting import design, reporting, testing
+from akgp.training import Epoch
+from experiments.weighting import design, reporting, running, testing
+from experiments.weighting.design import FULL, GRID
+from experiments.weighting.learning import finished
 from experiments.weighting.students import folder_of, remembered
 
 
 def test_every_student_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    cells = list(design.cells())
-    folders = [folder_of(tmp_path, cell, arm) for cell in cells for arm in design.arms(cell.setting)]
-    assert len(set(folders)) == len(folders) == len(design.PAIRS) * 212
-    assert {cell.setting for cell in cells[: len(design.SETTINGS)]} == set(design.SETTINGS), (
-        "seeds one by one"
-    )
-    for arm in design.arms(design.Setting("long tail 1:50", "in-sample")):
+    cells = list(GRID.cells())
+    folders = [folder_of(tmp_path, cell, arm) for cell in cells for arm in GRID.arms_of(cell.setting)]
+    assert len(set(folders)) == len(folders) == len(GRID.pairs) * 222
+    assert {cell.setting for cell in cells[: len(GRID.settings)]} == set(GRID.settings), "seeds one by one"
+    for arm in GRID.arms_of(design.Setting("long tail 1:50", "in-sample")):
         expected = "off" if arm is design.NO_SHIFT else "on"
-        assert design.distill("long tail 1:50", arm).logit_adjustment == expected
+        assert GRID.distill("long tail 1:50", arm).logit_adjustment == expected
+    assert GRID.digest != FULL.digest
+
+
+def test_trials_come_after_what_they_need() -> None:
+    """Networks first, then the students that measure w0 for others, then those."""
+    networks, measuring, rest = running.trials(GRID)
+    assert {(trial.regime, trial.teacher_seed) for trial in networks} == {
+        (cell.setting.regime, cell.teacher_seed) for cell in GRID.cells()
+    }
+    known = {(trial.cell.setting, trial.teacher_seed) for trial in measuring if trial.cell}
+    assert all((trial.cell.setting, trial.teacher_seed) in known for trial in rest if trial.cell)
+    assert [trial.cell for trial in (*measuring, *rest)] != [None] * len(list(GRID.cells()))
+    assert sorted(trial.cell.name for trial in (*measuring, *rest) if trial.cell) == sorted(
+        cell.name for cell in GRID.cells()
+    )
+
+
+def test_a_killed_training_goes_on_after_its_last_whole_epoch(tmp_path: Path) -> None:
+    """Also one that was killed between its last epoch and its end."""
+
+    def training(state: dict[str, Any] | None) -> Iterator[Epoch]:
+        for number in range(state["epoch"] if state else 0, 3):
+            started.append(number)
+            yield Epoch({"epoch": number}, {"epoch": number + 1})
+
+    started: list[int] = []
+    checkpoint = tmp_path / "folder" / "a.checkpoint"
+
+    def killed(state: dict[str, Any] | None) -> Iterator[Epoch]:
+        yield from islice(training(state), 2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finished(killed, checkpoint)
+    copied = checkpoint.read_bytes()
+    assert finished(training, checkpoint).row == {"epoch": 2}
+    assert started == [0, 1, 2] and not checkpoint.exists()
+    checkpoint.write_bytes(copied)
+    assert finished(lambda state: iter(()), checkpoint).row == {"epoch": 1}
 
 
 def trials() -> pd.DataFrame:
@@ -34,11 +77,11 @@ def trials() -> pd.DataFrame:
         for seed in range(3):
             level = 60 + 5 * seed
             for name in reporting.ACROSS:
-                top1 = level + (name == best) + 2 * (name == "akgp") + 0.1 * random.standard_normal()
+                top1 = level + (name == best) + 2 * (name == "akgp from 0.3") + 0.1 * random.standard_normal()
                 rows.append(
                     {
                         "regime": regime, "teacher": "in-sample", "strategy": name, "w": 0.5, "compute": 1.0,
-                        "teacher_seed": 0, "student_seed": seed, "test_top1": top1,
+                        "teacher_seed": 0, "student_seed": seed, "test_top1": top1, "device": "cpu",
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -50,13 +93,13 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
     clean, noisy = ("clean", "in-sample"), ("symmetric 40 %", "in-sample")
     assert [results.best_fixed(setting) for setting in (clean, noisy)] == ["fixed 0.9", "fixed 0.1"]
     of_clean = table[table.regime == "clean"].set_index("student_seed")
-    best, mine = (of_clean[of_clean.strategy == name].test_top1 for name in ("fixed 0.9", "akgp"))
+    best, mine = (of_clean[of_clean.strategy == name].test_top1 for name in ("fixed 0.9", "akgp from 0.3"))
     difference = (best - mine).to_numpy()
-    found = results.regret(clean, "akgp")
+    found = results.regret(clean, "akgp from 0.3")
     assert found.mean == pytest.approx(difference.mean())
     assert found.error == pytest.approx(difference.std(ddof=1) / 3**0.5)
     assert found.error < 0.2, "the seeds' own level, ten points apart, cancels"
-    assert results.mean_regret("akgp").mean == pytest.approx(-1, abs=0.2)
+    assert results.mean_regret("akgp from 0.3").mean == pytest.approx(-1, abs=0.2)
     assert results.mean_regret("fixed 0.9").mean == pytest.approx(0.5, abs=0.2)
     text = reporting.tables(results)
     assert "## clean, in-sample teacher" in text and "best fixed weight in hindsight: fixed 0.1" in text
@@ -72,9 +115,9 @@ def test_plots_and_trials_are_written(tmp_path: Path) -> None:
 
 
 def test_the_test_split_stays_closed_until_all_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"72 cells are not trained: the test split stays closed"):
-        testing.test(tmp_path, partial=False)
-    assert testing.test(tmp_path, partial=True) == []
+    with pytest.raises(SystemExit, match=r"60 cells are not trained: the test split stays closed"):
+        testing.test(GRID, tmp_path, partial=False)
+    assert testing.test(GRID, tmp_path, partial=True) == []
 
 
 def test_a_teacher_is_asked_once_about_the_same_images() -> None:

@@ -10,21 +10,7 @@ from typing import Any
 
 from akgp.params import Data, Distill, Regime, Splits, Training
 
-IMAGES, IMAGE_SIZE = 7000, 16
-DEPTH, WIDTHS, RATIO, ROUND_TO = 8, (24, 48, 96), 0.5, 4
-FOLDS = 5
-TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 16
 WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-PAIRS = ((0, 0), (1, 1), (0, 2), (1, 3), (0, 4), (1, 5))
-"""(teacher seed, student seed), in the order in which they are run; the teacher's is the data's too."""
-
-REGIMES = {
-    "clean": Regime(subset=IMAGES),
-    "symmetric 20 %": Regime(subset=IMAGES, label_noise=0.2),
-    "symmetric 40 %": Regime(subset=IMAGES, label_noise=0.4),
-    "asymmetric 30 %": Regime(subset=IMAGES, label_noise=0.3, noise="asymmetric"),
-    "long tail 1:50": Regime(subset=25_000, imbalance=50.0),  # of which it leaves about as many
-}
 
 
 @dataclass(frozen=True)
@@ -40,13 +26,6 @@ class Setting:
     teacher: str
 
 
-SETTINGS = (
-    *(Setting(regime, teacher) for regime in REGIMES for teacher in ("in-sample", "cross-fitted")),
-    Setting("clean", "weak"),
-    Setting("clean", "biased"),
-)
-
-
 @dataclass(frozen=True)
 class Cell:
     """A setting with its seeds: all strategies in it see the same images in the same order."""
@@ -57,8 +36,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        text = f"{self.setting.regime} {self.setting.teacher} {self.teacher_seed} {self.student_seed}"
-        return "-".join(text.replace("%", "").replace(":", "-").split())
+        return folder_name(self.setting.regime, self.setting.teacher, self.teacher_seed, self.student_seed)
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,8 @@ class Arm:
     """A strategy as it is compared: its parameters, and how its weight w0 comes about.
 
     measured: None: `w0` is given; own: measured by branches of this very training, with `w0` as a guess
-    before; shared: by the branches of the first student of this teacher.
+    before; shared: by the branches of the first student of this teacher; first: by two short trainings
+    from the pruned network, before the training begins.
     """
 
     name: str
@@ -75,81 +54,160 @@ class Arm:
     measured: str | None = None
 
 
-FIXED = tuple(Arm(f"fixed {w:g}", {"strategy": "fixed", "w0": w}) for w in WEIGHTS)
-AKGP = Arm("akgp", {"strategy": "akgp"}, measured="own")
-AKGP_LOW = Arm("akgp from 0.3", {"strategy": "akgp", "w0": 0.3}, measured="own")
+def fixed(*weights: float) -> tuple[Arm, ...]:
+    return tuple(Arm(f"fixed {w:g}", {"strategy": "fixed", "w0": w}) for w in weights)
+
+
+HIGH, LOW = {"strategy": "akgp", "w0": 0.7}, {"strategy": "akgp", "w0": 0.3}
+AKGP = Arm("akgp from 0.7", HIGH, measured="own")
+AKGP_LOW = Arm("akgp from 0.3", LOW, measured="own")
 ARMS = (
-    *FIXED,
+    *fixed(*WEIGHTS),
     Arm("annealed", {"strategy": "annealed"}),
     Arm("wsld", {"strategy": "wsld"}),
     Arm("dkd", {"strategy": "dkd", "temperature": 4.0}),
-    Arm("logit_std", {"strategy": "fixed", "logit_std": True}),
-    Arm("0.7 + q", {"strategy": "akgp"}),
-    Arm("0.7 + q, longer", {"strategy": "akgp"}, longer=1.3),
+    Arm("logit_std", {"strategy": "fixed", "w0": 0.7, "logit_std": True}),
+    Arm("0.7 + q", HIGH),
+    Arm("0.7 + q, longer", HIGH, longer=1.3),
+    Arm("0.3 + q", LOW),
     AKGP,
-    Arm("akgp, w0 shared", {"strategy": "akgp"}, measured="shared"),
     AKGP_LOW,
-    Arm("akgp from 0.3, w0 shared", AKGP_LOW.distill, measured="shared"),
+    Arm("akgp from 0.3, w0 shared", LOW, measured="shared"),
+    Arm("akgp from 0.3, w0 first", LOW, measured="first"),
 )
-NO_SHIFT = Arm("fixed 0.7, no logit adjustment", {"strategy": "fixed", "logit_adjustment": "off"})
-NO_Q = Arm("akgp, w0 shared, no q", {"strategy": "akgp", "noise_posterior": False}, measured="shared")
+NO_SHIFT = Arm("fixed 0.7, no logit adjustment", {"strategy": "fixed", "w0": 0.7, "logit_adjustment": "off"})
+NO_Q = Arm("akgp from 0.3, w0 shared, no q", LOW | {"noise_posterior": False}, measured="shared")
+
+REGIMES = {
+    "clean": Regime(),
+    "symmetric 20 %": Regime(label_noise=0.2),
+    "symmetric 40 %": Regime(label_noise=0.4),
+    "asymmetric 30 %": Regime(label_noise=0.3, noise="asymmetric"),
+    "long tail 1:50": Regime(imbalance=50.0),
+}
 
 
-def arms(setting: Setting) -> tuple[Arm, ...]:
-    """The strategies to compare in a setting: of parts of `akgp`, those that do something there."""
-    if "long tail" in setting.regime:
-        return (*ARMS, NO_SHIFT)
-    return (*ARMS, NO_Q) if "symmetric" in setting.regime else ARMS
+@dataclass(frozen=True)
+class Design:
+    """One experiment: its data, networks, schedules, and what is compared on them.
+
+    subset: training images by regime, None: all; a long tail leaves about a third of its own.
+    pairs: (teacher seed, student seed), in the order in which they are run; the teacher's is the data's too.
+    held_out: share of the training images for calibration, and as much for validation.
+    teacher, student: `Training` parameters; `compile` and `cuda_graphs` are chosen by the device.
+    """
+
+    settings: tuple[Setting, ...]
+    pairs: tuple[tuple[int, int], ...]
+    arms: tuple[Arm, ...]
+    image_size: int
+    subset: dict[str, int]
+    held_out: float
+    depth: int
+    widths: tuple[int, int, int]
+    ratio: float
+    round_to: int
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    folds: int = 5
+
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(setting.regime for setting in self.settings))
+
+    def arms_of(self, setting: Setting) -> tuple[Arm, ...]:
+        """The strategies to compare in a setting: of parts of `akgp`, those that do something there."""
+        extra = {"long tail 1:50": NO_SHIFT, "symmetric 20 %": NO_Q, "symmetric 40 %": NO_Q}
+        part = extra.get(setting.regime)
+        return (*self.arms, part) if part and self.arms == ARMS else self.arms
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells: every setting with the first seeds, then with the second, and so on."""
+        for teacher_seed, student_seed in self.pairs:
+            for setting in self.settings:
+                yield Cell(setting, teacher_seed, student_seed)
+
+    def first_student(self, teacher_seed: int) -> int:
+        """The student seed with which w0 is measured for all students of a teacher."""
+        return next(student for teacher, student in self.pairs if teacher == teacher_seed)
+
+    def data(self, regime: str) -> Data:
+        return Data(
+            source="cifar10",
+            image_size=self.image_size,
+            splits=Splits(calibration=self.held_out, validation=self.held_out),
+            regime=REGIMES[regime].model_copy(update={"subset": self.subset.get(regime)}),
+        )
+
+    def distill(self, regime: str, arm: Arm) -> Distill:
+        """An arm's parameters; on the long tail every strategy has logit adjustment."""
+        epochs = round(self.student["epochs"] * arm.longer)
+        training = Training.model_validate(self.student | {"epochs": epochs})
+        given = {"logit_adjustment": "on" if "long tail" in regime else "off"} | arm.distill
+        return Distill(**given, training=training)
+
+    @property
+    def digest(self) -> str:
+        """Of what all networks share: runs of other data, networks or trainings are not gone on with."""
+        regimes = {name: self.data(name).model_dump(mode="json") for name in self.regimes}
+        shared = (self.depth, self.widths, self.ratio, self.round_to, self.teacher, self.student, self.folds)
+        return digest(regimes, shared)
 
 
-def cells() -> Iterator[Cell]:
-    """All cells: every setting with the first seeds, then with the second, and so on."""
-    for teacher_seed, student_seed in PAIRS:
-        for setting in SETTINGS:
-            yield Cell(setting, teacher_seed, student_seed)
-
-
-def measuring(arm: Arm) -> Arm:
-    """The arm whose branches measure the w0 that `arm` shares: with the same guess before."""
-    return AKGP_LOW if arm.distill.get("w0") == AKGP_LOW.distill["w0"] else AKGP
-
-
-def first_student(teacher_seed: int) -> int:
-    """The student seed with which w0 is measured for all students of a teacher."""
-    return next(student for teacher, student in PAIRS if teacher == teacher_seed)
-
-
-TRAINING: dict[str, Any] = {
+GRID_TRAINING: dict[str, Any] = {
+    "precision": "fp32",
     "batch_size": 128,
     "learning_rate": 0.1,
     "weight_decay": 5e-4,
     "augment": {"crop_padding": 2, "flip": True},
-    "compile": True,
 }
-TEACHER = {"epochs": TEACHER_EPOCHS, "keep": "best"} | TRAINING
-STUDENT = {"epochs": STUDENT_EPOCHS, "keep": "last"} | TRAINING
+GRID = Design(
+    settings=(
+        *(Setting(regime, teacher) for regime in REGIMES for teacher in ("in-sample", "cross-fitted")),
+        Setting("clean", "weak"),
+        Setting("clean", "biased"),
+    ),
+    pairs=((0, 0), (1, 1), (0, 2), (1, 3), (0, 4)),
+    arms=ARMS,
+    image_size=16,
+    subset=dict.fromkeys(REGIMES, 7000) | {"long tail 1:50": 25_000},
+    held_out=0.14,
+    depth=8,
+    widths=(24, 48, 96),
+    ratio=0.5,
+    round_to=4,
+    teacher={"epochs": 30, "keep": "best"} | GRID_TRAINING,
+    student={"epochs": 16, "keep": "last"} | GRID_TRAINING,
+)
+"""Every strategy in every setting, on a part of the images and a small network."""
+
+FULL_TRAINING: dict[str, Any] = {
+    "batch_size": 256,
+    "learning_rate": 0.2,
+    "weight_decay": 5e-4,
+    "augment": {"crop_padding": 4, "flip": True},
+}
+FULL = Design(
+    settings=(Setting("clean", "in-sample"), Setting("symmetric 40 %", "in-sample")),
+    pairs=((0, 0), (1, 1)),
+    arms=(*fixed(0.0, 0.7, 0.9), AKGP_LOW),
+    image_size=32,
+    subset={},
+    held_out=0.1,
+    depth=32,
+    widths=(16, 32, 64),
+    ratio=0.5,
+    round_to=8,
+    teacher={"epochs": 40, "keep": "best"} | FULL_TRAINING,
+    student={"epochs": 32, "keep": "last"} | FULL_TRAINING,
+)
+"""The confirmation: ResNet-32 pruned to half its filters, all images."""
+
+DESIGNS = {"grid": GRID, "full": FULL}
 
 
-def data(regime: str) -> Data:
-    return Data(
-        source="cifar10",
-        image_size=IMAGE_SIZE,
-        splits=Splits(calibration=0.14, validation=0.14),
-        regime=REGIMES[regime],
-    )
-
-
-def distill(regime: str, arm: Arm) -> Distill:
-    """An arm's parameters; on the long tail every strategy has logit adjustment."""
-    training = Training.model_validate(STUDENT | {"epochs": round(STUDENT_EPOCHS * arm.longer)})
-    given = {"logit_adjustment": "on" if "long tail" in regime else "off"} | arm.distill
-    return Distill(**given, training=training)
-
-
-def common_digest() -> str:
-    """Of what all networks share: runs of other data, networks or trainings are not gone on with."""
-    regimes = {name: regime.model_dump(mode="json") for name, regime in REGIMES.items()}
-    return digest(regimes, IMAGES, IMAGE_SIZE, DEPTH, WIDTHS, RATIO, ROUND_TO, FOLDS, TEACHER, STUDENT)
+def folder_name(*parts: object) -> str:
+    return "-".join(" ".join(map(str, parts)).replace("%", "").replace(":", "-").split())
 
 
 def digest(*said: Any) -> str:

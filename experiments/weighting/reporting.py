@@ -10,16 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.weighting.design import REGIMES, SETTINGS, WEIGHTS
+from experiments.weighting.design import ARMS, GRID, NO_Q, NO_SHIFT, WEIGHTS, folder_name
 
 FIXED = tuple(f"fixed {w:g}" for w in WEIGHTS)
 REFERENCE, LABELS = "fixed 0.7", "fixed 0"
-ORDER = (
-    *FIXED, "annealed", "wsld", "dkd", "logit_std", "0.7 + q", "0.7 + q, longer", "akgp", "akgp, w0 shared",
-    "akgp from 0.3", "akgp from 0.3, w0 shared",
-    "akgp, w0 shared, no q", "fixed 0.7, no logit adjustment",
-)  # fmt: skip
-ACROSS = tuple(name for name in ORDER if "no q" not in name and "no logit" not in name)
+ACROSS = tuple(arm.name for arm in ARMS)
+ORDER = (*ACROSS, NO_Q.name, NO_SHIFT.name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,9 @@ class Results:
             )
             for (regime, teacher), rows in trials.groupby(["regime", "teacher"])
         }
-        self.settings = [key for key in ((s.regime, s.teacher) for s in SETTINGS) if key in self.by_setting]
+        self.settings = [
+            key for key in ((s.regime, s.teacher) for s in GRID.settings) if key in self.by_setting
+        ]
 
     def best_fixed(self, setting: tuple[str, str]) -> str:
         """The fixed weight that is best in hindsight, by its mean over the seeds."""
@@ -80,9 +78,17 @@ class Results:
 
 def tables(results: Results) -> str:
     """All tables as Markdown."""
-    return (
-        "\n\n".join((_across(results), *(_setting(results, setting) for setting in results.settings))) + "\n"
+    devices = ", ".join(sorted(results.trials.device.unique()))
+    seeds = results.trials.groupby(["teacher_seed", "student_seed"]).ngroups
+    head = (
+        "# Every strategy against every fixed weight\n\n"
+        "Written by `python -m experiments.weighting report` from `trials.parquet`: "
+        f"{len(results.trials)} students, {seeds} pairs of seeds, trained on {devices}.\n"
+        "Top-1 on the test split, mean ± standard error over the pairs. What was run, where, and what is\n"
+        "missing: [docs/weighting.md](../../docs/weighting.md)."
     )
+    settings = (_setting(results, setting) for setting in results.settings)
+    return "\n\n".join((head, _across(results), *settings)) + "\n"
 
 
 def _across(results: Results) -> str:
@@ -141,7 +147,7 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
 def plots(results: Results, folder: Path) -> None:
     """A figure a regime, `<regime>.svg`: a panel a teacher, accuracy against the fixed weight."""
     plt.rcParams["svg.hashsalt"] = "akgp"
-    for regime in REGIMES:
+    for regime in GRID.regimes:
         settings = [setting for setting in results.settings if setting[0] == regime]
         if settings:
             figure, axes = plt.subplots(
@@ -152,16 +158,15 @@ def plots(results: Results, folder: Path) -> None:
             axes[0][0].set_ylabel("test top-1, %")
             axes[0][-1].legend(fontsize=7, loc="best")
             figure.suptitle(regime)
-            name = "-".join(regime.replace("%", "").replace(":", "-").split())
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            figure.savefig(folder / f"{folder_name(regime)}.svg", metadata={"Date": None})
             plt.close(figure)
 
 
 LINES = {
-    "0.7 + q": ("C1", "-"), "0.7 + q, longer": ("C1", ":"), "akgp": ("C3", "-"),
-    "akgp, w0 shared": ("C3", ":"), "akgp from 0.3": ("C9", "-"), "akgp from 0.3, w0 shared": ("C9", ":"),
-    "annealed": ("C2", "-."),
-    "wsld": ("C4", "-."), "dkd": ("C5", "-."), "logit_std": ("C6", "-."),
+    "0.7 + q": ("C1", "-"), "0.7 + q, longer": ("C1", ":"), "0.3 + q": ("C8", "-"),
+    "akgp from 0.7": ("C3", "-"), "akgp from 0.3": ("C9", "-"), "akgp from 0.3, w0 shared": ("C9", ":"),
+    "akgp from 0.3, w0 first": ("C9", "--"), "annealed": ("C2", "-."), "wsld": ("C4", "-."),
+    "dkd": ("C5", "-."), "logit_std": ("C6", "-."),
 }  # fmt: skip
 
 

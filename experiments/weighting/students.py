@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,26 +24,22 @@ from akgp.distillation import (
     log_prior,
     measure,
     out_of_fold,
+    stacked_weight,
     teacher_weights,
     train_measured,
 )
-from akgp.params import Distill
+from akgp.evaluation import predict_logits
+from akgp.params import Distill, Training
 from akgp.stages.lesson import Opinion
 from akgp.stages.workspace import replaced
-from akgp.training import Objective, autocast_dtype, train
-from experiments.weighting.design import (
-    STUDENT_EPOCHS,
-    Arm,
-    Cell,
-    arms,
-    digest,
-    distill,
-    first_student,
-    measuring,
-)
-from experiments.weighting.teachers import DENSE, PRUNED, Bench, bench
+from akgp.training import Epoch, Objective, autocast_dtype, train
+from experiments.weighting.design import AKGP_LOW, Arm, Cell, Design, digest
+from experiments.weighting.learning import device, finished, fitting
+from experiments.weighting.teachers import DENSE, PRUNED, Bench
 
 ROW, STUDENT = "row.json", "student"
+FIRST = 0.2
+"""Share of a training that each of the two trainings takes from which w0 is measured first."""
 
 
 def folder_of(root: Path, cell: Cell, arm: Arm) -> Path:
@@ -50,27 +47,30 @@ def folder_of(root: Path, cell: Cell, arm: Arm) -> Path:
     return root / "students" / cell.name / f"{name}-{digest(asdict(arm))}"
 
 
-def train_students(root: Path, cell: Cell) -> None:
+def train_students(design: Design, root: Path, cell: Cell) -> None:
     """Train the students of a cell that do not exist yet."""
-    lesson = Lesson(bench(root, cell.setting.regime, cell.teacher_seed), cell)
-    for arm in arms(cell.setting):
-        folder = folder_of(root, cell, arm)
-        if not folder.exists():
-            start = time.perf_counter()
-            student, found = lesson.student(arm, root)
-            with replaced(folder) as new:
-                artifacts.save(student, new / STUDENT)
-                row = _row(cell, arm) | found | {"seconds": time.perf_counter() - start}
-                (new / ROW).write_text(json.dumps(row, indent=1))
+    missing = [arm for arm in design.arms_of(cell.setting) if not folder_of(root, cell, arm).exists()]
+    if not missing:
+        return
+    lesson = Lesson(Bench(design, root, cell.setting.regime, cell.teacher_seed), cell)
+    for arm in missing:
+        start = time.perf_counter()
+        student, found = lesson.student(arm)
+        with replaced(folder_of(root, cell, arm)) as new:
+            artifacts.save(student.cpu(), new / STUDENT)
+            row = _row(cell, arm) | found | {"seconds": time.perf_counter() - start}
+            (new / ROW).write_text(json.dumps(row, indent=1))
 
 
 def _row(cell: Cell, arm: Arm) -> dict[str, Any]:
+    on = device()
     return {
         "regime": cell.setting.regime,
         "teacher": cell.setting.teacher,
         "strategy": arm.name,
         "student_seed": cell.student_seed,
         "teacher_seed": cell.teacher_seed,
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
     }
 
 
@@ -81,21 +81,23 @@ class Lesson:
         self.at, self.cell, self.summary = at, cell, at.summary
         self.images, self.validation = at.split("train"), at.split("validation")
         self.calibration = at.split("calibration")
-        networks = at.teachers(cell.setting.teacher)
+        networks = [at.network(name) for name in at.networks_of(cell.setting.teacher)]
         crossed = len(networks) > 1
         fold = at.folds() if crossed else torch.zeros(len(self.images), dtype=torch.int64)
         opinions = [self._opinion(networks, fold)]
-        if not crossed:  # see akgp.stages.lesson
+        if cell.setting.teacher not in ("in-sample", "cross-fitted"):  # see akgp.stages.lesson
             opinions.append(self._opinion([at.network(DENSE)], fold))
         self.taught = opinions[0]
         self.doubted = max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
-        dtype = autocast_dtype("auto", torch.device("cpu"))
+        dtype = autocast_dtype(at.design.student.get("precision", "auto"), device())
         self.guide = remembered(
-            cross_fitted(networks, fold, dtype=dtype) if crossed else guide(networks[0], dtype=dtype)
+            cross_fitted(networks, fold.to(device()), dtype=dtype)
+            if crossed
+            else guide(networks[0], dtype=dtype)
         )
 
     def _opinion(self, networks: list[nn.Module], fold: Tensor) -> Opinion:
-        common: dict[str, Any] = {"mean": self.summary.mean, "std": self.summary.std, "device": "cpu"}
+        common: dict[str, Any] = {"mean": self.summary.mean, "std": self.summary.std, "device": device()}
         held = torch.arange(len(self.calibration)) % len(networks)
         logits = out_of_fold(networks, self.images, fold, **common)
         characteristics = measure(
@@ -106,48 +108,26 @@ class Lesson:
         )
         return Opinion(logits, characteristics)
 
-    def student(self, arm: Arm, root: Path) -> tuple[nn.Module, dict[str, Any]]:
+    def student(self, arm: Arm) -> tuple[nn.Module, dict[str, Any]]:
         """The student of an arm, and what is to be told of it."""
-        params = distill(self.cell.setting.regime, arm)
-        found: dict[str, Any] = {"compute": params.training.epochs / STUDENT_EPOCHS}
-        first = first_student(self.cell.teacher_seed)
-        if arm.measured == "shared":
-            own = Cell(self.cell.setting, self.cell.teacher_seed, first)
-            measured = json.loads((folder_of(root, own, measuring(arm)) / ROW).read_text())
-            params = params.model_copy(update={"w0": measured["w"]})
-            found |= {"w_error": measured["w_error"]}
-            if self.cell.student_seed == first:
-                found["compute"] += sum(branch_epochs(STUDENT_EPOCHS)) / STUDENT_EPOCHS
+        design, params = self.at.design, self.at.design.distill(self.cell.setting.regime, arm)
+        found: dict[str, Any] = {"compute": params.training.epochs / design.student["epochs"]}
         student = self.at.network(PRUNED)
-        common: dict[str, Any] = {
-            "mean": self.summary.mean,
-            "std": self.summary.std,
-            "params": params.training,
-            "seed": self.cell.student_seed,
-        }
+        if arm.measured == "shared":
+            params = self._shared(params, found)
+        elif arm.measured == "first":
+            params = self._first(student, params, found)
+        checkpoint = folder_of(self.at.root, self.cell, arm).with_suffix(".checkpoint")
         if arm.measured == "own":
-            epochs = train_measured(
-                student,
-                self.images,
-                self.validation,
-                self.calibration,
-                objective=lambda w0: self.objective(params.model_copy(update={"w0": w0})),
-                prior=params.w0,
-                class_counts=torch.tensor(self.taught.characteristics.class_counts),
-                **common,
-            )
-            found["compute"] += 2 * branch_epochs(STUDENT_EPOCHS)[1] / STUDENT_EPOCHS
-        else:
-            epochs = train(student, self.images, self.validation, objective=self.objective(params), **common)
-        for epoch in epochs:
-            last = epoch
-        if arm.measured == "own":
-            measured = last.state["measured"]
-            params = params.model_copy(update={"w0": measured["weight"]})
+            last = finished(lambda state: self._measured(student, params, state), checkpoint)
+            measured, epochs = last.state["measured"], branch_epochs(params.training.epochs)[1]
+            params = _with_w0(params, measured["weight"])
             found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
-        weighted = params.strategy in ("fixed", "akgp")
+            found["compute"] += 2 * epochs / design.student["epochs"]
+        else:
+            last = finished(lambda state: self._trained(student, params, state), checkpoint)
         return student, found | {
-            "w": params.w0 if weighted else None,
+            "w": params.w0 if params.strategy in ("fixed", "akgp") else None,
             "val_top1": last.row["val_top1"],
             "train_top1": last.row["train_top1"],
             "noise_rate": self.doubted.characteristics.noise_rate,
@@ -155,25 +135,98 @@ class Lesson:
             "memorisation_gap": self.taught.characteristics.memorisation_gap,
         }
 
-    def _weights(self, params: Distill) -> Tensor | None:
-        doubted = self.doubted
-        return teacher_weights(params, doubted.characteristics, doubted.logits, self.images.labels)
+    def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
+        """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
+        first = self.at.design.first_student(self.cell.teacher_seed)
+        own = Cell(self.cell.setting, self.cell.teacher_seed, first)
+        measured = json.loads((folder_of(self.at.root, own, AKGP_LOW) / ROW).read_text())
+        found["w_error"] = measured["w_error"]
+        if self.cell.student_seed == first:
+            trunk, branch = branch_epochs(params.training.epochs)
+            found["compute"] += (trunk + 2 * branch) / params.training.epochs
+        return _with_w0(params, measured["w"])
+
+    def _first(self, student: nn.Module, params: Distill, found: dict[str, Any]) -> Distill:
+        """w0 measured by a short training with labels alone and one with the teacher alone."""
+        epochs = max(round(FIRST * params.training.epochs), 1)
+        short = params.training.model_copy(update={"epochs": epochs})
+        answers = []
+        for w0 in (0.0, 1.0):
+            branch = copy.deepcopy(student)
+            asked = _with_w0(params, w0).model_copy(update={"training": short})
+            for _ in self._trained(branch, asked, None):
+                pass
+            mean, std = self.summary.mean, self.summary.std
+            answers.append(predict_logits(branch, self.calibration, mean=mean, std=std, device=device()))
+        labels_only, teacher_only = answers
+        measured = stacked_weight(
+            labels_only, teacher_only, self.calibration.labels, self._class_counts(), params.w0
+        )
+        found |= {"w_raw": measured.raw, "w_error": measured.error}
+        found["compute"] += 2 * epochs / params.training.epochs
+        return _with_w0(params, measured.weight)
+
+    def _trained(self, student: nn.Module, params: Distill, state: dict[str, Any] | None) -> Iterator[Epoch]:
+        return train(
+            student,
+            self.images,
+            self.validation,
+            objective=self.objective(params),
+            state=state,
+            **self._common(params.training),
+        )
+
+    def _measured(self, student: nn.Module, params: Distill, state: dict[str, Any] | None) -> Iterator[Epoch]:
+        return train_measured(
+            student,
+            self.images,
+            self.validation,
+            self.calibration,
+            objective=lambda w0: self.objective(_with_w0(params, w0)),
+            prior=params.w0,
+            class_counts=self._class_counts(),
+            state=state,
+            **self._common(params.training),
+        )
+
+    def _common(self, training: Training) -> dict[str, Any]:
+        return {
+            "mean": self.summary.mean,
+            "std": self.summary.std,
+            "params": fitting(training),
+            "seed": self.cell.student_seed,
+            "device": device(),
+        }
+
+    def _class_counts(self) -> Tensor:
+        return torch.tensor(self.taught.characteristics.class_counts)
 
     def objective(self, params: Distill) -> Objective:
+        on, doubted = device(), self.doubted
+        weights = teacher_weights(params, doubted.characteristics, doubted.logits, self.images.labels)
+        prior = log_prior(params, self.taught.characteristics)
         return guided(
             [self.guide],
             params,
-            weights=self._weights(params),
-            prior=log_prior(params, self.taught.characteristics),
+            weights=None if weights is None else weights.to(on),
+            prior=None if prior is None else prior.to(on),
         )
 
 
+def _with_w0(params: Distill, w0: float) -> Distill:
+    return params.model_copy(update={"w0": w0})
+
+
 def remembered(ask: Guide) -> Guide:
-    """`ask`, which is asked only once about the same images: strategies share their batches."""
+    """`ask`, which is asked only once about the same images: strategies share their batches.
+
+    Images are the same if their positions in the split are, and the upper left pixels as they were augmented.
+    """
     known: dict[bytes, Tensor] = {}
 
     def logits(batch: Batch) -> Tensor:
-        key = hashlib.sha1(batch.inputs.permute(0, 2, 3, 1).contiguous().numpy().data).digest()
+        corners = batch.inputs[:, :, 0, 0].flatten().double()
+        key = torch.cat([batch.index.double(), corners]).cpu().numpy().tobytes()
         if key not in known:
             known[key] = ask(batch)
         return known[key]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from akgp import artifacts
@@ -17,28 +18,24 @@ from akgp.params import Training
 from akgp.pruning import prune
 from akgp.stages.workspace import replaced
 from akgp.training import cross_entropy, train
-from experiments.weighting.design import (
-    DEPTH,
-    FOLDS,
-    IMAGE_SIZE,
-    RATIO,
-    REGIMES,
-    ROUND_TO,
-    TEACHER,
-    WIDTHS,
-    data,
-)
+from experiments.weighting.design import Design, folder_name
+from experiments.weighting.learning import device, finished, fitting
 
 DENSE, PRUNED = "dense", "pruned"
-KINDS = {"in-sample": (DENSE,), "cross-fitted": tuple(f"fold-{k}" for k in range(FOLDS))}
 
 
 @dataclass(frozen=True)
 class Bench:
     """Where a regime's data and networks with one teacher seed lie, and what its splits hold."""
 
-    folder: Path
+    design: Design
+    root: Path
+    regime: str
     seed: int
+
+    @property
+    def folder(self) -> Path:
+        return self.root / folder_name(self.regime, self.seed)
 
     @property
     def summary(self) -> Summary:
@@ -50,62 +47,69 @@ class Bench:
     def network(self, name: str) -> nn.Module:
         return artifacts.load(self.folder / name)
 
-    def teachers(self, kind: str) -> list[nn.Module]:
-        """The networks that make up a teacher: one, or a fold's each."""
-        return [self.network(name) for name in KINDS.get(kind, (kind,))]
+    def networks_of(self, teacher: str) -> tuple[str, ...]:
+        """The names of the networks that make up a teacher: one, or a fold's each."""
+        if teacher == "cross-fitted":
+            return tuple(f"fold-{k}" for k in range(self.design.folds))
+        return (DENSE if teacher == "in-sample" else teacher,)
+
+    def names(self) -> list[str]:
+        """All dense networks; the student's own is the first."""
+        teachers = [setting.teacher for setting in self.design.settings if setting.regime == self.regime]
+        names = (name for teacher in teachers for name in self.networks_of(teacher))
+        return list(dict.fromkeys((DENSE, *names)))
 
     def folds(self) -> Tensor:
-        return folds(self.split("train").labels, FOLDS, self.seed)
+        return folds(self.split("train").labels, self.design.folds, self.seed)
 
 
-def bench(folder: Path, regime: str, seed: int) -> Bench:
-    return Bench(folder / "-".join([*regime.replace("%", "").replace(":", "-").split(), str(seed)]), seed)
-
-
-def names(regime: str) -> tuple[str, ...]:
-    """All dense networks of a regime."""
-    return (DENSE, *KINDS["cross-fitted"], *(("weak", "biased") if regime == "clean" else ()))
-
-
-def make(at: Bench, regime: str) -> None:
+def make(at: Bench) -> None:
     """Prepare the data, train the dense networks, prune one of them; what exists is left as it is."""
-    assert regime in REGIMES
-    if not (at.folder / "data").exists():
-        with replaced(at.folder / "data") as new:
-            prepare(data(regime), at.seed, new)
-    for name in names(regime):
-        if not (at.folder / name).exists():
-            with replaced(at.folder / name) as new:
-                artifacts.save(_trained(at, name), new)
-    if not (at.folder / PRUNED).exists():
-        example = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-        student = prune(at.network(DENSE), example, ratio=RATIO, round_to=ROUND_TO).model
-        with replaced(at.folder / PRUNED) as new:
-            artifacts.save(student, new)
+    with FileLock(f"{at.folder}.lock"):
+        if not (at.folder / "data").exists():
+            with replaced(at.folder / "data") as new:
+                prepare(at.design.data(at.regime), at.seed, new)
+        for name in at.names():
+            if not (at.folder / name).exists():
+                network = _trained(at, name)
+                with replaced(at.folder / name) as new:
+                    artifacts.save(network, new)
+        if not (at.folder / PRUNED).exists():
+            example = torch.zeros(1, 3, at.design.image_size, at.design.image_size)
+            pruned = prune(
+                at.network(DENSE), example, ratio=at.design.ratio, round_to=at.design.round_to
+            ).model
+            with replaced(at.folder / PRUNED) as new:
+                artifacts.save(pruned, new)
 
 
 def _trained(at: Bench, name: str) -> nn.Module:
     summary = at.summary
     torch.manual_seed(at.seed)
-    network = cifar_resnet(DEPTH, WIDTHS)
-    for _ in train(
-        network,
-        _images(at, name),
-        at.split("validation"),
-        mean=summary.mean,
-        std=summary.std,
-        params=Training.model_validate(TEACHER),
-        objective=cross_entropy(),
-        seed=at.seed,
-    ):
-        pass
-    return network
+    network = cifar_resnet(at.design.depth, at.design.widths)
+    images, validation = _images(at, name), at.split("validation")
+    finished(
+        lambda state: train(
+            network,
+            images,
+            validation,
+            mean=summary.mean,
+            std=summary.std,
+            params=fitting(Training.model_validate(at.design.teacher)),
+            objective=cross_entropy(),
+            seed=at.seed,
+            device=device(),
+            state=state,
+        ),
+        at.folder / f"{name}.checkpoint",
+    )
+    return network.cpu()
 
 
 def _images(at: Bench, name: str) -> Images:
     """What a dense network learns from: all training images, some of them, or with other labels."""
     images = at.split("train")
-    if name in KINDS["cross-fitted"]:
+    if name.startswith("fold-"):
         return images.take(at.folds() != int(name.removeprefix("fold-")))
     if name == "weak":
         return images.take(folds(images.labels, 10, at.seed) == 0)

@@ -3,69 +3,81 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
 from akgp import artifacts
 from akgp.training import evaluate
-from experiments.weighting.design import Cell, arms, cells
+from experiments.weighting.design import Cell, Design
+from experiments.weighting.learning import device
 from experiments.weighting.students import ROW, STUDENT, folder_of
-from experiments.weighting.teachers import bench
+from experiments.weighting.teachers import DENSE, Bench
 
 TESTED = "test.json"
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("regime", "teacher", "strategy")),
+        *((name, pa.string()) for name in ("regime", "teacher", "strategy", "device")),
         ("w", pa.float64()),
         ("student_seed", pa.int64()),
         ("teacher_seed", pa.int64()),
         *(
             (name, pa.float64())
             for name in (
-                "compute", "val_top1", "test_top1", "train_top1", "w_raw", "w_error", "noise_rate",
-                "noise_rate_low", "memorisation_gap", "seconds",
+                "compute", "val_top1", "test_top1", "dense_test_top1", "train_top1", "w_raw", "w_error",
+                "noise_rate", "noise_rate_low", "memorisation_gap", "seconds",
             )
         ),
     ]
 )  # fmt: skip
 
 
-def _trained(folder: Path, cell: Cell) -> bool:
-    return all(folder_of(folder, cell, arm).exists() for arm in arms(cell.setting))
-
-
-def test(folder: Path, partial: bool) -> list[dict[str, Any]]:
+def test(design: Design, root: Path, partial: bool, processes: int = 1) -> list[dict[str, Any]]:
     """The rows of all students with their accuracy on the test split; what was tested is not again.
+
+    Beside it that of the network of which the student is a half, `dense_test_top1`.
 
     Args:
         partial: leave out the cells that are not whole.
+        processes: cells at a time.
 
     Raises:
         SystemExit: students are missing.
     """
     whole = [
         cell
-        for cell in cells()
-        if all((folder_of(folder, cell, arm) / ROW).exists() for arm in arms(cell.setting))
+        for cell in design.cells()
+        if all((folder_of(root, cell, arm) / ROW).exists() for arm in design.arms_of(cell.setting))
     ]
-    missing = len(list(cells())) - len(whole)
+    missing = len(list(design.cells())) - len(whole)
     if missing and not partial:
         raise SystemExit(f"{missing} cells are not trained: the test split stays closed; go on with `run`")
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(tested, design, root, cell) for cell in whole]
+        return [row for future in tqdm(futures, unit="cell") for row in future.result()]
+
+
+def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
+    """The rows of one cell."""
+    torch.set_num_threads(1)
+    at = Bench(design, root, cell.setting.regime, cell.teacher_seed)
+    summary, images = at.summary, at.split("test").to(device())
+    _, dense = evaluate(at.network(DENSE).to(device()), images, mean=summary.mean, std=summary.std)
     rows = []
-    for cell in tqdm(whole, unit="cell"):
-        at = bench(folder, cell.setting.regime, cell.teacher_seed)
-        summary, images = at.summary, at.split("test")
-        for arm in arms(cell.setting):
-            trained = folder_of(folder, cell, arm)
-            if not (trained / TESTED).exists():
-                student = artifacts.load(trained / STUDENT)
-                loss, top1 = evaluate(student, images, mean=summary.mean, std=summary.std)
-                (trained / TESTED).write_text(json.dumps({"test_loss": loss, "test_top1": top1}))
-            rows.append(json.loads((trained / ROW).read_text()) | json.loads((trained / TESTED).read_text()))
+    for arm in design.arms_of(cell.setting):
+        trained = folder_of(root, cell, arm)
+        if not (trained / TESTED).exists():
+            student = artifacts.load(trained / STUDENT).to(device())
+            loss, top1 = evaluate(student, images, mean=summary.mean, std=summary.std)
+            (trained / TESTED).write_text(json.dumps({"test_loss": loss, "test_top1": top1}))
+        row = json.loads((trained / ROW).read_text()) | json.loads((trained / TESTED).read_text())
+        rows.append(row | {"dense_test_top1": dense})
     return rows
 
 

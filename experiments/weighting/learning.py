@@ -1,0 +1,43 @@
+"""A training that goes on after a kill, on the device there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from akgp.params import Training
+from akgp.training import Epoch
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fitting(params: Training) -> Training:
+    """`params` as they are fastest here: networks so small wait for their kernels to be launched."""
+    graphs = device().type == "cuda"
+    return params.model_copy(update={"compile": not graphs, "cuda_graphs": graphs})
+
+
+def finished(training: Callable[[dict[str, Any] | None], Iterator[Epoch]], checkpoint: Path) -> Epoch:
+    """The last epoch of a training, whose epochs are written to `checkpoint` until it has ended.
+
+    Args:
+        training: from the state of an earlier epoch, or None.
+    """
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    last: Epoch | None = None
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device(), weights_only=True)
+        last = Epoch(saved["row"], saved["state"])
+    for epoch in training(last.state if last else None):
+        last = epoch
+        beside = checkpoint.with_suffix(".new")
+        torch.save(vars(epoch), beside)
+        beside.replace(checkpoint)
+    checkpoint.unlink()
+    assert last is not None
+    return last
