@@ -462,6 +462,10 @@ class Params(Section):
                     )
             if training.precision == "fp16" and not self.ray.gpus_per_worker:
                 raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
+            if training.cuda_graphs and (self.ray.workers > 1 or not self.ray.gpus_per_worker):
+                raise ValueError(f"{section}.cuda_graphs: needs ray.workers 1 and ray.gpus_per_worker 1")
+            if training.sync_batch_norm and self.ray.workers > 1 and not self.ray.gpus_per_worker:
+                raise ValueError(f"{section}.sync_batch_norm: several workers need ray.gpus_per_worker 1")
         among = self.sweep.space.get("distill.strategy")
         for key, strategies in (
             ("distill.strategy", (self.distill.strategy,)),

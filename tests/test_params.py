@@ -135,6 +135,19 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
             "distill.training.precision: fp16 needs ray.gpus_per_worker 1",
         ),
         (
+            {"distill__training__cuda_graphs": True, "ray__gpus_per_worker": 1, "ray__workers": 2},
+            "distill.training.cuda_graphs: needs ray.workers 1 and ray.gpus_per_worker 1",
+        ),
+        ({"teacher__cuda_graphs": True, "teacher__compile": True}, "compile and cuda_graphs are both true"),
+        (
+            {"distill__training__cuda_graphs": True, "distill__strategy": "self", "ray__gpus_per_worker": 1},
+            "training.cuda_graphs hides what strategy self looks at: it must be false",
+        ),
+        (
+            {"teacher__sync_batch_norm": True, "ray__workers": 2},
+            "teacher.sync_batch_norm: several workers need ray.gpus_per_worker 1",
+        ),
+        (
             {"sweep__space": {"teacher.epochs": {"choices": [1]}}},
             "sweep.space: 'teacher.epochs' must be a parameter of prune or distill",
         ),

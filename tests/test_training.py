@@ -388,6 +388,11 @@ def test_half_precision_on_a_processor_is_refused() -> None:
         autocast_dtype("fp16", torch.device("cpu"))
 
 
+def test_graphs_on_a_processor_are_refused() -> None:
+    with pytest.raises(TrainingError, match="cuda_graphs needs one worker on a GPU, got 1 on cpu"):
+        run(Training(epochs=2, cuda_graphs=True))
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_bf16_where_the_processor_multiplies_in_it(
     native: bool, monkeypatch: pytest.MonkeyPatch
