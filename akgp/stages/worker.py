@@ -94,12 +94,16 @@ def resumed(api: ModuleType) -> dict[str, Any] | None:
         return None
     import torch
 
+    from akgp.stages.packing import unpacked
+
     try:
         with checkpoint.as_directory() as folder:
             # Nothing but tensors and plain values is loaded.
-            return torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+            loaded = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
     except FileNotFoundError:  # killed when a newer checkpoint had replaced it, which Ray did not note yet
         return None
+    state: dict[str, Any] = unpacked(*loaded)
+    return state
 
 
 def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
@@ -109,8 +113,10 @@ def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
         return
     import torch
 
+    from akgp.stages.packing import packed
+
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(step.state, Path(folder) / STATE)
+        torch.save(packed(step.state), Path(folder) / STATE)
         if out is not None:
             shutil.copytree(out, Path(folder) / ARTIFACT)
         write_sums(Path(folder))
