@@ -45,4 +45,11 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
     if name not in ("data", "teacher", "folds"):
         sources.check(params, workspace.root)
     with held(workspace, task.label):
-        import_module(f"akgp.stages.{name}").run(task)
+        _run(task)
+
+
+def _run(task: Task) -> None:
+    if task.stage in ("data", "folds"):
+        import_module(f"akgp.stages.{task.stage}").run(task)
+    else:
+        getattr(import_module("akgp.stages.jobs"), task.stage)(task)

@@ -14,7 +14,6 @@ from akgp.data import Summary
 from akgp.distillation import (
     LearnedTeachers,
     SelfDistillation,
-    branch_epochs,
     by_group,
     guided,
     log_prior,
@@ -25,32 +24,12 @@ from akgp.evaluation import count, predict_logits
 from akgp.params import Distill
 from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.prune import write_table
-from akgp.stages.ray import fit
-from akgp.stages.teachers import teaching
 from akgp.stages.trained import kept_top1, options, steps
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 from akgp.training import Objective, autocast_dtype, train
 
-PARAMS = ("seed", "teachers", "folds", "student", "distill")
 WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
-
-
-def run(task: Task) -> None:
-    workspace, epochs = task.workspace, task.params.distill.training.epochs
-    fit(
-        task,
-        compute,
-        keys=PARAMS,
-        inputs=[
-            workspace.data,
-            workspace.pruned,
-            *sorted({workspace.dense(task.params.student), *teaching(task)}),
-        ],
-        steps=epochs + (2 * branch_epochs(epochs)[1] if task.params.distill.measures_w0 else 0),
-        destination=workspace.student,
-        parallel=True,
-    )
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

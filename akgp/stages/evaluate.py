@@ -19,34 +19,11 @@ from akgp.counting import count
 from akgp.data import Summary, read_split, read_summary
 from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
-from akgp.stages.ray import fit
 from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 
-PARAMS = ("seed", "teachers", "student", "evaluate")
 RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
-
-
-def run(task: Task) -> None:
-    workspace = task.workspace
-    fit(
-        task,
-        compute,
-        keys=PARAMS,
-        inputs=[
-            workspace.data,
-            workspace.pruned,
-            workspace.student,
-            workspace.int8,
-            *sorted({workspace.dense(name) for name in (*task.params.teachers, task.params.student)}),
-        ],
-        steps=6,
-        destination=workspace.root / ".akgp" / "reports",
-    )
-    workspace.reports.mkdir(exist_ok=True)  # a user's own files there stay
-    for file in (workspace.root / ".akgp" / "reports").iterdir():
-        file.replace(workspace.reports / file.name)
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

@@ -13,22 +13,8 @@ from akgp import artifacts
 from akgp.counting import count
 from akgp.data import read_summary
 from akgp.pruning import layers_table, prune
-from akgp.stages.ray import fit
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
-
-PARAMS = ("seed", "student", "prune")
-
-
-def run(task: Task) -> None:
-    fit(
-        task,
-        compute,
-        keys=PARAMS,
-        inputs=[task.workspace.data / "summary.json", task.workspace.dense(task.params.student)],
-        steps=1,
-        destination=task.workspace.pruned,
-    )
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

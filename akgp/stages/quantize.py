@@ -15,23 +15,8 @@ from akgp.data import read_split, read_summary
 from akgp.data.batches import normalize
 from akgp.evaluation import accuracy, onnx_logits
 from akgp.quantization import export_onnx, quantize
-from akgp.stages.ray import fit
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
-
-PARAMS = ("seed", "quantize")
-
-
-def run(task: Task) -> None:
-    workspace = task.workspace
-    fit(
-        task,
-        compute,
-        keys=PARAMS,
-        inputs=[workspace.data, workspace.student],
-        steps=3,
-        destination=workspace.int8,
-    )
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

@@ -1,6 +1,6 @@
 """The only place that starts Ray Train: one job a stage, resumed where it was interrupted.
 
-A stage hands over a generator, its `compute(task, out, state)`: it yields `Step`s, fills the
+A stage hands over the module of a generator, `compute(task, out, state)`: it yields `Step`s, fills the
 folder `out` with its artifacts and ends. On the cluster every step becomes a report, its state
 a checkpoint, and `out` the last checkpoint, from which the artifacts are moved into place here.
 """
@@ -17,23 +17,23 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import fsspec
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import params as parameters
 from akgp.stages.bar import bar
 from akgp.stages.checkpoints import drop_damaged
 from akgp.stages.cluster import await_nodes, make_readable, runtime_env
-from akgp.stages.worker import ARTIFACT, Compute, work
+from akgp.stages.worker import ARTIFACT, Compute, Step, work
 from akgp.stages.workspace import StageError, Task, digest, replaced, require
 
 if TYPE_CHECKING:
     from ray.train import Result, UserCallback
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 T = TypeVar("T")
 
@@ -46,6 +46,13 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables whatever its verbosity
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
 }
+OWN_ENVIRONMENT = {  # of a local Ray
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # nobody collects them
+    "RAY_enable_metrics_collection": "0",
+    "RAY_prestart_worker_first_driver": "0",  # for tasks; a job has actors alone
+    "RAY_worker_niceness": "0",  # 15 by default; a stage has the priority of its command
+}
 
 
 class WorkerLost(StageError):
@@ -54,7 +61,7 @@ class WorkerLost(StageError):
 
 def fit(
     task: Task,
-    compute: Compute,
+    module: str,
     *,
     keys: tuple[str, ...],
     inputs: list[Path],
@@ -62,7 +69,7 @@ def fit(
     destination: Path,
     parallel: bool = False,
 ) -> None:
-    """Run `compute` as a Ray Train job and move what it wrote to `destination`.
+    """Run `compute` of `module` as a Ray Train job and move what it wrote to `destination`.
 
     A job that was killed goes on from its last step when the same is asked for again: its name
     holds a digest of the parameters at `keys`, the files in `inputs` and the code.
@@ -89,7 +96,7 @@ def fit(
         source = make_readable(task, inputs, f"{storage}/{name}")
         with bar(task, steps) as progress_file:
             job = partial(
-                trainer, task, compute, name, storage,
+                trainer, task, partial(_compute, module), name, storage,
                 workers if enough == workers else (enough, workers),
                 [Rows(str(progress_file))], source,
             )  # fmt: skip
@@ -99,6 +106,12 @@ def fit(
         with replaced(destination) as new, result.checkpoint.as_directory() as folder:
             shutil.copytree(Path(folder) / ARTIFACT, new, dirs_exist_ok=True)
     remove(f"{storage}/{name}")  # its checkpoints have served
+
+
+def _compute(module: str, task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """`compute` of a module that is imported where it runs."""
+    computed: Iterator[Step] = import_module(module).compute(task, out, state)
+    return computed
 
 
 def job_name(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
@@ -125,8 +138,10 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
     Raises:
         StageError: nobody answers, or the CPUs or GPUs asked for don't exist.
     """
-    os.environ |= ENVIRONMENT
+    os.environ |= ENVIRONMENT | (OWN_ENVIRONMENT if params.address is None else {})
     import ray
+
+    from akgp.stages.own import without_services
 
     _listen_on_loopback(params.address is None)
     if params.address is None:
@@ -135,7 +150,7 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
         _check_answers(params.address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        with runtime_env(ENVIRONMENT) if params.address else contextlib.nullcontext() as environment:
+        with runtime_env(ENVIRONMENT) if params.address else without_services() as environment:
             ray.init(
                 address=params.address or "local",
                 log_to_driver=False,
@@ -170,7 +185,11 @@ def _listen_on_loopback(alone: bool) -> None:
 
 
 def _check_local(params: parameters.Ray, workers: int) -> None:
-    have = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    have = {"CPU": float(os.cpu_count() or 1)}
+    if params.gpus_per_worker:
+        import torch
+
+        have["GPU"] = float(torch.cuda.device_count())
     _check_resources(have, params, workers)
 
 
@@ -225,7 +244,7 @@ def trainer(
     workers: int | tuple[int, int],
     callbacks: list[UserCallback],
     source: str | None = None,
-) -> TorchTrainer:
+) -> DataParallelTrainer:
     """The Ray Train job of `compute` over data-parallel workers; not started yet.
 
     Args:
@@ -233,13 +252,20 @@ def trainer(
         source: where each worker gets the workspace's files from; None: from the driver's path.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from akgp.stages.own import lean
 
     gpu = task.params.ray.gpus_per_worker > 0
-    return TorchTrainer(
+    backend = None
+    if workers != 1:  # torch.distributed; to import this takes as long as torch, here and in the controller
+        from ray.train.torch import TorchConfig
+
+        backend = TorchConfig(backend="nccl" if gpu else "gloo")
+    return (lean(DataParallelTrainer) if task.params.ray.address is None else DataParallelTrainer)(
         work,
         train_loop_config={"task": task, "compute": compute, "source": source},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        backend_config=backend,
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
@@ -280,7 +306,7 @@ def lasting(attempt: Callable[[], T], task: Task, workers: int) -> T:
             await_nodes(task.params.ray, workers)
 
 
-def _result(job: TorchTrainer, label: str) -> Result:
+def _result(job: DataParallelTrainer, label: str) -> Result:
     """The job's result, or what went wrong as `raise_cause` says it."""
     from ray.train import TrainingFailedError
 
@@ -319,6 +345,8 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
 
 def _misses_a_peer(error: BaseException) -> bool:
     """Whether a worker says that another one, with which it computes, is gone."""
+    import torch
+
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 

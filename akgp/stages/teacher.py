@@ -11,27 +11,11 @@ from torch import nn
 
 from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
-from akgp.stages.ray import fit
-from akgp.stages.sources import SOURCES, digests, located, sources
+from akgp.stages.sources import SOURCES, digests, located
 from akgp.stages.trained import kept_top1, options, steps
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate, train
-
-PARAMS = ("seed", "networks.{network}", "teacher")
-
-
-def run(task: Task) -> None:
-    assert task.network is not None
-    fit(
-        task,
-        compute,
-        keys=tuple(key.format(network=task.network) for key in PARAMS),
-        inputs=[task.workspace.data, *sources(task.params.networks[task.network], task.root)],
-        steps=1 if task.params.networks[task.network].checkpoint else task.params.teacher.epochs,
-        destination=task.workspace.dense(task.network),
-        parallel=True,
-    )
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Images, Summary
 from akgp.distillation import Ensemble, Guide, cross_fitted, folds, guide, out_of_fold
-from akgp.stages.workspace import StageError, Task, require
+from akgp.stages.folds import networks
+from akgp.stages.workspace import Task
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ def load_teachers(task: Task, labels: Tensor) -> list[Teacher]:
     """
     count = task.params.folds
     fold = folds(labels, count, task.params.seed) if count else torch.zeros_like(labels)
-    return [Teacher([artifacts.load(folder) for folder in networks], fold) for networks in _networks(task)]
+    return [Teacher([artifacts.load(folder) for folder in folders], fold) for folders in networks(task)]
 
 
 def load_ensemble(task: Task) -> nn.Module:
     """The teachers' dense networks as one network."""
-    networks = [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
-    return networks[0] if len(networks) == 1 else Ensemble(networks)
+    dense = [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
+    return dense[0] if len(dense) == 1 else Ensemble(dense)
 
 
 def teaching(task: Task) -> list[Path]:
@@ -69,18 +70,4 @@ def teaching(task: Task) -> list[Path]:
     Raises:
         StageError: a teacher's folds are not those that params.yaml asks for.
     """
-    return [folder for networks in _networks(task) for folder in networks]
-
-
-def _networks(task: Task) -> list[list[Path]]:
-    """Of each teacher the folders of its networks."""
-    count, workspace = task.params.folds, task.workspace
-    if count is None:
-        return [[workspace.dense(name)] for name in task.params.teachers]
-    for folder in map(workspace.folds, task.params.teachers):
-        require(folder)
-        if (found := sum(each.is_dir() for each in folder.iterdir())) != count:
-            raise StageError(
-                f"{folder}: of {found} folds, params.yaml asks for {count}; `dvc repro` makes them"
-            )
-    return [[workspace.folds(name) / str(k) for k in range(count)] for name in task.params.teachers]
+    return [folder for folders in networks(task) for folder in folders]

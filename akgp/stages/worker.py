@@ -1,7 +1,8 @@
 """What runs in a Ray Train worker: a stage's computation, its steps reported, its state kept.
 
 A computation is a generator, `compute(task, out, state)`: it yields `Step`s, fills the folder `out`
-with its artifacts and ends.
+with its artifacts and ends. torch is imported by the functions that need it: a driver, which imports
+this module too, does without.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from akgp.stages.checkpoints import write_sums
 from akgp.stages.cluster import brought
 from akgp.stages.workspace import LOCK_SECONDS, StageError, Task
+
+if TYPE_CHECKING:
+    import torch
 
 STATE, ARTIFACT = "state.pt", "artifact"
 WRITTEN = {"stage_done": True}
@@ -40,6 +43,8 @@ Compute = Callable[[Task, Path, dict[str, Any] | None], Iterator[Step]]
 
 def device(task: Task) -> torch.device:
     """Where a worker computes: its own GPU, or the processor."""
+    import torch
+
     return torch.device("cuda" if task.params.ray.gpus_per_worker else "cpu")
 
 
@@ -55,6 +60,8 @@ def work(config: dict[str, Any]) -> None:
 
 def prepare(task: Task) -> None:
     """Set up this process for the computations of `task`."""
+    import torch
+
     if str(task.root) not in sys.path:
         sys.path.append(str(task.root))  # a network of the user's own
     torch.set_num_threads(task.params.ray.cpus_per_worker)
@@ -85,12 +92,18 @@ def resumed(api: ModuleType) -> dict[str, Any] | None:
     checkpoint = api.get_checkpoint()
     if checkpoint is None:
         return None
+    import torch
+
+    from akgp.stages.packing import unpacked
+
     try:
         with checkpoint.as_directory() as folder:
             # Nothing but tensors and plain values is loaded.
-            return torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+            loaded = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
     except FileNotFoundError:  # killed when a newer checkpoint had replaced it, which Ray did not note yet
         return None
+    state: dict[str, Any] = unpacked(*loaded)
+    return state
 
 
 def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
@@ -98,8 +111,12 @@ def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
     if step.state is None:
         api.report(step.row)
         return
+    import torch
+
+    from akgp.stages.packing import packed
+
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(step.state, Path(folder) / STATE)
+        torch.save(packed(step.state), Path(folder) / STATE)
         if out is not None:
             shutil.copytree(out, Path(folder) / ARTIFACT)
         write_sums(Path(folder))
