@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
 from akgp.stages import sources
@@ -13,9 +11,14 @@ from akgp.stages.cluster import require_shared
 from akgp.stages.ray import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
-from akgp.stages.workspace import Task, Workspace, digest, held, require
-from akgp.sweep.results import FOLDER, Trial, with_values, write
+from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
+from akgp.sweep.results import FOLDER, Trial, write
 from akgp.sweep.trial import METRIC, shared_lesson, trial
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import ASHAScheduler
+
+EPOCHS = "distill.training.epochs"
 
 
 def run(root: str | Path = ".") -> list[Trial]:
@@ -34,7 +37,8 @@ def run(root: str | Path = ".") -> list[Trial]:
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "folds", "student", "sweep"))
-    with held(workspace, "sweep"), session(params.ray, params.ray.workers * params.sweep.concurrent):
+    with held(workspace, "sweep"), session(params.ray, params.ray.workers):
+        check_room(params)
         if params.ray.address is not None:
             require_shared(task)
         trials = _tuned(task, folder, name)
@@ -42,23 +46,47 @@ def run(root: str | Path = ".") -> list[Trial]:
     return trials
 
 
+def check_room(params: parameters.Params) -> None:
+    """Raise StageError unless the cluster has room for the workers of all trials that run at a time.
+
+    Of a cluster whose nodes are each too small for a worker the sum is no help: Ray would wait for ever.
+    """
+    import ray
+
+    each = {"CPU": params.ray.cpus_per_worker, "GPU": params.ray.gpus_per_worker}
+    room = sum(
+        min(int(node["Resources"].get(kind, 0) // number) for kind, number in each.items() if number)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    workers, concurrent = params.ray.workers, params.sweep.concurrent
+    if room >= workers * concurrent:
+        return
+    possible, where = room // workers, "the cluster" if params.ray.address else "this machine"
+    raise StageError(
+        f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with {each['CPU']} "
+        f"CPU(s) and {each['GPU']} GPU(s) each, need room for {workers * concurrent} worker(s), but "
+        f"{where} has room for {room}: "
+        + (f"lower it to {possible}" if possible else "lower ray.workers or what each asks for")
+        + (", or add nodes" if params.ray.address else "")
+    )
+
+
 def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     import optuna
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     from akgp.sweep.progress import Progress
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep, epochs = task.params.sweep, task.params.distill.training.epochs
-    resources = one_worker(task.params.ray)
-    if task.params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
+    params, sweep = task.params, task.params.sweep
+    resources = one_worker(params.ray)
+    if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
     # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, lessons=[shared_lesson(task)])
-    with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
-        Progress.bar = bar
+    with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values)):
         results = tuned(
             tune.with_resources(trainable, resources),
             name,
@@ -69,16 +97,30 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
                 mode="max",
                 num_samples=sweep.trials,
                 max_concurrent_trials=sweep.concurrent,
-                search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    max_t=epochs + 1,  # a finished trial ends by itself
-                    grace_period=min(sweep.grace_epochs, epochs),
-                ),
+                reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
+                search_alg=OptunaSearch(metric=METRIC, mode="max", seed=params.seed),
+                scheduler=_asha(params),
             ),
             callback=Progress(),
         )
-    return [_row(number, result, task.params) for number, result in enumerate(results)]
+    return [_row(number, result, params) for number, result in enumerate(results)]
+
+
+def _asha(params: parameters.Params) -> ASHAScheduler:
+    from ray.tune.schedulers import ASHAScheduler
+
+    searched = params.sweep.space.get(EPOCHS)
+    longest = max(searched.values()) if searched else params.distill.training.epochs
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=longest + 1,  # a finished trial ends by itself
+        grace_period=min(params.sweep.grace_epochs, longest),
+    )
+
+
+def _epochs(params: parameters.Params, values: dict[str, Any]) -> int:
+    """How many epochs a trial of these values has, also where they are not valid together."""
+    return int(values.get(EPOCHS, params.distill.training.epochs))
 
 
 def _domain(searched: parameters.Range) -> Any:
@@ -91,14 +133,13 @@ def _domain(searched: parameters.Range) -> Any:
 
 def _row(number: int, result: Any, params: parameters.Params) -> Trial:
     metrics = result.metrics or {}
-    seen = int(metrics.get("epoch", 0))
-    epochs = with_values(params, result.config or {}).distill.training.epochs
-    status = "failed" if result.error else "finished" if seen >= epochs else "stopped"
+    values, epochs = dict(result.config or {}), int(metrics.get("epoch", 0))
+    status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
         number=number,
-        values=dict(result.config or {}),
+        values=values,
         status=status,
-        epochs=seen,
+        epochs=epochs,
         val_top1=metrics.get(METRIC),
         macs=metrics.get("macs"),
         params=metrics.get("params"),

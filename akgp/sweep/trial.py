@@ -6,6 +6,7 @@ The images are decoded, and the teachers asked, once: what comes of it lies in R
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import ObjectRef, tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
@@ -42,8 +44,17 @@ def _lesson(task: Task) -> Lesson:
 
 
 def trial(config: dict[str, Any], task: Task, lessons: list[ObjectRef[Lesson]]) -> None:
+    """Prune and distill with these values, as Ray Tune calls it; its process may have run other trials.
+
+    Raises:
+        ParamsError: the values are not valid together.
+    """
+    # How long the next trial waits for a stopped one to leave the process; after that it fails.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     (lesson,) = lessons
     task = Task("sweep", with_values(task.params, config), task.root)
+    if task.params.distill.training.compile:
+        torch.compiler.reset()  # networks of earlier trials count towards a limit of recompilations
     workers = task.params.ray.workers
     if workers > 1:
         context = tune.get_context()
