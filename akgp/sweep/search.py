@@ -1,4 +1,9 @@
-"""The search: Ray Tune with Optuna's sampler, stopped early by ASHA, resumed where it was interrupted."""
+"""The search: Ray Tune with Optuna's sampler, resumed where it was interrupted.
+
+The sampler is TPE, for one objective and for two (for which NSGA-II would need hundreds of trials). With
+accuracy alone ASHA stops trials early; with two objectives it could not: it ranks trials by one figure, and
+by accuracy it would stop the small networks.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,14 @@ from akgp.stages.ray import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
 from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
+from akgp.sweep.latency import latencies_ms
 from akgp.sweep.results import FOLDER, Trial, write
-from akgp.sweep.trial import METRIC, shared_lesson, trial
+from akgp.sweep.trial import METRIC, shared, trial
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
 
+INPUTS = ("seed", "prune", "distill", "teachers", "folds", "student", "sweep")
 EPOCHS = "distill.training.epochs"
 
 
@@ -36,7 +43,8 @@ def run(root: str | Path = ".") -> list[Trial]:
     sources.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "folds", "student", "sweep"))
+    measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
+    name = digest(task, inputs, (*INPUTS, *measured))
     with held(workspace, "sweep"), session(params.ray, params.ray.workers):
         check_room(params)
         if params.ray.address is not None:
@@ -85,25 +93,32 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
     # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
-    trainable = tune.with_parameters(trial, task=task, lessons=[shared_lesson(task)])
+    trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
+    options: dict[str, Any] = {
+        "num_samples": sweep.trials,
+        "max_concurrent_trials": sweep.concurrent,
+        "reuse_actors": params.ray.workers == 1,  # a process takes seconds to start and import torch
+    }
+    if sweep.against is None:
+        options |= {
+            "metric": METRIC,
+            "mode": "max",
+            "search_alg": OptunaSearch(metric=METRIC, mode="max", seed=params.seed),
+            "scheduler": _asha(params),
+        }
+    else:
+        metrics, modes = [METRIC, sweep.against], ["max", "min"]
+        options["search_alg"] = OptunaSearch(metric=metrics, mode=modes, seed=params.seed)
     with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values)):
         results = tuned(
             tune.with_resources(trainable, resources),
             name,
             str(folder),
             space={key: _domain(searched) for key, searched in sweep.space.items()},
-            config=tune.TuneConfig(
-                metric=METRIC,
-                mode="max",
-                num_samples=sweep.trials,
-                max_concurrent_trials=sweep.concurrent,
-                reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
-                search_alg=OptunaSearch(metric=METRIC, mode="max", seed=params.seed),
-                scheduler=_asha(params),
-            ),
+            config=tune.TuneConfig(**options),
             callback=Progress(),
         )
-    return [_row(number, result, params) for number, result in enumerate(results)]
+    return _rows(list(results), params)
 
 
 def _asha(params: parameters.Params) -> ASHAScheduler:
@@ -131,8 +146,20 @@ def _domain(searched: parameters.Range) -> Any:
     return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
 
 
-def _row(number: int, result: Any, params: parameters.Params) -> Trial:
-    metrics = result.metrics or {}
+def _rows(results: list[Any], params: parameters.Params) -> list[Trial]:
+    """The results by number."""
+    found = [result.metrics or {} for result in results]
+    return [
+        _row(number, result, metrics, latency_ms, params)
+        for number, (result, metrics, latency_ms) in enumerate(
+            zip(results, found, latencies_ms(found), strict=True)
+        )
+    ]
+
+
+def _row(
+    number: int, result: Any, metrics: dict[str, Any], latency_ms: float | None, params: parameters.Params
+) -> Trial:
     values, epochs = dict(result.config or {}), int(metrics.get("epoch", 0))
     status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
@@ -145,4 +172,5 @@ def _row(number: int, result: Any, params: parameters.Params) -> Trial:
         params=metrics.get("params"),
         seconds=float(metrics.get("time_total_s", 0.0)),
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
+        latency_ms=latency_ms,
     )
