@@ -372,13 +372,13 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
     """They run in the processes of earlier ones. A trial whose values don't go together fails."""
     training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1}
     space = {
-        "distill.training.learning_rate": {"choices": [0.1, 1e-5]},
+        "distill.training.learning_rate": {"choices": [0.1, 10.0]},
         "distill.training.epochs": {"choices": [2, 4]},
         "distill.training.warmup_epochs": {"choices": [1.0, 2.0]},
     }
     untrained_workspace(
         tmp_path,
-        distill={"training": training},
+        distill={"strategy": "labels", "training": training},
         sweep={"trials": 12, "concurrent": 2, "grace_epochs": 1, "space": space},
     )
     trials = sweep.run(tmp_path)
