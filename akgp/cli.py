@@ -152,7 +152,11 @@ def sweep_run() -> None:
 
 @sweep_app.command("best")
 def sweep_best(count: Annotated[int, typer.Argument(min=1, help="how many")] = 10) -> None:
-    """Show the trials of highest validation accuracy."""
+    """Show the best finished trials.
+
+    They are ranked by validation accuracy; if sweep.against names a second objective, those on the Pareto
+    front come first.
+    """
     from akgp import sweep
 
     typer.echo(sweep.table(sweep.best(count)))

@@ -370,12 +370,20 @@ class Range(Section):
 
 
 class Sweep(Section):
-    """`akgp sweep run`: a search over parameters of prune and distill."""
+    """`akgp sweep run`: a search over parameters of prune and distill.
+
+    The objective is validation accuracy; `against` adds a second one, to be kept small. Then no trial is
+    stopped early: by accuracy alone ASHA would stop the small networks first.
+    """
 
     trials: Annotated[int, Field(ge=1)] = Field(12, description="trials in all")
     concurrent: Annotated[int, Field(ge=1)] = Field(1, description="trials at a time")
+    against: Literal["macs", "latency"] | None = Field(
+        None,
+        description="second objective: macs | latency (int8, ms, as evaluate times it); null: accuracy alone",
+    )
     grace_epochs: Annotated[int, Field(ge=1)] = Field(
-        2, description="epochs every trial gets before ASHA may stop it"
+        2, description="epochs every trial gets before ASHA may stop it; with two objectives it stops none"
     )
     space: dict[str, Range] = Field(
         default_factory=lambda: {
@@ -485,6 +493,11 @@ class Params(Section):
                     replace(self.prune if key.startswith("prune.") else self.distill, key, value)
                 except ParamsError as error:
                     raise ValueError(f"sweep.space: {error}") from None
+        if self.sweep.against and not any(key.startswith("prune.") for key in self.sweep.space):
+            raise ValueError(
+                f"sweep.against: parameters of prune alone change {self.sweep.against!r}: sweep.space must "
+                f"name one, such as prune.ratio, got {', '.join(self.sweep.space) or 'none'}"
+            )
         return self
 
 

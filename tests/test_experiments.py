@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 
 from akgp.data.batches import Batch
 from akgp.training import Epoch
+from experiments import sweep_scaling
+from experiments.sweep_scaling import Case, Timed
 from experiments.weighting import design, reporting, running, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -134,3 +137,28 @@ def test_a_teacher_is_asked_once_about_the_same_images() -> None:
     assert len(asked) == 2
     assert torch.equal(answers[0], answers[2]) and torch.equal(answers[1], answers[3])
     assert not torch.equal(answers[0], answers[1])
+
+
+def test_a_place_of_a_sweep_is_empty_between_its_trials() -> None:
+    """Two places: 0–10 then 12–20, and 1–5 then 6–30: empty for 2 and 1 seconds."""
+    trials = [Timed(12, 20, 6), Timed(0, 10, 7), Timed(1, 5, 4), Timed(6, 30, 20)]
+    assert sorted(sweep_scaling.between(trials, concurrent=2)) == [1, 2]
+    assert sorted(sweep_scaling.between([Timed(0, 10, 7), Timed(12, 20, 6)], concurrent=1)) == [2]
+    assert trials[0].inside == 2
+
+
+def test_a_sweeps_table_compares_one_with_two_trials_at_a_time(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 105, "time_this_iter_s": 5.0, "time_total_s": 5.0, "seconds": 2.0},
+        {"timestamp": 107, "time_this_iter_s": 2.0, "time_total_s": 7.0, "seconds": 1.5},
+    ]
+    file = tmp_path / "result.json"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    trial = sweep_scaling.read_trial(file)
+    assert trial == Timed(100, 107, 3.5)
+    one = Case(1, None, 90, 40, [trial, Timed(108, 114, 3)], (0.1, 1.2))
+    two = Case(2, None, 90, 32, [trial, Timed(100, 107, 4), Timed(107, 108, 1)], (0.1, 2.2))
+    text = sweep_scaling.table([one, two])
+    assert "| accuracy | 1 | 40 | 10 | 14 | 3.25 | 3.25 | 1.00 | 0.1, 1.2 |" in text
+    assert "- accuracy: the trials take 1.75 times less, the whole command 1.25 times." in text
+    assert "- accuracy, 1 at a time: 7.0, 3.5, 3.5; 6.0, 3.0, 3.0" in text

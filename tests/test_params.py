@@ -156,6 +156,15 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
             "prune.ratio: got 1.2, must be less than 1",
         ),
         ({"sweep__space": {"distill.colour": {"choices": [1]}}}, "distill.colour is not a parameter"),
+        (
+            {"sweep__against": "speed"},
+            "sweep.against: got \"speed\", must be 'macs' or 'latency'",
+        ),
+        (
+            {"sweep__against": "latency", "sweep__space": {"distill.w0": {"choices": [0.1]}}},
+            "sweep.against: parameters of prune alone change 'latency': sweep.space must name one, such as "
+            "prune.ratio, got distill.w0",
+        ),
         ({"sweep__space": {"prune.ratio": {"min": 0.5}}}, "must have either min and max, or choices"),
         ({"sweep__space": {"prune.ratio": {"min": 0.5, "max": 0.4}}}, "min (0.5) must be below max (0.4)"),
     ],

@@ -1,22 +1,31 @@
-"""Sweeps: the table, the Pareto front, taking a trial over; and a real search, killed and resumed."""
+"""Sweeps: the table, the Pareto front, time left, taking a trial over; and real searches."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from akgp import params, stages, sweep
+from akgp import artifacts, data, params, stages, sweep
+from akgp.counting import count
+from akgp.models import cifar_resnet
+from akgp.stages.ray import ENVIRONMENT
 from akgp.stages.workspace import StageError
 from akgp.sweep import results
+from akgp.sweep.latency import latencies_ms
+from akgp.sweep.progress import Course, Progress, roughly, seconds_left
 from akgp.sweep.results import Trial
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -38,26 +47,47 @@ TRIALS = [
 ]
 
 
-def base() -> params.Params:
-    return params.validate(
-        {"networks": {"n": {"architecture": "cifar_resnet20"}}, "teachers": ["n"], "student": "n"}
-    )
+def base(**sweep: Any) -> params.Params:
+    networks = {"n": {"architecture": "cifar_resnet20"}}
+    return params.validate({"networks": networks, "teachers": ["n"], "student": "n", "sweep": sweep})
+
+
+def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Of (accuracy, cost): nowhere worse, and somewhere better."""
+    return one[0] >= other[0] and one[1] <= other[1] and one != other
 
 
 def test_front_is_what_no_finished_trial_beats() -> None:
-    finished = [each for each in TRIALS if each.status == "finished"]
-
-    def beaten(one: Trial) -> bool:
-        return any(
-            (o.val_top1 >= one.val_top1 and o.macs <= one.macs)  # type: ignore[operator]
-            and (o.val_top1, o.macs) != (one.val_top1, one.macs)
-            for o in finished
-        )
-
-    expected = {one.number for one in finished if not beaten(one)}
     front = sweep.pareto_front(TRIALS)
-    assert {one.number for one in front} == expected == {0, 5}
+    assert [one.number for one in front] == [0, 5]
     assert [one.macs for one in front] == [500, 650]
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_front_against_brute_force(seed: int, timed: bool) -> None:
+    """Few values, so that there are ties; with latencies MACs have no say."""
+    draw, statuses = random.Random(seed), ("finished", "stopped")
+    trials = [
+        replace(
+            trial(number, draw.randrange(6) * 10.0, draw.randrange(1, 6), draw.choice(statuses)),
+            latency_ms=draw.randrange(1, 6) / 10 if timed else None,
+        )
+        for number in range(draw.randrange(12))
+    ]
+    figures = {
+        one.number: (one.val_top1 or 0.0, one.latency_ms if timed else float(one.macs or 0))
+        for one in trials
+        if one.status == "finished"
+    }
+    unbeaten = {
+        mine
+        for mine in figures.values()
+        if not any(beats(other, mine) for other in figures.values())  # type: ignore[arg-type]
+    }
+    front = [figures[one.number] for one in sweep.pareto_front(trials)]
+    assert set(front) == unbeaten and len(front) == len(unbeaten), "of equal trials one"
+    assert [cost for _, cost in front] == sorted(cost for _, cost in front)
 
 
 def test_results_are_written_read_and_ranked(tmp_path: Path) -> None:
@@ -65,10 +95,72 @@ def test_results_are_written_read_and_ranked(tmp_path: Path) -> None:
     results.write(tmp_path, TRIALS, base())
     assert [one.number for one in sweep.best(2, tmp_path)] == [5, 1]  # a tie goes to the smaller network
     assert pq.read_table(tmp_path / "sweeps" / "trials.parquet").num_rows == len(TRIALS)
-    assert (tmp_path / "sweeps" / "pareto.svg").read_text().startswith("<?xml")
-    text = sweep.table(TRIALS)
-    assert text.splitlines()[0].split()[:4] == ["trial", "val", "top-1", "%"]
-    assert "92.00" in text and "failed" in text
+    plot = (tmp_path / "sweeps" / "pareto.svg").read_text()
+    assert plot.startswith("<?xml") and "<!-- MMACs -->" in plot
+
+
+def test_with_two_objectives_the_front_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, TRIALS, base(against="macs"))
+    assert [one.number for one in sweep.best(10, tmp_path)] == [5, 0, 1, 2]
+    times = [0.3, 0.1, 0.2, 0.4, None, 0.5]
+    timed = [replace(one, latency_ms=ms) for one, ms in zip(TRIALS, times, strict=True)]
+    results.write(tmp_path, timed, base(against="latency"))
+    assert [one.number for one in sweep.best(10, tmp_path)] == [1, 5, 2, 0]
+    assert "<!-- int8 latency at batch 1, ms -->" in (tmp_path / "sweeps" / "pareto.svg").read_text()
+
+
+def test_table_has_all_figures_and_all_searched_parameters() -> None:
+    lines = sweep.table([TRIALS[5], TRIALS[1], TRIALS[4]]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["trial", "val", "top-1", "%", "MACs", "params", "distill.strategy", "distill.temperature",
+         "prune.ratio", "epochs", "seconds", "status", "front"],
+        ["5", "92.00", "650", "650", "fixed", "4", "0.35", "3", "1.0", "finished", "*"],
+        ["1", "92.00", "700", "700", "0.3", "3", "1.0", "finished"],
+        ["4", "-", "-", "-", "3", "1.0", "failed"],
+    ]  # fmt: skip
+    head, row = sweep.table([replace(TRIALS[0], latency_ms=0.04567)]).splitlines()
+    assert head.split()[5:9] == ["params", "int8", "ms", "prune.ratio"] and row.split()[4] == "0.0457"
+
+
+def test_latencies_are_shares_of_the_dense_networks_time() -> None:
+    """A machine that slows down to half its pace changes none of them; equal networks have equal ones."""
+    found = [
+        {"macs": 10, "params": 5, "latency": 0.50, "dense_latency_ms": 1.0},
+        {"macs": 20, "params": 5, "latency": 0.80, "dense_latency_ms": 1.0},
+        {},
+        {"macs": 10, "params": 5, "latency": 0.54, "dense_latency_ms": 2.0},
+    ]
+    assert latencies_ms(found) == pytest.approx([0.52, 0.8, None, 0.52])
+    assert latencies_ms([{"macs": 1, "params": 1}]) == [None]
+
+
+def course(epochs: int, seconds: float, ended: bool = False, planned: int = 4) -> Course:
+    return Course(epochs, planned, seconds, 2.0 if epochs else 0.0, ended)
+
+
+@pytest.mark.parametrize(
+    ("begun", "trials", "concurrent", "expected"),
+    [
+        ([], 4, 1, None),
+        ([course(0, 0)], 4, 1, None),
+        ([course(1, 5)], 1, 1, 3 * 2),
+        ([course(1, 5)], 3, 1, 3 * 2 + 2 * (3 + 4 * 2)),  # others start as long as it did: 3 s
+        ([course(1, 5), course(0, 0)], 3, 2, (3 * 2 + 2 * (3 + 4 * 2)) / 2),
+        ([course(4, 11, ended=True), course(1, 5)], 2, 2, 3 * 2),  # nothing else can run beside it
+        ([course(4, 11, ended=True), course(2, 7, ended=True)], 3, 1, 3 + 3 * 2),  # early ends are expected
+        ([course(4, 11, ended=True)], 1, 1, 0),
+        ([course(0, 0, ended=True), course(4, 11, ended=True)], 4, 1, 2 * (3 + 2 * 2)),  # one failed
+    ],
+)
+def test_time_left(begun: list[Course], trials: int, concurrent: int, expected: float | None) -> None:
+    assert seconds_left(begun, trials, concurrent) == expected
+
+
+def test_time_left_is_said_as_precisely_as_it_is_known() -> None:
+    assert [roughly(each) for each in (0, 1, 31, 59, 61, 5399, 9000)] == [
+        "10 s", "10 s", "40 s", "60 s", "2 min", "90 min", "2.5 h",
+    ]  # fmt: skip
 
 
 def test_apply_writes_the_trials_params_and_nothing_else(tmp_path: Path) -> None:
@@ -91,7 +183,43 @@ def test_nothing_to_show_says_what_makes_it(tmp_path: Path) -> None:
         sweep.best(1, tmp_path)
 
 
-def workspace(root: Path, **changes: Any) -> None:
+class TuneTrial:
+    """As much of Ray Tune's trial as the progress bar looks at."""
+
+    def __init__(self, status: str, epoch: int = 0, best: float = 0.0) -> None:
+        self.status, self.config = status, {"distill.w0": 0.5}
+        row = {"epoch": epoch, "seconds": 10.0, "time_total_s": 5 + 10.0 * epoch, "best_val_top1": best}
+        self.last_result = row if epoch else {}
+
+    def is_finished(self) -> bool:
+        return self.status in ("TERMINATED", "ERROR")
+
+
+def test_progress_says_what_is_done_and_what_is_left() -> None:
+    bar = Progress.shown(trials=4, concurrent=2, planned=lambda values: 4)
+    said = []
+    with bar:
+        for trials in (
+            [],
+            [TuneTrial("RUNNING"), TuneTrial("RUNNING")],
+            [TuneTrial("RUNNING", 1, 50.0), TuneTrial("RUNNING")],
+            [TuneTrial("TERMINATED", 4, 70.25), TuneTrial("RUNNING", 2, 60.0), TuneTrial("PENDING")],
+            [TuneTrial("TERMINATED", 4, 70.25), TuneTrial("ERROR"), TuneTrial("RUNNING", 3, 71.0)],
+            [TuneTrial("TERMINATED", 4, 70.25), TuneTrial("ERROR"), *(TuneTrial("TERMINATED", 4, 71.0),) * 2],
+        ):
+            Progress().on_step_end(0, trials)
+            said.append((bar.n, bar.postfix))
+    assert said == [
+        (0, "0 of 4 trials"),
+        (0, "0 of 4 trials"),
+        (6, "0 of 4 trials, best val top-1 50.00 %, about 2 min left"),  # 30 + 3 × 45 s, two at a time
+        (38, "1 of 4 trials, best val top-1 70.25 %, about 60 s left"),  # 20 + 2 × 45 s
+        (70, "2 of 4 trials (1 failed), best val top-1 71.00 %, about 30 s left"),  # 10 s beside 5 + 2 × 10 s
+        (100, "4 of 4 trials (1 failed), best val top-1 71.00 %"),
+    ]
+
+
+def write_params(root: Path, **changes: Any) -> params.Params:
     training = {
         "epochs": 4,
         "batch_size": 64,
@@ -118,9 +246,48 @@ def workspace(root: Path, **changes: Any) -> None:
             },
         },
     } | changes
-    (root / "params.yaml").write_text(params.dump(params.validate(tree)))
+    validated = params.validate(tree)
+    (root / "params.yaml").write_text(params.dump(validated))
+    return validated
+
+
+def workspace(root: Path, **changes: Any) -> None:
+    write_params(root, **changes)
     for stage in ("data", "teacher"):
         stages.run(stage, network="small" if stage == "teacher" else None, root=root)
+
+
+def untrained_workspace(root: Path, **changes: Any) -> None:
+    """The same without Ray: a teacher that knows nothing will do."""
+    prepared = root / "data" / "prepared"
+    prepared.mkdir(parents=True)
+    written = write_params(root, **changes)
+    data.prepare(written.data, 0, prepared)
+    torch.manual_seed(0)
+    network = cifar_resnet(20, widths=written.networks["small"].widths, num_classes=10, in_channels=1)
+    artifacts.save(network, root / "models" / "dense" / "small")
+
+
+W0 = {"min": 0.2, "max": 0.9}
+QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1, "warmup_epochs": 0.0}
+
+
+def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
+    """Quick enough to be run always: what only Ray does to the trials has broken all of them before."""
+    space = {"prune.ratio": {"choices": [0.2, 0.5, 0.6]}, "distill.w0": {"min": 0.2, "max": 0.9}}
+    untrained_workspace(
+        tmp_path,
+        distill={"training": QUICK},
+        sweep={"trials": 3, "concurrent": 1, "against": "macs", "space": space},
+    )
+    trials = sweep.run(tmp_path)
+    assert [(one.number, one.status, one.epochs, one.error) for one in trials] == [
+        (number, "finished", 1, None) for number in range(3)
+    ]
+    assert all(one.val_top1 and one.params and one.latency_ms is None for one in trials)
+    dense = count(artifacts.load(tmp_path / "models" / "dense" / "small"), torch.zeros(1, 1, 8, 8))
+    assert all(0 < (one.macs or 0) < dense.macs for one in trials)
+    assert all(one.values.keys() == space.keys() for one in trials)
 
 
 def start(root: Path) -> subprocess.Popen[str]:
@@ -176,3 +343,95 @@ def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     assert len(trials) == 3
     assert {one.status for one in trials} == {"finished", "stopped"}
     assert all(one.val_top1 and one.macs and one.epochs for one in trials)
+
+
+@pytest.mark.slow
+def test_latency_is_measured_where_it_is_an_objective(tmp_path: Path) -> None:
+    """Networks of very different size: the smallest must be the fastest."""
+    space = {"prune.ratio": {"choices": [0.0, 0.75]}}
+    network = {"architecture": "cifar_resnet20", "widths": [32, 64, 128]}
+    untrained_workspace(
+        tmp_path,
+        data={"color": "gray", "image_size": 16, "splits": {"test": 0.25}},
+        networks={"small": network},
+        distill={"training": QUICK},
+        sweep={"trials": 4, "concurrent": 1, "against": "latency", "space": space},
+    )
+    trials = sweep.run(tmp_path)
+    assert {one.status for one in trials} == {"finished"}
+    times = {one.values["prune.ratio"]: one.latency_ms or 0 for one in trials}
+    assert len(times) == 2 and 0 < times[0.75] < 0.8 * times[0.0]
+    assert {one.latency_ms for one in trials} == set(times.values()), "equal networks, equal latencies"
+    on_front = {one.values["prune.ratio"] for one in sweep.pareto_front(trials)}
+    assert 0.75 in on_front
+    assert "int8 ms" in sweep.table(sweep.best(4, tmp_path))
+
+
+@pytest.mark.slow
+def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) -> None:
+    """They run in the processes of earlier ones. A trial whose values don't go together fails."""
+    training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1}
+    space = {
+        "distill.training.learning_rate": {"choices": [0.1, 10.0]},
+        "distill.training.epochs": {"choices": [2, 4]},
+        "distill.training.warmup_epochs": {"choices": [1.0, 2.0]},
+    }
+    untrained_workspace(
+        tmp_path,
+        distill={"strategy": "labels", "training": training},
+        sweep={"trials": 12, "concurrent": 2, "grace_epochs": 1, "space": space},
+    )
+    trials = sweep.run(tmp_path)
+    assert {one.status for one in trials} == {"finished", "stopped", "failed"}
+    for one in trials:
+        epochs, warmup = (one.values[f"distill.training.{key}"] for key in ("epochs", "warmup_epochs"))
+        if warmup >= epochs:
+            assert one.status == "failed" and one.error
+            assert "warmup_epochs (2.0) must be below epochs (2)" in one.error
+        else:
+            assert (one.error is None and one.epochs == epochs) or one.status == "stopped"
+    assert any(one.epochs == 4 for one in trials), "more epochs than params.yaml has outside of the space"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A cluster whose head computes nothing, with three nodes of one processor each."""
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    os.environ |= ENVIRONMENT | {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "1"}
+    ray_constants.ENABLE_RAY_CLUSTER = True  # a local Ray of another test leaves it off
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(3):
+        made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_smaller_than_the_sweep_is_refused(cluster: Any, tmp_path: Path) -> None:
+    """Also one whose processors would do in sum, but each node is too small for a worker: it would hang."""
+    for cpus, concurrent, workers, message in (
+        (
+            2,
+            1,
+            1,
+            "with 2 CPU(s) and 0 GPU(s) each, need room for 1 worker(s), but the cluster has room for 0",
+        ),
+        (1, 4, 1, "need room for 4 worker(s), but the cluster has room for 3: lower it to 3, or add nodes"),
+        (1, 2, 2, "need room for 4 worker(s), but the cluster has room for 3: lower it to 1, or add nodes"),
+    ):
+        ray = {"address": cluster.address, "cpus_per_worker": cpus, "workers": workers}
+        root = tmp_path / f"{cpus}-{concurrent}-{workers}"
+        root.mkdir()
+        untrained_workspace(
+            root, ray=ray, sweep={"trials": 4, "concurrent": concurrent, "space": {"distill.w0": W0}}
+        )
+        process = start(root)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert errors.startswith(
+            f"akgp: sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker"
+        )
+        assert message in errors and len(errors.splitlines()) == 1
+        assert not (root / "sweeps" / "trials.parquet").exists()

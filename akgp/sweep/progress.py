@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ray._raylet import PlacementGroupID
@@ -12,23 +17,112 @@ from tqdm import tqdm
 from akgp.sweep.trial import METRIC, WORKERS
 
 
-class Progress(Callback):
-    """Shows how many trials have ended, and the best validation accuracy so far.
+@dataclass(frozen=True)
+class Course:
+    """How far a trial has come.
 
-    Tune pickles its callbacks into the state from which it resumes, so the bar is the class's.
+    epochs, planned: done and to do in all. seconds: since it began. epoch_seconds: of its last epoch.
+    """
+
+    epochs: int
+    planned: int
+    seconds: float
+    epoch_seconds: float
+    ended: bool
+
+
+def expected_epochs(begun: Sequence[Course]) -> float:
+    """Epochs that a trial not begun will do: as many as those that ended, early or not; before that, all."""
+    ended = [each.epochs for each in begun if each.ended]
+    return _mean(ended or [each.planned for each in begun])
+
+
+def seconds_left(begun: Sequence[Course], trials: int, concurrent: int) -> float | None:
+    """Estimate of when `trials` trials, `concurrent` of them at a time, will have ended; None: too early.
+
+    An epoch is taken to last as long as the latest ones did, and a trial's start (pruning, measuring,
+    fetching what is shared) as long as it did so far. Both are wall-clock times, so they hold for the
+    present load. Those running are taken not to be stopped early.
+    """
+    rows = [each for each in begun if each.epochs]
+    if not rows:
+        return None
+    epoch = _mean([each.epoch_seconds for each in rows])
+    start = _mean([max(0.0, each.seconds - each.epochs * epoch) for each in rows])
+    ahead = [
+        (each.planned - each.epochs) * epoch + (0 if each.epochs else start)
+        for each in begun
+        if not each.ended
+    ]
+    ahead += [start + expected_epochs(begun) * epoch] * (trials - len(begun))
+    return max(sum(ahead) / concurrent, *ahead, 0.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def roughly(seconds: float) -> str:
+    """A time as precise as an estimate is: 10 s, 4 min or 2.5 h."""
+    if seconds < 60:
+        return f"{10 * max(1, math.ceil(seconds / 10))} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progress(Callback):
+    """Shows how many trials have ended, the best validation accuracy so far, and the time left.
+
+    The bar itself is the share of the epochs. Tune pickles its callbacks into the state from which it
+    resumes, so all that is shown is the class's.
     """
 
     bar: ClassVar[tqdm[Any] | None] = None
+    trials: ClassVar[int]
+    concurrent: ClassVar[int]
+    planned: ClassVar[Callable[[dict[str, Any]], int]]  # epochs of a trial of these values
+    seen: ClassVar[tuple[int, int]]
+    ends: ClassVar[float | None]  # by time.monotonic
+
+    @classmethod
+    def shown(cls, trials: int, concurrent: int, planned: Callable[[dict[str, Any]], int]) -> tqdm[Any]:
+        """The bar of a sweep that begins, to be used as a context."""
+        cls.trials, cls.concurrent, cls.planned = trials, concurrent, staticmethod(planned)
+        cls.seen, cls.ends = (0, 0), None
+        cls.bar = tqdm(
+            total=100,
+            desc="sweep  ",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f}%|{bar:20}| [{elapsed}]{postfix}",
+        )
+        return cls.bar
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.bar is None:
             return
-        best = max((trial.last_result.get(METRIC, 0.0) for trial in trials if trial.last_result), default=0.0)
-        text = f"best val top-1 {best:.2f} %"
-        ended = sum(trial.is_finished() for trial in trials)
-        if (ended, text) != (self.bar.n, self.bar.postfix):  # a step is a tenth of a second
-            self.bar.n = ended
+        begun = [
+            _course(trial, type(self).planned(trial.config)) for trial in trials if trial.status != "PENDING"
+        ]
+        ended = sum(each.ended for each in begun)
+        seen = (ended, sum(each.epochs for each in begun))
+        if seen != self.seen:
+            left = seconds_left(begun, self.trials, self.concurrent)
+            Progress.seen, Progress.ends = seen, None if left is None else time.monotonic() + left
+        text = self._text(trials, ended)
+        if text != self.bar.postfix:  # a step is a tenth of a second
+            self.bar.n = round(_share(begun, self.trials))
             self.bar.set_postfix_str(text)
+
+    def _text(self, trials: list[Any], ended: int) -> str:
+        text = f"{ended} of {self.trials} trials"
+        if failed := sum(trial.status == "ERROR" for trial in trials):
+            text += f" ({failed} failed)"
+        top1 = [trial.last_result[METRIC] for trial in trials if METRIC in (trial.last_result or {})]
+        if top1:
+            text += f", best val top-1 {max(top1):.2f} %"
+        if self.ends is not None and ended < self.trials:
+            text += f", about {roughly(max(0.0, self.ends - time.monotonic()))} left"
+        return text
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Free the workers of a trial that was stopped: Ray Train does so only where Ray's dashboard runs."""
@@ -37,3 +131,24 @@ class Progress(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.on_trial_complete(iteration, trials, trial)
+
+
+def _course(trial: Any, planned: int) -> Course:
+    row = trial.last_result or {}
+    return Course(
+        epochs=row.get("epoch", 0),
+        planned=planned,
+        seconds=row.get("time_total_s", 0.0),
+        epoch_seconds=row.get("seconds", 0.0),
+        ended=trial.is_finished(),
+    )
+
+
+def _share(begun: Sequence[Course], trials: int) -> float:
+    """Share of the sweep's epochs that are done, %; those that ended trials left out count as done."""
+    if not begun:
+        return 0.0
+    done = sum(each.epochs for each in begun)
+    ahead = sum(each.planned - each.epochs for each in begun if not each.ended)
+    ahead_of_others = (trials - len(begun)) * expected_epochs(begun)
+    return 100 * done / max(1, done + ahead + ahead_of_others)

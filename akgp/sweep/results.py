@@ -20,7 +20,10 @@ FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.ya
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the results: what was tried and what came of it."""
+    """One row of the results: what was tried and what came of it.
+
+    latency_ms: of the pruned network in int8 at batch 1; None where it is no objective.
+    """
 
     number: int
     values: dict[str, Any]
@@ -31,12 +34,20 @@ class Trial:
     params: int | None
     seconds: float
     error: str | None
+    latency_ms: float | None = None
 
 
 def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
-    """The `count` finished trials of highest validation accuracy, best first."""
+    """The `count` best finished trials: by validation accuracy, and of equals the cheapest first.
+
+    Where the sweep had two objectives, those on the Pareto front come before the others.
+    """
     finished = [trial for trial in _read(Path(root)) if trial.status == "finished"]
-    return sorted(finished, key=lambda trial: (-(trial.val_top1 or 0), trial.macs or 0))[:count]
+    two = parameters.load(Path(root) / FOLDER / BASE).sweep.against is not None
+    front = pareto_front(finished) if two else []
+    return sorted(finished, key=lambda trial: (trial not in front, -(trial.val_top1 or 0), _cost(trial)))[
+        :count
+    ]
 
 
 def apply(number: int, root: str | Path = ".") -> Params:
@@ -64,34 +75,59 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
-    """The trials that no other beats in both accuracy and MACs, by rising MACs."""
+    """The finished trials that no other beats in accuracy and cost, by rising cost; of equals the first.
+
+    Cost is latency where it was measured, and MACs otherwise.
+    """
     front: list[Trial] = []
     finished = [trial for trial in trials if trial.status == "finished"]
-    for trial in sorted(finished, key=lambda trial: (trial.macs or 0, -(trial.val_top1 or 0))):
+    for trial in sorted(finished, key=lambda trial: (_cost(trial), -(trial.val_top1 or 0))):
         if not front or (trial.val_top1 or 0) > (front[-1].val_top1 or 0):
             front.append(trial)
     return front
 
 
+def _cost(trial: Trial) -> float:
+    return trial.latency_ms if trial.latency_ms is not None else trial.macs or 0
+
+
 def table(trials: list[Trial]) -> str:
-    """Trials as aligned text, a line each."""
+    """Trials as aligned text, a line each: figures, searched parameters, and a star if on the Pareto front.
+
+    The front is that of `trials`; of those that `best` gives it is that of the whole sweep.
+    """
     keys = sorted({key for trial in trials for key in trial.values})
-    rows = [["trial", "val top-1 %", "MACs", *keys, "status"], *(_cells(trial, keys) for trial in trials)]
+    timed = any(trial.latency_ms is not None for trial in trials)
+    front = pareto_front(trials)
+    head = ["trial", "val top-1 %", "MACs", "params", *(["int8 ms"] if timed else []), *keys]
+    rows = [
+        [*head, "epochs", "seconds", "status", "front"],
+        *(_cells(trial, keys, timed, trial in front) for trial in trials),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _cells(trial: Trial, keys: list[str]) -> list[str]:
+def _cells(trial: Trial, keys: list[str], timed: bool, on_front: bool) -> list[str]:
     values = (trial.values.get(key, "") for key in keys)
     return [
         str(trial.number),
-        "-" if trial.val_top1 is None else f"{trial.val_top1:.2f}",
-        "-" if trial.macs is None else f"{trial.macs:,}",
+        _cell(trial.val_top1, ".2f"),
+        _cell(trial.macs, ","),
+        _cell(trial.params, ","),
+        *([_cell(trial.latency_ms, ".4f")] if timed else []),
         *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
+        str(trial.epochs),
+        f"{trial.seconds:.1f}",
         trial.status,
+        "*" if on_front else "",
     ]
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def write(root: Path, trials: list[Trial], params: Params) -> None:
@@ -114,21 +150,27 @@ def _read(root: Path) -> list[Trial]:
 def _plot(trials: list[Trial], file: Path) -> None:
     from matplotlib.figure import Figure
 
+    timed = any(trial.latency_ms is not None for trial in trials)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for status, marker in (("finished", "o"), ("stopped", "x")):
         points = _points([trial for trial in trials if trial.status == status])
         axes.scatter(
-            [mmacs for _, mmacs, _ in points], [top1 for _, _, top1 in points], marker=marker, label=status
+            [cost for _, cost, _ in points], [top1 for _, _, top1 in points], marker=marker, label=status
         )
     front = _points(pareto_front(trials))
-    axes.plot([mmacs for _, mmacs, _ in front], [top1 for _, _, top1 in front], label="Pareto front")
-    for number, mmacs, top1 in front:
-        axes.annotate(str(number), (mmacs, top1))
-    axes.set(xlabel="MMACs", ylabel="validation top-1, %")
+    axes.plot([cost for _, cost, _ in front], [top1 for _, _, top1 in front], label="Pareto front")
+    for number, cost, top1 in front:
+        axes.annotate(str(number), (cost, top1))
+    axes.set(xlabel="int8 latency at batch 1, ms" if timed else "MMACs", ylabel="validation top-1, %")
     axes.legend()
     figure.savefig(file)
 
 
 def _points(trials: list[Trial]) -> list[tuple[int, float, float]]:
-    return [(t.number, t.macs / 1e6, t.val_top1) for t in trials if t.macs and t.val_top1 is not None]
+    """Number, cost (ms or MMACs) and accuracy (%)."""
+    return [
+        (trial.number, _cost(trial) / (1 if trial.latency_ms is not None else 1e6), trial.val_top1)
+        for trial in trials
+        if trial.val_top1 is not None
+    ]

@@ -1,11 +1,14 @@
-"""The search: Ray Tune with Optuna's sampler, stopped early by ASHA, resumed where it was interrupted."""
+"""The search: Ray Tune with Optuna's sampler, resumed where it was interrupted.
+
+The sampler is TPE, for one objective and for two (for which NSGA-II would need hundreds of trials). With
+accuracy alone ASHA stops trials early; with two objectives it could not: it ranks trials by one figure, and
+by accuracy it would stop the small networks.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
 from akgp.stages import sources
@@ -13,9 +16,16 @@ from akgp.stages.cluster import require_shared
 from akgp.stages.ray import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
-from akgp.stages.workspace import Task, Workspace, digest, held, require
-from akgp.sweep.results import FOLDER, Trial, with_values, write
-from akgp.sweep.trial import METRIC, shared_lesson, trial
+from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
+from akgp.sweep.latency import latencies_ms
+from akgp.sweep.results import FOLDER, Trial, write
+from akgp.sweep.trial import METRIC, shared, trial
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import ASHAScheduler
+
+INPUTS = ("seed", "prune", "distill", "teachers", "folds", "student", "sweep")
+EPOCHS = "distill.training.epochs"
 
 
 def run(root: str | Path = ".") -> list[Trial]:
@@ -33,8 +43,10 @@ def run(root: str | Path = ".") -> list[Trial]:
     sources.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    name = digest(task, inputs, ("seed", "prune", "distill", "teachers", "folds", "student", "sweep"))
-    with held(workspace, "sweep"), session(params.ray, params.ray.workers * params.sweep.concurrent):
+    measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
+    name = digest(task, inputs, (*INPUTS, *measured))
+    with held(workspace, "sweep"), session(params.ray, params.ray.workers):
+        check_room(params)
         if params.ray.address is not None:
             require_shared(task)
         trials = _tuned(task, folder, name)
@@ -42,43 +54,88 @@ def run(root: str | Path = ".") -> list[Trial]:
     return trials
 
 
+def check_room(params: parameters.Params) -> None:
+    """Raise StageError unless the cluster has room for the workers of all trials that run at a time.
+
+    Of a cluster whose nodes are each too small for a worker the sum is no help: Ray would wait for ever.
+    """
+    import ray
+
+    each = {"CPU": params.ray.cpus_per_worker, "GPU": params.ray.gpus_per_worker}
+    room = sum(
+        min(int(node["Resources"].get(kind, 0) // number) for kind, number in each.items() if number)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    workers, concurrent = params.ray.workers, params.sweep.concurrent
+    if room >= workers * concurrent:
+        return
+    possible, where = room // workers, "the cluster" if params.ray.address else "this machine"
+    raise StageError(
+        f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with {each['CPU']} "
+        f"CPU(s) and {each['GPU']} GPU(s) each, need room for {workers * concurrent} worker(s), but "
+        f"{where} has room for {room}: "
+        + (f"lower it to {possible}" if possible else "lower ray.workers or what each asks for")
+        + (", or add nodes" if params.ray.address else "")
+    )
+
+
 def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     import optuna
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     from akgp.sweep.progress import Progress
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep, epochs = task.params.sweep, task.params.distill.training.epochs
-    resources = one_worker(task.params.ray)
-    if task.params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
+    params, sweep = task.params, task.params.sweep
+    resources = one_worker(params.ray)
+    if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
     # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
-    trainable = tune.with_parameters(trial, task=task, lessons=[shared_lesson(task)])
-    with tqdm(total=sweep.trials, desc="sweep", unit="trial") as bar:
-        Progress.bar = bar
+    trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
+    options: dict[str, Any] = {
+        "num_samples": sweep.trials,
+        "max_concurrent_trials": sweep.concurrent,
+        "reuse_actors": params.ray.workers == 1,  # a process takes seconds to start and import torch
+    }
+    if sweep.against is None:
+        options |= {
+            "metric": METRIC,
+            "mode": "max",
+            "search_alg": OptunaSearch(metric=METRIC, mode="max", seed=params.seed),
+            "scheduler": _asha(params),
+        }
+    else:
+        metrics, modes = [METRIC, sweep.against], ["max", "min"]
+        options["search_alg"] = OptunaSearch(metric=metrics, mode=modes, seed=params.seed)
+    with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values)):
         results = tuned(
             tune.with_resources(trainable, resources),
             name,
             str(folder),
             space={key: _domain(searched) for key, searched in sweep.space.items()},
-            config=tune.TuneConfig(
-                metric=METRIC,
-                mode="max",
-                num_samples=sweep.trials,
-                max_concurrent_trials=sweep.concurrent,
-                search_alg=OptunaSearch(metric=METRIC, mode="max", seed=task.params.seed),
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    max_t=epochs + 1,  # a finished trial ends by itself
-                    grace_period=min(sweep.grace_epochs, epochs),
-                ),
-            ),
+            config=tune.TuneConfig(**options),
             callback=Progress(),
         )
-    return [_row(number, result, task.params) for number, result in enumerate(results)]
+    return _rows(list(results), params)
+
+
+def _asha(params: parameters.Params) -> ASHAScheduler:
+    from ray.tune.schedulers import ASHAScheduler
+
+    searched = params.sweep.space.get(EPOCHS)
+    longest = max(searched.values()) if searched else params.distill.training.epochs
+    return ASHAScheduler(
+        time_attr="epoch",
+        max_t=longest + 1,  # a finished trial ends by itself
+        grace_period=min(params.sweep.grace_epochs, longest),
+    )
+
+
+def _epochs(params: parameters.Params, values: dict[str, Any]) -> int:
+    """How many epochs a trial of these values has, also where they are not valid together."""
+    return int(values.get(EPOCHS, params.distill.training.epochs))
 
 
 def _domain(searched: parameters.Range) -> Any:
@@ -89,19 +146,31 @@ def _domain(searched: parameters.Range) -> Any:
     return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
 
 
-def _row(number: int, result: Any, params: parameters.Params) -> Trial:
-    metrics = result.metrics or {}
-    seen = int(metrics.get("epoch", 0))
-    epochs = with_values(params, result.config or {}).distill.training.epochs
-    status = "failed" if result.error else "finished" if seen >= epochs else "stopped"
+def _rows(results: list[Any], params: parameters.Params) -> list[Trial]:
+    """The results by number."""
+    found = [result.metrics or {} for result in results]
+    return [
+        _row(number, result, metrics, latency_ms, params)
+        for number, (result, metrics, latency_ms) in enumerate(
+            zip(results, found, latencies_ms(found), strict=True)
+        )
+    ]
+
+
+def _row(
+    number: int, result: Any, metrics: dict[str, Any], latency_ms: float | None, params: parameters.Params
+) -> Trial:
+    values, epochs = dict(result.config or {}), int(metrics.get("epoch", 0))
+    status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
         number=number,
-        values=dict(result.config or {}),
+        values=values,
         status=status,
-        epochs=seen,
+        epochs=epochs,
         val_top1=metrics.get(METRIC),
         macs=metrics.get("macs"),
         params=metrics.get("params"),
         seconds=float(metrics.get("time_total_s", 0.0)),
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
+        latency_ms=latency_ms,
     )

@@ -1,27 +1,33 @@
 """One trial: prune and distill in a workspace of its own; all trials share one lesson.
 
-The images are decoded, and the teachers asked, once: what comes of it lies in Ray's object store.
+The images are decoded, and the teachers asked, once: what comes of it lies in Ray's object store. So does
+the dense network's int8 graph, where latency is an objective.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import ObjectRef, tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
+from akgp import artifacts
 from akgp.stages import distill, prune
 from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.ray import trainer
 from akgp.stages.worker import Step, prepare, report, resumed
 from akgp.stages.workspace import Task
+from akgp.sweep.latency import compared, int8_graph
 from akgp.sweep.results import with_values
 
 METRIC = "best_val_top1"
@@ -29,27 +35,48 @@ WORKERS = "placement_group"
 """Where a trial of several workers reports what holds them, so that it can be freed."""
 
 
-def shared_lesson(task: Task) -> ObjectRef[Lesson]:
-    """The lesson of all trials, read by one worker of the cluster."""
+@dataclass(frozen=True)
+class Shared:
+    """What all trials read. dense: the student's dense network as an int8 graph, if latency counts."""
+
+    lesson: Lesson
+    dense: bytes | None
+
+
+def shared(task: Task) -> ObjectRef[Shared]:
+    """What all trials share, made by one worker of the cluster."""
     ray_params = task.params.ray
     resources = {"num_cpus": ray_params.cpus_per_worker, "num_gpus": ray_params.gpus_per_worker}
-    return ray.remote(**resources)(_lesson).remote(task)
+    return ray.remote(**resources)(_shared).remote(task)
 
 
-def _lesson(task: Task) -> Lesson:
+def _shared(task: Task) -> Shared:
     prepare(task)
-    return read_lesson(task)
+    lesson, dense = read_lesson(task), None
+    if task.params.sweep.against == "latency":
+        network = artifacts.load(task.workspace.dense(task.params.student))
+        dense = int8_graph(network, lesson.calibration, lesson.summary, task.params)
+    return Shared(lesson, dense)
 
 
-def trial(config: dict[str, Any], task: Task, lessons: list[ObjectRef[Lesson]]) -> None:
-    (lesson,) = lessons
+def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -> None:
+    """Prune and distill with these values, as Ray Tune calls it; its process may have run other trials.
+
+    Raises:
+        ParamsError: the values are not valid together.
+    """
+    # How long the next trial waits for a stopped one to leave the process; after that it fails.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
+    (shared,) = common
     task = Task("sweep", with_values(task.params, config), task.root)
+    if task.params.distill.training.compile:
+        torch.compiler.reset()  # networks of earlier trials count towards a limit of recompilations
     workers = task.params.ray.workers
     if workers > 1:
         context = tune.get_context()
         trainer(
             task,
-            partial(steps, lesson=lesson),
+            partial(steps, shared=shared),
             context.get_trial_name(),
             context.get_storage().experiment_fs_path,
             workers,
@@ -58,24 +85,41 @@ def trial(config: dict[str, Any], task: Task, lessons: list[ObjectRef[Lesson]]) 
         return
     prepare(task)
     with tempfile.TemporaryDirectory() as out:
-        for step in steps(task, Path(out), resumed(tune), lesson):
+        for step in steps(task, Path(out), resumed(tune), shared):
             report(tune, step)
 
 
-def steps(task: Task, out: Path, state: dict[str, Any] | None, lesson: ObjectRef[Lesson]) -> Iterator[Step]:
-    """Prune and distill in the trial's own workspace; every epoch's row carries size and best so far."""
+def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef[Shared]) -> Iterator[Step]:
+    """Prune and distill in the trial's own workspace; every epoch's row carries costs and best so far."""
     with _borrowed(task) as trial:
         for folder in (trial.workspace.pruned, trial.workspace.student):
             folder.mkdir(parents=True)
         for _ in prune.compute(trial, trial.workspace.pruned, None):
             pass
-        size = prune.size(trial) | _held(task)
+        common = ray.get(shared)
+        latency = state["latency"] if state else _latency(trial, common)
+        costs = prune.size(trial) | latency | _held(task)
         best_so_far = state["best"] if state else 0.0
         folder, before = trial.workspace.student, state["distill"] if state else None
-        for step in distill.recover(trial, ray.get(lesson), folder, before):
+        for step in distill.recover(trial, common.lesson, folder, before):
             last = task.params.distill.training.keep == "last"
             best_so_far = step.row["val_top1"] if last else max(best_so_far, step.row["val_top1"])
-            yield Step(step.row | size | {METRIC: best_so_far}, {"best": best_so_far, "distill": step.state})
+            yield Step(
+                step.row | costs | {METRIC: best_so_far},
+                {"best": best_so_far, "latency": latency, "distill": step.state},
+            )
+
+
+def _latency(task: Task, common: Shared) -> dict[str, float]:
+    """As `compared` returns it, where it is an objective: it depends on the widths, not on the weights.
+
+    Of several workers the first one measures: what the others report is not used.
+    """
+    if common.dense is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+        return {}
+    summary, pruned = common.lesson.summary, artifacts.load(task.workspace.pruned)
+    graph = int8_graph(pruned, common.lesson.calibration, summary, task.params)
+    return compared(graph, common.dense, summary, task.params)
 
 
 def _held(task: Task) -> dict[str, str]:

@@ -1,0 +1,74 @@
+"""How fast a pruned network would be in use: its int8 graph in onnxruntime, at batch 1.
+
+Times taken minutes apart on a machine that computes differ by up to a factor of two, far more than two
+networks do. So each trial's network is timed in the same rounds as the student's dense network, and it is
+the ratio of the two that trials are compared by.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from akgp.data import Images, Summary
+from akgp.data.batches import normalize
+from akgp.evaluation import latency, ratio
+from akgp.params import Params
+from akgp.quantization import export_onnx, quantize
+
+IMAGES = 32
+"""Calibration images: the activations' ranges do not change how long they take."""
+RELATIVE, DENSE_MS = "latency", "dense_latency_ms"
+
+
+def int8_graph(network: nn.Module, images: Images, summary: Summary, params: Params) -> bytes:
+    """The network as an int8 ONNX graph, quantized on the first of `images`.
+
+    Raises:
+        QuantizationError: the network cannot be exported.
+    """
+    inputs = normalize(images.pixels[:IMAGES], summary.mean, summary.std)
+    with tempfile.TemporaryDirectory() as folder:
+        floating, integer = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        export_onnx(network, inputs, floating)
+        quantize(floating, inputs, params.quantize, integer)
+        return integer.read_bytes()
+
+
+def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> dict[str, float]:
+    """Time a graph beside the dense network's, by `akgp.evaluation.latency`'s protocol.
+
+    Returns:
+        RELATIVE: the graph's time as a share of the dense network's, the median over the rounds.
+        DENSE_MS: the dense network's time, ms.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")}
+        files["dense"].write_bytes(dense)
+        files["pruned"].write_bytes(graph)
+        times = latency(files, (1, summary.channels, *summary.image_size), params.evaluate, params.seed)
+    return {RELATIVE: ratio(times["pruned"], times["dense"]).median, DENSE_MS: times["dense"].median_ms}
+
+
+def latencies_ms(found: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """The latency of each trial from its metrics, ms; None: it measured none.
+
+    That is its share of the dense network's time, times this, of which the median over all trials is taken.
+    Networks of the same MACs and parameters are the same but for the weights: they get their median share.
+    """
+    measured = [metrics for metrics in found if RELATIVE in metrics]
+    shares: dict[tuple[int, int], list[float]] = {}
+    for metrics in measured:
+        shares.setdefault((metrics["macs"], metrics["params"]), []).append(metrics[RELATIVE])
+    dense_ms = statistics.median(metrics[DENSE_MS] for metrics in measured) if measured else 0.0
+    return [
+        statistics.median(shares[metrics["macs"], metrics["params"]]) * dense_ms
+        if RELATIVE in metrics
+        else None
+        for metrics in found
+    ]
