@@ -8,22 +8,34 @@ import random
 import subprocess
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from filelock import FileLock
 
-from experiments.chaos import kills, records
-from experiments.chaos.bench import bench
-from experiments.chaos.records import Conditions, Fault
+from experiments.chaos import damage, kills, records, servers
+from experiments.chaos.bench import Bench, bench
+from experiments.chaos.records import Conditions, Experiment, Fault
 from experiments.chaos.workspace import ROOT
 
 RESULTS, RUNS = ROOT / "results" / "chaos", ROOT / ".akgp" / "chaos"
-CODE = ("akgp", "flows", "infra", "experiments/chaos", "dvc.yaml", "constraints.txt")
+FILE = RESULTS / "faults.json"
+CODE = ("akgp", "flows", "infra", "dvc.yaml", "constraints.txt")
 EXPERIMENTS = {
     "kills, whole pipeline": kills.whole_pipeline,
     "kills, second half": kills.second_half,
+    "checkpoints": damage.checkpoints,
+    "nodes": kills.nodes,
+    "two at once": damage.second_repro,
+    "disk": damage.full_disk,
+    "clock": damage.clock,
+    "artifacts": damage.artifacts,
+    "prefect": servers.prefect,
+    "store, training": servers.store_in_training,
+    "store, promotion": servers.store_in_promotion,
 }
 
 
@@ -36,32 +48,49 @@ def main(
     """Run the fault matrix and write results/chaos; what is recorded for seed and commit is not run again."""
     conditions = Conditions(seed, commit())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    file, started = RESULTS / "faults.json", time.monotonic()
-    done = {} if fresh else records.load(file, conditions)
-    compared = bench(RUNS / conditions.commit)
-    spent = sum(each.recovered or 0 for faults in done.values() for each in faults)
-    for name, experiment in EXPERIMENTS.items():
-        if name in done or only not in name:
+    RUNS.mkdir(parents=True, exist_ok=True)
+    begun, compared = time.monotonic(), bench(RUNS / conditions.commit)
+    chosen = {name: each for name, each in EXPERIMENTS.items() if only in name}
+    known = {} if fresh else records.load(FILE, conditions)
+    for name, experiment in chosen.items():
+        if name in known:
             continue
-        if time.monotonic() - started > limit:
+        if time.monotonic() - begun > limit:
             typer.echo(f"{name}: not begun, the limit of {limit:.0f} s is over")
             continue
-        typer.echo(f"{name} …")
-        begun = time.monotonic()
-        try:
-            done[name] = experiment(compared, random.Random(f"{seed} {name}"))
-        except Exception as error:
-            traceback.print_exc()
-            done[name] = [Fault(name, "", happened=[], problems=[f"{type(error).__name__}: {error}"])]
-        for fault in done[name]:
-            typer.echo(f"  {fault.outcome}: {fault.row}, {fault.point}: {fault.happened} {fault.problems}")
-        spent += time.monotonic() - begun
-        header = heading(conditions, spent)
-        records.save(file, header, done)
+        record(conditions, name, carried_out(name, experiment, compared, random.Random(f"{seed} {name}")))
+    done = records.load(FILE, conditions)
+    failed = sum(fault.outcome == "FAILED" for each in done.values() for fault in each.faults)
+    typer.echo(
+        f"{RESULTS / 'table.md'}: {len(done)} of {len(EXPERIMENTS)} experiments, {failed} faults failed"
+    )
+    raise typer.Exit(1 if failed or len(done) < len(EXPERIMENTS) else 0)
+
+
+def carried_out(
+    name: str, experiment: Callable[[Bench, random.Random], list[Fault]], compared: Bench, draw: random.Random
+) -> Experiment:
+    """What came of an experiment; one that cannot go on is a failed fault."""
+    typer.echo(f"{name} …")
+    begun = time.monotonic()
+    try:
+        faults = experiment(compared, draw)
+    except Exception as error:
+        traceback.print_exc()
+        faults = [Fault(name, "the experiment ends", problems=[f"{type(error).__name__}: {error}"])]
+    for fault in faults:
+        typer.echo(f"  {fault.outcome}: {fault.row}, {fault.point}: {fault.happened} {fault.problems}")
+    return Experiment(time.monotonic() - begun, faults)
+
+
+def record(conditions: Conditions, name: str, experiment: Experiment) -> None:
+    """Write an experiment beside what is recorded, in the order of EXPERIMENTS."""
+    with FileLock(RUNS / "lock"):
+        found = records.load(FILE, conditions) | {name: experiment}
+        done = {each: found[each] for each in EXPERIMENTS if each in found}
+        header = heading(conditions)
+        records.save(FILE, header, done)
         (RESULTS / "table.md").write_text(records.table(header, done))
-    failed = sum(fault.outcome == "FAILED" for faults in done.values() for fault in faults)
-    typer.echo(f"{RESULTS / 'table.md'}: {failed} failed")
-    raise typer.Exit(1 if failed else 0)
 
 
 def commit() -> str:
@@ -74,14 +103,13 @@ def commit() -> str:
     return last + ("-changed" if git("status", "--porcelain", "--", *CODE) else "")
 
 
-def heading(conditions: Conditions, seconds: float) -> dict[str, Any]:
+def heading(conditions: Conditions) -> dict[str, Any]:
     """What the table says about the run."""
     return asdict(conditions) | {
         "command": f"make chaos SEED={conditions.seed}",
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores shared with others, "
         f"Python {platform.python_version()}",
-        "seconds": round(seconds),
     }
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import psutil
 
 from akgp.stages import STAGES
+from akgp.stages.ray import ENVIRONMENT
 from experiments.chaos.bench import Bench
 from experiments.chaos.processes import Process
 from experiments.chaos.records import MISSED, Fault
@@ -21,8 +28,12 @@ ROWS = {
     "driver": ("kill -9 of a stage (driver)", GOES_ON),
     "worker": ("kill -9 of a Ray Train worker", ENDS),
     "head": ("kill -9 of Ray's head, a local Ray", ENDS),
+    "node": (
+        "kill -9 of a node (raylet), cluster of two",
+        "the stage says so and goes on from the last epoch by itself, on the other node",
+    ),
 }
-NOTICED_SECONDS = 120  # until a stage has noticed what it lost
+NOTICED_SECONDS = 240  # until a stage has noticed what it lost
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,45 @@ def second_half(bench: Bench, draw: random.Random) -> list[Fault]:
     return chain(bench, bench.started_from(bench.pruned, "half"), plan(draw, victims, places))
 
 
+def nodes(bench: Bench, draw: random.Random) -> list[Fault]:
+    """A cluster of two nodes and a head: the node that computes is killed, another one comes."""
+    os.environ |= ENVIRONMENT | {"RAY_worker_niceness": "0"}
+    from ray.cluster_utils import Cluster
+
+    workspace = bench.started_from(bench.pruned, "nodes")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        there = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        workspace.set_ray(address=cluster.address, max_failures=10)
+        repro, faults = workspace.repro(), []
+        for epoch in sorted(draw.sample(range(1, EPOCHS - 1), 3)):
+            fault = Fault(*ROWS["node"])
+            faults.append(fault)
+            if not reached(repro, Kill("node", "distill", epoch, 0.0, draw.uniform(0, 0.5)), bench, fault):
+                fault.happened.append(MISSED)
+                continue
+            before, (lost,) = len(workspace.rows("distill")), [node for node in there if _computes(node)]
+            killed = time.monotonic()
+            os.kill(lost.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+            fault.kills, fault.point = 1, f"distill, after epoch {before}"
+            repro.until_further((STAGES.index("distill"), before + 1), alone=False)
+            fault.recovered = time.monotonic() - killed
+            fault.happened.append(repr(workspace.line("a worker died")))
+            there.remove(lost)
+            cluster.remove_node(lost, allow_graceful=False)
+            there.append(cluster.add_node(num_cpus=1))
+        bench.judge(workspace, [fault for fault in faults if MISSED not in fault.happened], repro.wait())
+        return faults
+    finally:
+        cluster.shutdown()
+
+
+def _computes(node: Any) -> bool:
+    """Whether a worker of a training runs on the node."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return any("RayTrainWorker" in " ".join(child.cmdline()) for child in raylet.children())
+
+
 def chain(bench: Bench, workspace: Workspace, kills: list[Kill]) -> list[Fault]:
     """One pipeline killed again and again, each time gone on with by `dvc repro`, to its end."""
     faults, repro = [], workspace.repro()
@@ -117,10 +167,11 @@ def victim_of(repro: Repro, kind: str) -> Process | None:
 def struck(bench: Bench, repro: Repro, kind: str, fault: Fault) -> Repro:
     """Kill, look at what is left, run `dvc repro` at once and wait until it is further than it was."""
     workspace = repro.workspace
+    waited(lambda: repro.ended() or repro.position(), STAGE_SECONDS, "the next stage")
     victim = victim_of(repro, kind)
     position, stage = repro.position(), repro.stage()
     if victim is None or position is None or stage is None:
-        fault.happened.append(MISSED)  # between two stages
+        fault.happened.append(MISSED)  # just between two stages
         return repro
     before = workspace.rows(stage) if stage in TRAININGS else []
     victim.kill()
@@ -131,26 +182,33 @@ def struck(bench: Bench, repro: Repro, kind: str, fault: Fault) -> Repro:
         fault.point = stage
     if kind == "dvc":
         repro.process.wait()
-    else:
-        fault.happened.append(noticed(repro, killed, fault))
-    again = resumed(workspace, position, fault)
+    elif noticed(repro, position, killed, fault) and kind != "driver" and not workspace.line("akgp: "):
+        fault.problems.append("the stage said nothing")
+    if repro.process.poll() is not None:
+        repro = resumed(workspace, position, fault)
     fault.recovered = time.monotonic() - killed
     fault.problems += [f"{name} is damaged" for name in bench.damaged(workspace)]
     if before:
         fault.happened.append(went_on(workspace, stage, before))
-    return again
+    return repro
 
 
-def noticed(repro: Repro, killed: float, fault: Fault) -> str:
-    """How `dvc repro` ended by itself."""
+def noticed(repro: Repro, position: Position, killed: float, fault: Fault) -> bool:
+    """Wait until `dvc repro` has ended, which is said, or has gone on by itself: then it is False."""
     try:
-        status = repro.wait(NOTICED_SECONDS)
+        repro.until_further(position, NOTICED_SECONDS)
     except TimeoutError:
         fault.problems.append(f"the stage hung for {NOTICED_SECONDS} s")
         repro.workspace.clear()
-        return "hung"
-    said = repro.workspace.line("akgp: ") or "no line of ours"
-    return f"dvc ended with {status} after {time.monotonic() - killed:.0f} s: {said!r}"
+        repro.process.wait()
+        return False
+    seconds = time.monotonic() - killed
+    if (status := repro.process.poll()) is None:
+        fault.happened.append(f"went on by itself after {seconds:.0f} s")
+        return False
+    said = repro.workspace.line("akgp: ", "ERROR")
+    fault.happened.append(f"dvc ended with {status} after {seconds:.0f} s: {said!r}")
+    return status != 0
 
 
 def resumed(workspace: Workspace, position: Position, fault: Fault) -> Repro:
@@ -174,8 +232,6 @@ def went_on(workspace: Workspace, stage: str, before: list[dict[str, float]]) ->
 
 
 def _history(workspace: Workspace, folder: str) -> list[dict[str, float]]:
-    import json
-
     file = workspace.root / "models" / folder / "history.json"
     return json.loads(file.read_text()) if file.exists() else []
 

@@ -52,34 +52,52 @@ class Conditions:
     commit: str
 
 
-def load(file: Path, conditions: Conditions) -> dict[str, list[Fault]]:
-    """The faults recorded under these conditions, by experiment."""
+@dataclass(frozen=True)
+class Experiment:
+    """Faults that shared a workspace or a server, and how long all of it took, s."""
+
+    seconds: float
+    faults: list[Fault]
+
+
+Done = dict[str, Experiment]
+
+
+def load(file: Path, conditions: Conditions) -> Done:
+    """The experiments recorded under these conditions, by name."""
     if not file.exists():
         return {}
     content = json.loads(file.read_text())
     if any(content[key] != value for key, value in asdict(conditions).items()):
         return {}
-    return {name: [_fault(row) for row in rows] for name, rows in content["experiments"].items()}
+    return {
+        name: Experiment(each["seconds"], [_fault(row) for row in each["faults"]])
+        for name, each in content["experiments"].items()
+    }
 
 
-def save(file: Path, header: dict[str, Any], done: dict[str, list[Fault]]) -> None:
+def save(file: Path, header: dict[str, Any], done: Done) -> None:
     """Write all records; beside, then in place."""
     experiments = {
-        name: [asdict(fault) | {"outcome": fault.outcome} for fault in faults]
-        for name, faults in done.items()
+        name: {
+            "seconds": round(each.seconds),
+            "faults": [asdict(fault) | {"outcome": fault.outcome} for fault in each.faults],
+        }
+        for name, each in done.items()
     }
     beside = file.with_name(f".{file.name}.new")
     beside.write_text(json.dumps(header | {"experiments": experiments}, indent=1, ensure_ascii=False) + "\n")
     beside.replace(file)
 
 
-def table(header: dict[str, Any], done: dict[str, list[Fault]]) -> str:
+def table(header: dict[str, Any], done: Done) -> str:
     """The page: conditions, a row a kind of fault, then a row a fault."""
-    faults = [fault for each in done.values() for fault in each]
-    return "\n".join([*_head(header, faults), "", *_summary(faults), "", *_details(faults), ""])
+    faults = [fault for each in done.values() for fault in each.faults]
+    seconds = sum(each.seconds for each in done.values())
+    return "\n".join([*_head(header, faults, seconds), "", *_summary(faults), "", *_details(faults), ""])
 
 
-def _head(header: dict[str, Any], faults: list[Fault]) -> Iterable[str]:
+def _head(header: dict[str, Any], faults: list[Fault], seconds: float) -> Iterable[str]:
     failed = sum(fault.outcome == "FAILED" for fault in faults)
     missed = sum(fault.outcome == MISSED for fault in faults)
     yield "# The fault matrix"
@@ -90,7 +108,7 @@ def _head(header: dict[str, Any], faults: list[Fault]) -> Iterable[str]:
     yield (
         f"{len(faults)} faults, {sum(fault.kills for fault in faults)} processes ended by SIGKILL; "
         f"{len(faults) - failed - missed} as expected, {failed} failed, {missed} missed. "
-        f"{header['seconds'] / 60:.0f} minutes in all."
+        f"{seconds / 60:.0f} minutes, one experiment after another."
     )
     yield ""
     yield (

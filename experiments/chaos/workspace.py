@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
@@ -111,6 +111,10 @@ class Workspace:
     def marker(self) -> str:
         return str(self.root)
 
+    def log(self, name: str) -> Path:
+        """Where a command's output goes: beside the workspace, whose disk may be full."""
+        return self.root.with_name(f"{self.root.name}.{name}")
+
     def processes(self) -> list[Process]:
         return marked(self.marker)
 
@@ -122,8 +126,9 @@ class Workspace:
         environment["PATH"] = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         environment["PYTHONPATH"] = str(ROOT)
         environment["DVC_SITE_CACHE_DIR"] = str(self.root / ".dvc" / "tmp" / "site")
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        with (self.root / ".git" / log).open("ab") as output:
+        environment |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # the machine may be shared
+        self.log(log).unlink(missing_ok=True)  # what was killed may still write to it
+        with self.log(log).open("ab") as output:
             return subprocess.Popen(
                 command, cwd=self.root, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env=environment, start_new_session=True,
@@ -131,18 +136,19 @@ class Workspace:
 
     def repro(self, *targets: str, log: str = "log", **variables: str) -> Repro:
         """Start `dvc repro`."""
-        (self.root / ".git" / log).write_bytes(b"")
         command = (sys.executable, "-m", "dvc", "repro", *targets)
         return Repro(self, self.started(*command, log=log, **variables))
 
     def said(self, log: str = "log") -> list[str]:
         """What the last command wrote, without the bars' earlier states."""
-        text = (self.root / ".git" / log).read_text(errors="replace").replace("\r", "\n")
+        text = self.log(log).read_text(errors="replace").replace("\r", "\n")
+        for folder in (self.root, ROOT, Path(sys.prefix)):  # where they lie is of no interest
+            text = text.replace(f"{folder}/", "")
         return [line for line in text.splitlines() if line.strip()]
 
-    def line(self, *words: str) -> str | None:
+    def line(self, *words: str, log: str = "log") -> str | None:
         """The first line of it that holds one of the words."""
-        found = (line for line in self.said() if any(word in line for word in words))
+        found = (line for line in self.said(log) if any(word in line for word in words))
         return next(found, None)
 
     def rows(self, stage: str) -> list[dict[str, float]]:
@@ -156,7 +162,10 @@ class Workspace:
             found: list[dict[str, float]] = []
             for file in filesystem.glob(f"{path}/{stage}-*/checkpoint_*/state.pt"):
                 state = torch.load(io.BytesIO(filesystem.cat_file(file)), weights_only=True)
-                found = max(found, state.get("history", []), key=len)
+                if "history" not in state:  # it has ended
+                    history = str(PurePosixPath(file).parent / "artifact" / "history.json")
+                    state = {"history": json.loads(filesystem.cat_file(history))}
+                found = max(found, state["history"], key=len)
             return found
         return []
 
@@ -187,7 +196,7 @@ class Workspace:
 
     def left(self, seconds: float = 30) -> list[str]:
         """Processes that are there still, after a while."""
-        return [each.line[:80] for each in left(self.marker, seconds)]
+        return [each.line.replace(f"{sys.prefix}/", "")[:80] for each in left(self.marker, seconds)]
 
     def clear(self) -> None:
         """Kill every process of this workspace."""
@@ -199,10 +208,15 @@ class Workspace:
 
 @dataclass
 class Repro:
-    """A running `dvc repro`, or another command that runs stages."""
+    """A running `dvc repro`, or another command that runs stages.
+
+    Attributes:
+        over: of a command that goes on: whether its stages have ended.
+    """
 
     workspace: Workspace
     process: subprocess.Popen[bytes]
+    over: Callable[[], bool] = lambda: False
 
     def tree(self) -> list[Process]:
         return below(self.process.pid, self.workspace.processes())
@@ -227,7 +241,7 @@ class Repro:
         return STAGES.index(stage), len(self.workspace.rows(stage)) if stage in TRAININGS else 0
 
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        return self.process.poll() is not None or self.over()
 
     def wait(self, seconds: float = STAGE_SECONDS * 3) -> int:
         """Its status.
@@ -238,8 +252,11 @@ class Repro:
         waited(lambda: self.workspace.computing() is not None and self.ended(), seconds, "the end")
         return self.process.returncode
 
-    def until_further(self, than: Position, seconds: float = STAGE_SECONDS * 2) -> None:
+    def until_further(self, than: Position, seconds: float = STAGE_SECONDS * 2, alone: bool = True) -> None:
         """Wait until it has computed more than what was there at `than`, or has ended.
+
+        Args:
+            alone: its workers are its own, not a cluster's; until there is one an orphan writes.
 
         Raises:
             TooLong: it hasn't.
@@ -252,7 +269,7 @@ class Repro:
             position = self.position()
             if position is None:
                 return False
-            if position[0] == reached[0] and not self.find("RayTrainWorker"):
+            if alone and position[0] == reached[0] and not self.find("RayTrainWorker"):
                 reached[1] = max(reached[1], position[1])  # an orphan's last epoch
             return position > (reached[0], reached[1])
 
