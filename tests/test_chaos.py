@@ -102,10 +102,12 @@ def test_records_are_gone_on_with_under_the_same_conditions_only(tmp_path: Path)
     failed = Fault("kill", "goes on", "distill", happened=["hung"], problems=["hung | long"], kills=1)
     done = {"kills": Experiment(60.0, [failed, Fault("kill", "goes on", happened=[MISSED])])}
     header = {"seed": 1, "commit": "abc", "command": "make chaos", "date": "today", "machine": "one"}
+    header["not_run"] = ["disk"]
     records.save(tmp_path / "faults.json", header, done)
     assert records.load(tmp_path / "faults.json", Conditions(1, "abc")) == done
     assert records.load(tmp_path / "faults.json", Conditions(1, "abd")) == {}
     page = records.table(header, done)
     assert "2 faults, 1 processes ended by SIGKILL; 0 as expected, 1 failed, 1 missed" in page
+    assert "Not run here: disk." in page
     assert "| kill | distill | 0.0 | hung; **hung / long** | — | — | FAILED |" in page
     assert "| kill | 1 | 1 | goes on | 0 of 1 | — | — |" in page

@@ -88,7 +88,7 @@ def record(conditions: Conditions, name: str, experiment: Experiment) -> None:
     with FileLock(RUNS / "lock"):
         found = records.load(FILE, conditions) | {name: experiment}
         done = {each: found[each] for each in EXPERIMENTS if each in found}
-        header = heading(conditions)
+        header = heading(conditions) | {"not_run": [each for each in EXPERIMENTS if each not in done]}
         records.save(FILE, header, done)
         (RESULTS / "table.md").write_text(records.table(header, done))
 

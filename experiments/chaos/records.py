@@ -110,6 +110,8 @@ def _head(header: dict[str, Any], faults: list[Fault], seconds: float) -> Iterab
         f"{len(faults) - failed - missed} as expected, {failed} failed, {missed} missed. "
         f"{seconds / 60:.0f} minutes, one experiment after another."
     )
+    if header["not_run"]:
+        yield f"Not run here: {', '.join(header['not_run'])}."
     yield ""
     yield (
         '"Metrics equal": `reports/metrics.json` without latencies, and the digests of all artifacts, '

@@ -148,7 +148,8 @@ class Workspace:
 
     def line(self, *words: str, log: str = "log") -> str | None:
         """The first line of it that holds one of the words."""
-        found = (line for line in self.said(log) if any(word in line for word in words))
+        lines = (line for line in self.said(log) if "(raylet)" not in line)  # Ray's own words
+        found = (line for line in lines if any(word in line for word in words))
         return next(found, None)
 
     def rows(self, stage: str) -> list[dict[str, float]]:
