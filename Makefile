@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro server s3 test test-slow lint clean
+.PHONY: help setup repro server s3 test test-slow chaos lint clean
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -15,6 +15,7 @@ help:
 	@echo 'make server     Prefect server with the deployments of prefect.yaml and a worker; Ctrl-C ends them'
 	@echo 'make s3         S3 server for trying out; prints the AWS_* variables to export; Ctrl-C ends it'
 	@echo 'make test       run the quick tests; test-slow: the others'
+	@echo 'make chaos      kill, cut off and damage every part of a running pipeline; writes results/chaos'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make setup      create $(VENV) with everything, development tools included'
 	@echo 'make clean      remove what lint, tests and builds leave; artifacts and $(VENV) stay'
@@ -44,6 +45,9 @@ test: setup
 
 test-slow: setup
 	@python -m pytest -q -m slow
+
+chaos: setup
+	@python -m experiments.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')
 
 lint: setup
 	@ruff check .

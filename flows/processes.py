@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import IO
 
+TIED = str(Path(__file__).with_name("tied.py"))
 GRACE_SECONDS = 10
 TAIL_LINES = 5
 
@@ -25,7 +26,7 @@ def run(command: list[str], folder: Path) -> str:
 
     Its standard error is passed on as it comes. The command leads a process group of its own; the
     whole group is terminated if waiting for it is interrupted by whatever means, and killed
-    GRACE_SECONDS later.
+    GRACE_SECONDS later. If this process is killed, the command is terminated too (on Linux).
 
     Raises:
         CommandError: its status is not 0.
@@ -33,7 +34,7 @@ def run(command: list[str], folder: Path) -> str:
     programs = Path(sys.executable).parent  # they come first, as in an activated environment
     tail, output = bytearray(), bytearray()
     with subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-P", TIED, str(os.getpid()), *command],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

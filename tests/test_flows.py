@@ -254,6 +254,21 @@ def test_interruption_ends_the_whole_group(
     assert gone(int((tmp_path / "child").read_text()))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's signal at a parent's death is Linux's")
+def test_a_command_ends_when_its_flow_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "sleeps.py").write_text(
+        "import os, pathlib, sys, time\nassert sys.argv[1:] == ['--now'] and __name__ == '__main__'\n"
+        "pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
+    )
+    flow = "from flows.processes import run; from pathlib import Path; run(['sleeps', '--now'], Path(%r))"
+    with subprocess.Popen([sys.executable, "-c", flow % str(tmp_path)], cwd=ROOT) as process:
+        while not (tmp_path / "pid").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
 def gone(pid: int) -> bool:
     for _ in range(100):
         try:

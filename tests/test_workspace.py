@@ -35,6 +35,33 @@ def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path)
             pass
 
 
+# It takes a second to end, and then says so.
+ENDING = (
+    """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), print("ended", flush=True), sys.exit(143)))
+"""
+    + HOLD
+)
+DVC = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], env={'DVC_STAGE': 'teacher'})"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's signal at a parent's death is Linux's")
+def test_a_stage_ends_when_its_dvc_is_killed_and_is_waited_for(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", DVC, "-c", ENDING, str(tmp_path)], stdout=subprocess.PIPE
+    ) as dvc:  # fmt: skip
+        assert dvc.stdout is not None
+        assert dvc.stdout.readline() == b"held\n"
+        with pytest.raises(StageError, match=r"is held by process \d+, which computes teacher@other"):
+            held(workspace, "prune").__enter__()
+        dvc.kill()
+        dvc.wait()
+        with held(workspace, "prune"):
+            assert dvc.stdout.readline() == b"ended\n"
+
+
 def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) -> None:
     destination = tmp_path / "models" / "student"
     with replaced(destination) as new:

@@ -1,0 +1,117 @@
+"""The command: `python -m experiments.chaos`, or `make chaos`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from filelock import FileLock
+
+from experiments.chaos import damage, kills, records, servers
+from experiments.chaos.bench import Bench, bench
+from experiments.chaos.records import Conditions, Experiment, Fault
+from experiments.chaos.workspace import ROOT
+
+RESULTS, RUNS = ROOT / "results" / "chaos", ROOT / ".akgp" / "chaos"
+FILE = RESULTS / "faults.json"
+CODE = ("akgp", "flows", "infra", "dvc.yaml", "constraints.txt")
+EXPERIMENTS = {
+    "kills, whole pipeline": kills.whole_pipeline,
+    "kills, second half": kills.second_half,
+    "checkpoints": damage.checkpoints,
+    "nodes": kills.nodes,
+    "two at once": damage.second_repro,
+    "disk": damage.full_disk,
+    "clock": damage.clock,
+    "artifacts": damage.artifacts,
+    "prefect": servers.prefect,
+    "store, training": servers.store_in_training,
+    "store, promotion": servers.store_in_promotion,
+}
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="of all random points")] = 0,
+    limit: Annotated[float, typer.Option(help="seconds after which no experiment is begun")] = 3600,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget what is recorded")] = False,
+    only: Annotated[str, typer.Option(help="experiments whose name holds this")] = "",
+) -> None:
+    """Run the fault matrix and write results/chaos; what is recorded for seed and commit is not run again."""
+    conditions = Conditions(seed, commit())
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    begun, compared = time.monotonic(), bench(RUNS / conditions.commit)
+    chosen = {name: each for name, each in EXPERIMENTS.items() if only in name}
+    known = {} if fresh else records.load(FILE, conditions)
+    for name, experiment in chosen.items():
+        if name in known:
+            continue
+        if time.monotonic() - begun > limit:
+            typer.echo(f"{name}: not begun, the limit of {limit:.0f} s is over")
+            continue
+        record(conditions, name, carried_out(name, experiment, compared, random.Random(f"{seed} {name}")))
+    done = records.load(FILE, conditions)
+    failed = sum(fault.outcome == "FAILED" for each in done.values() for fault in each.faults)
+    typer.echo(
+        f"{RESULTS / 'table.md'}: {len(done)} of {len(EXPERIMENTS)} experiments, {failed} faults failed"
+    )
+    raise typer.Exit(1 if failed or len(done) < len(EXPERIMENTS) else 0)
+
+
+def carried_out(
+    name: str, experiment: Callable[[Bench, random.Random], list[Fault]], compared: Bench, draw: random.Random
+) -> Experiment:
+    """What came of an experiment; one that cannot go on is a failed fault."""
+    typer.echo(f"{name} …")
+    begun = time.monotonic()
+    try:
+        faults = experiment(compared, draw)
+    except Exception as error:
+        traceback.print_exc()
+        faults = [Fault(name, "the experiment ends", problems=[f"{type(error).__name__}: {error}"])]
+    for fault in faults:
+        typer.echo(f"  {fault.outcome}: {fault.row}, {fault.point}: {fault.happened} {fault.problems}")
+    return Experiment(time.monotonic() - begun, faults)
+
+
+def record(conditions: Conditions, name: str, experiment: Experiment) -> None:
+    """Write an experiment beside what is recorded, in the order of EXPERIMENTS."""
+    with FileLock(RUNS / "lock"):
+        found = records.load(FILE, conditions) | {name: experiment}
+        done = {each: found[each] for each in EXPERIMENTS if each in found}
+        header = heading(conditions) | {"not_run": [each for each in EXPERIMENTS if each not in done]}
+        records.save(FILE, header, done)
+        (RESULTS / "table.md").write_text(records.table(header, done))
+
+
+def commit() -> str:
+    """Of the code that a fault can meet; with a digest of what is not committed."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    last = git("log", "-1", "--format=%h", "--", *CODE).strip()
+    return last + ("-changed" if git("status", "--porcelain", "--", *CODE) else "")
+
+
+def heading(conditions: Conditions) -> dict[str, Any]:
+    """What the table says about the run."""
+    return asdict(conditions) | {
+        "command": f"make chaos SEED={conditions.seed}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores shared with others, "
+        f"Python {platform.python_version()}",
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
