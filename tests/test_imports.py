@@ -144,6 +144,7 @@ for name in {names}: importlib.import_module(name)
     ("modules", "absent"),
     [
         ("akgp.params, akgp.cli, akgp.recipes, akgp.doctor, akgp.report", "torch numpy matplotlib jinja2"),
+        ("akgp.stages, akgp.stages.jobs, akgp.stages.worker", "torch numpy pyarrow ray"),  # a stage's driver
         (
             "akgp.training, akgp.pruning, akgp.distillation",
             "onnx onnxruntime torchvision sklearn matplotlib pyarrow fsspec",

@@ -22,6 +22,10 @@ from akgp.training import TrainingError
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
+NEEDLESS = (  # processes of a Ray that one stage alone uses
+    "dashboard/dashboard.py", "log_monitor.py", "monitor.py", "PreemptionWatcher", "PlacementGroupCleaner",
+    "DatasetManager", "AutoscalingCoordinator",
+)  # fmt: skip
 
 
 def write_params(root: Path, **changes: Any) -> params.Params:
@@ -139,6 +143,8 @@ def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -
     process = start(tmp_path)
     wait_for_checkpoint(tmp_path)
     below = psutil.Process(process.pid).children(recursive=True)
+    started = " ".join(word for each in below for word in each.cmdline())
+    assert "RayTrainWorker" in started and not [name for name in NEEDLESS if name in started]
     process.terminate()
     assert process.wait(30) == 128 + signal.SIGTERM
     assert not psutil.wait_procs(below, timeout=15)[1]

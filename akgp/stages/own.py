@@ -2,7 +2,8 @@
 
 Beside a stage that computes for seconds, such processes are most of what it costs: each is a Python of
 1 to 3 seconds of processor time, and some are waited for one after the other. This leans on inner names
-of Ray. Where a version of it has none of that name, the process is started and the result is the same.
+of Ray: where another version calls a service or a callback differently, it is started, and the result is
+the same. tests/test_stages.py says so.
 """
 
 from __future__ import annotations

@@ -23,11 +23,7 @@ from experiments.overhead.reporting import table
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {"data": {"regime": {"subset": 10_000}}}
 """What differs from the recipe cifar10-quick where longer epochs are measured."""
-ARTIFACTS = (
-    "models/dense/resnet20/model.safetensors",
-    "models/student/model.safetensors",
-    "models/int8/model.onnx",
-)
+ARTIFACTS = ("dense/resnet20/model.safetensors", "student/model.safetensors", "int8/model.onnx")
 
 
 def main(
@@ -40,16 +36,16 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         plain, piped = (workspace(Path(folder) / name, "digits", ray) for name in ("plain", "piped"))
         measured = {"plain": called("plain", plain), "dvc": called("piped", piped)}
+        same = all(
+            (plain / "models" / file).read_bytes() == (piped / "models" / file).read_bytes()
+            for file in ARTIFACTS
+        )
         loads.append(os.getloadavg()[0])
         measured["jobs"] = called("jobs", piped, "15", "teacher", "distill")
         if os.environ.get("AKGP_CIFAR10"):
             long = workspace(Path(folder) / "long", "cifar10-quick", LONG | ray)
             measured["long"] = called("jobs", long, "5", "teacher")
         loads.append(os.getloadavg()[0])
-        same = all(
-            (plain / "models" / file).read_bytes() == (piped / "models" / file).read_bytes()
-            for file in ARTIFACTS
-        )
         used = parameters.load(piped / "params.yaml")
     out.mkdir(parents=True, exist_ok=True)
     (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")

@@ -36,8 +36,8 @@ def table(
                 "## By stage",
                 _stages(measured["plain"], measured["dvc"]),
                 "Seconds of the wall clock, and of the processor (all processes, Ray's and DVC's included). "
-                "`plain` is the stage's computation called in one process that has imported torch; what the "
-                "stages without a computation do is not part of it. `fixed` is what `dvc repro` takes beyond "
+                "`plain` is the stage's computation called in one process that has imported torch, which is "
+                "its `start`; that of `dvc repro` is DVC's own. `fixed` is what `dvc repro` takes beyond "
                 "that: starting Python, Ray and the worker, their imports, checkpoints, ending them, and "
                 "DVC's own part.",
                 "## By epoch",
