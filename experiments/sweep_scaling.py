@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+import typer
 
 from akgp import params, recipes, stages
 
 RUNS, RESULTS = Path("runs/sweep-scaling"), Path("results/sweep-scaling")
-TRIALS, EPOCHS = 8, 20
 CASES: tuple[tuple[int, str | None], ...] = ((1, None), (2, None), (1, "latency"), (2, "latency"))
 SPACE = {
     "prune.ratio": {"min": 0.3, "max": 0.7},
@@ -96,36 +96,36 @@ def prepare(root: Path) -> None:
     """A workspace with the digits and a dense network of few epochs: how good it is does not matter."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    write_params(root, 1, None)
+    write_params(root, 1, 1, 1, None)
     for stage, network in (("data", None), ("teacher", "resnet20")):
         stages.run(stage, network=network, root=root)
 
 
-def write_params(root: Path, concurrent: int, against: str | None) -> None:
+def write_params(root: Path, trials: int, epochs: int, concurrent: int, against: str | None) -> None:
     recipe = params.load(recipes.available()["digits"])
     tree = recipe.model_dump(mode="json")
     tree["teacher"]["epochs"] = 5
-    tree["distill"]["training"]["epochs"] = EPOCHS
+    tree["distill"]["training"] |= {"epochs": epochs, "warmup_epochs": 0.5}
     tree["ray"]["cpus_per_worker"] = 1
     tree["sweep"] = {
-        "trials": TRIALS,
+        "trials": trials,
         "concurrent": concurrent,
         "against": against,
-        "grace_epochs": EPOCHS,
+        "grace_epochs": epochs,
         "space": SPACE,
     }
     (root / "params.yaml").write_text(params.dump(params.validate(tree)))
 
 
-def measure(root: Path, concurrent: int, against: str | None) -> Case:
+def measure(root: Path, trials: int, epochs: int, concurrent: int, against: str | None) -> Case:
     shutil.rmtree(root / "sweeps", ignore_errors=True)
-    write_params(root, concurrent, against)
+    write_params(root, trials, epochs, concurrent, against)
     before, started = os.getloadavg()[0], time.time()
     subprocess.run([sys.executable, "-m", "akgp.cli", "sweep", "run"], cwd=root, check=True)
     seconds = time.time() - started
-    trials = [read_trial(file) for file in sorted(root.glob("sweeps/*/*/result.json"))]
-    assert len(trials) == TRIALS
-    return Case(concurrent, against, started, seconds, trials, (before, os.getloadavg()[0]))
+    timed = [read_trial(file) for file in sorted(root.glob("sweeps/*/*/result.json"))]
+    assert len(timed) == trials
+    return Case(concurrent, against, started, seconds, timed, (before, os.getloadavg()[0]))
 
 
 def table(cases: Sequence[Case]) -> str:
@@ -166,25 +166,27 @@ def objectives(case: Case) -> str:
     return f"accuracy, {case.against}" if case.against else "accuracy"
 
 
-def conditions() -> str:
+def conditions(trials: int, epochs: int) -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     cpu = torch.cpu.get_capabilities().get("cpu_name", "?")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "optuna", "onnxruntime"))
     return (
-        f"`python -m experiments.sweep_scaling` on {time.strftime('%Y-%m-%d')}, commit "
-        f"{commit.stdout.strip() or '?'}, seed 0: {TRIALS} trials of {EPOCHS} epochs each, ResNet-20 pruned, "
+        f"`python -m experiments.sweep_scaling --trials {trials} --epochs {epochs}` on "
+        f"{time.strftime('%Y-%m-%d')}, commit {commit.stdout.strip() or '?'}, seed 0: ResNet-20 pruned, "
         f"digits, one core a trial. {platform.machine()}, {cpu}, {os.cpu_count()} cores; Python "
         f"{platform.python_version()}, {packages}. The load says how many processes wanted a core: above the "
         "number of cores all seconds are too long."
     )
 
 
-def main() -> None:
+def main(trials: int = 8, epochs: int = 20) -> None:
+    """Run the four sweeps and write the table."""
     prepare(RUNS)
-    cases = [measure(RUNS, concurrent, against) for concurrent, against in CASES]
+    cases = [measure(RUNS, trials, epochs, concurrent, against) for concurrent, against in CASES]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "table.md").write_text(f"# Sweeps: overhead and scaling\n\n{conditions()}\n\n{table(cases)}\n")
+    text = f"# Sweeps: overhead and scaling\n\n{conditions(trials, epochs)}\n\n{table(cases)}\n"
+    (RESULTS / "table.md").write_text(text)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
