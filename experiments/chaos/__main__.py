@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "artifacts": damage.artifacts,
     "prefect": servers.prefect,
     "store, training": servers.store_in_training,
+    "promotions": kills.promotions,
     "store, promotion": servers.store_in_promotion,
 }
 
