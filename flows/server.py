@@ -88,6 +88,8 @@ def settings(port: int) -> dict[str, str]:
         "PREFECT_HOME": str((STATE / "prefect").resolve()),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "10",
+        # A run would end when its lease, forgotten by a server that was started again, cannot be renewed.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     if authentication := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         ours["PREFECT_API_AUTH_STRING"] = authentication

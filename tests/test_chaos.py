@@ -14,7 +14,7 @@ import pytest
 from experiments.chaos import processes, records
 from experiments.chaos.bench import Bench
 from experiments.chaos.kills import plan
-from experiments.chaos.records import MISSED, Conditions, Experiment, Fault
+from experiments.chaos.records import MISSED, Experiment, Fault
 from experiments.chaos.workspace import Workspace
 
 METRICS = {"student": {"top1": 90.0, "latency_ms": 0.1, "times_faster_low": 1.0}}
@@ -98,16 +98,17 @@ def test_points_come_from_the_seed_and_in_the_order_of_the_pipeline() -> None:
     assert {kill.stage for kill in once if kill.victim != "dvc"} <= {"teacher", "distill", "quantize"}
 
 
-def test_records_are_gone_on_with_under_the_same_conditions_only(tmp_path: Path) -> None:
+def test_what_is_recorded_is_read_again_and_said_in_the_table(tmp_path: Path) -> None:
     failed = Fault("kill", "goes on", "distill", happened=["hung"], problems=["hung | long"], kills=1)
-    done = {"kills": Experiment(60.0, [failed, Fault("kill", "goes on", happened=[MISSED])])}
-    header = {"seed": 1, "commit": "abc", "command": "make chaos", "date": "today", "machine": "one"}
-    header["not_run"] = ["disk"]
+    faults = [failed, Fault("kill", "goes on", happened=[MISSED])]
+    done = {"kills": Experiment("abc", "2026-01-31 12:00", 60, faults)}
+    header = {"seed": 1, "command": "make chaos", "machine": "one", "not_run": ["disk"]}
     records.save(tmp_path / "faults.json", header, done)
-    assert records.load(tmp_path / "faults.json", Conditions(1, "abc")) == done
-    assert records.load(tmp_path / "faults.json", Conditions(1, "abd")) == {}
+    assert records.load(tmp_path / "faults.json", 1) == done
+    assert records.load(tmp_path / "faults.json", 2) == {}
     page = records.table(header, done)
     assert "2 faults, 1 processes ended by SIGKILL; 0 as expected, 1 failed, 1 missed" in page
     assert "Not run here: disk." in page
     assert "| kill | distill | 0.0 | hung; **hung / long** | — | — | FAILED |" in page
     assert "| kill | 1 | 1 | goes on | 0 of 1 | — | — |" in page
+    assert "| kills | 2026-01-31 12:00 | `abc` | 1 | 2 |" in page

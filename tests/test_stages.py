@@ -54,6 +54,31 @@ def history(root: Path, folder: str) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
 
 
+UNREAD = """
+import json, sys, time
+from types import SimpleNamespace
+from akgp.stages.bar import bar
+sys.stdin.readline()
+with bar(SimpleNamespace(label="distill"), 3) as file, file.open("a") as rows:
+    for epoch in (1, 2, 3):
+        print(json.dumps({"epoch": epoch}), file=rows, flush=True)
+        time.sleep(0.5)
+print("ended", flush=True)
+"""
+
+
+def test_a_bar_that_nobody_reads_any_more_does_not_hold_the_stage() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UNREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        process.stderr.close()
+        try:
+            assert process.communicate(b"\n", timeout=60)[0] == b"ended\n"
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster that was there before us."""

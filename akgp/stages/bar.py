@@ -30,7 +30,7 @@ def bar(task: Task, steps: int) -> Iterator[Path]:
             total=steps,
             desc=f"{task.label:<18}",
             unit="step",
-            file=sys.stderr,
+            file=Unbroken(),
             dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}]{postfix}",
@@ -43,6 +43,24 @@ def bar(task: Task, steps: int) -> Iterator[Path]:
             done.set()
             follower.join()
             shown.close()
+
+
+class Unbroken:
+    """Standard error, also when its reader is gone, as when the flow was killed.
+
+    Without it tqdm would keep its lock, and the stage wait for that for ever instead of ending.
+    """
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:

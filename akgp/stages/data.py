@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 from tqdm import tqdm
 
 from akgp import data
+from akgp.stages.bar import Unbroken
 from akgp.stages.workspace import Task, replaced
 
 
 def run(task: Task) -> None:
     bar_format = "{desc}{n_fmt} images [{elapsed}, {rate_fmt}]"
     with (
-        tqdm(desc=f"{task.label:<18}", unit=" images", file=sys.stderr, bar_format=bar_format) as bar,
+        tqdm(desc=f"{task.label:<18}", unit=" images", file=Unbroken(), bar_format=bar_format) as bar,
         replaced(task.workspace.data) as new,
     ):
         data.prepare(task.params.data, task.params.seed, new, bar.update)

@@ -9,7 +9,6 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from filelock import FileLock
 
 from experiments.chaos import damage, kills, records, servers
 from experiments.chaos.bench import Bench, bench
-from experiments.chaos.records import Conditions, Experiment, Fault
+from experiments.chaos.records import Experiment, Fault
 from experiments.chaos.workspace import ROOT
 
 RESULTS, RUNS = ROOT / "results" / "chaos", ROOT / ".akgp" / "chaos"
@@ -35,6 +34,7 @@ EXPERIMENTS = {
     "artifacts": damage.artifacts,
     "prefect": servers.prefect,
     "store, training": servers.store_in_training,
+    "promotions": kills.promotions,
     "store, promotion": servers.store_in_promotion,
 }
 
@@ -46,20 +46,18 @@ def main(
     only: Annotated[str, typer.Option(help="experiments whose name holds this")] = "",
 ) -> None:
     """Run the fault matrix and write results/chaos; what is recorded for seed and commit is not run again."""
-    conditions = Conditions(seed, commit())
     RESULTS.mkdir(parents=True, exist_ok=True)
     RUNS.mkdir(parents=True, exist_ok=True)
-    begun, compared = time.monotonic(), bench(RUNS / conditions.commit)
-    chosen = {name: each for name, each in EXPERIMENTS.items() if only in name}
-    known = {} if fresh else records.load(FILE, conditions)
-    for name, experiment in chosen.items():
-        if name in known:
+    begun, now = time.monotonic(), commit()
+    compared, known = bench(RUNS / now), {} if fresh else records.load(FILE, seed)
+    for name, experiment in EXPERIMENTS.items():
+        if only not in name or (name in known and known[name].commit == now):
             continue
         if time.monotonic() - begun > limit:
             typer.echo(f"{name}: not begun, the limit of {limit:.0f} s is over")
             continue
-        record(conditions, name, carried_out(name, experiment, compared, random.Random(f"{seed} {name}")))
-    done = records.load(FILE, conditions)
+        record(seed, name, carried_out(name, experiment, compared, random.Random(f"{seed} {name}"), now))
+    done = records.load(FILE, seed)
     failed = sum(fault.outcome == "FAILED" for each in done.values() for fault in each.faults)
     typer.echo(
         f"{RESULTS / 'table.md'}: {len(done)} of {len(EXPERIMENTS)} experiments, {failed} faults failed"
@@ -68,7 +66,11 @@ def main(
 
 
 def carried_out(
-    name: str, experiment: Callable[[Bench, random.Random], list[Fault]], compared: Bench, draw: random.Random
+    name: str,
+    experiment: Callable[[Bench, random.Random], list[Fault]],
+    compared: Bench,
+    draw: random.Random,
+    now: str,
 ) -> Experiment:
     """What came of an experiment; one that cannot go on is a failed fault."""
     typer.echo(f"{name} …")
@@ -80,15 +82,15 @@ def carried_out(
         faults = [Fault(name, "the experiment ends", problems=[f"{type(error).__name__}: {error}"])]
     for fault in faults:
         typer.echo(f"  {fault.outcome}: {fault.row}, {fault.point}: {fault.happened} {fault.problems}")
-    return Experiment(time.monotonic() - begun, faults)
+    return Experiment(now, f"{datetime.now(UTC):%Y-%m-%d %H:%M}", time.monotonic() - begun, faults)
 
 
-def record(conditions: Conditions, name: str, experiment: Experiment) -> None:
+def record(seed: int, name: str, experiment: Experiment) -> None:
     """Write an experiment beside what is recorded, in the order of EXPERIMENTS."""
     with FileLock(RUNS / "lock"):
-        found = records.load(FILE, conditions) | {name: experiment}
+        found = records.load(FILE, seed) | {name: experiment}
         done = {each: found[each] for each in EXPERIMENTS if each in found}
-        header = heading(conditions) | {"not_run": [each for each in EXPERIMENTS if each not in done]}
+        header = heading(seed) | {"not_run": [each for each in EXPERIMENTS if each not in done]}
         records.save(FILE, header, done)
         (RESULTS / "table.md").write_text(records.table(header, done))
 
@@ -103,11 +105,11 @@ def commit() -> str:
     return last + ("-changed" if git("status", "--porcelain", "--", *CODE) else "")
 
 
-def heading(conditions: Conditions) -> dict[str, Any]:
+def heading(seed: int) -> dict[str, Any]:
     """What the table says about the run."""
-    return asdict(conditions) | {
-        "command": f"make chaos SEED={conditions.seed}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    return {
+        "command": f"make chaos SEED={seed}",
+        "seed": seed,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores shared with others, "
         f"Python {platform.python_version()}",
     }

@@ -6,9 +6,13 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -101,12 +105,15 @@ def nodes(bench: Bench, draw: random.Random) -> list[Fault]:
                 fault.happened.append(MISSED)
                 continue
             before, (lost,) = len(workspace.rows("distill")), [node for node in there if _computes(node)]
-            killed = time.monotonic()
+            killed, losses = time.monotonic(), _losses(workspace)
             os.kill(lost.all_processes["raylet"][0].process.pid, signal.SIGKILL)
             fault.kills, fault.point = 1, f"distill, after epoch {before}"
-            repro.until_further((STAGES.index("distill"), before + 1), alone=False)
+            told = partial(_told, repro, losses + 1)
+            waited(told, NOTICED_SECONDS, "a word of the loss")
+            at = len(workspace.rows("distill"))  # the lost worker may have written a moment longer
+            repro.until_further((STAGES.index("distill"), at), alone=False)
             fault.recovered = time.monotonic() - killed
-            fault.happened.append(repr(workspace.line("a worker died")))
+            fault.happened += [repr(workspace.line("a worker died")), f"went on after epoch {at}"]
             there.remove(lost)
             cluster.remove_node(lost, allow_graceful=False)
             there.append(cluster.add_node(num_cpus=1))
@@ -114,6 +121,49 @@ def nodes(bench: Bench, draw: random.Random) -> list[Fault]:
         return faults
     finally:
         cluster.shutdown()
+
+
+def promotions(bench: Bench, draw: random.Random) -> list[Fault]:
+    """`akgp release promote` is killed again and again, then left alone."""
+    expected = "nothing half-written is ever in production; the next one promotes"
+    begun = time.monotonic()
+    _akgp(bench.started_from(bench.done, "promoted-once"), "release", "promote").wait(STAGE_SECONDS)
+    duration, faults = time.monotonic() - begun, []
+    workspace = bench.started_from(bench.done, "promoted")
+    for share in (draw.uniform(0.3, 0.95) for _ in range(4)):
+        fault = Fault("kill -9 of a promotion", expected, "akgp release promote", share * duration)
+        process = _akgp(workspace, "release", "promote")
+        time.sleep(fault.delay)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            fault.kills = 1
+            faults.append(fault)
+        shown = _akgp(workspace, "release", "show").wait(STAGE_SECONDS)
+        last = workspace.said()[-1].replace("akgp: ", "")
+        fault.happened.append(f"`akgp release show` ends with {shown}: {last!r}")
+        if shown != 0 and "no releases here" not in last:
+            fault.problems.append("what is in production is not whole")
+    begun = time.monotonic()
+    status = _akgp(workspace, "release", "promote").wait(STAGE_SECONDS)
+    for fault in faults:
+        fault.recovered = time.monotonic() - begun
+        if _akgp(workspace, "release", "show").wait(STAGE_SECONDS) != 0:
+            fault.problems.append("no whole release is in production at the end")
+    bench.judge(workspace, faults, status)
+    return faults
+
+
+def _akgp(workspace: Workspace, *words: str) -> subprocess.Popen[bytes]:
+    return workspace.started(str(Path(sys.executable).with_name("akgp")), *words)
+
+
+def _told(repro: Repro, losses: int) -> bool:
+    return repro.ended() or _losses(repro.workspace) >= losses
+
+
+def _losses(workspace: Workspace) -> int:
+    return sum("a worker died" in line for line in workspace.said())
 
 
 def _computes(node: Any) -> bool:

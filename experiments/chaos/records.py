@@ -45,17 +45,17 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """Under which a matrix was run: faults of others are not gone on with."""
-
-    seed: int
-    commit: str
-
-
-@dataclass(frozen=True)
 class Experiment:
-    """Faults that shared a workspace or a server, and how long all of it took, s."""
+    """Faults that shared a workspace or a server.
 
+    Attributes:
+        commit: of the code that met them.
+        date: when it had ended, UTC.
+        seconds: how long all of it took.
+    """
+
+    commit: str
+    date: str
     seconds: float
     faults: list[Fault]
 
@@ -63,15 +63,15 @@ class Experiment:
 Done = dict[str, Experiment]
 
 
-def load(file: Path, conditions: Conditions) -> Done:
-    """The experiments recorded under these conditions, by name."""
+def load(file: Path, seed: int) -> Done:
+    """The experiments recorded for a seed, by name."""
     if not file.exists():
         return {}
     content = json.loads(file.read_text())
-    if any(content[key] != value for key, value in asdict(conditions).items()):
+    if content["seed"] != seed:
         return {}
     return {
-        name: Experiment(each["seconds"], [_fault(row) for row in each["faults"]])
+        name: Experiment(**each | {"faults": [_fault(row) for row in each["faults"]]})
         for name, each in content["experiments"].items()
     }
 
@@ -80,6 +80,8 @@ def save(file: Path, header: dict[str, Any], done: Done) -> None:
     """Write all records; beside, then in place."""
     experiments = {
         name: {
+            "commit": each.commit,
+            "date": each.date,
             "seconds": round(each.seconds),
             "faults": [asdict(fault) | {"outcome": fault.outcome} for fault in each.faults],
         }
@@ -93,16 +95,17 @@ def save(file: Path, header: dict[str, Any], done: Done) -> None:
 def table(header: dict[str, Any], done: Done) -> str:
     """The page: conditions, a row a kind of fault, then a row a fault."""
     faults = [fault for each in done.values() for fault in each.faults]
+    parts = _head(header, done, faults), _summary(faults), _details(faults), _experiments(done)
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _head(header: dict[str, Any], done: Done, faults: list[Fault]) -> Iterable[str]:
     seconds = sum(each.seconds for each in done.values())
-    return "\n".join([*_head(header, faults, seconds), "", *_summary(faults), "", *_details(faults), ""])
-
-
-def _head(header: dict[str, Any], faults: list[Fault], seconds: float) -> Iterable[str]:
     failed = sum(fault.outcome == "FAILED" for fault in faults)
     missed = sum(fault.outcome == MISSED for fault in faults)
     yield "# The fault matrix"
     yield ""
-    yield f"`{header['command']}`, {header['date']}, commit `{header['commit']}`, seed {header['seed']}."
+    yield f"`{header['command']}`, seed {header['seed']}; dates and commits are at the end."
     yield f"{header['machine']}."
     yield ""
     yield (
@@ -150,6 +153,15 @@ def _details(faults: list[Fault]) -> Iterable[str]:
             f"| {fault.row} | {fault.point} | {fault.delay:.1f} | {said.replace('|', '/')} | {recovered} | "
             f"{equal} | {fault.outcome} |"
         )
+
+
+def _experiments(done: Done) -> Iterable[str]:
+    yield "## The experiments"
+    yield ""
+    yield "| experiment | ended, UTC | commit | minutes | faults |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, each in done.items():
+        yield f"| {name} | {each.date} | `{each.commit}` | {each.seconds / 60:.0f} | {len(each.faults)} |"
 
 
 def _fault(row: dict[str, Any]) -> Fault:

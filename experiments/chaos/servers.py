@@ -218,7 +218,7 @@ def store_in_training(bench: Bench, draw: random.Random) -> list[Fault]:
         f"kill -9 of the S3 server, {OUTAGE_SECONDS:.0f} s outage, in a training",
         "waited for, or the stage ends with one line; then `dvc repro` goes on from the last epoch",
     )
-    with store(bench.folder / "s3") as there:
+    with store(bench.folder / "s3-training") as there:
         workspace.set_ray(storage=f"s3://{BUCKET}/runs")
         repro = workspace.repro()
         kill = Kill("store", "distill", draw.randrange(2, EPOCHS - 4), 0.0, draw.uniform(0, 0.5))
@@ -246,7 +246,7 @@ def store_in_promotion(bench: Bench, draw: random.Random) -> list[Fault]:
         "waited for; the release is whole and in production",
     )
     file = workspace.root / "params.yaml"
-    with store(bench.folder / "s3") as there:
+    with store(bench.folder / "s3-promotion") as there:
         file.write_text(file.read_text().replace("releases: releases", f"releases: s3://{BUCKET}/releases"))
         akgp = str(Path(sys.executable).with_name("akgp"))
         process = workspace.started(akgp, "release", "promote")

@@ -191,7 +191,7 @@ class Workspace:
 
     def half_written(self) -> list[str]:
         """Files and folders that a replacement has left beside its destination."""
-        places = ("data", "models", "reports", "releases")
+        places = ("data", "models", "reports")
         found = [path for place in places for path in (self.root / place).rglob(".*")]
         return [str(path.relative_to(self.root)) for path in found if path.suffix in (".new", ".old")]
 
