@@ -107,7 +107,7 @@ def test_what_is_recorded_is_read_again_and_said_in_the_table(tmp_path: Path) ->
     assert records.load(tmp_path / "faults.json", 1) == done
     assert records.load(tmp_path / "faults.json", 2) == {}
     page = records.table(header, done)
-    assert "2 faults, 1 processes ended by SIGKILL; 0 as expected, 1 failed, 1 missed" in page
+    assert "2 faults, 1 kills by SIGKILL; 0 as expected, 1 failed, 1 missed" in page
     assert "Not run here: disk." in page
     assert "| kill | distill | 0.0 | hung; **hung / long** | — | — | FAILED |" in page
     assert "| kill | 1 | 1 | goes on | 0 of 1 | — | — |" in page

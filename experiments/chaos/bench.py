@@ -57,7 +57,8 @@ class Bench:
         if workspace.most > 1:
             problems.append(f"{workspace.most} computations ran side by side")
         if status != 0:
-            problems.append(f"the last `dvc repro` ended with {status}: {workspace.said()[-1]}")
+            said = workspace.line("akgp: ") or workspace.said()[-1]
+            problems.append(f"the last `dvc repro` ended with {status}: {said}")
         equal = status == 0 and workspace.metrics() == self.done.metrics()
         for fault in faults:
             fault.problems += problems

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ ROWS = {
     "worker": ("kill -9 of a Ray Train worker", ENDS),
     "head": ("kill -9 of Ray's head, a local Ray", ENDS),
     "node": (
-        "kill -9 of a node (raylet), cluster of two",
+        "kill -9 of a node with its processes, cluster of two",
         "the stage says so and goes on from the last epoch by itself, on the other node",
     ),
 }
@@ -106,7 +105,9 @@ def nodes(bench: Bench, draw: random.Random) -> list[Fault]:
                 continue
             before, (lost,) = len(workspace.rows("distill")), [node for node in there if _computes(node)]
             killed, losses = time.monotonic(), _losses(workspace)
-            os.kill(lost.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+            raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
+            for process in [raylet, *raylet.children(recursive=True)]:
+                process.kill()
             fault.kills, fault.point = 1, f"distill, after epoch {before}"
             told = partial(_told, repro, losses + 1)
             waited(told, NOTICED_SECONDS, "a word of the loss")
@@ -159,7 +160,7 @@ def _akgp(workspace: Workspace, *words: str) -> subprocess.Popen[bytes]:
 
 
 def _told(repro: Repro, losses: int) -> bool:
-    return repro.ended() or _losses(repro.workspace) >= losses
+    return repro.ended() or repro.stage() != "distill" or _losses(repro.workspace) >= losses
 
 
 def _losses(workspace: Workspace) -> int:

@@ -19,7 +19,7 @@ class Fault:
         row: the kind of fault; faults of one kind are one row of the first table.
         point: where it hit.
         delay: seconds between the event that it waited for and the fault, chosen by the seed.
-        kills: processes that were ended by SIGKILL.
+        kills: how many were made by SIGKILL; a node with all its processes is one.
         happened: what was seen, in order.
         problems: what was seen and must not be; none: as expected.
         recovered: seconds from the fault until more had been computed than before it.
@@ -109,7 +109,7 @@ def _head(header: dict[str, Any], done: Done, faults: list[Fault]) -> Iterable[s
     yield f"{header['machine']}."
     yield ""
     yield (
-        f"{len(faults)} faults, {sum(fault.kills for fault in faults)} processes ended by SIGKILL; "
+        f"{len(faults)} faults, {sum(fault.kills for fault in faults)} kills by SIGKILL; "
         f"{len(faults) - failed - missed} as expected, {failed} failed, {missed} missed. "
         f"{seconds / 60:.0f} minutes, one experiment after another."
     )
