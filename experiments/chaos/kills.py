@@ -24,7 +24,7 @@ from experiments.chaos.records import MISSED, Fault
 from experiments.chaos.workspace import EPOCHS, STAGE_SECONDS, TRAININGS, Position, Repro, Workspace, waited
 
 GOES_ON = "the next `dvc repro` goes on from the last epoch, beside no other computation"
-ENDS = f"the stage ends with one line; {GOES_ON}"
+ENDS = f"the stage goes on by itself, or ends with one line, and {GOES_ON}"
 HEAD = ("gcs_server", "raylet/raylet")
 ROWS = {
     "dvc": ("kill -9 of dvc", GOES_ON),

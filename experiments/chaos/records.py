@@ -120,7 +120,7 @@ def _head(header: dict[str, Any], done: Done, faults: list[Fault]) -> Iterable[s
         '"Metrics equal": `reports/metrics.json` without latencies, and the digests of all artifacts, '
         "against a run that nothing disturbed. "
         '"Recovered": from the fault until more had been computed than before it, the restarts included. '
-        "Everything here is written by the run itself; `faults.json` holds the same."
+        "`faults.json` holds the same."
     )
 
 
@@ -135,9 +135,15 @@ def _summary(faults: list[Fault]) -> Iterable[str]:
         yield (
             f"| {row} | {len(counted)} | {sum(fault.kills for fault in counted)} | {of_row[0].expected} | "
             f"{sum(fault.outcome == 'as expected' for fault in counted)} of {len(counted)} | "
-            f"{f'{seconds[0]:.0f}–{seconds[-1]:.0f}' if seconds else '—'} | "
+            f"{_range(seconds)} | "
             f"{f'{sum(equal)} of {len(equal)}' if equal else '—'} |"
         )
+
+
+def _range(seconds: list[float]) -> str:
+    """Of sorted numbers."""
+    ends = [f"{each:.0f}" for each in (*seconds[:1], *seconds[-1:])]
+    return "–".join(dict.fromkeys(ends)) or "—"
 
 
 def _details(faults: list[Fault]) -> Iterable[str]:
