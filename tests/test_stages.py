@@ -18,7 +18,6 @@ import torch
 
 from akgp import artifacts, params, stages
 from akgp.stages.ray import ENVIRONMENT
-from akgp.training import TrainingError
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
@@ -79,23 +78,44 @@ def test_a_bar_that_nobody_reads_any_more_does_not_hold_the_stage() -> None:
             process.kill()
 
 
+CLUSTER = """
+from ray.cluster_utils import Cluster
+running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+print(running.address, flush=True)
+input()
+running.shutdown()
+"""
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what other tests' Rays have left in it."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | ENVIRONMENT
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster that was there before us."""
-    import ray
-    from ray.cluster_utils import Cluster
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], env=environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("\n", timeout=60)
 
-    os.environ |= ENVIRONMENT
-    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield running.address
-    ray.shutdown()
-    running.shutdown()
+
+def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    """Run the stages one after the other in a process of their own."""
+    code = f"from akgp import stages\nfor name in {names}: stages.run(name)"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment(), capture_output=True, text=True, timeout=500
+    )
 
 
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
-    for stage in stages.STAGES:
-        stages.run(stage, root=tmp_path)
+    ran = run_stages(tmp_path, *stages.STAGES)
+    assert ran.returncode == 0, ran.stderr
     metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
@@ -121,10 +141,12 @@ def test_a_fold_that_fails_says_why_and_leaves_the_earlier_folds(cluster: str, t
     }
     ray = {"cpus_per_worker": 1, "address": cluster}
     write_params(tmp_path, folds=2, teacher=diverging, ray=ray)
-    stages.run("data", root=tmp_path)
     (tmp_path / "models" / "folds" / "small" / "earlier").mkdir(parents=True)
-    with pytest.raises(TrainingError, match=r"is nan in epoch 1: lower learning_rate \(10.0\)"):
-        stages.run("folds", root=tmp_path)
+    ran = run_stages(tmp_path, "data", "folds")
+    assert ran.returncode == 1
+    assert re.search(r"TrainingError: .*is nan in epoch 1: lower learning_rate \(10.0\)", ran.stderr), (
+        ran.stderr
+    )
     assert [each.name for each in (tmp_path / "models" / "folds" / "small").iterdir()] == ["earlier"]
 
 
