@@ -92,8 +92,8 @@ def train(
     With `world` workers each step averages the gradients of `world` equal slices of one global
     batch of `params.batch_size`; each worker's BatchNorm normalises its own slice, and worker
     0's running statistics are validated and kept, unless `params.sync_batch_norm` makes them those of
-    the whole batch. Dropout and the like draw from torch's
-    generator, seeded by (seed, epoch, worker) for the epoch and left as it was.
+    the whole batch. Dropout and the like draw from torch's generator, seeded by (seed, epoch, worker)
+    for the epoch and left as it was.
 
     Args:
         images: augmented, shuffled by (seed, epoch); only whole batches are used, or all images
@@ -104,8 +104,8 @@ def train(
         schedule: of the learning rate; None: `learning_rate_factor`.
 
     Raises:
-        TrainingError: the loss is no longer finite; the device lacks the precision; several
-            workers can't share the images, the batch or the parameters.
+        TrainingError: the loss is no longer finite; the device lacks the precision, CUDA graphs or a
+            common BatchNorm; several workers can't share the images, the batch or the parameters.
     """
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

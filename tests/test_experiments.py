@@ -42,7 +42,7 @@ def test_trials_come_after_what_they_need() -> None:
     }
     known = {(trial.cell.setting, trial.teacher_seed) for trial in measuring if trial.cell}
     assert all((trial.cell.setting, trial.teacher_seed) in known for trial in rest if trial.cell)
-    assert [trial.cell for trial in (*measuring, *rest)] != [None] * len(list(GRID.cells()))
+    assert all(trial.cell for trial in (*measuring, *rest))
     assert sorted(trial.cell.name for trial in (*measuring, *rest) if trial.cell) == sorted(
         cell.name for cell in GRID.cells()
     )
