@@ -193,9 +193,11 @@ class Nodes:
 
         for node in self.nodes:
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            if any(
-                "RayTrainWorker" in " ".join(child.cmdline()) for child in raylet.children(recursive=True)
-            ):
+            computing = raylet.children(recursive=True)
+            if any("RayTrainWorker" in " ".join(process.cmdline()) for process in computing):
+                for process in (raylet, *computing):  # workers would compute on until they miss it
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
                 self.running.remove_node(node, allow_graceful=False)
                 self.nodes.remove(node)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -15,15 +16,18 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import artifacts, params, stages
+from akgp.stages.bar import bar
 from akgp.stages.ray import ENVIRONMENT
+from akgp.stages.workspace import Task
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
 NEEDLESS = (  # processes of a Ray that one stage alone uses
     "dashboard/dashboard.py", "log_monitor.py", "monitor.py", "PreemptionWatcher", "PlacementGroupCleaner",
-    "DatasetManager", "AutoscalingCoordinator",
+    "DatasetManager", "AutoscalingCoordinator", "TrainController",
 )  # fmt: skip
 
 
@@ -76,6 +80,17 @@ def test_a_bar_that_nobody_reads_any_more_does_not_hold_the_stage() -> None:
             assert process.communicate(b"\n", timeout=60)[0] == b"ended\n"
         finally:
             process.kill()
+
+
+def test_a_line_of_the_log_stands_by_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(handler)
+    try:
+        with bar(Task("distill", write_params(tmp_path), tmp_path), 3), logging_redirect_tqdm():
+            logging.getLogger().warning("a worker died")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "a worker died" in capfd.readouterr().err.replace("\r", "\n").splitlines()
 
 
 CLUSTER = """
@@ -196,6 +211,24 @@ def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -
     assert process.wait(30) == 128 + signal.SIGTERM
     assert not psutil.wait_procs(below, timeout=15)[1]
     assert errors(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
+def test_a_ray_that_is_killed_is_told_at_once_and_leaves_no_process(victim: str, tmp_path: Path) -> None:
+    import psutil
+
+    write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
+    stages.run("data", root=tmp_path)
+    process = start(tmp_path)
+    wait_for_checkpoint(tmp_path)
+    below = psutil.Process(process.pid).children(recursive=True)
+    next(each for each in below if victim in each.name()).kill()
+    assert process.wait(30) == 1
+    assert not psutil.wait_procs(below, timeout=1)[1]
+    assert errors(tmp_path) == [
+        "akgp: Ray's own processes died; the same command goes on from its last epoch"
+    ]
 
 
 @pytest.mark.slow

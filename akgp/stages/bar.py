@@ -49,7 +49,13 @@ class Unbroken:
     """Standard error, also when its reader is gone, as when the flow was killed.
 
     Without it tqdm would keep its lock, and the stage wait for that for ever instead of ending.
+    It equals standard error, so that tqdm clears the bar before a line of the log.
     """
+
+    def __eq__(self, other: object) -> bool:
+        return other is sys.stderr
+
+    __hash__ = None  # type: ignore[assignment]
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):

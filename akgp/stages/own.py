@@ -2,21 +2,31 @@
 
 Beside a stage that computes for seconds, such processes are most of what it costs: each is a Python of
 1 to 3 seconds of processor time, and some are waited for one after the other. This leans on inner names
-of Ray: where another version calls a service or a callback differently, it is started, and the result is
-the same. tests/test_stages.py says so.
+of Ray, which another version may call differently; tests/test_stages.py says what is started and what not.
 """
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import contextlib
+import ctypes
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+import ray
 from ray._private.node import Node
+from ray.runtime_context import RuntimeContext
 from ray.train import Result
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from akgp.stages.workspace import StageError
+
+HEAD = ("gcs_server", "raylet")
 SERVICES = (
     "start_api_server",
     "start_log_monitor",
@@ -31,14 +41,84 @@ CALLBACKS = {
 @contextlib.contextmanager
 def without_services() -> Iterator[None]:
     """A Ray that is started in this block starts what computes, and none of SERVICES."""
-    methods = {name: vars(Node)[name] for name in SERVICES if name in vars(Node)}
-    for name in methods:
-        setattr(Node, name, lambda *arguments, **options: None)
+    with _changed(Node, dict.fromkeys(SERVICES, lambda *arguments, **options: None)):
+        yield
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Ray's processes that were started in this block end with it, also those whose parent has been killed.
+
+    On Linux the system hands them to this process then.
+    """
+    control, child_subreaper = getattr(ctypes.CDLL(None), "prctl", None), 36  # prctl(2)
+    if control is not None:
+        control(child_subreaper, 1)
+    earlier = set(psutil.Process().children(recursive=True))
     try:
         yield
     finally:
-        for name, method in methods.items():
-            setattr(Node, name, method)
+        left = [each for each in set(psutil.Process().children(recursive=True)) - earlier if _is_rays(each)]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    try:
+        return process.name().startswith(("ray::", *HEAD)) or "/ray/" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
+
+
+@contextlib.contextmanager
+def attended() -> Iterator[None]:
+    """In this block, the death of a process of the Ray that was started here is an error at once.
+
+    Ray itself waits for a minute, then it may end this process without a word.
+
+    Raises:
+        StageError: one has died; the others are ended, too.
+    """
+    node = ray._private.worker._global_node
+    processes = [info.process for kind in HEAD for info in node.all_processes.get(kind, [])]
+    ended, died = threading.Event(), threading.Event()
+
+    def attend() -> None:
+        while not ended.wait(0.5):
+            if any(process.poll() is not None for process in processes):
+                died.set()
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
+                _thread.interrupt_main()
+                return
+
+    attendant = threading.Thread(target=attend, daemon=True)
+    attendant.start()
+    try:
+        yield
+    except BaseException as error:
+        if died.is_set():
+            raise StageError(
+                "Ray's own processes died; the same command goes on from its last epoch"
+            ) from error
+        raise
+    finally:
+        ended.set()
+        attendant.join()
+
+
+@contextlib.contextmanager
+def _changed(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
+    """In this block the class has these attributes, where it has one of that name at all."""
+    before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    for name in before:
+        setattr(owner, name, attributes[name])
+    try:
+        yield
+    finally:
+        for name, attribute in before.items():
+            setattr(owner, name, attribute)
 
 
 class FixedWorkers(FixedScalingPolicy):
@@ -52,7 +132,7 @@ class FixedWorkers(FixedScalingPolicy):
 
 
 def lean(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
-    """`trainer`, but its controller starts the workers and nothing for what CALLBACKS are for."""
+    """`trainer`, but its controller runs in this process, and starts workers and nothing for CALLBACKS."""
 
     class Lean(trainer):
         def _initialize_and_run_controller(
@@ -60,9 +140,14 @@ def lean(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
         ) -> Result:
             if type(scaling_policy) is FixedScalingPolicy:
                 scaling_policy = FixedWorkers(self.scaling_config)
-            callbacks = [each for each in callbacks if type(each).__name__ not in CALLBACKS]
-            return super()._initialize_and_run_controller(
-                callbacks=callbacks, scaling_policy=scaling_policy, **others
+            controller = TrainController(
+                callbacks=[each for each in callbacks if type(each).__name__ not in CALLBACKS],
+                scaling_policy=scaling_policy,
+                **others,
             )
+            # It hands itself to its workers, which do not use it, as the actor that it is elsewhere.
+            with _changed(RuntimeContext, {"current_actor": None}):
+                asyncio.run(controller.run())
+            return controller.get_result()
 
     return Lean

@@ -138,36 +138,61 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
     Raises:
         StageError: nobody answers, or the CPUs or GPUs asked for don't exist.
     """
-    os.environ |= ENVIRONMENT | (OWN_ENVIRONMENT if params.address is None else {})
     import ray
 
-    from akgp.stages.own import without_services
+    with _own_ray(params, workers) if params.address is None else _cluster(params.address):
+        _check_resources(ray.cluster_resources(), params, workers)
+        yield
 
-    _listen_on_loopback(params.address is None)
-    if params.address is None:
-        _check_local(params, workers)
-    elif params.address != "auto":
-        _check_answers(params.address)
+
+@contextlib.contextmanager
+def _own_ray(params: parameters.Ray, workers: int) -> Iterator[None]:
+    os.environ |= ENVIRONMENT | OWN_ENVIRONMENT
+    from akgp.stages.own import attended, contained, without_services
+
+    _listen_on_loopback(True)
+    _check_local(params, workers)
+    with contained():
+        with without_services():
+            _connect("Ray can't be started here: {}", address="local", include_dashboard=False)
+        with _disconnected_at_the_end(), attended():
+            yield
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    os.environ |= ENVIRONMENT
+    _listen_on_loopback(False)
+    if address != "auto":
+        _check_answers(address)
+    refused = (
+        f"ray.address: {address!r}: {{}}; if the cluster asks for a token, set RAY_AUTH_MODE=token here and "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the same as there"
+    )
+    with runtime_env(ENVIRONMENT) as environment:
+        _connect(refused, address=address, runtime_env=environment)
+    with _disconnected_at_the_end():
+        yield
+
+
+def _connect(refused: str, **options: Any) -> None:
+    """`ray.init`; `refused` is the message if it fails, for the reason's first line."""
+    import ray
+
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        with runtime_env(ENVIRONMENT) if params.address else without_services() as environment:
-            ray.init(
-                address=params.address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False if params.address is None else None,
-                configure_logging=True,
-                runtime_env=environment,
-            )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise StageError(
-            f"ray.address: {params.address!r}: {_first_line(error)}; if the cluster asks for a token, set "
-            "RAY_AUTH_MODE=token here and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the same as there"
-        ) from None
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    except Exception as error:  # Ray raises many kinds, bare ones among them
+        raise StageError(refused.format(_first_line(error))) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray's own prints its stack
+
+
+@contextlib.contextmanager
+def _disconnected_at_the_end() -> Iterator[None]:
+    import ray
+
     try:
-        _check_resources(ray.cluster_resources(), params, workers)
         yield
     finally:
         ray.shutdown()
