@@ -325,7 +325,8 @@ class Ray(Section):
         None, description="of a cluster: go on with as few while nodes are missing; null: wait for `workers`"
     )
     max_failures: Annotated[int, Field(ge=0)] = Field(
-        3, description="of a cluster: how often a stage goes on by itself after a lost worker or node"
+        3,
+        description="of a cluster: how often a stage or trial goes on by itself after a lost worker or node",
     )
     storage: str = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
 

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from akgp import params, stages
+from akgp import params, stages, sweep
 from akgp.stages import cluster
-from akgp.stages.ray import ENVIRONMENT, WorkerLost, raise_cause
+from akgp.stages.ray import WorkerLost, raise_cause
+from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import StageError, Task
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 MEASURED = {"seconds", "images_per_second"}
 
 
-def write_params(root: Path, ray: dict[str, Any], epochs: int = 3) -> params.Params:
+def write_params(root: Path, ray: dict[str, Any], epochs: int = 3, **others: Any) -> params.Params:
     """A pipeline that takes seconds, as the params.yaml of `root`."""
     training = {
         "epochs": epochs, "batch_size": 60, "learning_rate": 0.1,
@@ -44,7 +45,7 @@ def write_params(root: Path, ray: dict[str, Any], epochs: int = 3) -> params.Par
         "teacher": training,
         "distill": {"training": training},
         "ray": {"cpus_per_worker": 1} | ray,
-    }
+    } | others
     (root / "my_nets.py").write_text(
         "from akgp.models import cifar_resnet\n\n"
         "def small(num_classes, in_channels):\n"
@@ -60,12 +61,12 @@ def history(root: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
 
 
-def start(root: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(root: Path, *command: str) -> subprocess.Popen[bytes]:
+    """`akgp` with these words, `stage teacher` by default."""
     with (root / "stderr").open("wb") as errors:
         return subprocess.Popen(
-            [AKGP, "stage", "teacher"], cwd=root, stdout=subprocess.DEVNULL, stderr=errors,
-            env=os.environ | (environment or {}),
-        )  # fmt: skip
+            [AKGP, *(command or ("stage", "teacher"))], cwd=root, stdout=subprocess.DEVNULL, stderr=errors
+        )
 
 
 def said(root: Path) -> str:
@@ -187,14 +188,14 @@ class Nodes:
         while len(self.nodes) < count:
             self.nodes.append(self.running.add_node(num_cpus=1))
 
-    def kill_one_that_computes(self) -> None:
-        """By force, with all its processes."""
+    def kill_one_that_computes(self, title: str) -> None:
+        """By force, with all its processes; one of them has this title."""
         import psutil
 
         for node in self.nodes:
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
             computing = raylet.children(recursive=True)
-            if any("RayTrainWorker" in " ".join(process.cmdline()) for process in computing):
+            if any(title in " ".join(process.cmdline()) for process in computing):
                 for process in (raylet, *computing):  # workers would compute on until they miss it
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
@@ -222,13 +223,19 @@ def wait_for(condition: Callable[[], Any], seconds: float, told: Callable[[], st
         time.sleep(0.1)
 
 
-def kill_a_node_after_a_checkpoint(nodes: Nodes, root: Path, process: subprocess.Popen[bytes]) -> None:
+def kill_a_node_after_a_checkpoint(
+    nodes: Nodes,
+    root: Path,
+    process: subprocess.Popen[bytes],
+    run: str = "runs/teacher-small-*",
+    title: str = "RayTrainWorker",
+) -> None:
     def checkpoint() -> bool:
         assert process.poll() is None, said(root)
-        return bool(list(root.glob("runs/teacher-small-*/checkpoint_*/state.pt")))
+        return bool(list(root.glob(f"{run}/checkpoint_*/state.pt")))
 
     wait_for(checkpoint, 120, lambda: said(root))
-    nodes.kill_one_that_computes()
+    nodes.kill_one_that_computes(title)
 
 
 @pytest.mark.slow
@@ -261,6 +268,25 @@ def test_three_workers_become_two(nodes: Nodes, tmp_path: Path) -> None:
     rows = history(tmp_path)
     assert [row["epoch"] for row in rows] == list(range(1, 31))
     assert max(row["val_top1"] for row in rows) > 90
+
+
+@pytest.mark.slow
+def test_a_lost_node_does_not_end_a_trial(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.grow(3)
+    searched = {
+        "trials": 3,
+        "concurrent": 2,
+        "grace_epochs": 40,
+        "space": {"prune.ratio": {"choices": [0.3, 0.5]}},
+    }
+    write_params(tmp_path, {"address": nodes.running.address}, epochs=40, sweep=searched)
+    for stage in ("data", "teacher"):
+        stages.run(stage, root=tmp_path)
+    process = start(tmp_path, "sweep", "run")
+    kill_a_node_after_a_checkpoint(nodes, tmp_path, process, "sweeps/*/*", "trial")
+    assert process.wait(240) == 0, said(tmp_path)
+    assert list(tmp_path.glob("sweeps/*/*/error.txt"))  # of the lost one
+    assert [(trial.status, trial.epochs) for trial in sweep.best(root=tmp_path)] == 3 * [("finished", 40)]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from akgp import artifacts, params, stages
 from akgp.models import cifar_resnet
-from akgp.stages.ray import ENVIRONMENT
+from akgp.stages.session import ENVIRONMENT
 
 DYING = """
 import os, signal, sys

@@ -152,7 +152,7 @@ def download(s3: Any, prefix: str, folder: Path) -> Path:
 LISTENING = """
 import psutil, ray
 from akgp.params import Ray
-from akgp.stages.ray import session
+from akgp.stages.session import session
 
 with session(Ray(cpus_per_worker=1), 1):
     ray.get(ray.remote(lambda: 1).remote())

@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import artifacts, params, stages
 from akgp.stages.bar import bar
-from akgp.stages.ray import ENVIRONMENT
+from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import Task
 
 AKGP = str(Path(sys.executable).with_name("akgp"))

@@ -21,7 +21,7 @@ import torch
 from akgp import artifacts, data, params, stages, sweep
 from akgp.counting import count
 from akgp.models import cifar_resnet
-from akgp.stages.ray import ENVIRONMENT
+from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import StageError
 from akgp.sweep import results
 from akgp.sweep.latency import latencies_ms

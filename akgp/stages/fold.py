@@ -15,7 +15,8 @@ from akgp.data import read_split, read_summary
 from akgp.distillation import folds
 from akgp.stages.bar import bar
 from akgp.stages.cluster import brought, make_readable
-from akgp.stages.ray import job_name, lasting, raise_cause, remove, session, storage_of
+from akgp.stages.ray import job_name, lasting, raise_cause, remove, storage_of
+from akgp.stages.session import session
 from akgp.stages.sources import SOURCES, digests, sources
 from akgp.stages.teacher import train_dense
 from akgp.stages.trials import one_worker, tuned

@@ -8,7 +8,6 @@ of Ray, which another version may call differently; tests/test_stages.py says wh
 from __future__ import annotations
 
 import _thread
-import asyncio
 import contextlib
 import ctypes
 import threading
@@ -18,30 +17,18 @@ from typing import Any
 import psutil
 import ray
 from ray._private.node import Node
-from ray.runtime_context import RuntimeContext
-from ray.train import Result
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from akgp.stages.workspace import StageError
 
 HEAD = ("gcs_server", "raylet")
-SERVICES = (
-    "start_api_server",
-    "start_log_monitor",
-    "start_monitor",
-)  # dashboard, logs to the driver, autoscaler
-CALLBACKS = {
-    "DatasetsCallback",  # for Ray Data
-    "PlacementGroupCleanerCallback",  # frees what a dead controller held: here Ray ends with the stage
-}
+# The dashboard, logs to the driver, the autoscaler.
+SERVICES = ("start_api_server", "start_log_monitor", "start_monitor")
 
 
 @contextlib.contextmanager
 def without_services() -> Iterator[None]:
     """A Ray that is started in this block starts what computes, and none of SERVICES."""
-    with _changed(Node, dict.fromkeys(SERVICES, lambda *arguments, **options: None)):
+    with changed(Node, dict.fromkeys(SERVICES, lambda *arguments, **options: None)):
         yield
 
 
@@ -76,7 +63,8 @@ def _is_rays(process: psutil.Process) -> bool:
 def attended() -> Iterator[None]:
     """In this block, the death of a process of the Ray that was started here is an error at once.
 
-    Ray itself waits for a minute, then it may end this process without a word.
+    Ray itself waits for a minute, then it may end this process without a word. In another thread than the
+    main one, which alone can be interrupted, it is left to that.
 
     Raises:
         StageError: one has died; the others are ended, too.
@@ -93,23 +81,26 @@ def attended() -> Iterator[None]:
                 _thread.interrupt_main()
                 return
 
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     attendant = threading.Thread(target=attend, daemon=True)
     attendant.start()
     try:
-        yield
+        try:
+            yield
+        finally:
+            ended.set()
+            attendant.join()
     except BaseException as error:
         if died.is_set():
-            raise StageError(
-                "Ray's own processes died; the same command goes on from its last epoch"
-            ) from error
+            said = "Ray's own processes died; the same command goes on from its last epoch"
+            raise StageError(said) from error
         raise
-    finally:
-        ended.set()
-        attendant.join()
 
 
 @contextlib.contextmanager
-def _changed(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
+def changed(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
     """In this block the class has these attributes, where it has one of that name at all."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name in before:
@@ -119,35 +110,3 @@ def _changed(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
     finally:
         for name, attribute in before.items():
             setattr(owner, name, attribute)
-
-
-class FixedWorkers(FixedScalingPolicy):
-    """The workers that were asked for; no actor is started that would ask an autoscaler for machines."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-
-def lean(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
-    """`trainer`, but its controller runs in this process, and starts workers and nothing for CALLBACKS."""
-
-    class Lean(trainer):
-        def _initialize_and_run_controller(
-            self, *, callbacks: list[Any], scaling_policy: Any, **others: Any
-        ) -> Result:
-            if type(scaling_policy) is FixedScalingPolicy:
-                scaling_policy = FixedWorkers(self.scaling_config)
-            controller = TrainController(
-                callbacks=[each for each in callbacks if type(each).__name__ not in CALLBACKS],
-                scaling_policy=scaling_policy,
-                **others,
-            )
-            # It hands itself to its workers, which do not use it, as the actor that it is elsewhere.
-            with _changed(RuntimeContext, {"current_actor": None}):
-                asyncio.run(controller.run())
-            return controller.get_result()
-
-    return Lean

@@ -32,6 +32,7 @@ def tuned(
     config: TuneConfig,
     callback: Callback,
     retry_failed: bool = False,
+    max_failures: int = 0,
 ) -> ResultGrid:
     """Run the trials of the experiment `name`; of one that was killed, go on with those unfinished.
 
@@ -41,6 +42,8 @@ def tuned(
         trial: with its resources.
         storage: the directory or URL below which the experiment is kept.
         retry_failed: go on with the trials that failed, too.
+        max_failures: how often a trial that fails is gone on with at once; Ray Tune does not tell a lost
+            node from a mistake of the user's, which fails as often.
     """
     from ray import tune
 
@@ -58,7 +61,7 @@ def tuned(
             storage_path=storage,
             verbose=0,
             callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     ).fit()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from akgp import params as parameters
 from akgp.stages import sources
 from akgp.stages.cluster import require_shared
-from akgp.stages.ray import session
+from akgp.stages.session import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
 from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
@@ -117,6 +117,7 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
             space={key: _domain(searched) for key, searched in sweep.space.items()},
             config=tune.TuneConfig(**options),
             callback=Progress(),
+            max_failures=params.ray.max_failures if params.ray.address else 0,
         )
     return _rows(list(results), params)
 

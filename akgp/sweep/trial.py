@@ -7,7 +7,6 @@ the dense network's int8 graph, where latency is an objective.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,8 +64,6 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
     Raises:
         ParamsError: the values are not valid together.
     """
-    # How long the next trial waits for a stopped one to leave the process; after that it fails.
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"
     (shared,) = common
     task = Task("sweep", with_values(task.params, config), task.root)
     if task.params.distill.training.compile:

@@ -40,7 +40,10 @@ def checkpoints(bench: Bench, draw: random.Random) -> list[Fault]:
             fault.happened.append(MISSED)
             continue
         _end(repro, fault)
-        before = workspace.rows(kill.stage)
+        if not (before := workspace.rows(kill.stage)):
+            fault.happened.append(MISSED)  # its training had ended
+            repro = workspace.repro()
+            continue
         for file in workspace.root.glob(f"runs/{kill.stage}-*/**/{name}"):
             file.write_bytes(damage(file.read_bytes()))
         begun = time.monotonic()

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from akgp.stages import STAGES
-from akgp.stages.ray import ENVIRONMENT
+from akgp.stages.session import ENVIRONMENT
 from experiments.chaos.bench import Bench
 from experiments.chaos.processes import Process
 from experiments.chaos.records import MISSED, Fault
@@ -103,7 +103,11 @@ def nodes(bench: Bench, draw: random.Random) -> list[Fault]:
             if not reached(repro, Kill("node", "distill", epoch, 0.0, draw.uniform(0, 0.5)), bench, fault):
                 fault.happened.append(MISSED)
                 continue
-            before, (lost,) = len(workspace.rows("distill")), [node for node in there if _computes(node)]
+            before, computing = len(workspace.rows("distill")), [node for node in there if _computes(node)]
+            if not computing:
+                fault.happened.append(MISSED)  # its training has just ended
+                continue
+            (lost,) = computing
             killed, losses = time.monotonic(), _losses(workspace)
             raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
             for process in [raylet, *raylet.children(recursive=True)]:

@@ -25,7 +25,7 @@ from akgp.stages import STAGES
 from experiments.chaos.processes import MARKER, Process, below, driver_of, left, marked
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 20
+EPOCHS = 100  # of 0.15 s on an idle core: they must not be over before a fault comes
 TRAINING = {
     "epochs": EPOCHS, "batch_size": 64, "learning_rate": 0.1, "augment": {"crop_padding": 1, "flip": False},
 }  # fmt: skip

@@ -55,7 +55,7 @@ def run(design: Design, root: Path) -> None:
         RuntimeError: trials failed; all others of their group have run.
     """
     from akgp.params import Ray
-    from akgp.stages.ray import session
+    from akgp.stages.session import session
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with session(Ray(cpus_per_worker=1), CONCURRENT):
