@@ -202,7 +202,7 @@ class Nodes:
                 self.running.remove_node(node, allow_graceful=False)
                 self.nodes.remove(node)
                 return
-        raise AssertionError("no node computes")
+        raise AssertionError(f"no node has a {title}")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_lost_node_does_not_end_a_trial(nodes: Nodes, tmp_path: Path) -> None:
     for stage in ("data", "teacher"):
         stages.run(stage, root=tmp_path)
     process = start(tmp_path, "sweep", "run")
-    kill_a_node_after_a_checkpoint(nodes, tmp_path, process, "sweeps/*/*", "trial")
+    kill_a_node_after_a_checkpoint(nodes, tmp_path, process, "sweeps/*/*", "ImplicitFunc")
     assert process.wait(240) == 0, said(tmp_path)
     assert list(tmp_path.glob("sweeps/*/*/error.txt"))  # of the lost one
     assert [(trial.status, trial.epochs) for trial in sweep.best(root=tmp_path)] == 3 * [("finished", 40)]
