@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from akgp import params
+from akgp.stages.worker import Step, report
 from experiments.chaos import processes, records
 from experiments.chaos.bench import Bench
 from experiments.chaos.kills import plan
 from experiments.chaos.records import MISSED, Experiment, Fault
-from experiments.chaos.workspace import Workspace
+from experiments.chaos.workspace import PARAMS, Workspace
 
 METRICS = {"student": {"top1": 90.0, "latency_ms": 0.1, "times_faster_low": 1.0}}
 
@@ -47,6 +51,22 @@ def test_what_the_undisturbed_run_gives_is_as_expected_whatever_its_clock_said(b
     workspace = finished(bench.folder / "same", latency_ms=9.0, times_faster_low=0.5)
     fault = judged(bench, workspace)
     assert (fault.outcome, fault.equal, fault.problems) == ("as expected", True, [])
+
+
+def test_how_far_a_training_is_is_read_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """As a worker writes it."""
+    folder = tmp_path / "runs/distill-0123/checkpoint_1"
+
+    class Api:
+        class Checkpoint:
+            from_directory = staticmethod(lambda written: shutil.copytree(written, folder))
+
+        report = staticmethod(lambda row, checkpoint: None)
+
+    (tmp_path / "params.yaml").write_text(params.dump(params.validate(PARAMS)))
+    assert Workspace(tmp_path).rows("distill") == []
+    report(Api, Step({}, {"history": [{"epoch": 1, "loss": 0.5}], "weight": torch.ones(2)}))  # type: ignore[arg-type]
+    assert Workspace(tmp_path).rows("distill") == [{"epoch": 1, "loss": 0.5}]
 
 
 def test_every_broken_promise_is_a_failure(bench: Bench) -> None:

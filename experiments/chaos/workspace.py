@@ -18,10 +18,12 @@ from typing import Any, TypeVar
 
 import fsspec
 import torch
+from botocore.exceptions import BotoCoreError
 from ruamel.yaml import YAML
 
 from akgp import params
 from akgp.stages import STAGES
+from akgp.stages.packing import unpacked
 from experiments.chaos.processes import MARKER, Process, below, driver_of, left, marked
 
 ROOT = Path(__file__).parents[2]
@@ -155,14 +157,15 @@ class Workspace:
     def rows(self, stage: str) -> list[dict[str, float]]:
         """The epochs in the last checkpoint of a training; [] before the first, or while it is replaced."""
         storage = params.load(self.root / "params.yaml").ray.storage
-        with contextlib.suppress(Exception):  # it is read while Ray writes and removes it
+        # It is read while Ray writes and removes it, and while its store is gone.
+        with contextlib.suppress(OSError, EOFError, RuntimeError, BotoCoreError):
             filesystem, path = fsspec.core.url_to_fs(
                 storage if "://" in storage else str(self.root / storage)
             )
             filesystem.invalidate_cache()
             found: list[dict[str, float]] = []
             for file in filesystem.glob(f"{path}/{stage}-*/checkpoint_*/state.pt"):
-                state = torch.load(io.BytesIO(filesystem.cat_file(file)), weights_only=True)
+                state = unpacked(*torch.load(io.BytesIO(filesystem.cat_file(file)), weights_only=True))
                 if "history" not in state:  # it has ended
                     history = str(PurePosixPath(file).parent / "artifact" / "history.json")
                     state = {"history": json.loads(filesystem.cat_file(history))}
