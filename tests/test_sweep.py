@@ -331,7 +331,7 @@ def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path
 @pytest.mark.slow
 def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     """A trial gets the workers of the one before, also where that was stopped early."""
-    space = {"distill.training.learning_rate": {"choices": [0.1, 10.0]}}
+    space = {"distill.training.learning_rate": {"choices": [0.1, 1e-4]}}
     training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
     workspace(
         tmp_path,

@@ -79,7 +79,7 @@ def fit(
             job = partial(
                 trainer, task, partial(_compute, module), name, storage,
                 workers if enough == workers else (enough, workers),
-                [Rows(str(progress_file))], source,
+                [Rows(str(progress_file))], source, ray_params.address is None,
             )  # fmt: skip
             result = lasting(lambda: _result(job(), task.label), task, enough)
         if result.checkpoint is None:
@@ -140,17 +140,17 @@ def trainer(
     workers: int | tuple[int, int],
     callbacks: list[UserCallback],
     source: str | None = None,
+    own: bool = False,
 ) -> DataParallelTrainer:
     """The Ray Train job of `compute` over data-parallel workers; not started yet.
 
     Args:
         workers: how many, or the fewest and the most.
         source: where each worker gets the workspace's files from; None: from the driver's path.
+        own: this process has started Ray, for this job: its controller runs here.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from akgp.stages.lean import lean
 
     gpu = task.params.ray.gpus_per_worker > 0
     backend = None
@@ -158,7 +158,12 @@ def trainer(
         from ray.train.torch import TorchConfig
 
         backend = TorchConfig(backend="nccl" if gpu else "gloo")
-    return (lean(DataParallelTrainer) if task.params.ray.address is None else DataParallelTrainer)(
+    kind = DataParallelTrainer
+    if own:
+        from akgp.stages.lean import lean
+
+        kind = lean(kind)
+    return kind(
         work,
         train_loop_config={"task": task, "compute": compute, "source": source},
         backend_config=backend,
