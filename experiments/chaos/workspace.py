@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import fsspec
 import torch
-from botocore.exceptions import BotoCoreError
 from ruamel.yaml import YAML
 
 from akgp import params
@@ -157,8 +156,8 @@ class Workspace:
     def rows(self, stage: str) -> list[dict[str, float]]:
         """The epochs in the last checkpoint of a training; [] before the first, or while it is replaced."""
         storage = params.load(self.root / "params.yaml").ray.storage
-        # It is read while Ray writes and removes it, and while its store is gone.
-        with contextlib.suppress(OSError, EOFError, RuntimeError, BotoCoreError):
+        # It is read while Ray writes and removes it, its store is gone, or a fault has damaged it.
+        with contextlib.suppress(Exception):
             filesystem, path = fsspec.core.url_to_fs(
                 storage if "://" in storage else str(self.root / storage)
             )
