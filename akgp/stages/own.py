@@ -50,6 +50,8 @@ def contained() -> Iterator[None]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
+        if control is not None:
+            control(child_subreaper, 0)
 
 
 def _is_rays(process: psutil.Process) -> bool:
