@@ -248,7 +248,11 @@ class Distill(Section):
     logit_std: bool = Field(
         False, description="standardise the logits of teacher and student before they are softened"
     )
-    w0: Share = Field(0.3, description="teacher's weight: of every sample (fixed), to start from (akgp)")
+    w0: Share | None = Field(
+        None,
+        description="teacher's weight: of every sample (fixed), of one whose label is right (akgp); "
+        "null: 0.3, and with akgp what another teacher than the dense network deserves by its answers",
+    )
     measure_w0: bool = Field(
         False,
         description="akgp: measure w0 on the way by two branches, from w0 as a guess; 1.3 times the training",
@@ -271,6 +275,11 @@ class Distill(Section):
         "auto", description="shift by the log class prior; auto: akgp alone, if imbalance exceeds 3"
     )
     training: Training = Field(default_factory=Training)
+
+    @property
+    def guessed_w0(self) -> float:
+        """`w0`, or 0.3: what is believed of it before anything is known of the teacher."""
+        return 0.3 if self.w0 is None else self.w0
 
     @property
     def measures_w0(self) -> bool:

@@ -223,6 +223,14 @@ def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
         }
 
 
+def _w0(params: parameters.Distill) -> str:
+    if params.strategy not in ("fixed", "akgp"):
+        return ""
+    by_data = params.strategy == "akgp" and params.w0 is None
+    given = "w0 by the data, " if by_data else f"w0 {params.guessed_w0:g}, "
+    return given + ("measured on the way, " if params.measures_w0 else "")
+
+
 def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
     """The parameters that a reader wants first; the whole file is further down the page."""
     names = dict.fromkeys((*params.teachers, params.student))
@@ -235,8 +243,7 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
         "distillation",
         (
             f"{params.distill.strategy}, "
-            + (f"w0 {params.distill.w0:g}, " if params.distill.strategy in ("fixed", "akgp") else "")
-            + ("measured on the way, " if params.distill.measures_w0 else "")
+            + _w0(params.distill)
             + f"temperature {params.distill.temperature:g}"
         ),
     )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from akgp import artifacts, params
 from akgp.counting import count
-from akgp.data import prepare, read_summary
+from akgp.data import prepare, read_split, read_summary
 from akgp.data.batches import Batch
 from akgp.data.images import Images
 from akgp.distillation import (
@@ -35,6 +35,7 @@ from akgp.distillation import (
     log_prior,
     measure,
     self_distillation_loss,
+    stacked_weight,
     standardized,
     strategy_loss,
     teacher_weights,
@@ -45,6 +46,7 @@ from akgp.distillation.learned import learned_loss
 from akgp.distillation.self_distillation import HINT
 from akgp.distillation.strategies import LOSSES, Answers
 from akgp.distillation.weighting import WEIGHTS
+from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.stages import distill as distill_stage
 from akgp.stages.lesson import read_lesson
@@ -1270,8 +1272,9 @@ def stage_task(workspace: Path, **changes: Any) -> Task:
     networks = {name: {"architecture": "cifar_resnet20"} for name in ("one", "two")}
     epochs = changes.pop("epochs", 1)
     training = {"epochs": epochs, "batch_size": 256, "warmup_epochs": 0, "precision": "fp32"}
+    teachers = changes.pop("teachers", ["one", "two"])
     tree = {
-        "networks": networks, "teachers": ["one", "two"], "student": "one",
+        "networks": networks, "teachers": teachers, "student": "one",
         "distill": {"training": training} | changes,
     }  # fmt: skip
     return Task(stage="distill", params=params.validate(tree), root=workspace)
@@ -1336,6 +1339,32 @@ def test_w0_is_measured_in_two_epochs_or_more_and_for_akgp_alone() -> None:
     with pytest.raises(ValueError, match=r"measure_w0 needs training\.epochs of 2 or more, got 1"):
         distill(measure_w0=True, training=short)
     assert not distill(measure_w0=True, strategy="fixed", training=short).measures_w0
+
+
+def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: Path, tmp_path: Path) -> None:
+    """By their answers alone; a number that was given stays, and the dense network's own weight is 0.3."""
+
+    def metrics(**changes: Any) -> dict[str, Any]:
+        list(distill_stage.compute(stage_task(workspace, **changes), tmp_path, None))
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    data, models = workspace / "data" / "prepared", workspace / "models" / "dense"
+    summary, calibration = read_summary(data), read_split(data, "calibration")
+    statistics: dict[str, Any] = {"mean": summary.mean, "std": summary.std, "device": "cpu"}
+    dense, teacher = (
+        predict_logits(artifacts.load(models / name), calibration, **statistics) for name in ("one", "two")
+    )
+    counts = read_split(data, "train").labels.bincount()
+    expected = stacked_weight(dense, teacher, calibration.labels, counts, 0.3)
+    assert abs(expected.weight - 0.3) > 0.01
+    found = metrics(teachers=["two"])
+    assert found["w0"] == pytest.approx(vars(expected))
+    assert found["teacher_weight"] == pytest.approx(expected.weight)
+    sentence = json.loads((tmp_path / "characteristics.json").read_text())["sentence"]
+    assert f"w0 is measured as {expected.weight:.2f} (by the answers {expected.raw:.2f}" in sentence
+    for changes, weight in (({"teachers": ["two"], "w0": 0.4}, 0.4), ({"teachers": ["one"]}, 0.3)):
+        found = metrics(**changes)
+        assert "w0" not in found and found["teacher_weight"] == pytest.approx(weight)
 
 
 def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Path) -> None:

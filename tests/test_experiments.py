@@ -79,7 +79,7 @@ def trials() -> pd.DataFrame:
     for regime, best in (("clean", "fixed 0.9"), ("symmetric 40 %", "fixed 0.1")):
         for seed in range(3):
             level = 60 + 5 * seed
-            for name in reporting.ACROSS:
+            for name in [arm.name for arm in GRID.arms]:
                 top1 = level + (name == best) + 2 * (name == "akgp from 0.3") + 0.1 * random.standard_normal()
                 rows.append(
                     {
@@ -92,7 +92,7 @@ def trials() -> pd.DataFrame:
 
 def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() -> None:
     table = trials()
-    results = reporting.Results(table)
+    results = reporting.Results(table, GRID)
     clean, noisy = ("clean", "in-sample"), ("symmetric 40 %", "in-sample")
     assert [results.best_fixed(setting) for setting in (clean, noisy)] == ["fixed 0.9", "fixed 0.1"]
     of_clean = table[table.regime == "clean"].set_index("student_seed")
@@ -110,10 +110,15 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
 
 def test_plots_and_trials_are_written(tmp_path: Path) -> None:
     rows = trials().to_dict("records")
-    testing.write(rows, tmp_path / "trials.parquet")
-    read = pd.read_parquet(tmp_path / "trials.parquet")
-    assert len(read) == len(rows) and read.test_top1.notna().all()
-    reporting.plots(reporting.Results(read), tmp_path)
+    file = tmp_path / "trials.parquet"
+    for part in (rows[:40], rows, rows[-5:]):
+        testing.write(part, GRID, file)
+    read = pd.read_parquet(file)
+    assert len(read) == len(rows[: -len(rows) // 6]) + 5 and read.test_top1.notna().all()
+    with pytest.raises(SystemExit, match=r"trials\.parquet: its trials are not of this design"):
+        testing.write(rows, FULL, file)
+    testing.write(rows, GRID, file)
+    reporting.plots(reporting.Results(read, GRID), tmp_path)
     assert {file.name for file in tmp_path.glob("*.svg")} == {"clean.svg", "symmetric-40.svg"}
 
 

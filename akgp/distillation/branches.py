@@ -58,8 +58,8 @@ def stacked_weight(
     nothing, and give w̄.
 
     Args:
-        labels_only: logits [N, C] of the branch that learnt from labels (a).
-        teacher_only: logits [N, C] of the branch that learnt from the teacher (b).
+        labels_only: logits [N, C] of a network that learnt from labels (a).
+        teacher_only: logits [N, C] of one that learnt from the teacher, or the teacher's (b).
         labels: int64 [N] of the calibration split.
         class_counts: int64 [C], training images of each class.
         prior: w̄ in [0, 1], what is believed of w0 before.

@@ -21,7 +21,7 @@ from akgp.distillation import (
     train_measured,
 )
 from akgp.evaluation import count, predict_logits
-from akgp.params import Distill
+from akgp.params import Distill, Params
 from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.prune import write_table
 from akgp.stages.trained import kept_top1, options, steps
@@ -42,6 +42,9 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     params, summary = task.params.distill, lesson.summary
     student = artifacts.load(task.workspace.pruned)
     common = options(task, params.training, summary, state)
+    asks = params.strategy == "akgp" and params.w0 is None
+    found = lesson.answered_w0(params.guessed_w0) if asks else None
+    params = _with_w0(params, found["weight"]) if found else params
     learned: dict[str, Any] = {}
     if params.measures_w0:
         epochs = train_measured(
@@ -51,24 +54,26 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
             lesson.calibration,
             objective=lambda w0: _objective(student, lesson, _with_w0(params, w0), task),
             class_counts=torch.tensor(lesson.characteristics.class_counts),
-            prior=params.w0,
+            prior=params.guessed_w0,
             **common,
         )
         history, training = yield from steps(epochs, state)
-        learned = {"w0": training["measured"]}
-        params = _with_w0(params, training["measured"]["weight"])
+        found = training["measured"]
+        params = _with_w0(params, found["weight"])
     else:
         objective = _objective(student, lesson, params, task)
         epochs = train(student, lesson.images, lesson.validation, objective=objective, **common)
         history, _ = yield from steps(epochs, state)
         learned = _learned(objective, student, lesson, task)
+    if found:
+        learned["w0"] = found
 
     weights = _weights(lesson, params)
     artifacts.save(student.cpu(), out)
     write_json(
         out / "characteristics.json",
         lesson.characteristics.model_dump(mode="json")
-        | {"sentence": _sentence(lesson, task.params.folds, learned.get("w0")), "folds": task.params.folds},
+        | {"sentence": _sentence(lesson, task.params, found), "folds": task.params.folds},
     )
     _write_weights(out / "weights.csv", weights, lesson)
     write_json(out / "history.json", history)
@@ -134,14 +139,15 @@ def _example(summary: Summary) -> Tensor:
     return torch.zeros(1, summary.channels, *summary.image_size)
 
 
-def _sentence(lesson: Lesson, folds: int | None, w0: dict[str, float] | None) -> str:
+def _sentence(lesson: Lesson, params: Params, w0: dict[str, float] | None) -> str:
     said = [lesson.characteristics.sentence(lesson.summary.classes)]
-    if folds:
-        said.append(f"each image is taught by a network that has not seen it, of {folds} folds")
+    if params.folds:
+        said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if w0:
+        by = "branches" if params.distill.measures_w0 else "answers"
         said.append(
             f"the teacher's weight w0 is measured as {w0['weight']:.2f} "
-            f"(by the branches {w0['raw']:.2f} ± {w0['error']:.2f})"
+            f"(by the {by} {w0['raw']:.2f} ± {w0['error']:.2f})"
         )
     return "; ".join(said)
 

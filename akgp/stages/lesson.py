@@ -13,7 +13,7 @@ from torch import Tensor
 
 from akgp import artifacts
 from akgp.data import Images, Summary, read_split, read_summary
-from akgp.distillation import Characteristics, measure
+from akgp.distillation import Characteristics, measure, stacked_weight
 from akgp.distillation.losses import mean_teacher
 from akgp.stages.teachers import Teacher, load_teachers
 from akgp.stages.worker import device
@@ -22,9 +22,10 @@ from akgp.stages.workspace import Task
 
 @dataclass(frozen=True)
 class Opinion:
-    """logits: [N, C] of the training images; characteristics: measured by the same networks."""
+    """logits: [N, C] of the training images; held_out: [M, C] of the calibration images; what they tell."""
 
     logits: Tensor
+    held_out: Tensor
     characteristics: Characteristics
 
 
@@ -32,8 +33,8 @@ class Opinion:
 class Lesson:
     """images: of the training split; taught: what the teachers, as one, say of them.
 
-    doubted: by whom wrong labels are found: the teachers, or the student's dense network where that
-    knows the calibration labels better. A weak teacher would take its own errors for theirs.
+    dense: what the student's dense network says, where it is not the only teacher; None with folds: it
+    may have learnt wrong labels by heart.
     """
 
     summary: Summary
@@ -42,12 +43,34 @@ class Lesson:
     calibration: Images
     teachers: Sequence[Teacher]
     taught: Opinion
-    doubted: Opinion
+    dense: Opinion | None
+
+    @property
+    def doubted(self) -> Opinion:
+        """By whom wrong labels are found: the teachers, or the dense network where that knows labels better.
+
+        A weak teacher would take its own errors for theirs.
+        """
+        opinions = [self.taught] if self.dense is None else [self.taught, self.dense]
+        return max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
 
     @property
     def characteristics(self) -> Characteristics:
         """The teachers', with the label noise by whoever finds the wrong labels."""
         return self.taught.characteristics.with_noise_of(self.doubted.characteristics)
+
+    def answered_w0(self, guess: float) -> dict[str, float] | None:
+        """w0 from what the teachers know beyond the dense network; None where nobody else was asked.
+
+        The student recovers about what its dense network knew, and one that only imitates its teachers knows
+        about what they do: `stacked_weight` of these two's answers stands for that of the two branches, and
+        costs no training.
+        """
+        if self.dense is None:
+            return None
+        counts = torch.tensor(self.taught.characteristics.class_counts)
+        labels = self.calibration.labels
+        return vars(stacked_weight(self.dense.held_out, self.taught.held_out, labels, counts, guess))
 
 
 def read_lesson(task: Task) -> Lesson:
@@ -55,20 +78,18 @@ def read_lesson(task: Task) -> Lesson:
     data = task.workspace.data
     images = read_split(data, "train")
     teachers = load_teachers(task, images.labels)
-    asked = [teachers]
+    dense = None
     if task.params.folds is None and task.params.teachers != (task.params.student,):
-        # With folds it would be a network that may have learnt wrong labels by heart.
-        dense = artifacts.load(task.workspace.dense(task.params.student))
-        asked.append([Teacher([dense], torch.zeros_like(images.labels))])
-    opinions = [_opinion(networks, images, task) for networks in asked]
+        network = artifacts.load(task.workspace.dense(task.params.student))
+        dense = _opinion([Teacher([network], torch.zeros_like(images.labels))], images, task)
     return Lesson(
         read_summary(data),
         images,
         read_split(data, "validation"),
         read_split(data, "calibration"),
         teachers,
-        opinions[0],
-        max(opinions, key=lambda opinion: opinion.characteristics.accuracy),
+        _opinion(teachers, images, task),
+        dense,
     )
 
 
@@ -76,12 +97,8 @@ def _opinion(networks: Sequence[Teacher], images: Images, task: Task) -> Opinion
     data, on = task.workspace.data, device(task)
     summary, calibration = read_summary(data), read_split(data, "calibration")
     logits = mean_teacher(torch.stack([each.taught(images, summary, on) for each in networks]))
-    characteristics = measure(
-        mean_teacher(torch.stack([each.held_out(calibration, summary, on) for each in networks])),
-        calibration.labels,
-        train_logits=logits,
-        train_labels=images.labels,
-    )
+    held_out = mean_teacher(torch.stack([each.held_out(calibration, summary, on) for each in networks]))
+    characteristics = measure(held_out, calibration.labels, train_logits=logits, train_labels=images.labels)
     for each in networks:
         each.to("cpu")
-    return Opinion(logits, characteristics)
+    return Opinion(logits, held_out, characteristics)

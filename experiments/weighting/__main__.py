@@ -12,8 +12,11 @@ from experiments.weighting.design import DESIGNS, Design
 RUNS, RESULTS = Path("runs/weighting"), Path("results/weighting")
 app = typer.Typer(help="Every strategy against every fixed weight.", no_args_is_help=True)
 Name = Annotated[
-    Literal["grid", "full"],
-    typer.Option("--design", help="grid: all strategies; full: the confirmation at full scale."),
+    Literal["grid", "long", "full"],
+    typer.Option(
+        "--design",
+        help="grid: all strategies; long: at equal compute and twice the schedule; full: at full scale.",
+    ),
 ]
 
 
@@ -54,7 +57,7 @@ def test(
     from experiments.weighting.testing import test, write
 
     design = DESIGNS[name]
-    write(test(design, root(design), partial, processes), results(name) / "trials.parquet")
+    write(test(design, root(design), partial, processes), design, results(name) / "trials.parquet")
 
 
 @app.command()
@@ -64,7 +67,7 @@ def report(name: Name = "grid") -> None:
 
     from experiments.weighting.reporting import Results, plots, tables
 
-    found = Results(pd.read_parquet(results(name) / "trials.parquet"))
+    found = Results(pd.read_parquet(results(name) / "trials.parquet"), DESIGNS[name])
     (results(name) / "tables.md").write_text(tables(found))
     plots(found, results(name))
 

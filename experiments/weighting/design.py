@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from akgp.params import Data, Distill, Regime, Splits, Training
@@ -19,7 +19,8 @@ class Setting:
 
     Teachers: `in-sample` is trained on the student's images, `cross-fitted` is five that answer only
     images that they have not seen; `weak` learnt from a tenth of the images, `biased` from labels of
-    which 30 % are flipped to a similar class, while the student's are clean.
+    which 30 % are flipped to a similar class, while the student's are clean; `large` is a deeper and
+    wider network, `strong` learnt from four times as many images, none of them the student's.
     """
 
     regime: str
@@ -43,7 +44,8 @@ class Cell:
 class Arm:
     """A strategy as it is compared: its parameters, and how its weight w0 comes about.
 
-    measured: None: `w0` is given; own: measured by branches of this very training, with `w0` as a guess
+    measured: None: `w0` is given; answers: by what teacher and dense network say of the calibration images;
+    own: measured by branches of this very training, with `w0` as a guess
     before; shared: by the branches of the first student of this teacher; first: by two short trainings
     from the pruned network, before the training begins.
     """
@@ -94,6 +96,7 @@ class Design:
     subset: training images by regime, None: all; a long tail leaves about a third of its own.
     pairs: (teacher seed, student seed), in the order in which they are run; the teacher's is the data's too.
     held_out: share of the training images for calibration, and as much for validation.
+    duels: strategies to compare in pairs, the first with the second, over all settings.
     teacher, student: `Training` parameters; `compile` and `cuda_graphs` are chosen by the device.
     """
 
@@ -110,6 +113,7 @@ class Design:
     teacher: dict[str, Any]
     student: dict[str, Any]
     folds: int = 5
+    duels: tuple[tuple[str, str], ...] = ()
 
     @property
     def regimes(self) -> tuple[str, ...]:
@@ -120,6 +124,12 @@ class Design:
         extra = {"long tail 1:50": NO_SHIFT, "symmetric 20 %": NO_Q, "symmetric 40 %": NO_Q}
         part = extra.get(setting.regime)
         return (*self.arms, part) if part and self.arms == ARMS else self.arms
+
+    def strategies(self) -> tuple[str, ...]:
+        """The names of all strategies, those of single settings last."""
+        return tuple(
+            dict.fromkeys(arm.name for arms in (self.arms, *map(self.arms_of, self.settings)) for arm in arms)
+        )
 
     def cells(self) -> Iterator[Cell]:
         """All cells: every setting with the first seeds, then with the second, and so on."""
@@ -203,7 +213,40 @@ FULL = Design(
 )
 """The confirmation: ResNet-32 pruned to half its filters, all images."""
 
-DESIGNS = {"grid": GRID, "full": FULL}
+LONGER = 1.3
+"""What `akgp` costs that measures w0 by branches, and for how long its rivals may train."""
+ANSWERS = Arm("akgp, w0 from answers", LOW, measured="answers")
+ANSWERS_LONGER = replace(ANSWERS, name=f"{ANSWERS.name}, longer", longer=LONGER)
+LABEL_HEAVY, TEACHER_HEAVY = "fixed 0.1, longer", "0.7 + q, longer"
+LONG = replace(
+    GRID,
+    settings=(
+        *(Setting("clean", teacher) for teacher in ("in-sample", "weak", "strong", "biased", "large")),
+        *(Setting(regime, "in-sample") for regime in ("symmetric 40 %", "asymmetric 30 %", "long tail 1:50")),
+        *(Setting(regime, "cross-fitted") for regime in ("clean", "symmetric 40 %")),
+    ),
+    pairs=((0, 0), (1, 1), (0, 2)),
+    arms=(
+        *fixed(0.0, 0.1, 0.3, 0.7, 0.9),
+        ANSWERS,
+        AKGP_LOW,
+        Arm(LABEL_HEAVY, {"strategy": "fixed", "w0": 0.1}, longer=LONGER),
+        Arm(TEACHER_HEAVY, HIGH, longer=LONGER),
+        ANSWERS_LONGER,
+    ),
+    duels=(
+        (LABEL_HEAVY, "fixed 0.1"),
+        (ANSWERS_LONGER.name, ANSWERS.name),
+        *((ANSWERS.name, f"fixed {w:g}") for w in (0.0, 0.1, 0.3, 0.7)),
+        *((ANSWERS_LONGER.name, rival) for rival in (LABEL_HEAVY, TEACHER_HEAVY, AKGP_LOW.name)),
+        *((AKGP_LOW.name, rival) for rival in (LABEL_HEAVY, TEACHER_HEAVY)),
+    ),
+    teacher=GRID.teacher | {"precision": "bf16"},
+    student=GRID.student | {"precision": "bf16", "epochs": 32},
+)
+"""At equal compute, and at twice the schedule: does a costlier strategy win over one that trains longer?"""
+
+DESIGNS = {"grid": GRID, "long": LONG, "full": FULL}
 
 
 def folder_name(*parts: object) -> str:

@@ -10,12 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from experiments.weighting.design import ARMS, GRID, NO_Q, NO_SHIFT, WEIGHTS, folder_name
+from experiments.weighting.design import WEIGHTS, Design, folder_name
 
-FIXED = tuple(f"fixed {w:g}" for w in WEIGHTS)
 REFERENCE, LABELS = "fixed 0.7", "fixed 0"
-ACROSS = tuple(arm.name for arm in ARMS)
-ORDER = (*ACROSS, NO_Q.name, NO_SHIFT.name)
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,22 @@ class Mean:
 
 def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
     array = np.asarray(values, dtype=float)
+    array = array[~np.isnan(array)]  # a strategy may be missing from some pairs
     error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
     return Mean(float(array.mean()), float(error))
+
+
+def over_settings(each: Sequence[Mean]) -> Mean:
+    """The mean of the settings' means; its error from theirs, taken as independent."""
+    errors = np.array([one.error for one in each])
+    return Mean(float(np.mean([one.mean for one in each])), float(np.sqrt((errors**2).sum()) / len(each)))
 
 
 class Results:
     """The trials by setting: a table of seeds (rows) and strategies (columns) each, % on the test split."""
 
-    def __init__(self, trials: pd.DataFrame) -> None:
-        self.trials = trials
+    def __init__(self, trials: pd.DataFrame, design: Design) -> None:
+        self.trials, self.design = trials, design
         self.by_setting = {
             (str(regime), str(teacher)): rows.pivot_table(
                 index=["teacher_seed", "student_seed"], columns="strategy", values="test_top1"
@@ -47,12 +51,14 @@ class Results:
             for (regime, teacher), rows in trials.groupby(["regime", "teacher"])
         }
         self.settings = [
-            key for key in ((s.regime, s.teacher) for s in GRID.settings) if key in self.by_setting
+            key for key in ((s.regime, s.teacher) for s in design.settings) if key in self.by_setting
         ]
+        names = [arm.name for arm in design.arms]
+        self.fixed = {w: f"fixed {w:g}" for w in WEIGHTS if f"fixed {w:g}" in names}
 
     def best_fixed(self, setting: tuple[str, str]) -> str:
         """The fixed weight that is best in hindsight, by its mean over the seeds."""
-        return str(self.by_setting[setting][list(FIXED)].mean().idxmax())
+        return str(self.by_setting[setting][list(self.fixed.values())].mean().idxmax())
 
     def regret(self, setting: tuple[str, str], strategy: str) -> Mean:
         """How far the strategy stays below the best fixed weight in hindsight, points, paired by seeds."""
@@ -65,12 +71,7 @@ class Results:
         return mean(table[strategy] - table[over])
 
     def mean_regret(self, strategy: str) -> Mean:
-        """Over all settings; its error from those of the settings, taken as independent."""
-        each = [self.regret(setting, strategy) for setting in self.settings]
-        errors = np.array([regret.error for regret in each])
-        return Mean(
-            float(np.mean([regret.mean for regret in each])), float(np.sqrt((errors**2).sum()) / len(each))
-        )
+        return over_settings([self.regret(setting, strategy) for setting in self.settings])
 
     def compute(self, strategy: str) -> float:
         return float(self.trials[self.trials.strategy == strategy].compute.mean())
@@ -88,7 +89,8 @@ def tables(results: Results) -> str:
         "missing: [docs/weighting.md](../../docs/weighting.md)."
     )
     settings = (_setting(results, setting) for setting in results.settings)
-    return "\n\n".join((head, _across(results), *settings)) + "\n"
+    duels = [_duels(results)] if results.design.duels else []
+    return "\n\n".join((head, _across(results), *duels, *settings)) + "\n"
 
 
 def _across(results: Results) -> str:
@@ -101,7 +103,7 @@ def _across(results: Results) -> str:
         "| strategy | compute | mean regret | worst regret | in | worst against 0.7 | worst against labels |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for strategy in ACROSS:
+    for strategy in (arm.name for arm in results.design.arms):
         regrets = {setting: results.regret(setting, strategy) for setting in results.settings}
         worst = max(regrets, key=lambda setting: regrets[setting].mean)
         cells = [
@@ -111,6 +113,28 @@ def _across(results: Results) -> str:
             regrets[worst],
             ", ".join(worst),
             *(_smallest_gain(results, strategy, over) for over in (REFERENCE, LABELS)),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _duels(results: Results) -> str:
+    lines = [
+        "## Two at a time",
+        "",
+        "The first minus the second, points, paired by seeds: mean of all settings, and where it is least",
+        "and most.",
+        "",
+        "| first (compute) | second (compute) | mean | least | in | most | in |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one, other in results.design.duels:
+        gains = {setting: results.gain(setting, one, other) for setting in results.settings}
+        least, most = (pick(gains, key=lambda setting: gains[setting].mean) for pick in (min, max))
+        cells = [
+            *(f"{name} ({results.compute(name):.2f})" for name in (one, other)),
+            over_settings(list(gains.values())),
+            *(said for setting in (least, most) for said in (gains[setting], ", ".join(setting))),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
@@ -132,7 +156,7 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
         "| strategy | w | compute | test top-1, % | against 0.7 | against the best fixed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for strategy in ORDER:
+    for strategy in results.design.strategies():
         if strategy in table:
             mine = rows[rows.strategy == strategy]
             top1, regret = mean(table[strategy]), results.regret(setting, strategy)
@@ -147,7 +171,7 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
 def plots(results: Results, folder: Path) -> None:
     """A figure a regime, `<regime>.svg`: a panel a teacher, accuracy against the fixed weight."""
     plt.rcParams["svg.hashsalt"] = "akgp"
-    for regime in GRID.regimes:
+    for regime in results.design.regimes:
         settings = [setting for setting in results.settings if setting[0] == regime]
         if settings:
             figure, axes = plt.subplots(
@@ -166,17 +190,20 @@ LINES = {
     "0.7 + q": ("C1", "-"), "0.7 + q, longer": ("C1", ":"), "0.3 + q": ("C8", "-"),
     "akgp from 0.7": ("C3", "-"), "akgp from 0.3": ("C9", "-"), "akgp from 0.3, w0 shared": ("C9", ":"),
     "akgp from 0.3, w0 first": ("C9", "--"), "annealed": ("C2", "-."), "wsld": ("C4", "-."),
-    "dkd": ("C5", "-."), "logit_std": ("C6", "-."),
+    "dkd": ("C5", "-."), "logit_std": ("C6", "-."), "fixed 0.1, longer": ("C8", ":"),
+    "akgp, w0 from answers": ("C2", "-"), "akgp, w0 from answers, longer": ("C2", ":"),
 }  # fmt: skip
 
 
 def _panel(axis: plt.Axes, results: Results, setting: tuple[str, str]) -> None:
     table = results.by_setting[setting]
-    fixed = [mean(table[name]) for name in FIXED]
+    weights = list(results.fixed)
+    fixed = [mean(table[name]) for name in results.fixed.values()]
     middle, error = (np.array([getattr(each, key) for each in fixed]) for key in ("mean", "error"))
-    axis.fill_between(WEIGHTS, middle - error, middle + error, color="C0", alpha=0.2, linewidth=0)
-    axis.plot(WEIGHTS, middle, "o-", color="C0", markersize=3, label="fixed w, ± standard error")
+    axis.fill_between(weights, middle - error, middle + error, color="C0", alpha=0.2, linewidth=0)
+    axis.plot(weights, middle, "o-", color="C0", markersize=3, label="fixed w, ± standard error")
     for name, (color, style) in LINES.items():
-        axis.axhline(table[name].mean(), color=color, linestyle=style, linewidth=1.2, label=name)
+        if name in table:
+            axis.axhline(table[name].mean(), color=color, linestyle=style, linewidth=1.2, label=name)
     axis.set_title(f"{setting[1]} teacher, {len(table)} seeds", fontsize=9)
     axis.set_xlabel("weight of the teacher, w")

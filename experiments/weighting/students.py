@@ -84,11 +84,12 @@ class Lesson:
         networks = [at.network(name) for name in at.networks_of(cell.setting.teacher)]
         crossed = len(networks) > 1
         fold = at.folds() if crossed else torch.zeros(len(self.images), dtype=torch.int64)
-        opinions = [self._opinion(networks, fold)]
+        self.taught = self.doubted = self._opinion(networks, fold)
+        self.dense = None
         if cell.setting.teacher not in ("in-sample", "cross-fitted"):  # see akgp.stages.lesson
-            opinions.append(self._opinion([at.network(DENSE)], fold))
-        self.taught = opinions[0]
-        self.doubted = max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
+            self.dense = self._opinion([at.network(DENSE)], fold)
+            opinions = (self.taught, self.dense)
+            self.doubted = max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
         dtype = autocast_dtype(at.design.student.get("precision", "auto"), device())
         self.guide = remembered(
             cross_fitted(networks, fold.to(device()), dtype=dtype)
@@ -100,20 +101,20 @@ class Lesson:
         common: dict[str, Any] = {"mean": self.summary.mean, "std": self.summary.std, "device": device()}
         held = torch.arange(len(self.calibration)) % len(networks)
         logits = out_of_fold(networks, self.images, fold, **common)
+        held_out = out_of_fold(networks, self.calibration, held, **common)
         characteristics = measure(
-            out_of_fold(networks, self.calibration, held, **common),
-            self.calibration.labels,
-            train_logits=logits,
-            train_labels=self.images.labels,
+            held_out, self.calibration.labels, train_logits=logits, train_labels=self.images.labels
         )
-        return Opinion(logits, characteristics)
+        return Opinion(logits, held_out, characteristics)
 
     def student(self, arm: Arm) -> tuple[nn.Module, dict[str, Any]]:
         """The student of an arm, and what is to be told of it."""
         design, params = self.at.design, self.at.design.distill(self.cell.setting.regime, arm)
         found: dict[str, Any] = {"compute": params.training.epochs / design.student["epochs"]}
         student = self.at.network(PRUNED)
-        if arm.measured == "shared":
+        if arm.measured == "answers":
+            params = self._answered(params, found)
+        elif arm.measured == "shared":
             params = self._shared(params, found)
         elif arm.measured == "first":
             params = self._first(student, params, found)
@@ -134,6 +135,20 @@ class Lesson:
             "noise_rate_low": self.doubted.characteristics.noise_rate_low,
             "memorisation_gap": self.taught.characteristics.memorisation_gap,
         }
+
+    def _answered(self, params: Distill, found: dict[str, Any]) -> Distill:
+        """w0 by what the teacher knows better than the student's dense network; costs no training."""
+        if self.dense is None:
+            return params
+        measured = stacked_weight(
+            self.dense.held_out,
+            self.taught.held_out,
+            self.calibration.labels,
+            self._class_counts(),
+            params.guessed_w0,
+        )
+        found |= {"w_raw": measured.raw, "w_error": measured.error}
+        return _with_w0(params, measured.weight)
 
     def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
@@ -160,7 +175,7 @@ class Lesson:
             answers.append(predict_logits(branch, self.calibration, mean=mean, std=std, device=device()))
         labels_only, teacher_only = answers
         measured = stacked_weight(
-            labels_only, teacher_only, self.calibration.labels, self._class_counts(), params.w0
+            labels_only, teacher_only, self.calibration.labels, self._class_counts(), params.guessed_w0
         )
         found |= {"w_raw": measured.raw, "w_error": measured.error}
         found["compute"] += 2 * epochs / params.training.epochs
@@ -183,7 +198,7 @@ class Lesson:
             self.validation,
             self.calibration,
             objective=lambda w0: self.objective(_with_w0(params, w0)),
-            prior=params.w0,
+            prior=params.guessed_w0,
             class_counts=self._class_counts(),
             state=state,
             **self._common(params.training),

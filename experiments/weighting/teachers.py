@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from akgp.data import Images, Summary, prepare, read_split, read_summary
 from akgp.data.regimes import CIFAR10_FLIPS, asymmetric_noise, flip_targets
 from akgp.distillation import folds
 from akgp.models import cifar_resnet
-from akgp.params import Training
+from akgp.params import Regime, Training
 from akgp.pruning import prune
 from akgp.stages.workspace import replaced
 from akgp.training import cross_entropy, train
@@ -22,6 +23,10 @@ from experiments.weighting.design import Design, folder_name
 from experiments.weighting.learning import device, finished, fitting
 
 DENSE, PRUNED = "dense", "pruned"
+LARGE = (20, (32, 64, 128))
+"""Depth and widths of the network `large`."""
+OTHERS = 20_000
+"""Images from which the network `strong` learns."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def make(at: Bench) -> None:
 def _trained(at: Bench, name: str) -> nn.Module:
     summary = at.summary
     torch.manual_seed(at.seed)
-    network = cifar_resnet(at.design.depth, at.design.widths)
+    depth, widths = LARGE if name == "large" else (at.design.depth, at.design.widths)
+    network = cifar_resnet(depth, widths)
     images, validation = _images(at, name), at.split("validation")
     finished(
         lambda state: train(
@@ -113,8 +119,27 @@ def _images(at: Bench, name: str) -> Images:
         return images.take(at.folds() != int(name.removeprefix("fold-")))
     if name == "weak":
         return images.take(folds(images.labels, 10, at.seed) == 0)
+    if name == "strong":
+        return _others(at)
     if name == "biased":
         targets = flip_targets(at.summary.classes, CIFAR10_FLIPS)
         flipped = asymmetric_noise(images.labels.numpy(), targets, 0.3, at.seed)
         return Images(images.pixels, torch.from_numpy(flipped))
     return images
+
+
+def _others(at: Bench) -> Images:
+    """Images of the source that are in none of the student's splits."""
+    known = {
+        pixels.tobytes()
+        for split in ("train", "calibration", "validation", "test")
+        for pixels in at.split(split).pixels.numpy()
+    }
+    data = at.design.data(at.regime)
+    everything = data.model_copy(update={"regime": Regime()})
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(everything, at.seed, Path(folder))
+        images = read_split(Path(folder), "train")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(at.seed)).tolist()
+    others = [i for i in order if images.pixels[i].numpy().tobytes() not in known]
+    return images.take(torch.tensor(others[:OTHERS]))

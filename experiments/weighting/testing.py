@@ -81,6 +81,23 @@ def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
     return rows
 
 
-def write(rows: list[dict[str, Any]], file: Path) -> None:
+def write(rows: list[dict[str, Any]], design: Design, file: Path) -> None:
+    """Write the rows, and those that `file` has of other cells: each may be trained on another machine.
+
+    Raises:
+        SystemExit: `file` holds another design's rows.
+    """
+    kept: list[dict[str, Any]] = []
+    if file.exists():
+        earlier = pq.read_table(file)
+        if (earlier.schema.metadata or {}).get(b"design") != design.digest.encode():
+            raise SystemExit(f"{file}: its trials are not of this design; move it away")
+        new = {_cell(row) for row in rows}
+        kept = [row for row in earlier.to_pylist() if _cell(row) not in new]
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
+    schema = SCHEMA.with_metadata({"design": design.digest})
+    pq.write_table(pa.Table.from_pylist([*kept, *rows], schema=schema), file)
+
+
+def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("regime", "teacher", "teacher_seed", "student_seed"))
