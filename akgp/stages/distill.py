@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Summary
 from akgp.distillation import (
+    Guide,
     LearnedTeachers,
     SelfDistillation,
     by_group,
@@ -46,13 +47,18 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     found = lesson.answered_w0(params.guessed_w0) if asks else None
     params = _with_w0(params, found["weight"]) if found else params
     learned: dict[str, Any] = {}
+    guides = _guides(task, lesson)
+
+    def objective(params: Distill) -> Objective:
+        return objective_of(params, student, lesson, guides, device(task), task.params.seed)
+
     if params.measures_w0:
         epochs = train_measured(
             student,
             lesson.images,
             lesson.validation,
             lesson.calibration,
-            objective=lambda w0: _objective(student, lesson, _with_w0(params, w0), task),
+            objective=lambda w0: objective(_with_w0(params, w0)),
             class_counts=torch.tensor(lesson.characteristics.class_counts),
             prior=params.guessed_w0,
             **common,
@@ -61,10 +67,10 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
         found = training["measured"]
         params = _with_w0(params, found["weight"])
     else:
-        objective = _objective(student, lesson, params, task)
-        epochs = train(student, lesson.images, lesson.validation, objective=objective, **common)
+        chosen = objective(params)
+        epochs = train(student, lesson.images, lesson.validation, objective=chosen, **common)
         history, _ = yield from steps(epochs, state)
-        learned = _learned(objective, student, lesson, task)
+        learned = _learned(chosen, student, lesson, task)
     if found:
         learned["w0"] = found
 
@@ -97,30 +103,46 @@ def _weights(lesson: Lesson, params: Distill) -> Tensor | None:
     return teacher_weights(params, doubted.characteristics, doubted.logits, lesson.images.labels)
 
 
-def _objective(student: nn.Module, lesson: Lesson, params: Distill, task: Task) -> Objective:
-    """The objective of `distill.strategy`, on the worker's device."""
-    on = device(task)
+def _guides(task: Task, lesson: Lesson) -> list[Guide]:
+    """The teachers, on the worker's device; none where nobody is asked."""
+    params, on = task.params.distill, device(task)
+    if params.strategy == "self":
+        return []
+    dtype = autocast_dtype(params.training.precision, on)
+    return [teacher.guide(on, dtype, params.training.channels_last) for teacher in lesson.teachers]
+
+
+def objective_of(
+    params: Distill, student: nn.Module, lesson: Lesson, guides: Sequence[Guide], on: torch.device, seed: int
+) -> Objective:
+    """The objective of `params.strategy`, on the device `on`; its own parameters are drawn with `seed`."""
     prior = log_prior(params, lesson.characteristics)
     prior = None if prior is None else prior.to(on)
-    torch.manual_seed(task.params.seed)  # of the objective's own parameters
+    torch.manual_seed(seed)
     if params.strategy == "self":
         return SelfDistillation(student, params, _example(lesson.summary), prior=prior)
-    dtype, channels_last = autocast_dtype(params.training.precision, on), params.training.channels_last
-    guides = [teacher.guide(on, dtype, channels_last) for teacher in lesson.teachers]
     if params.strategy == "learned":
         return LearnedTeachers(guides, params, num_classes=len(lesson.summary.classes), prior=prior)
     weights = _weights(lesson, params)
     return guided(guides, params, weights=None if weights is None else weights.to(on), prior=prior)
 
 
+def extra_compute(objective: SelfDistillation, student: nn.Module, summary: Summary) -> float:
+    """MACs of the heads, as a share of the student's; the student loses them."""
+    objective.cpu().remove_hooks()
+    heads = zip(objective.heads, objective.map_shapes, strict=True)
+    macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
+    return macs / count(student.cpu(), _example(summary)).macs
+
+
 def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Task) -> dict[str, Any]:
     """Metrics of an objective with parameters of its own.
 
     teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
-        at the end of the training. extra_compute: MACs of the heads, as a share of the student's.
+        at the end of the training. extra_compute: see there.
     """
+    summary = lesson.summary
     if isinstance(objective, LearnedTeachers):
-        summary = lesson.summary
         logits = predict_logits(
             student, lesson.images, mean=summary.mean, std=summary.std, device=device(task)
         )
@@ -128,10 +150,7 @@ def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Tas
             means = objective.cpu().log_weights(logits).exp().mean(0)
         return {"teacher_weights": dict(zip(task.params.teachers, means.tolist(), strict=True))}
     if isinstance(objective, SelfDistillation):
-        objective.cpu().remove_hooks()
-        heads = zip(objective.heads, objective.map_shapes, strict=True)
-        macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
-        return {"extra_compute": macs / count(student.cpu(), _example(lesson.summary)).macs}
+        return {"extra_compute": extra_compute(objective, student, summary)}
     return {}
 
 

@@ -77,28 +77,39 @@ def read_lesson(task: Task) -> Lesson:
     """Read the splits and the networks, and ask these."""
     data = task.workspace.data
     images = read_split(data, "train")
-    teachers = load_teachers(task, images.labels)
     dense = None
     if task.params.folds is None and task.params.teachers != (task.params.student,):
         network = artifacts.load(task.workspace.dense(task.params.student))
-        dense = _opinion([Teacher([network], torch.zeros_like(images.labels))], images, task)
-    return Lesson(
+        dense = Teacher([network], torch.zeros_like(images.labels))
+    return ask(
         read_summary(data),
         images,
         read_split(data, "validation"),
         read_split(data, "calibration"),
-        teachers,
-        _opinion(teachers, images, task),
+        load_teachers(task, images.labels),
         dense,
+        device(task),
     )
 
 
-def _opinion(networks: Sequence[Teacher], images: Images, task: Task) -> Opinion:
-    data, on = task.workspace.data, device(task)
-    summary, calibration = read_summary(data), read_split(data, "calibration")
-    logits = mean_teacher(torch.stack([each.taught(images, summary, on) for each in networks]))
-    held_out = mean_teacher(torch.stack([each.held_out(calibration, summary, on) for each in networks]))
-    characteristics = measure(held_out, calibration.labels, train_logits=logits, train_labels=images.labels)
-    for each in networks:
-        each.to("cpu")
-    return Opinion(logits, held_out, characteristics)
+def ask(
+    summary: Summary,
+    images: Images,
+    validation: Images,
+    calibration: Images,
+    teachers: Sequence[Teacher],
+    dense: Teacher | None,
+    on: torch.device,
+) -> Lesson:
+    """The lesson of these images, by what the networks answer; computed on the device `on`."""
+
+    def opinion(networks: Sequence[Teacher]) -> Opinion:
+        logits = mean_teacher(torch.stack([each.taught(images, summary, on) for each in networks]))
+        held_out = mean_teacher(torch.stack([each.held_out(calibration, summary, on) for each in networks]))
+        measured = measure(held_out, calibration.labels, train_logits=logits, train_labels=images.labels)
+        for each in networks:
+            each.to("cpu")
+        return Opinion(logits, held_out, measured)
+
+    own = None if dense is None else opinion([dense])
+    return Lesson(summary, images, validation, calibration, teachers, opinion(teachers), own)

@@ -20,7 +20,8 @@ class Setting:
     Teachers: `in-sample` is trained on the student's images, `cross-fitted` is five that answer only
     images that they have not seen; `weak` learnt from a tenth of the images, `biased` from labels of
     which 30 % are flipped to a similar class, while the student's are clean; `large` is a deeper and
-    wider network, `strong` learnt from four times as many images, none of them the student's.
+    wider network, `strong` learnt from four times as many images, none of them the student's; `several`
+    are in-sample, weak and biased together.
     """
 
     regime: str
@@ -45,9 +46,9 @@ class Arm:
     """A strategy as it is compared: its parameters, and how its weight w0 comes about.
 
     measured: None: `w0` is given; answers: by what teacher and dense network say of the calibration images;
-    own: measured by branches of this very training, with `w0` as a guess
-    before; shared: by the branches of the first student of this teacher; first: by two short trainings
-    from the pruned network, before the training begins.
+    own: by branches of this very training, with `w0` as a guess before; both: likewise, with what the
+    answers say as the guess; shared: by the branches of the first student of this teacher; first: by two
+    short trainings from the pruned network, before the training begins.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Design:
     subset: training images by regime, None: all; a long tail leaves about a third of its own.
     pairs: (teacher seed, student seed), in the order in which they are run; the teacher's is the data's too.
     held_out: share of the training images for calibration, and as much for validation.
+    special: what is compared in a regime, or with a teacher, alone.
     duels: strategies to compare in pairs, the first with the second, over all settings.
     teacher, student: `Training` parameters; `compile` and `cuda_graphs` are chosen by the device.
     """
@@ -113,6 +115,7 @@ class Design:
     teacher: dict[str, Any]
     student: dict[str, Any]
     folds: int = 5
+    special: dict[str, tuple[Arm, ...]] = field(default_factory=dict)
     duels: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -120,10 +123,8 @@ class Design:
         return tuple(dict.fromkeys(setting.regime for setting in self.settings))
 
     def arms_of(self, setting: Setting) -> tuple[Arm, ...]:
-        """The strategies to compare in a setting: of parts of `akgp`, those that do something there."""
-        extra = {"long tail 1:50": NO_SHIFT, "symmetric 20 %": NO_Q, "symmetric 40 %": NO_Q}
-        part = extra.get(setting.regime)
-        return (*self.arms, part) if part and self.arms == ARMS else self.arms
+        """The strategies to compare in a setting."""
+        return self.arms + self.special.get(setting.regime, ()) + self.special.get(setting.teacher, ())
 
     def strategies(self) -> tuple[str, ...]:
         """The names of all strategies, those of single settings last."""
@@ -179,6 +180,7 @@ GRID = Design(
     ),
     pairs=((0, 0), (1, 1), (0, 2), (1, 3), (0, 4)),
     arms=ARMS,
+    special={"long tail 1:50": (NO_SHIFT,), "symmetric 20 %": (NO_Q,), "symmetric 40 %": (NO_Q,)},
     image_size=16,
     subset=dict.fromkeys(REGIMES, 7000) | {"long tail 1:50": 25_000},
     held_out=0.14,
@@ -217,6 +219,7 @@ LONGER = 1.3
 """What `akgp` costs that measures w0 by branches, and for how long its rivals may train."""
 ANSWERS = Arm("akgp, w0 from answers", LOW, measured="answers")
 ANSWERS_LONGER = replace(ANSWERS, name=f"{ANSWERS.name}, longer", longer=LONGER)
+BOTH = Arm("akgp, branches from answers", LOW, measured="both")
 LABEL_HEAVY, TEACHER_HEAVY = "fixed 0.1, longer", "0.7 + q, longer"
 LONG = replace(
     GRID,
@@ -224,6 +227,7 @@ LONG = replace(
         *(Setting("clean", teacher) for teacher in ("in-sample", "weak", "strong", "biased", "large")),
         *(Setting(regime, "in-sample") for regime in ("symmetric 40 %", "asymmetric 30 %", "long tail 1:50")),
         *(Setting(regime, "cross-fitted") for regime in ("clean", "symmetric 40 %")),
+        Setting("clean", "several"),
     ),
     pairs=((0, 0), (1, 1), (0, 2)),
     arms=(
@@ -234,6 +238,11 @@ LONG = replace(
         Arm(TEACHER_HEAVY, HIGH, longer=LONGER),
         ANSWERS_LONGER,
     ),
+    special={
+        "in-sample": (Arm("self", {"strategy": "self"}),),
+        **dict.fromkeys(("weak", "strong", "biased", "large"), (BOTH,)),
+        "several": (Arm("confidence", {"strategy": "confidence"}), Arm("learned", {"strategy": "learned"})),
+    },
     duels=(
         (LABEL_HEAVY, "fixed 0.1"),
         (ANSWERS_LONGER.name, ANSWERS.name),

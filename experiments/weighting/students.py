@@ -15,22 +15,12 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data.batches import Batch
-from akgp.distillation import (
-    Guide,
-    branch_epochs,
-    cross_fitted,
-    guide,
-    guided,
-    log_prior,
-    measure,
-    out_of_fold,
-    stacked_weight,
-    teacher_weights,
-    train_measured,
-)
+from akgp.distillation import Guide, SelfDistillation, branch_epochs, stacked_weight, train_measured
 from akgp.evaluation import predict_logits
 from akgp.params import Distill, Training
-from akgp.stages.lesson import Opinion
+from akgp.stages.distill import extra_compute, objective_of
+from akgp.stages.lesson import ask
+from akgp.stages.teachers import Teacher
 from akgp.stages.workspace import replaced
 from akgp.training import Epoch, Objective, autocast_dtype, train
 from experiments.weighting.design import AKGP_LOW, Arm, Cell, Design, digest
@@ -52,10 +42,10 @@ def train_students(design: Design, root: Path, cell: Cell) -> None:
     missing = [arm for arm in design.arms_of(cell.setting) if not folder_of(root, cell, arm).exists()]
     if not missing:
         return
-    lesson = Lesson(Bench(design, root, cell.setting.regime, cell.teacher_seed), cell)
+    course = Course(Bench(design, root, cell.setting.regime, cell.teacher_seed), cell)
     for arm in missing:
         start = time.perf_counter()
-        student, found = lesson.student(arm)
+        student, found = course.student(arm)
         with replaced(folder_of(root, cell, arm)) as new:
             artifacts.save(student.cpu(), new / STUDENT)
             row = _row(cell, arm) | found | {"seconds": time.perf_counter() - start}
@@ -74,81 +64,66 @@ def _row(cell: Cell, arm: Arm) -> dict[str, Any]:
     }
 
 
-class Lesson:
-    """What the strategies of a cell share: images, the teacher's answers, the characteristics."""
+class Course:
+    """What the strategies of a cell share: images, networks, and what these say of the images."""
 
     def __init__(self, at: Bench, cell: Cell) -> None:
-        self.at, self.cell, self.summary = at, cell, at.summary
-        self.images, self.validation = at.split("train"), at.split("validation")
-        self.calibration = at.split("calibration")
-        networks = [at.network(name) for name in at.networks_of(cell.setting.teacher)]
-        crossed = len(networks) > 1
-        fold = at.folds() if crossed else torch.zeros(len(self.images), dtype=torch.int64)
-        self.taught = self.doubted = self._opinion(networks, fold)
-        self.dense = None
-        if cell.setting.teacher not in ("in-sample", "cross-fitted"):  # see akgp.stages.lesson
-            self.dense = self._opinion([at.network(DENSE)], fold)
-            opinions = (self.taught, self.dense)
-            self.doubted = max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
-        dtype = autocast_dtype(at.design.student.get("precision", "auto"), device())
-        self.guide = remembered(
-            cross_fitted(networks, fold.to(device()), dtype=dtype)
-            if crossed
-            else guide(networks[0], dtype=dtype)
-        )
-
-    def _opinion(self, networks: list[nn.Module], fold: Tensor) -> Opinion:
-        common: dict[str, Any] = {"mean": self.summary.mean, "std": self.summary.std, "device": device()}
-        held = torch.arange(len(self.calibration)) % len(networks)
-        logits = out_of_fold(networks, self.images, fold, **common)
-        held_out = out_of_fold(networks, self.calibration, held, **common)
-        characteristics = measure(
-            held_out, self.calibration.labels, train_logits=logits, train_labels=self.images.labels
-        )
-        return Opinion(logits, held_out, characteristics)
+        self.at, self.cell = at, cell
+        images = at.split("train")
+        fold = at.folds() if cell.setting.teacher == "cross-fitted" else torch.zeros(len(images)).long()
+        teachers = [
+            Teacher([at.network(name) for name in names], fold)
+            for names in at.networks_of(cell.setting.teacher)
+        ]
+        own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see akgp.stages.lesson
+        dense = None if own else Teacher([at.network(DENSE)], torch.zeros_like(fold))
+        splits = images, at.split("validation"), at.split("calibration")
+        self.lesson = ask(at.summary, *splits, teachers, dense, device())
+        training = fitting(Training.model_validate(at.design.student))
+        dtype = autocast_dtype(training.precision, device())
+        self.guides = [
+            remembered(teacher.guide(device(), dtype, training.channels_last)) for teacher in teachers
+        ]
 
     def student(self, arm: Arm) -> tuple[nn.Module, dict[str, Any]]:
         """The student of an arm, and what is to be told of it."""
         design, params = self.at.design, self.at.design.distill(self.cell.setting.regime, arm)
         found: dict[str, Any] = {"compute": params.training.epochs / design.student["epochs"]}
         student = self.at.network(PRUNED)
-        if arm.measured == "answers":
+        if arm.measured in ("answers", "both"):
             params = self._answered(params, found)
         elif arm.measured == "shared":
             params = self._shared(params, found)
         elif arm.measured == "first":
             params = self._first(student, params, found)
         checkpoint = folder_of(self.at.root, self.cell, arm).with_suffix(".checkpoint")
-        if arm.measured == "own":
+        if arm.measured in ("own", "both"):
             last = finished(lambda state: self._measured(student, params, state), checkpoint)
             measured, epochs = last.state["measured"], branch_epochs(params.training.epochs)[1]
             params = _with_w0(params, measured["weight"])
             found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
             found["compute"] += 2 * epochs / design.student["epochs"]
         else:
-            last = finished(lambda state: self._trained(student, params, state), checkpoint)
+            objective = self.objective(student, params)
+            last = finished(lambda state: self._trained(student, params, objective, state), checkpoint)
+            if isinstance(objective, SelfDistillation):
+                found["compute"] *= 1 + extra_compute(objective, student, self.lesson.summary)
         return student, found | {
             "w": params.w0 if params.strategy in ("fixed", "akgp") else None,
             "val_top1": last.row["val_top1"],
             "train_top1": last.row["train_top1"],
-            "noise_rate": self.doubted.characteristics.noise_rate,
-            "noise_rate_low": self.doubted.characteristics.noise_rate_low,
-            "memorisation_gap": self.taught.characteristics.memorisation_gap,
+            "noise_rate": self.lesson.characteristics.noise_rate,
+            "noise_rate_low": self.lesson.characteristics.noise_rate_low,
+            "memorisation_gap": self.lesson.characteristics.memorisation_gap,
         }
 
     def _answered(self, params: Distill, found: dict[str, Any]) -> Distill:
         """w0 by what the teacher knows better than the student's dense network; costs no training."""
-        if self.dense is None:
+        measured = self.lesson.answered_w0(params.guessed_w0)
+        if measured is None:
             return params
-        measured = stacked_weight(
-            self.dense.held_out,
-            self.taught.held_out,
-            self.calibration.labels,
-            self._class_counts(),
-            params.guessed_w0,
-        )
-        found |= {"w_raw": measured.raw, "w_error": measured.error}
-        return _with_w0(params, measured.weight)
+        found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
+        return _with_w0(params, measured["weight"])
 
     def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
@@ -165,75 +140,73 @@ class Lesson:
         """w0 measured by a short training with labels alone and one with the teacher alone."""
         epochs = max(round(FIRST * params.training.epochs), 1)
         short = params.training.model_copy(update={"epochs": epochs})
+        calibration = self.lesson.calibration
         answers = []
         for w0 in (0.0, 1.0):
             branch = copy.deepcopy(student)
             asked = _with_w0(params, w0).model_copy(update={"training": short})
-            for _ in self._trained(branch, asked, None):
+            for _ in self._trained(branch, asked, self.objective(branch, asked), None):
                 pass
-            mean, std = self.summary.mean, self.summary.std
-            answers.append(predict_logits(branch, self.calibration, mean=mean, std=std, device=device()))
+            mean, std = self.lesson.summary.mean, self.lesson.summary.std
+            answers.append(predict_logits(branch, calibration, mean=mean, std=std, device=device()))
         labels_only, teacher_only = answers
         measured = stacked_weight(
-            labels_only, teacher_only, self.calibration.labels, self._class_counts(), params.guessed_w0
+            labels_only, teacher_only, calibration.labels, self._class_counts(), params.guessed_w0
         )
         found |= {"w_raw": measured.raw, "w_error": measured.error}
         found["compute"] += 2 * epochs / params.training.epochs
         return _with_w0(params, measured.weight)
 
-    def _trained(self, student: nn.Module, params: Distill, state: dict[str, Any] | None) -> Iterator[Epoch]:
+    def _trained(
+        self, student: nn.Module, params: Distill, objective: Objective, state: dict[str, Any] | None
+    ) -> Iterator[Epoch]:
         return train(
             student,
-            self.images,
-            self.validation,
-            objective=self.objective(params),
+            self.lesson.images,
+            self.lesson.validation,
+            objective=objective,
             state=state,
-            **self._common(params.training),
+            **self._common(params),
         )
 
     def _measured(self, student: nn.Module, params: Distill, state: dict[str, Any] | None) -> Iterator[Epoch]:
         return train_measured(
             student,
-            self.images,
-            self.validation,
-            self.calibration,
-            objective=lambda w0: self.objective(_with_w0(params, w0)),
+            self.lesson.images,
+            self.lesson.validation,
+            self.lesson.calibration,
+            objective=lambda w0: self.objective(student, _with_w0(params, w0)),
             prior=params.guessed_w0,
             class_counts=self._class_counts(),
             state=state,
-            **self._common(params.training),
+            **self._common(params),
         )
 
-    def _common(self, training: Training) -> dict[str, Any]:
+    def _common(self, params: Distill) -> dict[str, Any]:
+        training = fitting(params.training)
+        if params.strategy == "self":  # which looks at feature maps
+            training = training.model_copy(update={"cuda_graphs": False})
         return {
-            "mean": self.summary.mean,
-            "std": self.summary.std,
-            "params": fitting(training),
+            "mean": self.lesson.summary.mean,
+            "std": self.lesson.summary.std,
+            "params": training,
             "seed": self.cell.student_seed,
             "device": device(),
         }
 
     def _class_counts(self) -> Tensor:
-        return torch.tensor(self.taught.characteristics.class_counts)
+        return torch.tensor(self.lesson.characteristics.class_counts)
 
-    def objective(self, params: Distill) -> Objective:
-        on, doubted = device(), self.doubted
-        weights = teacher_weights(params, doubted.characteristics, doubted.logits, self.images.labels)
-        prior = log_prior(params, self.taught.characteristics)
-        return guided(
-            [self.guide],
-            params,
-            weights=None if weights is None else weights.to(on),
-            prior=None if prior is None else prior.to(on),
-        )
+    def objective(self, student: nn.Module, params: Distill) -> Objective:
+        return objective_of(params, student, self.lesson, self.guides, device(), self.cell.student_seed)
 
 
 def _with_w0(params: Distill, w0: float) -> Distill:
     return params.model_copy(update={"w0": w0})
 
 
-def remembered(ask: Guide) -> Guide:
-    """`ask`, which is asked only once about the same images: strategies share their batches.
+def remembered(guide: Guide) -> Guide:
+    """`guide`, which is asked only once about the same images: strategies share their batches.
 
     Images are the same if their positions in the split are, and the upper left pixels as they were augmented.
     """
@@ -243,7 +216,7 @@ def remembered(ask: Guide) -> Guide:
         corners = batch.inputs[:, :, 0, 0].flatten().double()
         key = torch.cat([batch.index.double(), corners]).cpu().numpy().tobytes()
         if key not in known:
-            known[key] = ask(batch)
+            known[key] = guide(batch)
         return known[key]
 
     return logits

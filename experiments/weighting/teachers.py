@@ -52,16 +52,18 @@ class Bench:
     def network(self, name: str) -> nn.Module:
         return artifacts.load(self.folder / name)
 
-    def networks_of(self, teacher: str) -> tuple[str, ...]:
-        """The names of the networks that make up a teacher: one, or a fold's each."""
+    def networks_of(self, teacher: str) -> list[list[str]]:
+        """The names of the networks of each teacher: one, or a fold's each."""
         if teacher == "cross-fitted":
-            return tuple(f"fold-{k}" for k in range(self.design.folds))
-        return (DENSE if teacher == "in-sample" else teacher,)
+            return [[f"fold-{k}" for k in range(self.design.folds)]]
+        if teacher == "several":
+            return [[DENSE], ["weak"], ["biased"]]
+        return [[DENSE if teacher == "in-sample" else teacher]]
 
     def names(self) -> list[str]:
         """All dense networks; the student's own is the first."""
         teachers = [setting.teacher for setting in self.design.settings if setting.regime == self.regime]
-        names = (name for teacher in teachers for name in self.networks_of(teacher))
+        names = (name for teacher in teachers for names in self.networks_of(teacher) for name in names)
         return list(dict.fromkeys((DENSE, *names)))
 
     def folds(self) -> Tensor:
