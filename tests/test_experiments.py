@@ -20,13 +20,15 @@ from experiments.sweep_scaling import Case, Timed
 from experiments.weighting import design, reporting, running, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
-from experiments.weighting.students import folder_of, remembered
+from experiments.weighting.students import checkpoint_of, folder_of, remembered
 
 
 def test_every_student_has_a_folder_of_its_own(tmp_path: Path) -> None:
     cells = list(GRID.cells())
     folders = [folder_of(tmp_path, cell, arm) for cell in cells for arm in GRID.arms_of(cell.setting)]
     assert len(set(folders)) == len(folders) == len(GRID.pairs) * 222
+    checkpoints = {checkpoint_of(tmp_path, cell, arm) for cell in cells for arm in GRID.arms_of(cell.setting)}
+    assert len(checkpoints) == len(folders) and not checkpoints & set(folders)
     assert {cell.setting for cell in cells[: len(GRID.settings)]} == set(GRID.settings), "seeds one by one"
     for arm in GRID.arms_of(design.Setting("long tail 1:50", "in-sample")):
         expected = "off" if arm is design.NO_SHIFT else "on"

@@ -37,6 +37,11 @@ def folder_of(root: Path, cell: Cell, arm: Arm) -> Path:
     return root / "students" / cell.name / f"{name}-{digest(asdict(arm))}"
 
 
+def checkpoint_of(root: Path, cell: Cell, arm: Arm) -> Path:
+    folder = folder_of(root, cell, arm)
+    return folder.with_name(f"{folder.name}.checkpoint")
+
+
 def train_students(design: Design, root: Path, cell: Cell) -> None:
     """Train the students of a cell that do not exist yet."""
     missing = [arm for arm in design.arms_of(cell.setting) if not folder_of(root, cell, arm).exists()]
@@ -96,7 +101,7 @@ class Course:
             params = self._shared(params, found)
         elif arm.measured == "first":
             params = self._first(student, params, found)
-        checkpoint = folder_of(self.at.root, self.cell, arm).with_suffix(".checkpoint")
+        checkpoint = checkpoint_of(self.at.root, self.cell, arm)
         if arm.measured in ("own", "both"):
             last = finished(lambda state: self._measured(student, params, state), checkpoint)
             measured, epochs = last.state["measured"], branch_epochs(params.training.epochs)[1]
