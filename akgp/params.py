@@ -234,6 +234,10 @@ class Prune(Section):
         return self
 
 
+W0 = 0.3
+"""w0 of the student's own dense network as a teacher, and of another before it is asked."""
+
+
 class Distill(Section):
     """Recovery of the pruned student from its teachers and the true labels."""
 
@@ -250,8 +254,8 @@ class Distill(Section):
     )
     w0: Share | None = Field(
         None,
-        description="teacher's weight: of every sample (fixed), of one whose label is right (akgp); "
-        "null: 0.3, and with akgp what another teacher than the dense network deserves by its answers",
+        description="teacher's weight: of every sample (fixed), of one whose label is right (akgp); null: "
+        "0.3, and with akgp, if another network than the student's teaches, what its answers are worth",
     )
     measure_w0: bool = Field(
         False,
@@ -277,9 +281,8 @@ class Distill(Section):
     training: Training = Field(default_factory=Training)
 
     @property
-    def guessed_w0(self) -> float:
-        """`w0`, or 0.3: what is believed of it before anything is known of the teacher."""
-        return 0.3 if self.w0 is None else self.w0
+    def w0_or_default(self) -> float:
+        return W0 if self.w0 is None else self.w0
 
     @property
     def measures_w0(self) -> bool:
@@ -399,7 +402,7 @@ class Sweep(Section):
         default_factory=lambda: {
             "prune.ratio": Range(min=0.3, max=0.7),
             "distill.strategy": Range(choices=("akgp", "fixed")),
-            "distill.w0": Range(min=0.3, max=1.0),
+            "distill.w0": Range(min=0.0, max=1.0),
             "distill.temperature": Range(min=1.0, max=6.0, log=True),
         },
         description="searched parameters by dotted name, under prune or distill",
@@ -449,6 +452,11 @@ class Params(Section):
     ray: Ray = Field(default_factory=Ray)
     sweep: Sweep = Field(default_factory=Sweep)
     nightly: Nightly = Field(default_factory=Nightly)
+
+    @property
+    def another_teaches(self) -> bool:
+        """Whether anyone but the student's own dense network does."""
+        return self.teachers != (self.student,)
 
     @model_validator(mode="after")
     def _combination(self) -> Self:

@@ -223,12 +223,13 @@ def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
         }
 
 
-def _w0(params: parameters.Distill) -> str:
-    if params.strategy not in ("fixed", "akgp"):
+def _w0(params: parameters.Params) -> str:
+    distill = params.distill
+    if distill.strategy not in ("fixed", "akgp"):
         return ""
-    by_data = params.strategy == "akgp" and params.w0 is None
-    given = "w0 by the data, " if by_data else f"w0 {params.guessed_w0:g}, "
-    return given + ("measured on the way, " if params.measures_w0 else "")
+    asked = distill.strategy == "akgp" and distill.w0 is None and params.another_teaches
+    given = "w0 by the answers, " if asked else f"w0 {distill.w0_or_default:g}, "
+    return given + ("measured on the way, " if distill.measures_w0 else "")
 
 
 def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
@@ -241,11 +242,7 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
     yield "pruning criterion", params.prune.criterion
     yield (
         "distillation",
-        (
-            f"{params.distill.strategy}, "
-            + _w0(params.distill)
-            + f"temperature {params.distill.temperature:g}"
-        ),
+        (f"{params.distill.strategy}, " + _w0(params) + f"temperature {params.distill.temperature:g}"),
     )
     yield "recovery", _training(params.distill.training)
     yield (

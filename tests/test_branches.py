@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from akgp.data import Images
 from akgp.data.batches import Batch
-from akgp.distillation import branch_epochs, stacked_weight, train_measured
+from akgp.distillation import Measured, branch_epochs, stacked_weight, train_measured
 from akgp.distillation.branches import SPREAD
 from akgp.distillation.characteristics import calibration_temperature, class_weights
 from akgp.models import cifar_resnet
@@ -68,18 +68,19 @@ def test_a_branch_that_knows_nothing_gets_no_weight(noise: float) -> None:
     assert stacked_weight(constant, knowing, given, BALANCED, PRIOR).weight > 0.95
 
 
-def test_noise_in_the_labels_cancels() -> None:
+@pytest.mark.parametrize(("better", "raw"), [(1.0, 0.5), (1.5, 0.75), (2.0, 0.88)])
+def test_noise_between_all_classes_cancels(better: float, raw: float) -> None:
+    """For two that are equally good, and for one that is better: calibration takes it up."""
     true, given, logits = sample(20_000, 0.4)
-    a, b = F.one_hot(true, CLASSES) + logits, F.one_hot(true, CLASSES) + logits.roll(1, 0)
+    a, b = F.one_hot(true, CLASSES) + logits, better * F.one_hot(true, CLASSES) + logits.roll(1, 0)
     clean, noisy = (stacked_weight(a, b, labels, BALANCED, PRIOR) for labels in (true, given))
-    assert clean.raw == pytest.approx(0.5, abs=4 * clean.error)  # two that are equally good
-    assert noisy.raw == pytest.approx(0.5, abs=4 * noisy.error)
-    assert clean.error < noisy.error < 0.1
+    assert clean.raw == pytest.approx(raw, abs=0.03) and noisy.raw == pytest.approx(raw, abs=0.04)
+    assert clean.error and noisy.error and clean.error < noisy.error < 0.1
 
 
 def test_branches_that_agree_say_nothing() -> None:
     _, given, logits = sample(50, 0.0)
-    assert stacked_weight(logits, logits, given, BALANCED, PRIOR).weight == PRIOR
+    assert stacked_weight(logits, logits, given, BALANCED, PRIOR) == Measured(PRIOR, PRIOR, None, PRIOR)
 
 
 def images(count: int = 64) -> Images:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -1327,7 +1329,7 @@ def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_
     assert metrics["w0"]["weight"] == pytest.approx(metrics["teacher_weight"])
     sentence = json.loads((whole / "characteristics.json").read_text())["sentence"]
     assert (
-        f"the teacher's weight w0 is measured as {metrics['w0']['weight']:.2f} (by the branches" in sentence
+        f"the teacher's weight w0 is measured as {metrics['w0']['weight']:.2f} (the branches say" in sentence
     )
     for killed in (2, 5):
         assert len(list(distill_stage.compute(task, again, steps[killed].state))) == 5 - killed
@@ -1361,10 +1363,59 @@ def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: P
     assert found["w0"] == pytest.approx(vars(expected))
     assert found["teacher_weight"] == pytest.approx(expected.weight)
     sentence = json.loads((tmp_path / "characteristics.json").read_text())["sentence"]
-    assert f"w0 is measured as {expected.weight:.2f} (by the answers {expected.raw:.2f}" in sentence
-    for changes, weight in (({"teachers": ["two"], "w0": 0.4}, 0.4), ({"teachers": ["one"]}, 0.3)):
-        found = metrics(**changes)
+    assert f"w0 is measured as {expected.weight:.2f} (the answers say {expected.raw:.2f} ±" in sentence
+    trunk = metrics(teachers=["two"], measure_w0=True, epochs=2)["w0"]
+    assert trunk["guess"] == pytest.approx(expected.weight), "the branches start from the answers"
+    for changes, weight in (
+        ({"w0": 0.4}, 0.4),
+        ({"strategy": "fixed"}, 0.3),
+        ({"teachers": ["one"]}, 0.3),
+    ):
+        found = metrics(**{"teachers": ["two"]} | changes)
         assert "w0" not in found and found["teacher_weight"] == pytest.approx(weight)
+
+
+def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace: Path) -> None:
+    """Taught the images or knowing nothing; on a long tail by what the students would answer."""
+    task = stage_task(workspace, teachers=["two"])
+    lesson = read_lesson(task)
+    assert lesson.dense
+    knowing = 4 * F.one_hot(lesson.calibration.labels, 10) + lesson.dense.held_out
+    constant = torch.zeros_like(knowing)
+
+    def weight(dense: Tensor, teacher: Tensor, counts: tuple[int, ...] = (100,) * 10) -> float:
+        assert lesson.dense
+        seen = lesson.taught.characteristics.model_copy(
+            update={"class_counts": counts, "imbalance": max(counts) / min(counts)}
+        )
+        asked = replace(
+            lesson,
+            dense=replace(lesson.dense, held_out=dense),
+            taught=replace(lesson.taught, held_out=teacher, characteristics=seen),
+        )
+        found = asked.answered_w0(task.params.distill)
+        assert found
+        return found.weight
+
+    assert weight(lesson.dense.held_out, knowing) > 0.95 and weight(knowing, constant) < 0.05
+    tail = tuple(1000 // 2**k + 10 for k in range(10))
+    prior = torch.tensor(tail).double()
+    prior = (prior / prior.sum()).log()
+    assert weight(knowing + prior, knowing, tail) < 0.05, "its student would lean to rare classes"
+    assert weight(knowing, knowing + prior, tail) > 0.95
+
+
+def test_a_copy_of_the_dense_network_says_nothing_of_itself(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace, tmp_path / "root")
+    models = tmp_path / "root" / "models" / "dense"
+    shutil.rmtree(models / "two")
+    shutil.copytree(models / "one", models / "two")
+    task = replace(stage_task(workspace, teachers=["two"]), root=tmp_path / "root")
+    list(distill_stage.compute(task, tmp_path, None))
+    found = json.loads((tmp_path / "metrics.json").read_text())["w0"]
+    assert found == {"weight": 0.3, "raw": 0.3, "error": None, "guess": 0.3}
+    sentence = json.loads((tmp_path / "characteristics.json").read_text())["sentence"]
+    assert "w0 is measured as 0.30 (the answers do not differ)" in sentence
 
 
 def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Path) -> None:

@@ -112,14 +112,16 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
 
 def test_plots_and_trials_are_written(tmp_path: Path) -> None:
     rows = trials().to_dict("records")
-    file = tmp_path / "trials.parquet"
-    for part in (rows[:40], rows, rows[-5:]):
+    file, cell = tmp_path / "trials.parquet", len(GRID.arms)
+    for part in (rows[: 2 * cell], rows, rows[-5:]):
         testing.write(part, GRID, file)
     read = pd.read_parquet(file)
-    assert len(read) == len(rows[: -len(rows) // 6]) + 5 and read.test_top1.notna().all()
+    assert len(read) == len(rows) - cell + 5, "cells that are not written anew stay"
     with pytest.raises(SystemExit, match=r"trials\.parquet: its trials are not of this design"):
         testing.write(rows, FULL, file)
     testing.write(rows, GRID, file)
+    read = pd.read_parquet(file)
+    assert len(read) == len(rows) and read.test_top1.notna().all()
     reporting.plots(reporting.Results(read, GRID), tmp_path)
     assert {file.name for file in tmp_path.glob("*.svg")} == {"clean.svg", "symmetric-40.svg"}
 

@@ -36,11 +36,15 @@ TRUNK, BRANCH = 0.4, 0.15
 
 @dataclass(frozen=True)
 class Measured:
-    """w0 as measured: `weight` in [0, 1] is `raw`, shrunk by its standard `error`."""
+    """w0 as measured: `weight` in [0, 1] is `raw`, shrunk to `guess` by its standard `error`.
+
+    error: None where the two answers do not differ, and say nothing.
+    """
 
     weight: float
     raw: float
-    error: float
+    error: float | None
+    guess: float
 
 
 def stacked_weight(
@@ -54,8 +58,9 @@ def stacked_weight(
         ŵ = Σ v⟨y − a, d⟩ / Σ v‖d‖²       s = sd[v(⟨y − a, d⟩ − ŵ‖d‖²)] / (√N · mean(v‖d‖²))
         w0 = clip(w̄ + (ŵ − w̄)·ς² / (ς² + s²), 0, 1),   ς = 0.25
 
-    Noise in the labels cancels: it is the same for both answers. Answers that do not differ say
-    nothing, and give w̄.
+    It is the *given* labels that are predicted. Noise between all classes alike is taken up by the
+    temperatures; systematic noise costs precision if both networks learnt from it, but one that
+    learnt from right labels is underrated. Answers that do not differ say nothing, and give w̄.
 
     Args:
         labels_only: logits [N, C] of a network that learnt from labels (a).
@@ -74,11 +79,11 @@ def stacked_weight(
     along = weight * ((given - answers[0]) * difference).sum(1)
     square = weight * difference.square().sum(1)
     if float(square.mean()) == 0:
-        return Measured(prior, prior, math.inf)
+        return Measured(prior, prior, None, prior)
     raw = float(along.sum() / square.sum())
     error = float((along - raw * square).std() / (math.sqrt(len(labels)) * square.mean()))
     shrunk = prior + (raw - prior) * SPREAD**2 / (SPREAD**2 + error**2)
-    return Measured(min(max(shrunk, 0.0), 1.0), raw, error)
+    return Measured(min(max(shrunk, 0.0), 1.0), raw, error, prior)
 
 
 def branch_epochs(epochs: int) -> tuple[int, int]:

@@ -102,14 +102,14 @@ def _teacher(params: Distill, characteristics: Characteristics, logits: Tensor, 
 
 def _fixed(params: Distill, characteristics: Characteristics, logits: Tensor, labels: Tensor) -> Tensor:
     """w = w0 for all (Zhao et al. 2022)."""
-    return torch.full((len(labels),), params.guessed_w0)
+    return torch.full((len(labels),), params.w0_or_default)
 
 
 def _akgp(params: Distill, characteristics: Characteristics, logits: Tensor, labels: Tensor) -> Tensor:
     """w_i = 1 − (1 − w0)(1 − q_i): the teacher gets w0, and the share of the label that is likely wrong."""
     if not params.noise_posterior:
         return _fixed(params, characteristics, logits, labels)
-    return 1 - (1 - params.guessed_w0) * (1 - wrong_label_probability(characteristics, logits, labels))
+    return 1 - (1 - params.w0_or_default) * (1 - wrong_label_probability(characteristics, logits, labels))
 
 
 WEIGHTS: dict[str, Weight] = {"labels": _labels, "teacher": _teacher, "fixed": _fixed, "akgp": _akgp}

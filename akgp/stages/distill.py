@@ -14,6 +14,7 @@ from akgp.data import Summary
 from akgp.distillation import (
     Guide,
     LearnedTeachers,
+    Measured,
     SelfDistillation,
     by_group,
     guided,
@@ -44,8 +45,8 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     student = artifacts.load(task.workspace.pruned)
     common = options(task, params.training, summary, state)
     asks = params.strategy == "akgp" and params.w0 is None
-    found = lesson.answered_w0(params.guessed_w0) if asks else None
-    params = _with_w0(params, found["weight"]) if found else params
+    found = lesson.answered_w0(params) if asks else None
+    params = _with_w0(params, found.weight) if found else params
     learned: dict[str, Any] = {}
     guides = _guides(task, lesson)
 
@@ -60,19 +61,19 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
             lesson.calibration,
             objective=lambda w0: objective(_with_w0(params, w0)),
             class_counts=torch.tensor(lesson.characteristics.class_counts),
-            prior=params.guessed_w0,
+            prior=params.w0_or_default,
             **common,
         )
         history, training = yield from steps(epochs, state)
-        found = training["measured"]
-        params = _with_w0(params, found["weight"])
+        found = Measured(**training["measured"])
+        params = _with_w0(params, found.weight)
     else:
         chosen = objective(params)
         epochs = train(student, lesson.images, lesson.validation, objective=chosen, **common)
         history, _ = yield from steps(epochs, state)
         learned = _learned(chosen, student, lesson, task)
     if found:
-        learned["w0"] = found
+        learned["w0"] = vars(found)
 
     weights = _weights(lesson, params)
     artifacts.save(student.cpu(), out)
@@ -104,7 +105,7 @@ def _weights(lesson: Lesson, params: Distill) -> Tensor | None:
 
 
 def _guides(task: Task, lesson: Lesson) -> list[Guide]:
-    """The teachers, on the worker's device; none where nobody is asked."""
+    """The teachers, on the worker's device; none for strategy self, which has none."""
     params, on = task.params.distill, device(task)
     if params.strategy == "self":
         return []
@@ -128,7 +129,7 @@ def objective_of(
 
 
 def extra_compute(objective: SelfDistillation, student: nn.Module, summary: Summary) -> float:
-    """MACs of the heads, as a share of the student's; the student loses them."""
+    """MACs of the heads, as a share of the student's. It parts them, on the CPU: the training is over."""
     objective.cpu().remove_hooks()
     heads = zip(objective.heads, objective.map_shapes, strict=True)
     macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
@@ -139,7 +140,7 @@ def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Tas
     """Metrics of an objective with parameters of its own.
 
     teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
-        at the end of the training. extra_compute: see there.
+        at the end of the training. extra_compute: of the heads, see the function.
     """
     summary = lesson.summary
     if isinstance(objective, LearnedTeachers):
@@ -158,16 +159,14 @@ def _example(summary: Summary) -> Tensor:
     return torch.zeros(1, summary.channels, *summary.image_size)
 
 
-def _sentence(lesson: Lesson, params: Params, w0: dict[str, float] | None) -> str:
+def _sentence(lesson: Lesson, params: Params, w0: Measured | None) -> str:
     said = [lesson.characteristics.sentence(lesson.summary.classes)]
     if params.folds:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if w0:
         by = "branches" if params.distill.measures_w0 else "answers"
-        said.append(
-            f"the teacher's weight w0 is measured as {w0['weight']:.2f} "
-            f"(by the {by} {w0['raw']:.2f} ± {w0['error']:.2f})"
-        )
+        how = "do not differ" if w0.error is None else f"say {w0.raw:.2f} ± {w0.error:.2f}"
+        said.append(f"the teacher's weight w0 is measured as {w0.weight:.2f} (the {by} {how})")
     return "; ".join(said)
 
 

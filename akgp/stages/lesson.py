@@ -13,8 +13,9 @@ from torch import Tensor
 
 from akgp import artifacts
 from akgp.data import Images, Summary, read_split, read_summary
-from akgp.distillation import Characteristics, measure, stacked_weight
+from akgp.distillation import Characteristics, Measured, log_prior, measure, stacked_weight
 from akgp.distillation.losses import mean_teacher
+from akgp.params import Distill
 from akgp.stages.teachers import Teacher, load_teachers
 from akgp.stages.worker import device
 from akgp.stages.workspace import Task
@@ -33,8 +34,10 @@ class Opinion:
 class Lesson:
     """images: of the training split; taught: what the teachers, as one, say of them.
 
-    dense: what the student's dense network says, where it is not the only teacher; None with folds: it
-    may have learnt wrong labels by heart.
+    dense: what the student's dense network says, None where nobody else teaches.
+    doubted: by whom wrong labels are found: the teachers, or the dense network where that knows the
+    calibration labels better; a weak teacher would take its own errors for theirs. With folds always the
+    teachers: the dense network may have learnt wrong labels by heart.
     """
 
     summary: Summary
@@ -44,33 +47,29 @@ class Lesson:
     teachers: Sequence[Teacher]
     taught: Opinion
     dense: Opinion | None
-
-    @property
-    def doubted(self) -> Opinion:
-        """By whom wrong labels are found: the teachers, or the dense network where that knows labels better.
-
-        A weak teacher would take its own errors for theirs.
-        """
-        opinions = [self.taught] if self.dense is None else [self.taught, self.dense]
-        return max(opinions, key=lambda opinion: opinion.characteristics.accuracy)
+    doubted: Opinion
 
     @property
     def characteristics(self) -> Characteristics:
         """The teachers', with the label noise by whoever finds the wrong labels."""
         return self.taught.characteristics.with_noise_of(self.doubted.characteristics)
 
-    def answered_w0(self, guess: float) -> dict[str, float] | None:
-        """w0 from what the teachers know beyond the dense network; None where nobody else was asked.
+    def answered_w0(self, params: Distill) -> Measured | None:
+        """w0 from what the teachers know beyond the dense network; None where nobody else teaches.
 
         The student recovers about what its dense network knew, and one that only imitates its teachers knows
         about what they do: `stacked_weight` of these two's answers stands for that of the two branches, and
-        costs no training.
+        costs no training. Under logit adjustment students predict without the class prior: so it is
+        taken from the answers.
         """
         if self.dense is None:
             return None
-        counts = torch.tensor(self.taught.characteristics.class_counts)
-        labels = self.calibration.labels
-        return vars(stacked_weight(self.dense.held_out, self.taught.held_out, labels, counts, guess))
+        shift = log_prior(params, self.characteristics)
+        dense, teachers = self.dense.held_out, self.taught.held_out
+        if shift is not None:
+            dense, teachers = dense - shift, teachers - shift
+        counts = torch.tensor(self.characteristics.class_counts)
+        return stacked_weight(dense, teachers, self.calibration.labels, counts, params.w0_or_default)
 
 
 def read_lesson(task: Task) -> Lesson:
@@ -78,7 +77,7 @@ def read_lesson(task: Task) -> Lesson:
     data = task.workspace.data
     images = read_split(data, "train")
     dense = None
-    if task.params.folds is None and task.params.teachers != (task.params.student,):
+    if task.params.another_teaches:
         network = artifacts.load(task.workspace.dense(task.params.student))
         dense = Teacher([network], torch.zeros_like(images.labels))
     return ask(
@@ -111,5 +110,9 @@ def ask(
             each.to("cpu")
         return Opinion(logits, held_out, measured)
 
-    own = None if dense is None else opinion([dense])
-    return Lesson(summary, images, validation, calibration, teachers, opinion(teachers), own)
+    taught, own = opinion(teachers), None if dense is None else opinion([dense])
+    judges = [taught]
+    if own and all(len(each.networks) == 1 for each in teachers):
+        judges.append(own)
+    doubted = max(judges, key=lambda judge: judge.characteristics.accuracy)
+    return Lesson(summary, images, validation, calibration, teachers, taught, own, doubted)

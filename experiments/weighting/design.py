@@ -99,7 +99,7 @@ class Design:
     held_out: share of the training images for calibration, and as much for validation.
     special: what is compared in a regime, or with a teacher, alone.
     duels: strategies to compare in pairs, the first with the second, over all settings.
-    teacher, student: `Training` parameters; `compile` and `cuda_graphs` are chosen by the device.
+    teacher, student: `Training` parameters; `cuda_graphs` and `channels_last` are chosen by the device.
     """
 
     settings: tuple[Setting, ...]

@@ -28,7 +28,6 @@ class Mean:
 
 def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
     array = np.asarray(values, dtype=float)
-    array = array[~np.isnan(array)]  # a strategy may be missing from some pairs
     error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
     return Mean(float(array.mean()), float(error))
 
@@ -86,10 +85,16 @@ def tables(results: Results) -> str:
         "Written by `python -m experiments.weighting report` from `trials.parquet`: "
         f"{len(results.trials)} students, {seeds} pairs of seeds, trained on {devices}.\n"
         "Top-1 on the test split, mean ± standard error over the pairs. What was run, where, and what is\n"
-        "missing: [docs/weighting.md](../../docs/weighting.md)."
+        "missing: [docs/weighting.md](/docs/weighting.md)."
     )
     settings = (_setting(results, setting) for setting in results.settings)
-    duels = [_duels(results)] if results.design.duels else []
+    duels = []
+    if results.design.duels:
+        another = [key for key in results.settings if key[1] not in ("in-sample", "cross-fitted")]
+        duels.append(_duels(results, "Two at a time", results.settings))
+        duels.append(
+            _duels(results, "Two at a time, where another network than the student's teaches", another)
+        )
     return "\n\n".join((head, _across(results), *duels, *settings)) + "\n"
 
 
@@ -118,18 +123,18 @@ def _across(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _duels(results: Results) -> str:
+def _duels(results: Results, title: str, settings: list[tuple[str, str]]) -> str:
     lines = [
-        "## Two at a time",
+        f"## {title}",
         "",
-        "The first minus the second, points, paired by seeds: mean of all settings, and where it is least",
-        "and most.",
+        f"The first minus the second, points, paired by seeds: mean of {len(settings)} settings, and where",
+        "it is least and most.",
         "",
         "| first (compute) | second (compute) | mean | least | in | most | in |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one, other in results.design.duels:
-        gains = {setting: results.gain(setting, one, other) for setting in results.settings}
+        gains = {setting: results.gain(setting, one, other) for setting in settings}
         least, most = (pick(gains, key=lambda setting: gains[setting].mean) for pick in (min, max))
         cells = [
             *(f"{name} ({results.compute(name):.2f})" for name in (one, other)),
@@ -191,7 +196,9 @@ LINES = {
     "akgp from 0.7": ("C3", "-"), "akgp from 0.3": ("C9", "-"), "akgp from 0.3, w0 shared": ("C9", ":"),
     "akgp from 0.3, w0 first": ("C9", "--"), "annealed": ("C2", "-."), "wsld": ("C4", "-."),
     "dkd": ("C5", "-."), "logit_std": ("C6", "-."), "fixed 0.1, longer": ("C8", ":"),
-    "akgp, w0 from answers": ("C2", "-"), "akgp, w0 from answers, longer": ("C2", ":"),
+    "akgp, branches from answers": ("C3", "-."), "self": ("C5", "--"), "confidence": ("C4", "--"),
+    "learned": ("C6", "--"), "akgp, w0 from answers": ("C2", "-"),
+    "akgp, w0 from answers, longer": ("C2", ":"),
 }  # fmt: skip
 
 

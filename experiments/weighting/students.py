@@ -124,11 +124,11 @@ class Course:
 
     def _answered(self, params: Distill, found: dict[str, Any]) -> Distill:
         """w0 by what the teacher knows better than the student's dense network; costs no training."""
-        measured = self.lesson.answered_w0(params.guessed_w0)
+        measured = self.lesson.answered_w0(params)
         if measured is None:
             return params
-        found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
-        return _with_w0(params, measured["weight"])
+        found |= {"w_raw": measured.raw, "w_error": measured.error}
+        return _with_w0(params, measured.weight)
 
     def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
@@ -156,7 +156,7 @@ class Course:
             answers.append(predict_logits(branch, calibration, mean=mean, std=std, device=device()))
         labels_only, teacher_only = answers
         measured = stacked_weight(
-            labels_only, teacher_only, calibration.labels, self._class_counts(), params.guessed_w0
+            labels_only, teacher_only, calibration.labels, self._class_counts(), params.w0_or_default
         )
         found |= {"w_raw": measured.raw, "w_error": measured.error}
         found["compute"] += 2 * epochs / params.training.epochs
@@ -181,7 +181,7 @@ class Course:
             self.lesson.validation,
             self.lesson.calibration,
             objective=lambda w0: self.objective(student, _with_w0(params, w0)),
-            prior=params.guessed_w0,
+            prior=params.w0_or_default,
             class_counts=self._class_counts(),
             state=state,
             **self._common(params),
