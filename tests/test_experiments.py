@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from akgp.data.batches import Batch
 from akgp.training import Epoch
 from experiments import sweep_scaling
 from experiments.sweep_scaling import Case, Timed
-from experiments.weighting import design, reporting, running, testing
+from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
 from experiments.weighting.students import checkpoint_of, folder_of, remembered
@@ -72,6 +77,64 @@ def test_a_killed_training_goes_on_after_its_last_whole_epoch(tmp_path: Path) ->
     assert started == [0, 1, 2] and not checkpoint.exists()
     checkpoint.write_bytes(copied)
     assert finished(lambda state: iter(()), checkpoint).row == {"epoch": 1}
+
+
+def small_cifar10(folder: Path) -> Path:
+    """A Parquet directory in the layout of CIFAR-10: 700 + 100 images, a colour and noise for each class."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for part, count in (("train", 700), ("test", 100)):
+        rows = []
+        for index in range(count):
+            pixels = random.normal(25 * (index % 10), 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "png")
+            rows.append({"img": {"bytes": content.getvalue(), "path": None}, "label": index % 10})
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{part}.parquet")
+    return folder
+
+
+def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AKGP_CIFAR10", str(small_cifar10(tmp_path / "cifar10")))
+    monkeypatch.setattr(teachers, "LARGE", (8, (8, 8, 8)))
+    monkeypatch.setattr(teachers, "OTHERS", 200)
+    in_sample = design.Setting("clean", "in-sample")
+    small = replace(
+        design.LONG,
+        settings=(
+            *(replace(in_sample, teacher=teacher) for teacher in ("in-sample", "strong", "several", "large")),
+            design.Setting("symmetric 40 %", "cross-fitted"),
+        ),
+        pairs=((0, 0),),
+        arms=(*design.fixed(0.0, 0.7), design.AKGP_LOW, *GRID.arms[-2:], design.ANSWERS),
+        duels=((design.ANSWERS.name, "fixed 0.7"),),
+        subset=dict.fromkeys(design.REGIMES, 300),
+        widths=(4, 4, 4),
+        folds=2,
+        teacher=design.LONG.teacher | {"epochs": 2, "precision": "fp32"},
+        student=design.LONG.student | {"epochs": 4, "precision": "fp32"},
+    )
+    written = []
+    for _ in range(2):
+        for trial in (trial for group in running.trials(small) for trial in group):
+            trial.run(small, tmp_path)
+        written.append({file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")})
+    assert written[0] == written[1], "nothing is trained twice"
+    rows = testing.test(small, tmp_path, partial=False)
+    by_name = {(row["teacher"], row["strategy"]): row for row in rows}
+    assert len(by_name) == len(rows) == 5 * len(small.arms) + 1 + 1 + 1 + 2
+    assert by_name["in-sample", design.ANSWERS.name]["w"] == 0.3
+    assert by_name["strong", design.ANSWERS.name]["w"] != 0.3
+    assert by_name["strong", "akgp, branches from answers"]["compute"] == 1.5
+    assert 1 < by_name["in-sample", "self"]["compute"] < 2
+    assert {("several", "confidence"), ("several", "learned")} <= set(by_name)
+    testing.write(rows, small, tmp_path / "trials.parquet")
+    results = reporting.Results(pd.read_parquet(tmp_path / "trials.parquet"), small)
+    text = reporting.tables(results)
+    assert "## clean, several teacher" in text and "mean of 3 settings" in text
+    reporting.plots(results, tmp_path)
 
 
 def trials() -> pd.DataFrame:
