@@ -23,7 +23,7 @@ class Mean:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ± {self.error:.2f}"
+        return f"{self.mean:+.2f}" + ("" if np.isnan(self.error) else f" ± {self.error:.2f}")
 
 
 def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
@@ -95,7 +95,7 @@ def tables(results: Results) -> str:
         duels.append(
             _duels(results, "Two at a time, where another network than the student's teaches", another)
         )
-    return "\n\n".join((head, _across(results), *duels, *settings)) + "\n"
+    return "\n\n".join((head, _across(results), _matrix(results), *duels, *settings)) + "\n"
 
 
 def _across(results: Results) -> str:
@@ -120,6 +120,24 @@ def _across(results: Results) -> str:
             *(_smallest_gain(results, strategy, over) for over in (REFERENCE, LABELS)),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def _matrix(results: Results) -> str:
+    lines = [
+        "## All settings beside each other",
+        "",
+        "Test top-1, %, mean over the pairs; of each setting the best fixed weight in hindsight in bold.",
+        "",
+        f"| strategy | {' | '.join(map(', '.join, results.settings))} |",
+        f"| --- |{' --- |' * len(results.settings)}",
+    ]
+    for strategy in (arm.name for arm in results.design.arms):
+        cells = []
+        for setting in results.settings:
+            said = f"{results.by_setting[setting][strategy].mean():.2f}"
+            cells.append(f"**{said}**" if strategy == results.best_fixed(setting) else said)
+        lines.append(f"| {strategy} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -167,7 +185,7 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
             top1, regret = mean(table[strategy]), results.regret(setting, strategy)
             weight = "" if mine.w.isna().all() else f"{mine.w.mean():.2f}"
             lines.append(
-                f"| {strategy} | {weight} | {mine.compute.mean():.2f} | {top1.mean:.2f} ± {top1.error:.2f} "
+                f"| {strategy} | {weight} | {mine.compute.mean():.2f} | {str(top1).lstrip('+')} "
                 f"| {results.gain(setting, strategy)} | {Mean(-regret.mean, regret.error)} |"
             )
     return "\n".join(lines)
