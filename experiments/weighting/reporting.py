@@ -17,10 +17,11 @@ REFERENCE, LABELS = "fixed 0.7", "fixed 0"
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over pairs of seeds and its standard error."""
+    """A mean over pairs of seeds and its standard error, not a number if there is one pair."""
 
     mean: float
     error: float
+    pairs: int = 1
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f}" + ("" if np.isnan(self.error) else f" ± {self.error:.2f}")
@@ -29,13 +30,19 @@ class Mean:
 def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
     array = np.asarray(values, dtype=float)
     error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
-    return Mean(float(array.mean()), float(error))
+    return Mean(float(array.mean()), float(error), len(array))
 
 
 def over_settings(each: Sequence[Mean]) -> Mean:
-    """The mean of the settings' means; its error from theirs, taken as independent."""
-    errors = np.array([one.error for one in each])
-    return Mean(float(np.mean([one.mean for one in each])), float(np.sqrt((errors**2).sum()) / len(each)))
+    """The mean of the settings' means; its error from theirs, taken as independent.
+
+    One pair of seeds has no error of its own: it is given the mean variance of the other settings' pairs.
+    """
+    pairs = np.array([one.pairs for one in each])
+    variances = np.array([one.error**2 * one.pairs for one in each])
+    filled = np.where(pairs > 1, variances, variances[pairs > 1].mean() if (pairs > 1).any() else np.nan)
+    error = float(np.sqrt((filled / pairs).sum()) / len(each))
+    return Mean(float(np.mean([one.mean for one in each])), error)
 
 
 class Results:
