@@ -242,7 +242,7 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
     yield "pruning criterion", params.prune.criterion
     yield (
         "distillation",
-        (f"{params.distill.strategy}, " + _w0(params) + f"temperature {params.distill.temperature:g}"),
+        f"{params.distill.strategy}, {_w0(params)}temperature {params.distill.temperature:g}",
     )
     yield "recovery", _training(params.distill.training)
     yield (

@@ -63,8 +63,8 @@ class Bench:
     def names(self) -> list[str]:
         """All dense networks; the student's own is the first."""
         teachers = [setting.teacher for setting in self.design.settings if setting.regime == self.regime]
-        names = (name for teacher in teachers for names in self.networks_of(teacher) for name in names)
-        return list(dict.fromkeys((DENSE, *names)))
+        needed = (name for teacher in teachers for names in self.networks_of(teacher) for name in names)
+        return list(dict.fromkeys((DENSE, *needed)))
 
     def folds(self) -> Tensor:
         return folds(self.split("train").labels, self.design.folds, self.seed)
