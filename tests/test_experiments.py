@@ -150,6 +150,7 @@ def trials() -> pd.DataFrame:
                     {
                         "regime": regime, "teacher": "in-sample", "strategy": name, "w": 0.5, "compute": 1.0,
                         "teacher_seed": 0, "student_seed": seed, "test_top1": top1, "device": "cpu",
+                        "dense_test_top1": 60.0,
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -171,6 +172,22 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
     assert results.mean_regret("fixed 0.9").mean == pytest.approx(0.5, abs=0.2)
     text = reporting.tables(results)
     assert "## clean, in-sample teacher" in text and "best fixed weight in hindsight: fixed 0.1" in text
+
+
+def test_the_weight_that_other_seeds_choose_owes_nothing_to_luck() -> None:
+    """0.1 is best in hindsight for one lucky pair, which the other pairs do not know of."""
+    table = trials()
+    table["test_top1"] = table.strategy.map({"fixed 0": 62.0, "dkd": 61.0}).fillna(50.0)
+    lucky = table.strategy == "fixed 0.1"
+    table.loc[lucky, "test_top1"] = table[lucky].student_seed.map({0: 70.0, 1: 60.0, 2: 60.0})
+    results = reporting.Results(table, GRID)
+    clean = ("clean", "in-sample")
+    assert results.regret(clean, "dkd").mean == pytest.approx((70 + 60 + 60) / 3 - 61)
+    assert results.regret_elsewhere(clean, "dkd").mean == pytest.approx((62 + 60 + 60) / 3 - 61)
+    mean = results.mean_regret_elsewhere("dkd")
+    assert mean is not None and mean.mean == pytest.approx((62 + 60 + 60) / 3 - 61)
+    one = reporting.Results(table[table.student_seed == 0], GRID)
+    assert one.mean_regret_elsewhere("dkd") is None, "one pair has no other"
 
 
 def test_plots_and_trials_are_written(tmp_path: Path) -> None:

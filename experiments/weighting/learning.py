@@ -10,18 +10,17 @@ import torch
 
 from akgp.params import Training
 from akgp.training import Epoch
+from experiments.weighting.design import Design
 
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fitting(params: Training) -> Training:
-    """`params` as they are fastest here: networks so small wait for their kernels to be launched on a GPU,
-    and on a processor are faster without channels_last.
-    """
+def fitting(params: Training, design: Design) -> Training:
+    """`params` as they are fastest here: networks so small wait for their kernels to be launched on a GPU."""
     gpu = device().type == "cuda"
-    return params.model_copy(update={"cuda_graphs": gpu, "channels_last": gpu})
+    return params.model_copy(update={"cuda_graphs": gpu, "channels_last": gpu or design.channels_last})
 
 
 def finished(training: Callable[[dict[str, Any] | None], Iterator[Epoch]], checkpoint: Path) -> Epoch:

@@ -84,7 +84,7 @@ class Course:
         dense = None if own else Teacher([at.network(DENSE)], torch.zeros_like(fold))
         splits = images, at.split("validation"), at.split("calibration")
         self.lesson = ask(at.summary, *splits, teachers, dense, device())
-        training = fitting(Training.model_validate(at.design.student))
+        training = fitting(Training.model_validate(at.design.student), at.design)
         dtype = autocast_dtype(training.precision, device())
         self.guides = [
             remembered(teacher.guide(device(), dtype, training.channels_last)) for teacher in teachers
@@ -188,7 +188,7 @@ class Course:
         )
 
     def _common(self, params: Distill) -> dict[str, Any]:
-        training = fitting(params.training)
+        training = fitting(params.training, self.at.design)
         if params.strategy == "self":  # which looks at feature maps
             training = training.model_copy(update={"cuda_graphs": False})
         return {

@@ -103,7 +103,7 @@ def _trained(at: Bench, name: str) -> nn.Module:
             validation,
             mean=summary.mean,
             std=summary.std,
-            params=fitting(Training.model_validate(at.design.teacher)),
+            params=fitting(Training.model_validate(at.design.teacher), at.design),
             objective=cross_entropy(),
             seed=at.seed,
             device=device(),
