@@ -150,7 +150,7 @@ def trials() -> pd.DataFrame:
                     {
                         "regime": regime, "teacher": "in-sample", "strategy": name, "w": 0.5, "compute": 1.0,
                         "teacher_seed": 0, "student_seed": seed, "test_top1": top1, "device": "cpu",
-                        "dense_test_top1": 60.0,
+                        "dense_test_top1": 60.0, "val_top1": 60 - top1,
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
@@ -188,6 +188,17 @@ def test_the_weight_that_other_seeds_choose_owes_nothing_to_luck() -> None:
     assert mean is not None and mean.mean == pytest.approx((62 + 60 + 60) / 3 - 61)
     one = reporting.Results(table[table.student_seed == 0], GRID)
     assert one.mean_regret_elsewhere("dkd") is None, "one pair has no other"
+
+
+def test_a_search_takes_what_validation_likes_best_and_costs_all_its_trainings() -> None:
+    table = trials()
+    table["val_top1"] = table.strategy.map({"fixed 0.5": 90.0, "dkd": 99.0}).fillna(50.0)
+    results = reporting.Results(table, GRID)
+    for each in results.by_setting.values():
+        assert (each[design.SEARCHED] == each["fixed 0.5"]).all()
+    assert results.compute(design.SEARCHED) == len(design.WEIGHTS)
+    assert results.students == len(table), "a search is no student"
+    assert f"| {design.SEARCHED} | 7.00 |" in reporting.tables(results)
 
 
 def test_plots_and_trials_are_written(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from akgp.params import Data, Distill, Regime, Splits, Training
 
 WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+SEARCHED = "fixed, searched"
+"""Not trained, only told of: the fixed weight that is best on validation images, at the cost of them all."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Design:
     pairs: (teacher seed, student seed), in the order in which they are run; the teacher's is the data's too.
     held_out: share of the training images for calibration, and as much for validation.
     special: what is compared in a regime, or with a teacher, alone.
-    duels: strategies to compare in pairs, the first with the second, over all settings.
+    duels: strategies to compare two at a time, the first with the second, over all settings.
     teacher, student: `Training` parameters; `cuda_graphs` is chosen by the device.
     channels_last: on a processor, where it slows the smallest networks; on a GPU always.
     """
@@ -183,6 +185,11 @@ GRID = Design(
     pairs=((0, 0), (1, 1), (0, 2), (1, 3), (0, 4)),
     arms=ARMS,
     special={"long tail 1:50": (NO_SHIFT,), "symmetric 20 %": (NO_Q,), "symmetric 40 %": (NO_Q,)},
+    duels=(
+        *((AKGP_LOW.name, rival) for rival in ("fixed 0.1", "fixed 0.7", SEARCHED, "0.7 + q, longer")),
+        ("0.3 + q", "fixed 0.3"),
+        ("0.7 + q", "fixed 0.7"),
+    ),
     image_size=16,
     subset=dict.fromkeys(REGIMES, 7000) | {"long tail 1:50": 25_000},
     held_out=0.14,
@@ -227,7 +234,8 @@ LONG = replace(
         (LABEL_HEAVY, "fixed 0.1"),
         (ANSWERS_LONGER.name, ANSWERS.name),
         *((ANSWERS.name, f"fixed {w:g}") for w in (0.0, 0.1, 0.3, 0.7)),
-        *((ANSWERS_LONGER.name, rival) for rival in (LABEL_HEAVY, TEACHER_HEAVY, AKGP_LOW.name)),
+        (ANSWERS.name, SEARCHED),
+        *((ANSWERS_LONGER.name, rival) for rival in (LABEL_HEAVY, TEACHER_HEAVY, AKGP_LOW.name, SEARCHED)),
         *((AKGP_LOW.name, rival) for rival in (LABEL_HEAVY, TEACHER_HEAVY)),
     ),
     teacher=GRID.teacher | {"precision": "bf16"},
