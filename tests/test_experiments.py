@@ -164,7 +164,7 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
     of_clean = table[table.regime == "clean"].set_index("student_seed")
     best, mine = (of_clean[of_clean.strategy == name].test_top1 for name in ("fixed 0.9", "akgp from 0.3"))
     difference = (best - mine).to_numpy()
-    found = results.regret(clean, "akgp from 0.3")
+    found = reporting.mean(results.regret(clean, "akgp from 0.3"))
     assert found.mean == pytest.approx(difference.mean())
     assert found.error == pytest.approx(difference.std(ddof=1) / 3**0.5)
     assert found.error < 0.2, "the seeds' own level, ten points apart, cancels"
@@ -172,6 +172,21 @@ def test_regret_is_paired_and_against_the_best_fixed_weight_of_each_setting() ->
     assert results.mean_regret("fixed 0.9").mean == pytest.approx(0.5, abs=0.2)
     text = reporting.tables(results)
     assert "## clean, in-sample teacher" in text and "best fixed weight in hindsight: fixed 0.1" in text
+
+
+def test_settings_err_together_because_they_share_their_seeds() -> None:
+    """The error of the mean over settings is that of the pairs' means; a setting of one pair adds its own."""
+    random = np.random.default_rng(0)
+    shared, own = random.standard_normal(3), random.standard_normal((3, 4))
+    settings = [pd.Series(shared + 0.1 * own[:, k]) for k in range(4)]
+    by_pair = pd.concat(settings, axis=1).mean(axis=1)
+    found = reporting.over_settings(settings)
+    assert found.mean == pytest.approx(by_pair.mean())
+    assert found.error == pytest.approx(by_pair.std(ddof=1) / 3**0.5)
+    more = reporting.over_settings([*settings, pd.Series([9.0])])
+    variance = np.mean([setting.var(ddof=1) for setting in settings])
+    assert more.error == pytest.approx(((4 * found.error) ** 2 + variance) ** 0.5 / 5)
+    assert np.isnan(reporting.over_settings([pd.Series([9.0])]).error)
 
 
 def test_the_weight_that_other_seeds_choose_owes_nothing_to_luck() -> None:
@@ -182,8 +197,8 @@ def test_the_weight_that_other_seeds_choose_owes_nothing_to_luck() -> None:
     table.loc[lucky, "test_top1"] = table[lucky].student_seed.map({0: 70.0, 1: 60.0, 2: 60.0})
     results = reporting.Results(table, GRID)
     clean = ("clean", "in-sample")
-    assert results.regret(clean, "dkd").mean == pytest.approx((70 + 60 + 60) / 3 - 61)
-    assert results.regret_elsewhere(clean, "dkd").mean == pytest.approx((62 + 60 + 60) / 3 - 61)
+    assert results.regret(clean, "dkd").mean() == pytest.approx((70 + 60 + 60) / 3 - 61)
+    assert results.regret_elsewhere(clean, "dkd").mean() == pytest.approx((62 + 60 + 60) / 3 - 61)
     mean = results.mean_regret_elsewhere("dkd")
     assert mean is not None and mean.mean == pytest.approx((62 + 60 + 60) / 3 - 61)
     one = reporting.Results(table[table.student_seed == 0], GRID)

@@ -21,28 +21,28 @@ class Mean:
 
     mean: float
     error: float
-    pairs: int = 1
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f}" + ("" if np.isnan(self.error) else f" ± {self.error:.2f}")
 
 
-def mean(values: Sequence[float] | np.ndarray | pd.Series) -> Mean:
-    array = np.asarray(values, dtype=float)
-    error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
-    return Mean(float(array.mean()), float(error), len(array))
+def mean(by_pair: pd.Series) -> Mean:
+    return Mean(float(by_pair.mean()), float(by_pair.std()) / np.sqrt(len(by_pair)))
 
 
-def over_settings(each: Sequence[Mean]) -> Mean:
-    """The mean of the settings' means; its error from theirs, taken as independent.
+def over_settings(each: Sequence[pd.Series]) -> Mean:
+    """The mean of the settings' means.
 
-    One pair of seeds has no error of its own: it is given the mean variance of the other settings' pairs.
+    Settings share seeds, data and students, and err together: its error is that of what a pair deviates in
+    all settings at once. A setting with one pair adds the mean variance of the others' pairs.
     """
-    pairs = np.array([one.pairs for one in each])
-    variances = np.array([one.error**2 * one.pairs for one in each])
-    filled = np.where(pairs > 1, variances, variances[pairs > 1].mean() if (pairs > 1).any() else np.nan)
-    error = float(np.sqrt((filled / pairs).sum()) / len(each))
-    return Mean(float(np.mean([one.mean for one in each])), error)
+    table = pd.concat(each, axis=1)
+    pairs, repeated = table.count(), table.loc[:, table.count() > 1]
+    deviations = ((repeated - repeated.mean()) / repeated.count()).sum(axis=1)[repeated.notna().any(axis=1)]
+    clusters = len(deviations)
+    together = (deviations**2).sum() * clusters / (clusters - 1) if clusters else np.nan
+    alone = (pairs == 1).sum() * repeated.var().mean() if clusters else np.nan
+    return Mean(float(table.mean().mean()), float(np.sqrt(together + alone) / len(each)))
 
 
 class Results:
@@ -68,25 +68,26 @@ class Results:
         """The fixed weight that is best in hindsight, by its mean over the seeds."""
         return str(self.by_setting[setting][list(self.fixed.values())].mean().idxmax())
 
-    def regret(self, setting: tuple[str, str], strategy: str) -> Mean:
-        """How far the strategy stays below the best fixed weight in hindsight, points, paired by seeds."""
+    def regret(self, setting: tuple[str, str], strategy: str) -> pd.Series:
+        """How far the strategy stays below the best fixed weight in hindsight, points, by pair of seeds."""
         table = self.by_setting[setting]
-        return mean(table[self.best_fixed(setting)] - table[strategy])
+        return table[self.best_fixed(setting)] - table[strategy]
 
-    def regret_elsewhere(self, setting: tuple[str, str], strategy: str) -> Mean:
+    def regret_elsewhere(self, setting: tuple[str, str], strategy: str) -> pd.Series:
         """`regret`, where each pair's fixed weight is the best of the *other* pairs.
 
-        The best in hindsight of several noisy means owes part of its lead to luck; this one does not.
+        The best in hindsight of several noisy means owes part of its lead to luck; this one has none, but may
+        not be the best: the regret to the weight that is best in truth lies between the two.
         """
         table = self.by_setting[setting]
         fixed = table[list(self.fixed.values())]
         best = [fixed.loc[pair, fixed.drop(index=pair).mean().idxmax()] for pair in fixed.index]
-        return mean(best - table[strategy])
+        return best - table[strategy]
 
-    def gain(self, setting: tuple[str, str], strategy: str, over: str = REFERENCE) -> Mean:
-        """How far the strategy is above another, points, paired by seeds."""
+    def gain(self, setting: tuple[str, str], strategy: str, over: str = REFERENCE) -> pd.Series:
+        """How far the strategy is above another, points, by pair of seeds."""
         table = self.by_setting[setting]
-        return mean(table[strategy] - table[over])
+        return table[strategy] - table[over]
 
     def mean_regret(self, strategy: str) -> Mean:
         return over_settings([self.regret(setting, strategy) for setting in self.settings])
@@ -146,7 +147,7 @@ def _across(results: Results) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for strategy in results.everywhere:
-        regrets = {setting: results.regret(setting, strategy) for setting in results.settings}
+        regrets = {setting: mean(results.regret(setting, strategy)) for setting in results.settings}
         worst = max(regrets, key=lambda setting: regrets[setting].mean)
         cells = [
             strategy,
@@ -190,11 +191,12 @@ def _duels(results: Results, title: str, settings: list[tuple[str, str]]) -> str
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one, other in results.design.duels:
-        gains = {setting: results.gain(setting, one, other) for setting in settings}
+        by_pair = [results.gain(setting, one, other) for setting in settings]
+        gains = dict(zip(settings, map(mean, by_pair), strict=True))
         least, most = (pick(gains, key=lambda setting: gains[setting].mean) for pick in (min, max))
         cells = [
             *(f"{name} ({results.compute(name):.2f})" for name in (one, other)),
-            over_settings(list(gains.values())),
+            over_settings(by_pair),
             *(said for setting in (least, most) for said in (gains[setting], ", ".join(setting))),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -202,7 +204,7 @@ def _duels(results: Results, title: str, settings: list[tuple[str, str]]) -> str
 
 
 def _smallest_gain(results: Results, strategy: str, over: str) -> Mean:
-    gains = [results.gain(setting, strategy, over) for setting in results.settings]
+    gains = [mean(results.gain(setting, strategy, over)) for setting in results.settings]
     return min(gains, key=lambda gain: gain.mean)
 
 
@@ -221,11 +223,11 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
     for strategy in (*results.design.strategies(), SEARCHED):
         if strategy in table:
             mine = rows[rows.strategy == strategy]
-            top1, regret = mean(table[strategy]), results.regret(setting, strategy)
+            top1, regret = mean(table[strategy]), mean(results.regret(setting, strategy))
             weight = "" if mine.w.isna().all() else f"{mine.w.mean():.2f}"
             lines.append(
                 f"| {strategy} | {weight} | {mine.compute.mean():.2f} | {str(top1).lstrip('+')} "
-                f"| {results.gain(setting, strategy)} | {Mean(-regret.mean, regret.error)} |"
+                f"| {mean(results.gain(setting, strategy))} | {Mean(-regret.mean, regret.error)} |"
             )
     return "\n".join(lines)
 
