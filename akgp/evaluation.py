@@ -32,6 +32,7 @@ __all__ = [
     "Latency",
     "Ratio",
     "accuracy",
+    "balanced_accuracy",
     "count",
     "latency",
     "onnx_logits",
@@ -147,13 +148,27 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: [N, C]; a tie goes to the lowest class.
         labels: int64 [N].
+
+    Raises:
+        ValueError: other shapes, or no image.
     """
+    return 100 * float(_right(logits, labels).mean())
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The mean over the classes that occur of each one's `accuracy`, %: so rare ones count alike."""
+    right = _right(logits, labels)
+    return 100 * float(torch.stack([right[labels == k].mean() for k in labels.unique()]).mean())
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 for each image that is classified as its label, else 0: float64 [N]."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(
             f"logits must be [N, C] and labels [N] with N > 0, "
             f"got {list(logits.shape)} and {list(labels.shape)}"
         )
-    return 100 * float((logits.argmax(1) == labels.to(logits.device)).double().mean())
+    return (logits.argmax(1) == labels.to(logits.device)).double()
 
 
 def latency(

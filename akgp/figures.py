@@ -92,6 +92,41 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
     return _svg("weights", "Weight of the teacher against the label, by class", draw, height=3.0)
 
 
+def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
+    """Of each class its training images, and the share of labels that look wrong: from the lower end up.
+
+    Empty without characteristics.
+    """
+    if characteristics is None:
+        return ""
+
+    def draw(axes: list[Axes]) -> None:
+        counted, labels = axes
+        places = range(len(classes))
+        counted.bar(places, characteristics["class_counts"], color=SERIES[0], alpha=0.6)
+        counted.set_ylabel("training images")
+        rates = [100 * (rate or 0.0) for rate in characteristics["noise_rate_by_class"]]
+        lows = [100 * low for low in characteristics["noise_rate_by_class_low"]]
+        labels.vlines(places, lows, rates, color=SERIES[1], alpha=0.45, linewidth=5)
+        labels.plot(places, rates, "o", color=SERIES[1], markersize=5)
+        labels.set_ylim(bottom=0)
+        labels.set_ylabel("surest answers labelled otherwise, %")
+        for axis in axes:
+            _name(axis, list(classes), "class")
+
+    return _svg("classes", "Training images and doubtful labels of each class", draw, panels=2, height=3.0)
+
+
+def labels_look_wrong(characteristics: Mapping[str, Any] | None) -> bool:
+    """Whether labels are wrong by estimate, at all or in some class."""
+    from akgp.distillation.characteristics import CLEAN, SUSPECT
+
+    if characteristics is None or characteristics["noise_rate"] is None:
+        return False
+    by_class = max(characteristics["noise_rate_by_class_low"])
+    return bool(characteristics["noise_rate_low"] > CLEAN or by_class > SUSPECT)
+
+
 def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
     """Which classes overlap, and which wrong labels are estimated: a square a pair, off the diagonal.
 
@@ -100,10 +135,12 @@ def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence
     """
     if characteristics is None or len(classes) > LABELLED:
         return ""
-    rate = characteristics["noise_rate"] or 0.0
     panels = {"the teacher answers": ("probability of", characteristics["overlap"])}
-    if (characteristics["noise_rate_low"] or 0.0) > 0.05:
-        wrong = [[rate * share for share in row] for row in characteristics["confusion"]]
+    if labels_look_wrong(characteristics):
+        common = characteristics["noise_rate"]
+        rates = [common if rate is None else rate for rate in characteristics["noise_rate_by_class"]]
+        rows = zip(rates, characteristics["confusion"], strict=True)
+        wrong = [[rate * share for share in row] for rate, row in rows]
         panels["true class"] = ("wrong label, probability", wrong)
 
     def draw(axes: list[Axes]) -> None:

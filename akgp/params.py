@@ -183,8 +183,9 @@ class Training(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay a step of the averaged weights that are kept; null: none"
     )
-    keep: Literal["best", "last"] = Field(
-        "best", description="best | last epoch, judged on the validation split"
+    keep: Literal["best", "balanced", "last"] = Field(
+        "best",
+        description="best | balanced (best by the mean over classes) | last epoch, on validation",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: GPU only"
@@ -276,7 +277,9 @@ class Distill(Section):
         True, description="akgp: trust the teacher more where a label is probably wrong"
     )
     logit_adjustment: Literal["auto", "on", "off"] = Field(
-        "auto", description="shift by the log class prior; auto: akgp alone, if imbalance exceeds 3"
+        "auto",
+        description="shift by the log class prior, keep best is balanced then; auto: akgp alone, if "
+        "imbalance exceeds 3",
     )
     training: Training = Field(default_factory=Training)
 
@@ -385,8 +388,9 @@ class Range(Section):
 class Sweep(Section):
     """`akgp sweep run`: a search over parameters of prune and distill.
 
-    The objective is validation accuracy; `against` adds a second one, to be kept small. Then no trial is
-    stopped early: by accuracy alone ASHA would stop the small networks first.
+    The objective is validation accuracy, the mean over classes where the imbalance exceeds 3; `against` adds
+    a second one, to be kept small. Then no trial is stopped early: by accuracy alone ASHA would stop the
+    small networks first.
     """
 
     trials: Annotated[int, Field(ge=1)] = Field(12, description="trials in all")

@@ -77,6 +77,7 @@ def write(directory: str | Path, content: Report) -> Path:
         "curves": figures.learning_curves(content.histories),
         "widths": figures.widths(content.layers),
         "weights": figures.teacher_weights(content.weights),
+        "classes": figures.class_characteristics(content.characteristics, content.summary["classes"]),
         "confusion": figures.class_confusion(content.characteristics, content.summary["classes"]),
     }
     page = template.render(
@@ -84,10 +85,13 @@ def write(directory: str | Path, content: Report) -> Path:
         rows=list(_rows(content.metrics)),
         saved=list(saved(content)),
         settings=list(_settings(content.params)),
+        characteristics=list(_characteristics(content.characteristics or {})),
+        doubtful=figures.labels_look_wrong(content.characteristics),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         kernels=_kernels(content.metrics),
         faster=faster(content.metrics),
+        balanced=balance_matters(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
         yaml=parameters.dump(content.params),
     )
@@ -115,10 +119,13 @@ def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
 
 def table(metrics: Metrics) -> str:
     """The metrics as aligned text, a line for each network, reductions against the dense one."""
-    lines = [["", "top-1", "params", "", "MACs", "", "on disk", "", "latency, batch 1"]]
+    balanced = balance_matters(metrics)
+    mean = ["mean over classes"] if balanced else []
+    lines = [["", "top-1", *mean, "params", "", "MACs", "", "on disk", "", "latency, batch 1"]]
     for name, row in metrics.items():
         less = reductions(row, metrics.get("dense"))
         cells = [name, f"{row['top1']:.2f} %"]
+        cells += [f"{row['balanced_top1']:.2f} %"] if balanced else []
         for key in COUNTS:
             cells += [number(row[key]) + ("B" if key == "bytes" else ""), less[key]]
         lines.append([*cells, latency(row)])
@@ -133,6 +140,11 @@ def table(metrics: Metrics) -> str:
     runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
     notes = f"Latency: {'; '.join(runtimes)}. Top-1 on the test split. Reductions against dense."
     return "\n".join(filter(None, (text, notes, faster(metrics))))
+
+
+def balance_matters(metrics: Metrics) -> bool:
+    """Whether top-1 and its mean over the classes of the test split are half a point apart for some network."""
+    return any(abs(row["top1"] - row.get("balanced_top1", row["top1"])) >= 0.5 for row in metrics.values())
 
 
 def faster(metrics: Metrics) -> str:
@@ -250,6 +262,27 @@ def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
         f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most",
     )
     yield "seed", str(params.seed)
+
+
+def _characteristics(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was measured of the teacher and the labels, with units."""
+    if not found:
+        return
+    yield "teacher's accuracy", f"{100 * found['accuracy']:.1f} % of {found['samples']:,} calibration images"
+    yield (
+        "teacher's calibration",
+        f"expected calibration error {100 * found['ece']:.1f} %, confidence minus accuracy "
+        f"{100 * found['overconfidence']:+.1f} points, calibrated by temperature {found['temperature']:.2f}",
+    )
+    if found["noise_rate"] is not None:
+        rate, low = 100 * found["noise_rate"], 100 * found["noise_rate_low"]
+        yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %; corrected above 5 %"
+    if found["memorisation_gap"] is not None:
+        yield (
+            "memorisation gap",
+            f"Brier score {found['memorisation_gap']:+.3f}, training minus calibration images",
+        )
+    yield "imbalance", f"{found['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3"
 
 
 def _training(training: parameters.Training) -> str:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,9 @@ that is an `nn.Module` may have parameters of its own, which are trained togethe
 
 Schedule = Callable[[int, int, Training], float]
 """(step from 1, steps an epoch, params) -> share of the peak learning rate."""
+
+JUDGED_BY = {"best": "val_top1", "balanced": "val_balanced_top1", "last": "epoch"}
+"""What the row of the epoch whose weights are kept has most of, for each `Training.keep`."""
 
 EVALUATION_BATCH = 512
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -86,8 +89,8 @@ def train(
     two dimensions, such as biases. The parameters of an objective follow the same rules; they are
     part of the state, not of `model`. With `params.ema`, exponential averages over the steps are
     validated and kept, see `_move`. A row holds epoch (from 1), loss and val_loss (nats),
-    train_top1 and val_top1 (%), learning_rate, images_per_second and seconds. Once exhausted,
-    `model` holds the weights to keep (`params.keep`), in eval mode.
+    train_top1, val_top1 and val_balanced_top1 (%, see `Judgement`), learning_rate, images_per_second
+    and seconds. Once exhausted, `model` holds the weights to keep (`params.keep`), in eval mode.
 
     With `world` workers each step averages the gradients of `world` equal slices of one global
     batch of `params.batch_size`; each worker's BatchNorm normalises its own slice, and worker
@@ -140,15 +143,17 @@ def train(
         trained = time.perf_counter() - start
         optimization.agree_on_buffers()
         judged = optimization.judged
-        val_loss, val_top1 = evaluate(judged, validation, mean=mean, std=std, rank=rank, world=world)
-        _require_finite("val_loss", val_loss, epoch, params)
-        if val_top1 > best or params.keep == "last":
-            best, kept = max(val_top1, best), _copy(judged)
+        found = evaluate(judged, validation, mean=mean, std=std, rank=rank, world=world)
+        _require_finite("val_loss", found.loss, epoch, params)
         row = {
             "epoch": epoch + 1, "loss": loss_sum / seen, "train_top1": 100 * correct / seen,
-            "val_loss": val_loss, "val_top1": val_top1, "learning_rate": rate,
-            "images_per_second": seen / trained, "seconds": time.perf_counter() - start,
+            "val_loss": found.loss, "val_top1": found.top1, "val_balanced_top1": found.balanced_top1,
+            "learning_rate": rate, "images_per_second": seen / trained,
         }  # fmt: skip
+        figure = row[JUDGED_BY[params.keep]]
+        if params.keep == "last" or figure > best:
+            best, kept = figure, _copy(judged)
+        row["seconds"] = time.perf_counter() - start
         going_on = {"epoch": epoch + 1, "best": best, "kept": kept, "optimization": optimization.state_dict()}
         yield Epoch(row, going_on)
     model.load_state_dict(kept)
@@ -281,6 +286,17 @@ def learning_rate_factor(step: int, steps: int, params: Training) -> float:
     return (1 + math.cos(math.pi * progress)) / 2 if params.schedule == "cosine" else 1 - progress
 
 
+class Judgement(NamedTuple):
+    """What a network is worth on a split."""
+
+    loss: float
+    """Mean cross-entropy, nats."""
+    top1: float
+    """Share of the images that are classified as labelled, %."""
+    balanced_top1: float
+    """The same of each class that occurs, and the mean over these, %: rare classes count alike."""
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -290,19 +306,22 @@ def evaluate(
     std: Sequence[float],
     rank: int = 0,
     world: int = 1,
-) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and top-1 (%) in eval mode, every image counted once over all workers."""
+) -> Judgement:
+    """Judge a network in eval mode, every image counted once over all workers."""
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=images.labels.device)
+    classes = int(images.labels.max()) + 1
+    loss = torch.zeros(1, dtype=torch.float64, device=images.labels.device)
+    correct = torch.zeros(classes, dtype=torch.float64, device=images.labels.device)
     for batch in ordered_batches(
         images, batch_size=EVALUATION_BATCH, mean=mean, std=std, rank=rank, world=world
     ):
         logits = model(batch.inputs).float()
-        sums[0] += F.cross_entropy(logits, batch.labels, reduction="sum")
-        sums[1] += (logits.argmax(1) == batch.labels).sum()
-        sums[2] += len(batch.labels)
-    loss, correct, seen = _all_reduced(sums)
-    return loss / seen, 100 * correct / seen
+        loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+        correct += batch.labels[logits.argmax(1) == batch.labels].bincount(minlength=classes)
+    loss_sum, *right = _all_reduced(torch.cat([loss, correct]))
+    there = images.labels.bincount().tolist()
+    shares = [one / count for one, count in zip(right, there, strict=True) if count]
+    return Judgement(loss_sum / len(images), 100 * sum(right) / len(images), 100 * sum(shares) / len(shares))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

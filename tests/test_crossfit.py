@@ -154,7 +154,8 @@ def test_a_cross_fitted_teacher_has_not_memorised_what_it_teaches(tmp_path: Path
     assert in_sample["memorisation_gap"] < -0.2 and in_sample["folds"] is None
     assert abs(fitted["memorisation_gap"]) < 0.1 and fitted["folds"] == 3
     assert "a network that has not seen it, of 3 folds" in fitted["sentence"]
-    assert "folds" not in in_sample["sentence"]
+    assert "of 3 folds" not in in_sample["sentence"] and "memorised" not in fitted["sentence"]
+    assert "memorised training labels, wrong ones too (`folds` is for that)" in in_sample["sentence"]
 
 
 def test_without_folds_earlier_ones_go(tmp_path: Path) -> None:

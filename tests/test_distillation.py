@@ -54,7 +54,7 @@ from akgp.stages import distill as distill_stage
 from akgp.stages.lesson import read_lesson
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task
-from akgp.training import train
+from akgp.training import evaluate, train
 
 NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx")
 
@@ -227,7 +227,7 @@ def world(
     samples: int = 4000,
     classes: int = 10,
     noise: float = 0.0,
-    flips: bool = False,
+    flips: bool | tuple[int, ...] = False,
     skill: float = 9.0,
     jitter: float = 0.0,
     counts: list[int] | None = None,
@@ -236,7 +236,8 @@ def world(
     """A teacher's logits, labels of which `noise` are wrong, and which are.
 
     The teacher gives the true class the logit `skill` more, plus normal noise of size `jitter`.
-    Wrong labels are the next class (`flips`) or any other.
+    Wrong labels are the next class (`flips`), the class that `flips` names of each, itself for none, or any
+    other.
     """
     generator = torch.Generator().manual_seed(seed)
     if counts is None:
@@ -246,7 +247,9 @@ def world(
         samples = len(true)
     wrong = torch.rand(samples, generator=generator) < noise
     shift = torch.ones_like(true) if flips else torch.randint(1, classes, (samples,), generator=generator)
-    labels = torch.where(wrong, (true + shift) % classes, true)
+    other = torch.tensor(flips)[true] if isinstance(flips, tuple) else (true + shift) % classes
+    labels = torch.where(wrong, other, true)
+    wrong &= labels != true
     logits = skill * F.one_hot(true, classes) + jitter * torch.randn(samples, classes, generator=generator)
     return logits, labels, wrong
 
@@ -400,6 +403,16 @@ def test_confusion_counts_the_most_confident_fifth_of_each_prediction() -> None:
     assert confusion[1] == pytest.approx((0.5, 0, 0.5)) and confusion[2] == pytest.approx((0.5, 0.5, 0))
 
 
+CAT_DOG = (1, 0, 2, 3, 4, 5, 6, 7, 8, 9)
+LIKE_CIFAR10 = (1, 0, 2, 2, 4, 4, 6, 6, 8, 9)  # five classes, two of them each other
+
+
+def trained_on_flips(logits: Tensor, noise: float, flips: tuple[int, ...]) -> Tensor:
+    """Logits of a teacher that predicts given labels, as one trained on them does."""
+    away = F.one_hot(torch.tensor(flips), 10).float()
+    return (logits.softmax(1) @ ((1 - noise) * torch.eye(10) + noise * away)).clamp_min(1e-9).log()
+
+
 @pytest.mark.parametrize("flips", [False, True], ids=["symmetric", "flips"])
 def test_noise_is_what_cleanlab_finds(flips: bool) -> None:
     """cleanlab (Northcutt et al. 2021, Confident Learning) as an independent estimate of the same things.
@@ -432,6 +445,31 @@ def test_noise_is_what_cleanlab_finds(flips: bool) -> None:
     assert ((doubt > 0.5).numpy() == find_label_issues(given, probability)).mean() > 0.92
 
 
+@pytest.mark.parametrize("flips", [CAT_DOG, LIKE_CIFAR10], ids=["cat and dog", "five classes"])
+@pytest.mark.parametrize("noise", [0.3, 0.45])
+def test_noise_of_a_class_is_what_cleanlab_finds(flips: tuple[int, ...], noise: float) -> None:
+    """Also where the surest answers of all are of other classes, and the rate over all reads nothing."""
+    from cleanlab.count import compute_confident_joint, estimate_latent
+
+    logits, labels, _ = world(noise=noise, flips=flips, skill=5.0, jitter=1.0, samples=40_000)
+    logits = trained_on_flips(logits, noise, flips)
+    found = measure(logits, labels)
+    assert found.noise_rate == 0
+    flipped = [k for k in range(10) if flips[k] != k]
+    assert sorted(found.suspects) == flipped
+    given, probability = labels.numpy(), (logits.double() / found.temperature).softmax(1).numpy()
+    _, label_given_true, _ = estimate_latent(compute_confident_joint(given, probability), given)
+    theirs = 1 - label_given_true.diagonal()
+    for k in range(10):
+        truth = noise if k in flipped else 0.0
+        assert found.noise_rate_by_class[k] == pytest.approx(truth, abs=0.1), NAMES[k]
+        assert theirs[k] == pytest.approx(truth, abs=0.1), NAMES[k]
+        if k in flipped:
+            assert max(range(10), key=found.confusion[k].__getitem__) == flips[k]
+    sentence = found.sentence(NAMES)
+    assert sentence.startswith("labels look right but for those of ") and "most of them cat)" in sentence
+
+
 def test_doubt_is_bayes_rule() -> None:
     logits, labels, _ = world(noise=0.4, skill=2.0, jitter=1.0, samples=800)
     found = measure(logits, labels)
@@ -457,6 +495,7 @@ def test_no_noise_no_doubt(arguments: dict[str, Any]) -> None:
     logits, labels, _ = world(**arguments)
     found = measure(logits, labels)
     assert found.noise_rate is not None and found.noise_rate <= CLEAN and not found.noisy
+    assert not found.suspects and found.sentence(NAMES).startswith("labels look right;")
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert teacher_weights(distill(w0=0.6), found, logits, labels).eq(0.6).all()
     torch.testing.assert_close(found.transition(), torch.eye(10, dtype=torch.float64))
@@ -476,6 +515,38 @@ def test_a_teacher_that_knows_nothing_casts_no_doubt(teacher: str, counts: list[
     assert found.noise_rate is None and found.information < 0.01
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert "too little" in found.sentence(NAMES[:classes])
+
+
+def test_estimates_converge() -> None:
+    """To the noise rate, the confusion and the temperature that are true, as images grow in number."""
+    errors: dict[str, list[float]] = {"noise": [], "confusion": [], "temperature": []}
+    for samples in (1000, 10_000, 100_000):
+        logits, labels, _ = world(noise=0.3, flips=True, samples=samples)
+        found = measure(logits, labels)
+        errors["noise"].append(abs(found.noise_rate - 0.3))  # type: ignore[operator]
+        next_class = torch.eye(10).roll(1, 1)
+        errors["confusion"].append(float((torch.tensor(found.confusion) - next_class).abs().max()))
+        generator = torch.Generator().manual_seed(1)
+        drawn = 3 * torch.randn(samples, 10, generator=generator)
+        told = torch.multinomial((drawn / 2.5).softmax(1), 1, generator=generator)[:, 0]
+        errors["temperature"].append(abs(calibration_temperature(drawn, told) / 2.5 - 1))
+    for name, (few, _, many) in errors.items():
+        assert many < 0.02 and many < few, (name, errors[name])
+
+
+def test_doubt_on_a_long_tail_is_a_probability() -> None:
+    """Its temperature is not weighted by class: v goes by the label, which may be wrong."""
+    counts = [2000, 1300, 850, 560, 370, 240, 160, 105, 70, 45]
+    logits, labels, wrong = world(noise=0.2, skill=4.0, jitter=1.2, counts=counts)
+    away = (1 - torch.eye(10)) / 9
+    logits = (logits.softmax(1) @ (0.8 * torch.eye(10) + 0.2 * away)).log()
+    found = measure(logits, labels)
+    assert found.imbalanced and found.noisy and found.temperature != found.label_temperature
+    doubt = wrong_label_probability(found, logits, labels)
+    share = float(wrong.float().mean())
+    weighted = found.model_copy(update={"label_temperature": found.temperature})
+    assert doubt.mean() == pytest.approx(share, abs=0.04)
+    assert wrong_label_probability(weighted, logits, labels).mean() < share - 0.06
 
 
 def test_labels_as_often_wrong_as_right_cast_no_doubt() -> None:
@@ -499,7 +570,19 @@ def test_labels_as_often_wrong_as_right_cast_no_doubt() -> None:
             lambda z, y: measure(z, y, train_logits=z, train_labels=y[:3]),
             r"train_logits, train_labels: labels",
         ),
-        (lambda z, y: measure(z, y, train_counts=torch.ones(3)), r"train_counts must be \[10\]"),
+        (
+            lambda z, y: measure(z, y, train_labels=y - 1),
+            r"train_labels: labels must be in \[0, 10\), got -1 to",
+        ),
+        (
+            lambda z, y: measure(z, y, train_logits=z[:, :5], train_labels=y.clamp_max(4)),
+            r"train_logits must be \[M, 10\], got \[50, 5\]",
+        ),
+        (lambda z, y: measure(z, y, train_counts=torch.ones(3)), r"train_counts must be int64 \[10\]"),
+        (lambda z, y: measure(z, y, train_counts=torch.ones(10)), r"int64 \[10\] .* got torch.float32"),
+        (lambda z, y: calibration_temperature(z / 0, y), "a logit is not finite"),
+        (lambda z, y: calibration_temperature(z[:0], y[:0]), "N ≥ 1"),
+        (lambda z, y: calibration_temperature(z, y + 1), r"labels must be in \[0, 10\)"),
         (lambda z, y: measure(z, y).sentence(("a", "b")), "classes must be 10 names, got 2"),
     ],
 )
@@ -543,36 +626,49 @@ def test_sentences() -> None:
     found = measure(logits, labels)
     rate = round(100 * found.noise_rate)  # type: ignore[operator]
     points = round(100 * found.overconfidence)
-    assert found.sentence(NAMES).startswith(f"labels look {rate} % wrong, mostly ")
-    assert f"→{NAMES[(NAMES.index(found.sentence(NAMES).split('mostly ')[1].split('→')[0]) + 1) % 10]}" in (
-        found.sentence(NAMES)
-    )
-    assert found.sentence(NAMES).endswith(f"over-confident by {points} points; classes are balanced")
+    assert found.sentence(NAMES) == (
+        f"labels look {rate} % wrong; the teacher is over-confident by {points} points; classes are balanced"
+    ), "ten pairs with a tenth each"
     both = [[0.0] * 10 for _ in range(10)]
     both[0][1], both[1][0] = 0.9, 0.8
     stated = found.model_copy(
         update={
             "noise_rate": 0.18, "confusion": tuple(map(tuple, both)), "overconfidence": 0.04,
-            "class_counts": (50,) * 10, "imbalance": 1.0,
+            "class_counts": (50,) * 10, "imbalance": 1.0, "noise_rate_by_class": (0.9, 0.9, *(0.0,) * 8),
         }
     )  # fmt: skip
     assert stated.sentence(NAMES) == (
         "labels look 18 % wrong, mostly cat↔dog; the teacher is over-confident by 4 points; "
         "classes are balanced"
     )
+    one_way = stated.model_copy(update={"noise_rate_by_class": (0.9, 0.2, *(0.0,) * 8)})
+    assert ", mostly cat→dog; " in one_way.sentence(NAMES)
+    both[2][3] = both[4][5] = both[6][7] = 1.0
+    several = stated.model_copy(
+        update={
+            "noise_rate_by_class": (0.4, 0.4, 0.5, 0.0, 0.4, 0.0, 0.3, *(0.0,) * 3),
+            "confusion": tuple(map(tuple, both)), "memorisation_gap": -0.05,
+        }
+    )  # fmt: skip
+    assert ", often cat↔dog and eel→fox; " in several.sentence(NAMES)
+    assert "memorised training labels, wrong ones too (`folds` is for that); " in several.sentence(NAMES)
     other = stated.model_copy(
         update={
-            "noise_rate": 0.01, "noise_rate_low": 0.0, "overconfidence": -0.01, "memorisation_gap": -0.3,
+            "noise_rate": 0.01, "noise_rate_low": 0.0, "noise_rate_by_class_low": (0.0,) * 10,
+            "overconfidence": -0.01, "memorisation_gap": -0.3,
             "class_counts": (1230, *(200,) * 8, 100), "imbalance": 12.3,
         }
     )  # fmt: skip
     assert other.sentence(NAMES) == (
-        "labels look right; the teacher is under-confident by 1 point and has memorised training labels; "
-        "cat has 12.3 times the images of lynx"
+        "labels look right; the teacher is under-confident by 1 point and fits its training images better "
+        "than others; cat has 12.3 times the images of lynx"
     )
     even = stated.model_copy(
-        update={"confusion": tuple((1 / 9,) * 10 for _ in range(10)), "overconfidence": 0.0}
-    )
+        update={
+            "confusion": tuple((1 / 9,) * 10 for _ in range(10)), "overconfidence": 0.0,
+            "noise_rate_by_class": (0.18,) * 9 + (None,),
+        }
+    )  # fmt: skip
     assert even.sentence(NAMES) == (
         "labels look 18 % wrong; the teacher is as confident as it is right; classes are balanced"
     )
@@ -1282,6 +1378,11 @@ def stage_task(workspace: Path, **changes: Any) -> Task:
     return Task(stage="distill", params=params.validate(tree), root=workspace)
 
 
+def tailed(labels: Tensor) -> Tensor:
+    """Positions of images of which class 0 has most, as in a long tail."""
+    return ((labels == 0) | (torch.arange(len(labels)) % 4 == 0)).nonzero()[:, 0]
+
+
 def distilled(workspace: Path, out: Path, strategy: str) -> dict[str, Any]:
     """The metrics that the stage's computation writes for a strategy, without Ray."""
     task = stage_task(workspace, strategy=strategy)
@@ -1294,7 +1395,7 @@ def test_stage_with_learned_weights_says_whom_it_trusted(workspace: Path, tmp_pa
     metrics = distilled(workspace, tmp_path, "learned")
     weights = metrics["teacher_weights"]
     assert list(weights) == ["one", "two"] and sum(weights.values()) == pytest.approx(1)
-    assert weights["one"] != 0.5 and metrics["teacher_weight"] is None and "extra_compute" not in metrics
+    assert weights["one"] != 0.5 and metrics["teacher_weight"] is None and metrics["compute"] == 1
 
 
 def test_stage_with_self_distillation_leaves_a_plain_student(workspace: Path, tmp_path: Path) -> None:
@@ -1307,14 +1408,37 @@ def test_stage_with_self_distillation_leaves_a_plain_student(workspace: Path, tm
         4 * 8 * h * w + (9 * 8 * 8 + 8 * 8) * (h // 2) * (w // 2) + 80 + (channels - 4) * 8 * h * w
         for channels, (h, w) in ((4, size), (8, (size[0] // 2, size[1] // 2)))
     ]
-    assert metrics["extra_compute"] == pytest.approx(
-        sum(heads) / count(student, torch.zeros(1, 1, *size)).macs
-    )
+    assert metrics["compute"] == pytest.approx(1 + sum(heads) / count(student, torch.zeros(1, 1, *size)).macs)
     assert "teacher_weights" not in metrics
 
 
 def test_stage_with_other_strategies_charges_nothing(workspace: Path, tmp_path: Path) -> None:
-    assert not {"extra_compute", "teacher_weights"} & set(distilled(workspace, tmp_path, "akgp"))
+    metrics = distilled(workspace, tmp_path, "akgp")
+    assert metrics["compute"] == 1 and "teacher_weights" not in metrics
+
+
+def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_over_classes(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """Of a validation split with a long tail. What else is asked for stays as it is."""
+    lesson = read_lesson(task := stage_task(workspace, logit_adjustment="on", epochs=4))
+    lesson = replace(lesson, validation=lesson.validation.take(tailed(lesson.validation.labels)))
+    list(distill_stage.recover(task, lesson, tmp_path, None))
+    metrics, history = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "history")
+    )
+    mean, std = lesson.summary.mean, lesson.summary.std
+    found = evaluate(artifacts.load(tmp_path), lesson.validation, mean=mean, std=std)
+    assert metrics["val_balanced_top1"] == max(row["val_balanced_top1"] for row in history)
+    assert (metrics["val_top1"], metrics["val_balanced_top1"]) == pytest.approx(found[1:])
+    for changes, keep, expected in (
+        ({"logit_adjustment": "on"}, "best", "balanced"),
+        ({"logit_adjustment": "on"}, "last", "last"),
+        ({"logit_adjustment": "off"}, "best", "best"),
+        ({"logit_adjustment": "off"}, "balanced", "balanced"),
+    ):
+        asked = distill(**changes, training=params.Training(keep=keep))
+        assert distill_stage.training_of(asked, lesson.characteristics).keep == expected
 
 
 def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_path: Path) -> None:
@@ -1326,6 +1450,7 @@ def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_
         "a branch tells nothing of the student"
     )
     assert len(json.loads((whole / "history.json").read_text())) == 4
+    assert metrics["compute"] == 1 + 2 * 1 / 4, "two branches of an epoch beside four"
     assert metrics["w0"]["weight"] == pytest.approx(metrics["teacher_weight"])
     sentence = json.loads((whole / "characteristics.json").read_text())["sentence"]
     assert (
@@ -1344,7 +1469,7 @@ def test_w0_is_measured_in_two_epochs_or_more_and_for_akgp_alone() -> None:
 
 
 def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: Path, tmp_path: Path) -> None:
-    """By their answers alone; a number that was given stays, and the dense network's own weight is 0.3."""
+    """By their answers alone; a number that was given stays."""
 
     def metrics(**changes: Any) -> dict[str, Any]:
         list(distill_stage.compute(stage_task(workspace, **changes), tmp_path, None))
@@ -1369,10 +1494,24 @@ def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: P
     for changes, weight in (
         ({"w0": 0.4}, 0.4),
         ({"strategy": "fixed"}, 0.3),
-        ({"teachers": ["one"]}, 0.3),
     ):
         found = metrics(**{"teachers": ["two"]} | changes)
         assert "w0" not in found and found["teacher_weight"] == pytest.approx(weight)
+
+
+def test_the_dense_network_as_its_own_teacher_weighs_nothing_if_it_knows_nothing(
+    workspace: Path, tmp_path: Path
+) -> None:
+    """Untrained as it is here; one that knows the labels has the default."""
+    task = stage_task(workspace, teachers=["one"])
+    list(distill_stage.compute(task, tmp_path, None))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["w0"]["weight"] == metrics["teacher_weight"] == 0
+    lesson = read_lesson(task)
+    assert not lesson.taught.characteristics.informative
+    knowing = measure(9.0 * F.one_hot(lesson.calibration.labels, 10), lesson.calibration.labels)
+    taught = replace(lesson.taught, characteristics=knowing)
+    assert replace(lesson, taught=taught).answered_w0(task.params.distill) is None
 
 
 def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace: Path) -> None:
@@ -1415,7 +1554,7 @@ def test_a_copy_of_the_dense_network_says_nothing_of_itself(workspace: Path, tmp
     found = json.loads((tmp_path / "metrics.json").read_text())["w0"]
     assert found == {"weight": 0.3, "raw": 0.3, "error": None, "guess": 0.3}
     sentence = json.loads((tmp_path / "characteristics.json").read_text())["sentence"]
-    assert "w0 is measured as 0.30 (the answers do not differ)" in sentence
+    assert "w0 is measured as 0.30 (the answers say nothing)" in sentence
 
 
 def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Path) -> None:

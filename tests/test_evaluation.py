@@ -18,6 +18,7 @@ from akgp.evaluation import (
     Ratio,
     _Block,
     accuracy,
+    balanced_accuracy,
     count,
     latency,
     onnx_logits,
@@ -155,12 +156,20 @@ def test_accuracy_is_counted() -> None:
     assert accuracy(logits, labels) == pytest.approx(2 * right)
 
 
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur() -> None:
+    logits, labels = torch.eye(4)[[0, 0, 0, 1, 1, 3]], torch.tensor([0, 0, 0, 0, 1, 1])
+    assert accuracy(logits, labels) == pytest.approx(400 / 6)
+    assert balanced_accuracy(logits, labels) == pytest.approx((75 + 50) / 2)
+
+
 @pytest.mark.parametrize(
     ("logits", "labels"), [((4,), (4,)), ((4, 2), (3,)), ((0, 2), (0,)), ((4, 2), (4, 2))]
 )
 def test_accuracy_refuses_other_shapes(logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"logits must be \[N, C\] and labels \[N\] with N > 0, got"):
         accuracy(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"logits must be \[N, C\] and labels \[N\] with N > 0, got"):
+        balanced_accuracy(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
 
 
 # Latency

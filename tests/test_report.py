@@ -59,12 +59,21 @@ def content() -> report.Report:
         params=settings,
         metrics=metrics(),
         characteristics={
+            "samples": 1200,
+            "accuracy": 0.91,
+            "ece": 0.031,
+            "overconfidence": 0.042,
             "temperature": 1.3,
             "note": "</pre><b>",
             "noise_rate": 0.2,
             "noise_rate_low": 0.15,
+            "noise_rate_by_class": [0.2] * 4,
+            "noise_rate_by_class_low": [0.1] * 4,
             "confusion": CONFUSED,
             "overlap": CONFUSED,
+            "class_counts": [1200, 90, 900, 900],
+            "imbalance": 13.33,
+            "memorisation_gap": -0.12,
         },
         sentence="Balanced <classes> & few wrong labels.",
         histories={"dense net": history, "student": history},
@@ -132,7 +141,9 @@ def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report)
     html = file.read_text(encoding="utf-8")
     page = Page(html)
     assert file == tmp_path / "index.html"
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
+    assert page.terms["teacher's accuracy"] == "91.0 % of 1,200 calibration images"
+    assert page.terms["wrong labels"] == "20.0 % by estimate, at least 15.0 %; corrected above 5 %"
     assert all(address.startswith("#") for address in page.addresses)
     assert not {"link", "img", "iframe", "script", "object"} & set(page.tags)
     assert not re.search(r"@import|url\((?!#)", html)
@@ -249,6 +260,15 @@ def test_table() -> None:
     assert lines[6].startswith("Latency: onnxruntime, CPU, 1 thread(s).")
 
 
+def test_the_mean_over_classes_is_told_where_it_is_another(tmp_path: Path, content: report.Report) -> None:
+    rows = {name: row | {"balanced_top1": row["top1"] - 0.3} for name, row in metrics().items()}
+    assert "mean over classes" not in report.table(rows)
+    rows["student"]["balanced_top1"] = 91.25
+    assert "mean over classes" in report.table(rows) and re.search(r"98\.20 % +91\.25 %", report.table(rows))
+    page = report.write(tmp_path, replace(content, metrics=rows)).read_text(encoding="utf-8")
+    assert "91.25" in page and "its mean over the classes" in page
+
+
 def test_table_without_latency_or_dense() -> None:
     row = {"top1": 50.0, "params": 10, "macs": 1_000, "bytes": 0}
     assert "not measured" in report.table({"student": row})
@@ -296,10 +316,16 @@ def test_speed_is_said_against_the_dense_network() -> None:
 
 
 def test_squares_of_confused_classes_have_areas_like_their_probabilities() -> None:
-    found = {"noise_rate": 0.2, "noise_rate_low": 0.15, "confusion": CONFUSED, "overlap": CONFUSED}
+    found = {
+        "noise_rate": 0.2, "noise_rate_low": 0.15, "confusion": CONFUSED, "overlap": CONFUSED,
+        "noise_rate_by_class": [0.2] * 4, "noise_rate_by_class_low": [0.1] * 4,
+    }  # fmt: skip
     svg = figures.class_confusion(found, CLASSES)
     assert "largest: 30 %" in svg and "largest: 6 %" in svg
     assert "largest: 6 %" not in figures.class_confusion(found | {"noise_rate_low": 0.04}, CLASSES)
+    one_class = {"noise_rate_low": 0.04, "noise_rate_by_class_low": [0.1, 0.2, 0.1, 0.1]}
+    assert "largest: 6 %" in figures.class_confusion(found | one_class, CLASSES)
+    assert "largest: 6 %" not in figures.class_confusion(found | one_class | {"noise_rate": None}, CLASSES)
     assert figures.class_confusion(None, CLASSES) == ""
     assert figures.class_confusion(found, [str(k) for k in range(figures.LABELLED + 1)]) == ""
     squares = re.findall(

@@ -134,6 +134,7 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
+    assert all(0 < row["balanced_top1"] <= 100 for row in metrics.values())
     assert metrics["student"]["macs"] < 0.5 * metrics["dense"]["macs"]
     assert metrics["int8"]["bytes"] == (tmp_path / "models" / "int8" / "model.onnx").stat().st_size
     assert metrics["int8"]["floating_convolutions"] == 0 < metrics["int8"]["integer_convolutions"]

@@ -27,6 +27,8 @@ from akgp.sweep import results
 from akgp.sweep.latency import latencies_ms
 from akgp.sweep.progress import Course, Progress, roughly, seconds_left
 from akgp.sweep.results import Trial
+from akgp.sweep.search import objective
+from akgp.sweep.trial import BALANCED, TOP1
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 
@@ -123,6 +125,20 @@ def test_table_has_all_figures_and_all_searched_parameters() -> None:
     assert head.split()[5:9] == ["params", "int8", "ms", "prune.ratio"] and row.split()[4] == "0.0457"
 
 
+def test_on_a_long_tail_trials_are_judged_by_the_mean_over_classes(tmp_path: Path) -> None:
+    trials = [
+        replace(one, val_balanced_top1=top1) for one, top1 in zip(TRIALS[:3], (50, 40, 60), strict=True)
+    ]
+    assert [one.number for one in sweep.pareto_front(trials)] == [0, 2]
+    lines = [line.split() for line in sweep.table([replace(one, compute=1.3) for one in trials]).splitlines()]
+    assert lines[0][4:11] == ["val", "balanced", "top-1", "%", "MACs", "params", "compute"]
+    assert lines[1][:6] == ["0", "90.00", "50.00", "500", "500", "1.30"]
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, trials, base())
+    assert sweep.best(3, tmp_path) == [trials[2], trials[0], trials[1]]
+    assert "<!-- validation balanced top-1, % -->" in (tmp_path / "sweeps" / "pareto.svg").read_text()
+
+
 def test_latencies_are_shares_of_the_dense_networks_time() -> None:
     """A machine that slows down to half its pace changes none of them; equal networks have equal ones."""
     found = [
@@ -183,12 +199,22 @@ def test_nothing_to_show_says_what_makes_it(tmp_path: Path) -> None:
         sweep.best(1, tmp_path)
 
 
+@pytest.mark.parametrize(("imbalance", "expected"), [(1.0, TOP1), (3.0, TOP1), (3.1, BALANCED)])
+def test_all_trials_have_the_objective_that_the_data_ask_for(imbalance: float, expected: str) -> None:
+    """The ratio is that above which `akgp` adjusts logits; of the training split."""
+    summary = data.Summary(
+        source="digits", classes=("a", "b"), image_size=(8, 8), channels=1, counts={}, mean=(0.5,),
+        std=(0.2,), imbalance=imbalance, skipped=0, digest="",
+    )  # fmt: skip
+    assert objective(summary) == expected
+
+
 class TuneTrial:
     """As much of Ray Tune's trial as the progress bar looks at."""
 
     def __init__(self, status: str, epoch: int = 0, best: float = 0.0) -> None:
         self.status, self.config = status, {"distill.w0": 0.5}
-        row = {"epoch": epoch, "seconds": 10.0, "time_total_s": 5 + 10.0 * epoch, "best_val_top1": best}
+        row = {"epoch": epoch, "seconds": 10.0, "time_total_s": 5 + 10.0 * epoch, TOP1: best}
         self.last_result = row if epoch else {}
 
     def is_finished(self) -> bool:
@@ -196,7 +222,7 @@ class TuneTrial:
 
 
 def test_progress_says_what_is_done_and_what_is_left() -> None:
-    bar = Progress.shown(trials=4, concurrent=2, planned=lambda values: 4)
+    bar = Progress.shown(trials=4, concurrent=2, planned=lambda values: 4, metric=TOP1)
     said = []
     with bar:
         for trials in (
@@ -273,10 +299,17 @@ QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1, "warmup_epochs": 0
 
 
 def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
-    """Quick enough to be run always: what only Ray does to the trials has broken all of them before."""
-    space = {"prune.ratio": {"choices": [0.2, 0.5, 0.6]}, "distill.w0": {"min": 0.2, "max": 0.9}}
+    """Quick enough to be run always: what only Ray does to the trials has broken all of them before.
+
+    On a long tail, so that the mean over classes is the first objective, of those that learn by labels too.
+    """
+    space = {
+        "prune.ratio": {"choices": [0.2, 0.5, 0.6]},
+        "distill.strategy": {"choices": ["akgp", "labels"]},
+    }
     untrained_workspace(
         tmp_path,
+        data={"color": "gray", "splits": {"test": 0.25}, "regime": {"imbalance": 8}},
         distill={"training": QUICK},
         sweep={"trials": 3, "concurrent": 1, "against": "macs", "space": space},
     )
@@ -284,7 +317,8 @@ def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
     assert [(one.number, one.status, one.epochs, one.error) for one in trials] == [
         (number, "finished", 1, None) for number in range(3)
     ]
-    assert all(one.val_top1 and one.params and one.latency_ms is None for one in trials)
+    assert all(one.val_top1 and one.val_balanced_top1 and one.params for one in trials)
+    assert all(one.latency_ms is None and one.compute == 1 for one in trials)
     dense = count(artifacts.load(tmp_path / "models" / "dense" / "small"), torch.zeros(1, 1, 8, 8))
     assert all(0 < (one.macs or 0) < dense.macs for one in trials)
     assert all(one.values.keys() == space.keys() for one in trials)

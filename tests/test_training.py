@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import Batch, epoch_batches
+from akgp.data.batches import Batch, epoch_batches, normalize
 from akgp.data.images import Images
 from akgp.distillation import SelfDistillation
 from akgp.models import cifar_resnet
@@ -85,7 +85,7 @@ def from_disk(state: dict[str, Any]) -> dict[str, Any]:
 def test_learns() -> None:
     model, epochs = run(Training(epochs=8, batch_size=16, learning_rate=0.1))
     assert epochs[-1].row["val_top1"] > 90  # a third by chance
-    loss, top1 = evaluate(model, images(24, 1), mean=MEAN, std=STD)
+    loss, top1, _ = evaluate(model, images(24, 1), mean=MEAN, std=STD)
     assert top1 == max(epoch.row["val_top1"] for epoch in epochs)
     assert loss < epochs[0].row["val_loss"]
 
@@ -369,6 +369,42 @@ def test_last_keeps_the_last_and_best_the_best() -> None:
     assert evaluate(model, images(24, 1), mean=MEAN, std=STD)[0] == pytest.approx(epochs[-1].row["val_loss"])
 
 
+def test_balanced_top1_is_the_mean_over_the_classes_that_occur() -> None:
+    model, few = network(), images(40).take(torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15]))  # no class 2
+    found = evaluate(model, few, mean=MEAN, std=STD)
+    answers = model(normalize(few.pixels, MEAN, STD)).argmax(1).tolist()
+    right = [answer == label for answer, label in zip(answers, few.labels.tolist(), strict=True)]
+    rare = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 1]
+    common = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 0]
+    assert 0 < sum(right) < 9 and (len(common), len(rare)) == (6, 3)
+    assert found.top1 == pytest.approx(100 * sum(right) / 9)
+    assert found.balanced_top1 == pytest.approx(50 * (sum(common) / 6 + sum(rare) / 3))
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("balanced", -1), ("last", -1)])
+def test_the_epoch_that_is_kept(keep: str, kept: int) -> None:
+    """First the network learns to answer the common class, then to tell the rare ones from each other."""
+    split = images(48)
+    tail = split.take(torch.cat([(split.labels == 0).nonzero()[:, 0], torch.tensor([1, 2])]))
+
+    def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        rare = batch.labels.clamp_min(1)
+        return F.cross_entropy(logits, torch.zeros_like(rare) if progress < 0.25 else rare)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    params = Training(epochs=8, batch_size=16, learning_rate=0.05, keep=keep, augment=STILL)
+    epochs = train(model, split, tail, mean=MEAN, std=STD, params=params, objective=objective, seed=3)
+    rows = [epoch.row for epoch in epochs]
+    assert rows[0]["val_top1"] == pytest.approx(100 * 16 / 18)
+    assert rows[-1]["val_balanced_top1"] == pytest.approx(200 / 3)
+    found = evaluate(model, tail, mean=MEAN, std=STD)
+    assert (found.top1, found.balanced_top1) == (
+        pytest.approx(rows[kept]["val_top1"]),
+        pytest.approx(rows[kept]["val_balanced_top1"]),
+    )
+
+
 def test_a_diverging_loss_names_the_learning_rate() -> None:
     with pytest.raises(TrainingError, match=r"epoch \d.*lower learning_rate \(10\.0\)"):
         run(Training(epochs=20, batch_size=16, learning_rate=10.0, weight_decay=1.0, augment=STILL))
@@ -438,7 +474,8 @@ def _linear() -> dict[str, Any]:
 def test_two_workers_train_as_one(workers: list[dict[str, Any]]) -> None:
     """Without BatchNorm the mean of two half batches' gradients is the whole batch's."""
     one, two = _linear(), workers[0]["linear"]
-    assert two["row"]["val_top1"] == one["row"]["val_top1"]
+    for key in ("val_top1", "val_balanced_top1"):
+        assert two["row"][key] == one["row"][key], key
     for key in ("loss", "val_loss", "train_top1"):
         assert two["row"][key] == pytest.approx(one["row"][key], rel=1e-5)
     for name, tensor in one["model"].items():
@@ -540,7 +577,7 @@ def test_two_workers_agree(workers: list[dict[str, Any]]) -> None:
             assert torch.equal(tensor, other[name]), name
     kept = dropping()
     kept.load_state_dict(zero["whole"])
-    val_loss, _ = evaluate(kept, images(24, 1), mean=MEAN, std=STD)
+    val_loss, *_ = evaluate(kept, images(24, 1), mean=MEAN, std=STD)
     assert zero["rows"] == one["rows"] == pytest.approx([val_loss, val_loss])
     assert (
         zero["errors"]

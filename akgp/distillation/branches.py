@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.data.images import Images
-from akgp.distillation.characteristics import calibration_temperature, class_weights
+from akgp.distillation.characteristics import calibration_temperature, checked, class_weights
 from akgp.evaluation import predict_logits
 from akgp.params import Training
 from akgp.training import Epoch, Objective, Schedule, learning_rate_factor, train
@@ -65,15 +65,18 @@ def stacked_weight(
     Args:
         labels_only: logits [N, C] of a network that learnt from labels (a).
         teacher_only: logits [N, C] of one that learnt from the teacher, or the teacher's (b).
-        labels: int64 [N] of the calibration split.
+        labels: int64 [N], in [0, C), of the calibration split; N of 2 or more.
         class_counts: int64 [C], training images of each class.
         prior: w̄ in [0, 1], what is believed of w0 before.
+
+    Raises:
+        ValueError: a shape or a range is not as above, a logit is not finite, or N is less than 2.
     """
+    a = checked(labels_only, labels, "labels_only, labels")
+    b = checked(teacher_only, labels, "teacher_only, labels")
+    _check(a, b, class_counts, prior)
     weight = class_weights(labels, class_counts)
-    answers = [
-        (logits.double() / calibration_temperature(logits, labels, weight)).softmax(1)
-        for logits in (labels_only, teacher_only)
-    ]
+    answers = [(logits / calibration_temperature(logits, labels, weight)).softmax(1) for logits in (a, b)]
     given = torch.nn.functional.one_hot(labels, answers[0].shape[1])
     difference = answers[1] - answers[0]
     along = weight * ((given - answers[0]) * difference).sum(1)
@@ -84,6 +87,20 @@ def stacked_weight(
     error = float((along - raw * square).std() / (math.sqrt(len(labels)) * square.mean()))
     shrunk = prior + (raw - prior) * SPREAD**2 / (SPREAD**2 + error**2)
     return Measured(min(max(shrunk, 0.0), 1.0), raw, error, prior)
+
+
+def _check(labels_only_NC: Tensor, teacher_only_NC: Tensor, class_counts_C: Tensor, prior: float) -> None:
+    count, classes = labels_only_NC.shape
+    if teacher_only_NC.shape != labels_only_NC.shape:
+        raise ValueError(
+            f"teacher_only must be [{count}, {classes}] like labels_only, got {list(teacher_only_NC.shape)}"
+        )
+    if count < 2:
+        raise ValueError(f"labels must be of two calibration images or more, got {count}")
+    if class_counts_C.shape != (classes,):
+        raise ValueError(f"class_counts must be [{classes}], got {list(class_counts_C.shape)}")
+    if not 0 <= prior <= 1:
+        raise ValueError(f"prior must be in [0, 1], got {prior:g}")
 
 
 def branch_epochs(epochs: int) -> tuple[int, int]:

@@ -19,6 +19,8 @@ IMBALANCED = 3.0
 """Ratio of the largest to the smallest class above which classes are balanced by weights."""
 CLEAN = 0.05
 """Noise rate up to which labels count as right; see `noise_rate_low`."""
+SUSPECT = 0.15
+"""Noise rate of a class up to which its labels count as right; see `suspects`."""
 BINS = 15
 """Bins of the calibration error."""
 
@@ -28,15 +30,26 @@ class Characteristics(Section):
 
     samples: int = Field(description="images they were measured on")
     temperature: float = Field(description="τ: the teacher's logits divided by it are calibrated")
+    label_temperature: float = Field(
+        description="τ on the labels as frequent as they are, by which wrong ones are found"
+    )
     accuracy: float = Field(description="of the teacher")
     ece: float = Field(description="expected calibration error of the teacher as it is, 15 equal bins")
     overconfidence: float = Field(description="mean confidence of the teacher as it is, minus its accuracy")
     information: float = Field(description="nats that the teacher tells of a label, beyond the class prior")
+    information_error: float = Field(description="its standard error")
     noise_rate: float | None = Field(
         description="η: share of wrong labels; reads high (.45 for .40). None: this teacher cannot tell"
     )
     noise_rate_low: float | None = Field(
         description="lower end of η's 90 % interval (Wilson's); above .05 labels are corrected"
+    )
+    noise_rate_by_class: tuple[float | None, ...] = Field(
+        description="of what the teacher is surest to be of a class, the share with another label: wrong, or "
+        "too alike for it. None: too few answers to tell"
+    )
+    noise_rate_by_class_low: tuple[float, ...] = Field(
+        description="lower ends of their 99 % intervals (Wilson's); above .15 a class is suspect"
     )
     confusion: tuple[tuple[float, ...], ...] = Field(
         description="S: row = true class, column = label, if the label is wrong; rows sum to 1"
@@ -48,8 +61,8 @@ class Characteristics(Section):
     class_counts: tuple[int, ...] = Field(description="training images of each class")
     imbalance: float = Field(description="largest class / smallest class, in training images")
     memorisation_gap: float | None = Field(
-        description="Brier score on training minus on calibration images; negative: training labels "
-        "are memorised. None: not measured"
+        description="Brier score on training minus on calibration images; negative: the teacher fits its "
+        "training labels, wrong ones included. None: not measured"
     )
 
     @property
@@ -65,9 +78,23 @@ class Characteristics(Section):
         """Whether labels are surely wrong often enough for a correction."""
         return self.noise_rate_low is not None and self.noise_rate_low > CLEAN
 
+    @property
+    def informative(self) -> bool:
+        """Whether the teacher surely tells more of labels than their frequencies do."""
+        return self.information > 2 * self.information_error
+
+    @property
+    def suspects(self) -> list[int]:
+        """The classes of which labels look wrong where the teacher is surest, worst first."""
+        lows = self.noise_rate_by_class_low
+        return sorted((k for k, low in enumerate(lows) if low > SUSPECT), key=lambda k: -lows[k])
+
     def with_noise_of(self, other: Characteristics) -> Characteristics:
         """These, but with the label noise that was measured by another network."""
-        fields = ("noise_rate", "noise_rate_low", "confusion")
+        fields = (
+            "noise_rate", "noise_rate_low", "noise_rate_by_class", "noise_rate_by_class_low", "confusion",
+            "label_temperature",
+        )  # fmt: skip
         return self.model_copy(update={name: getattr(other, name) for name in fields})
 
     def prior(self) -> Tensor:
@@ -97,15 +124,49 @@ class Characteristics(Section):
     def _labels(self, classes: tuple[str, ...]) -> str:
         if self.noise_rate is None:
             return "the teacher says too little of the labels to tell which are wrong"
-        if not self.noisy:
+        if self.noisy:
+            return f"labels look {100 * self.noise_rate:.0f} % wrong{self._pairs(classes)}"
+        if not self.suspects:
             return "labels look right"
-        wrong = f"labels look {100 * self.noise_rate:.0f} % wrong"
-        confusion = torch.tensor(self.confusion)
-        true, label = divmod(int(confusion.argmax()), self.classes)
-        there, back = float(confusion[true, label]), float(confusion[label, true])
-        if there < 2.5 / (self.classes - 1):
-            return wrong
-        return f"{wrong}, mostly {classes[true]}{'↔' if back > there / 2 else '→'}{classes[label]}"
+        named = [self._suspect(k, classes) for k in self.suspects[:3]]
+        more = len(self.suspects) - len(named)
+        listed = ", ".join(named) + (f" and of {more} more" if more else "")
+        return f"labels look right but for those of {listed} (wrong, or too alike for the teacher)"
+
+    def _suspect(self, k: int, classes: tuple[str, ...]) -> str:
+        row, rate = self.confusion[k], self.noise_rate_by_class[k]
+        return (
+            f"{classes[k]} ({100 * (rate or 0):.0f} % otherwise, most of them {classes[row.index(max(row))]})"
+        )
+
+    def _pairs(self, classes: tuple[str, ...]) -> str:
+        """The pair of classes with half of all wrong labels, or the two with a fifth and more than usual."""
+        wrong = self._wrong_labels()
+        shares = (wrong + wrong.T).triu(1) / wrong.sum()
+        most = shares.flatten().topk(2)
+        least = max(0.2, 5 / (self.classes * (self.classes - 1)))
+        named = [
+            self._pair(wrong, place, classes)
+            for share, place in zip(most.values.tolist(), most.indices.tolist(), strict=True)
+            if share >= least
+        ]
+        if not named:
+            return ""
+        return f", mostly {named[0]}" if most.values[0] >= 0.5 else f", often {' and '.join(named)}"
+
+    def _pair(self, wrong: Tensor, place: int, classes: tuple[str, ...]) -> str:
+        true, label = divmod(place, self.classes)
+        if wrong[true, label] < wrong[label, true]:
+            true, label = label, true
+        arrow = "↔" if wrong[label, true] > wrong[true, label] / 2 else "→"
+        return f"{classes[true]}{arrow}{classes[label]}"
+
+    def _wrong_labels(self) -> Tensor:
+        """Share of the images that are of class k and wrongly labelled j, float64 [k = C, j = C]."""
+        common = self.noise_rate or 0.0
+        rates = [common if rate is None else rate for rate in self.noise_rate_by_class]
+        share = self.prior() * torch.tensor(rates, dtype=torch.float64)
+        return share[:, None] * torch.tensor(self.confusion, dtype=torch.float64)
 
     def _teacher(self) -> str:
         points = round(100 * self.overconfidence)
@@ -114,8 +175,14 @@ class Characteristics(Section):
             if points
             else "as confident as it is right"
         )
-        memory = self.memorisation_gap is not None and self.memorisation_gap < -0.1
-        return f"the teacher is {trust}{' and has memorised training labels' if memory else ''}"
+        return f"the teacher is {trust}{self._memory()}"
+
+    def _memory(self) -> str:
+        """Where labels are noisy a smaller gap tells: what nobody can predict is fitted by heart alone."""
+        gap = self.memorisation_gap or 0.0
+        if self.noisy and gap < -0.03:
+            return " and has memorised training labels, wrong ones too (`folds` is for that)"
+        return " and fits its training images better than others" if gap < -0.1 else ""
 
     def _alike(self, classes: tuple[str, ...]) -> str:
         """The two classes that overlap most, if that is a tenth or more and three times the usual."""
@@ -145,15 +212,16 @@ def measure(
     """The characteristics of the data, from the teacher's logits on images it was not trained on.
 
     Where the imbalance exceeds 3, samples are weighted v_i ∝ 1/π_{y_i} in temperature, accuracy,
-    calibration error and memorisation. Noise rate and confusion are not: v goes by the *label*
-    and would multiply each wrong label of a rare class (on 169 images of a clean 1:20 tail of the
-    digits the noise rate read up to .31 with v, up to .06 without; true .30 read .55 and .34).
+    calibration error and memorisation. Label temperature, noise rates and confusion are not: v goes by
+    the *label* and would multiply each wrong label of a rare class (on 169 images of a clean 1:20 tail of
+    the digits the noise rate read up to .31 with v, up to .06 without; true .30 read .55 and .34).
 
     - temperature: minimises the negative log-likelihood (Guo et al. 2017, section 4.2).
     - ece, 15 bins of equal width, on the uncalibrated teacher (Guo et al. 2017, eq. 3).
     - noise_rate: 1 − accuracy on the most confident tenth. None where the teacher does not tell
       labels better than the prior does (by two standard errors), or where some class would be
       labelled another one as often as itself: wrong labels and a bad teacher then look alike.
+    - noise_rate_by_class: the same of what is predicted k, by class k; None where that are fewer than 3.
     - confusion: labels other than k among the most confident fifth of what is predicted k, plus
       10/(C − 1) each, normalised.
     - overlap: mean of the calibrated probabilities over the images that the teacher takes for k.
@@ -170,41 +238,58 @@ def measure(
     Raises:
         ValueError: a shape or a range is not as above, or a logit is not finite.
     """
-    logits = _checked(logits, labels, "logits, labels")
+    logits = checked(logits, labels, "logits, labels")
     classes = logits.shape[1]
+    if train_labels is not None:
+        _check_classes(train_labels, classes, "train_labels")
     if train_counts is None:
         train_counts = (labels if train_labels is None else train_labels).bincount(minlength=classes)
-    if train_counts.shape != (classes,) or bool((train_counts < 0).any()):
-        raise ValueError(f"train_counts must be [{classes}] and not negative, got {train_counts.tolist()}")
+    if (
+        train_counts.shape != (classes,)
+        or train_counts.dtype != torch.int64
+        or bool((train_counts < 0).any())
+    ):
+        raise ValueError(
+            f"train_counts must be int64 [{classes}] and not negative, got {train_counts.dtype} "
+            f"{train_counts.tolist()}"
+        )
     labels = labels.cpu()
     weight = class_weights(labels, train_counts)
 
     temperature = calibration_temperature(logits, labels, weight)
-    probability = (logits / temperature).softmax(1)
+    label_temperature = calibration_temperature(logits, labels)
+    probability, unweighted = (logits / temperature).softmax(1), (logits / label_temperature).softmax(1)
     right = (logits.argmax(1) == labels).double()
     confidence = logits.softmax(1).amax(1)
     gap = None
     if train_logits is not None:
         if train_labels is None:
             raise ValueError("train_logits need train_labels")
-        seen = (_checked(train_logits, train_labels, "train_logits, train_labels") / temperature).softmax(1)
+        if train_logits.shape[1:] != logits.shape[1:]:
+            raise ValueError(f"train_logits must be [M, {classes}], got {list(train_logits.shape)}")
+        seen = (checked(train_logits, train_labels, "train_logits, train_labels") / temperature).softmax(1)
         train_labels = train_labels.cpu()
         seen_weight = class_weights(train_labels, train_counts)
         gap = _brier(seen, train_labels, seen_weight) - _brier(probability, labels, weight)
-    information, error = _information(probability, labels)
-    rate, low, confusion = _noise(probability, labels)
+    information, error = _information(unweighted, labels)
+    rate, low, confusion = _noise(unweighted, labels)
+    rates = _noise_by_class(unweighted, labels)
     off_diagonal = _transition(rate, confusion).fill_diagonal_(0).amax(1)
     identified = information > 2 * error and bool((off_diagonal < 1 - rate).all())
     accuracy = float((weight * right).mean())
     return Characteristics(
         samples=len(labels),
         temperature=temperature,
+        label_temperature=label_temperature,
         accuracy=accuracy,
         ece=_calibration_error(confidence, right, weight),
         overconfidence=float((weight * confidence).mean()) - accuracy,
         information=information,
+        information_error=error,
         noise_rate=rate if identified else None,
         noise_rate_low=low if identified else None,
+        noise_rate_by_class=tuple(None if found is None else found[0] for found in rates),
+        noise_rate_by_class_low=tuple(0.0 if found is None else found[1] for found in rates),
         confusion=tuple(map(tuple, confusion.tolist())),
         overlap=tuple(map(tuple, _overlap(probability).tolist())),
         class_counts=tuple(train_counts.tolist()),
@@ -243,10 +328,13 @@ def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | Non
         logits: [N, C].
         labels: int64 [N].
         weight: v, [N]; None: all alike.
+
+    Raises:
+        ValueError: a shape or a range is not as above, or a logit is not finite.
     """
     from scipy.optimize import brentq
 
-    logits = logits.double()
+    logits, labels = checked(logits, labels, "logits, labels"), labels.cpu()
     logits = logits - logits.amax(1, keepdim=True)
     weight = torch.ones(len(labels), dtype=torch.float64) if weight is None else weight.double()
     given = logits.gather(1, labels[:, None])[:, 0]
@@ -269,12 +357,9 @@ def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | Non
 
 def _noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float, Tensor]:
     """η̂, its lower end and the confusion S [C, C], see `measure`. Samples of equal confidence go together."""
-    from scipy.stats import binomtest
-
     classes = probability_NC.shape[1]
     confidence, predicted = probability_NC.max(1)
-    top = _most_confident(confidence, 10)
-    wrong = binomtest(int((predicted[top] != labels_N[top]).sum()), int(top.sum()))
+    rate, low = _error_rate((predicted != labels_N)[_most_confident(confidence, 10)], 0.9)
     counts = torch.zeros(classes, classes, dtype=torch.float64)
     for k in range(classes):
         of_class = predicted == k
@@ -282,8 +367,29 @@ def _noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float, Tens
             sure = _most_confident(confidence[of_class], 5)
             counts[k] = labels_N[of_class][sure].bincount(minlength=classes)
     counts = (counts + 10 / (classes - 1)).fill_diagonal_(0)
-    low = wrong.proportion_ci(0.9, method="wilson").low
-    return wrong.statistic, float(low), counts / counts.sum(1, keepdim=True)
+    return rate, low, counts / counts.sum(1, keepdim=True)
+
+
+def _noise_by_class(probability_NC: Tensor, labels_N: Tensor) -> list[tuple[float, float] | None]:
+    """η̂_k and its lower end of each class."""
+    confidence, predicted = probability_NC.max(1)
+
+    def of_class(k: int) -> tuple[float, float] | None:
+        answered = predicted == k
+        if not answered.any():
+            return None
+        wrong = labels_N[answered][_most_confident(confidence[answered], 10)] != k
+        return _error_rate(wrong, 0.99) if len(wrong) >= 3 else None
+
+    return [of_class(k) for k in range(probability_NC.shape[1])]
+
+
+def _error_rate(wrong_N: Tensor, level: float) -> tuple[float, float]:
+    """Share of wrong ones, and the lower end of its interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    test = binomtest(int(wrong_N.sum()), len(wrong_N))
+    return float(test.statistic), float(test.proportion_ci(level, method="wilson").low)
 
 
 def _overlap(probability_NC: Tensor) -> Tensor:
@@ -324,7 +430,7 @@ def _brier(probability_NC: Tensor, labels_N: Tensor, weight_N: Tensor) -> float:
     return float((weight_N * (probability_NC - given).square().sum(1)).mean())
 
 
-def _checked(logits: Tensor, labels: Tensor, names: str) -> Tensor:
+def checked(logits: Tensor, labels: Tensor, names: str) -> Tensor:
     """The logits in float64 on the CPU."""
     if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
         raise ValueError(f"{names}: logits must be [N, C] with N ≥ 1 and C ≥ 2, got {list(logits.shape)}")
@@ -332,10 +438,14 @@ def _checked(logits: Tensor, labels: Tensor, names: str) -> Tensor:
         raise ValueError(
             f"{names}: labels must be int64 [{len(logits)}], got {labels.dtype} {list(labels.shape)}"
         )
-    if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        raise ValueError(
-            f"{names}: labels must be in [0, {logits.shape[1]}), got {labels.min()} to {labels.max()}"
-        )
+    _check_classes(labels, logits.shape[1], names)
     if not logits.isfinite().all():
         raise ValueError(f"{names}: a logit is not finite; did the teacher's training diverge?")
     return logits.detach().cpu().double()
+
+
+def _check_classes(labels: Tensor, classes: int, names: str) -> None:
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{names}: labels must be int64, got {labels.dtype}")
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{names}: labels must be in [0, {classes}), got {labels.min()} to {labels.max()}")

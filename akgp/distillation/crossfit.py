@@ -8,7 +8,7 @@ N: training images, K: folds, C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,21 +53,19 @@ def cross_fitted(
 
     Args:
         networks: the k-th has not been trained on fold k.
-        fold: int64 [N], of each training image, on the device of the batches.
+        fold: int64 [N], of each training image, in [0, K), on the device of the batches.
+
+    Raises:
+        ValueError: `fold` is not as above.
     """
+    _check(fold, fold.numel(), len(networks))
     guides = [guide(network, dtype=dtype, channels_last=channels_last) for network in networks]
 
     def logits(batch: Batch) -> Tensor:
-        of_batch = fold[batch.index]
-        answers = None
-        for k, ask in enumerate(guides):
-            mine = (of_batch == k).nonzero()[:, 0]
-            if len(mine):
-                answer = ask(Batch(batch.index[mine], batch.inputs[mine], batch.labels[mine]))
-                answers = answer.new_empty(len(of_batch), answer.shape[1]) if answers is None else answers
-                answers[mine] = answer
-        assert answers is not None
-        return answers
+        def answer(k: int, mine: Tensor) -> Tensor:
+            return guides[k](Batch(batch.index[mine], batch.inputs[mine], batch.labels[mine]))
+
+        return _by_fold(fold[batch.index], len(guides), answer)
 
     return logits
 
@@ -89,13 +87,31 @@ def out_of_fold(
     Args:
         fold: int64 [N], of each image, in [0, K).
         mean, std: of each channel, in units of 255.
+
+    Raises:
+        ValueError: `fold` is not as above, or there is no image.
     """
-    rows: Tensor | None = None
-    for k, network in enumerate(networks):
-        mine = (fold == k).nonzero()[:, 0]
-        if len(mine):
-            logits = predict_logits(network, images.take(mine), mean=mean, std=std, device=device)
-            rows = logits.new_empty(len(images), logits.shape[1]) if rows is None else rows
-            rows[mine] = logits
-    assert rows is not None
-    return rows
+    _check(fold, len(images), len(networks))
+
+    def answer(k: int, mine: Tensor) -> Tensor:
+        return predict_logits(networks[k], images.take(mine), mean=mean, std=std, device=device)
+
+    return _by_fold(fold, len(networks), answer)
+
+
+def _by_fold(fold: Tensor, count: int, answer: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Rows in the order of `fold`, those of fold k by `answer(k, positions)`; not asked where it has none."""
+    members = [(fold == k).nonzero()[:, 0] for k in range(count)]
+    answers = torch.cat([answer(k, mine) for k, mine in enumerate(members) if len(mine)])
+    return answers[torch.cat(members).argsort()]
+
+
+def _check(fold: Tensor, images: int, networks: int) -> None:
+    if fold.shape != (images,) or fold.dtype != torch.int64 or not images:
+        raise ValueError(
+            f"fold must be int64 [{images}], of one image or more, got {fold.dtype} {list(fold.shape)}"
+        )
+    if not 0 <= fold.min() <= fold.max() < networks:
+        raise ValueError(
+            f"fold must be in [0, {networks}), one of the networks, got {fold.min()} to {fold.max()}"
+        )

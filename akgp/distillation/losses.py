@@ -106,23 +106,31 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def check_batch(student_logits: Tensor, labels: Tensor) -> None:
+    """What every loss asks of a batch: logits [B, C] with B > 0 and labels int64 [B], in [0, C).
+
+    The range of the labels is checked on the CPU only: elsewhere it would stall the device in every step.
+
+    Raises:
+        ValueError: one is not as above.
+    """
+    if student_logits.ndim != 2 or not len(student_logits):
+        raise ValueError(f"student_logits must be [B, C] with B > 0, got {list(student_logits.shape)}")
+    count, classes = student_logits.shape
+    if labels.shape != (count,) or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}")
+    if labels.device.type == "cpu" and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels must be in [0, {classes}), got {labels.min()} to {labels.max()}")
+
+
 def _check(
     student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor, weight: float | Tensor, temperature: float
 ) -> None:
-    if student_BC.ndim != 2 or not len(student_BC):
-        raise ValueError(f"student_logits must be [B, C] with B > 0, got {list(student_BC.shape)}")
+    check_batch(student_BC, labels_B)
     if teacher_BC.shape != student_BC.shape:
         raise ValueError(
             f"teacher_logits must be {list(student_BC.shape)} like student_logits, got "
             f"{list(teacher_BC.shape)}: teacher and student must have the same classes"
-        )
-    if labels_B.shape != student_BC.shape[:1] or labels_B.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be int64 [{len(student_BC)}], got {labels_B.dtype} {list(labels_B.shape)}"
-        )
-    if labels_B.device.type == "cpu" and not 0 <= labels_B.min() <= labels_B.max() < student_BC.shape[1]:
-        raise ValueError(
-            f"labels must be in [0, {student_BC.shape[1]}), got {labels_B.min()} to {labels_B.max()}"
         )
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")

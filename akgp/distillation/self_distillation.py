@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from akgp.data.batches import Batch
-from akgp.distillation.losses import at_least_float32, distillation_loss
+from akgp.distillation.losses import at_least_float32, check_batch, distillation_loss
 from akgp.distillation.strategies import ALPHA
 from akgp.params import Distill
 
@@ -45,11 +45,15 @@ def self_distillation_loss(
         logits: [B, C], of the deepest classifier.
         features: F_C, [B, D].
         heads: of each head the features F_i [B, D] and the logits [B, C].
-        labels: int64 [B].
+        labels: int64 [B], in [0, C); see `losses.check_batch`.
 
     Returns:
         A scalar, in float32 or, where logits are, float64.
+
+    Raises:
+        ValueError: logits or labels are not as above, or the batch is empty.
     """
+    check_batch(logits, labels)
     alpha = ALPHA["self"] if params.alpha is None else params.alpha
     smoothing = params.training.label_smoothing
     loss = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
@@ -263,9 +267,11 @@ def _calls(model: nn.Module, example_input: Tensor) -> list[_Call]:
 
     hooks = [module.register_forward_hook(watched(name)) for name, module in model.named_modules()]
     training = model.training
-    with torch.no_grad():
-        model.eval()(example_input)
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            model.eval()(example_input)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
     return calls

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from akgp.distillation.losses import (
     at_least_float32,
+    check_batch,
     distillation_loss,
     divergence,
     log_softened,
@@ -34,7 +35,11 @@ ALPHA = {"wsld": 2.5, "dkd": 1.0, "confidence": 1.0, "learned": 1.0, "self": 0.3
 
 @dataclass(frozen=True)
 class Answers:
-    """What student and teachers say of a batch, and what a loss is made of besides; see `strategy_loss`."""
+    """What student and teachers say of a batch, and what a loss is made of besides; see `strategy_loss`.
+
+    Raises:
+        ValueError: a shape, a label, the weight or the number of teachers is not as it says there.
+    """
 
     student_BC: Tensor
     teachers_KBC: Tensor
@@ -42,6 +47,20 @@ class Answers:
     weight_B: Tensor | None
     progress: float
     params: Distill
+
+    def __post_init__(self) -> None:
+        check_batch(self.student_BC, self.labels_B)
+        expected = [max(len(self.teachers_KBC), 1), *self.student_BC.shape]
+        if list(self.teachers_KBC.shape) != expected:
+            raise ValueError(
+                f"teacher_logits must be {expected} for student_logits {list(self.student_BC.shape)}, "
+                f"got {list(self.teachers_KBC.shape)}"
+            )
+        strategy = self.params.strategy
+        if strategy in WEIGHTS and self.weight_B is None:
+            raise ValueError(f"distill.strategy {strategy!r} needs the teacher's weight of each sample")
+        if strategy == "confidence" and len(self.teachers_KBC) < 2:
+            raise ValueError("distill.strategy 'confidence' needs two teachers or more, got 1")
 
     @property
     def alpha(self) -> float:
@@ -88,7 +107,7 @@ def strategy_loss(
     Args:
         student_logits: [B, C].
         teacher_logits: [K, B, C], of each teacher.
-        labels: int64 [B], in [0, C).
+        labels: int64 [B], in [0, C); see `losses.check_batch`.
         weight: [B], the teacher's, see `weighting.teacher_weights`; None where that is None.
         progress: share of the training that is done, in [0, 1].
 
@@ -96,18 +115,14 @@ def strategy_loss(
         A scalar.
 
     Raises:
-        ValueError: a shape is not as above, a weight is missing, or there are too few teachers.
+        ValueError: a shape, a label or a weight is not as above, the batch is empty, a weight is missing,
+            there are too few teachers, or the strategy is an objective elsewhere: learned and self.
     """
-    expected = [max(len(teacher_logits), 1), *student_logits.shape]
-    if list(teacher_logits.shape) != expected:
+    if params.strategy not in LOSSES:
         raise ValueError(
-            f"teacher_logits must be {expected} for student_logits {list(student_logits.shape)}, "
-            f"got {list(teacher_logits.shape)}"
+            f"distill.strategy must be one of {', '.join(LOSSES)}, got {params.strategy!r}: "
+            "the objective of learned is LearnedTeachers, that of self SelfDistillation"
         )
-    if params.strategy in WEIGHTS and weight is None:
-        raise ValueError(f"distill.strategy {params.strategy!r} needs the teacher's weight of each sample")
-    if params.strategy == "confidence" and len(teacher_logits) < 2:
-        raise ValueError("distill.strategy 'confidence' needs two teachers or more, got 1")
     student, teachers = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     with torch.autocast(student.device.type, enabled=False):
         return LOSSES[params.strategy](Answers(student, teachers, labels, weight, progress, params))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from akgp.distillation.characteristics import Characteristics
+from akgp.distillation.characteristics import Characteristics, checked
 from akgp.params import Distill
 
 Weight = Callable[[Distill, Characteristics, Tensor, Tensor], Tensor]
@@ -27,20 +27,16 @@ def teacher_weights(
         characteristics: of the network by which wrong labels are found: the teacher, or one that
             knows the labels better.
         logits: [N, C], the same network's.
-        labels: int64 [N], as given, wrong ones included.
+        labels: int64 [N], in [0, C), as given, wrong ones included.
 
     Returns:
         float32 [N] in [0, 1], on the labels' device. None where the strategy has no weight before
         training: annealed, wsld, dkd, confidence, learned and self.
 
     Raises:
-        ValueError: logits and labels do not fit each other or the characteristics.
+        ValueError: logits and labels do not fit each other or the characteristics, or a logit is not finite.
     """
-    if labels.ndim != 1 or logits.shape != (len(labels), characteristics.classes):
-        raise ValueError(
-            f"logits must be [N, {characteristics.classes}] and labels [N], "
-            f"got {list(logits.shape)} and {list(labels.shape)}"
-        )
+    _check(characteristics, logits, labels)
     if params.strategy not in WEIGHTS:
         return None
     weights = WEIGHTS[params.strategy](params, characteristics, logits, labels)
@@ -54,11 +50,15 @@ def wrong_label_probability(characteristics: Characteristics, logits: Tensor, la
     to given ones: the posterior of the true class is π_i ∝ max(10⁻³, T^{−⊤} p_i) (the backward
     correction of Patrini et al. 2017 applied to predictions), and by Bayes' rule
     q_i = 1 − π_{i,y} T_yy / Σ_c π_{i,c} T_cy.
+
+    Raises:
+        ValueError: as for `teacher_weights`.
     """
+    _check(characteristics, logits, labels)
     if not characteristics.noisy:
         return torch.zeros(len(labels), dtype=torch.float64)
     labels = labels.cpu()
-    probability = (logits.detach().cpu().double() / characteristics.temperature).softmax(1)
+    probability = (logits.detach().cpu().double() / characteristics.label_temperature).softmax(1)
     transition = characteristics.transition()
     true = (probability @ torch.linalg.pinv(transition)).clamp_min(1e-3)
     joint = true * transition.T[labels]  # [N, C]: true class c and the given label; true's scale cancels
@@ -88,6 +88,15 @@ def by_group(weights: Tensor, labels: Tensor, num_classes: int) -> list[dict[str
             low, high = torch.quantile(group, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
             rows.append({"class": k, "mean": float(group.mean()), "p10": low, "p90": high, "n": len(group)})
     return rows
+
+
+def _check(characteristics: Characteristics, logits: Tensor, labels: Tensor) -> None:
+    if logits.shape[1:] != (characteristics.classes,):
+        raise ValueError(
+            f"logits must be [N, {characteristics.classes}] and labels [N], "
+            f"got {list(logits.shape)} and {list(labels.shape)}"
+        )
+    checked(logits, labels, "logits, labels")
 
 
 def _labels(params: Distill, characteristics: Characteristics, logits: Tensor, labels: Tensor) -> Tensor:

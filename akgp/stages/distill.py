@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Summary
 from akgp.distillation import (
+    Characteristics,
     Guide,
     LearnedTeachers,
     Measured,
     SelfDistillation,
+    branch_epochs,
     by_group,
     guided,
     log_prior,
@@ -23,10 +25,10 @@ from akgp.distillation import (
     train_measured,
 )
 from akgp.evaluation import count, predict_logits
-from akgp.params import Distill, Params
+from akgp.params import Distill, Params, Training
 from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.prune import write_table
-from akgp.stages.trained import kept_top1, options, steps
+from akgp.stages.trained import kept, options, steps
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 from akgp.training import Objective, autocast_dtype, train
@@ -43,7 +45,8 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     """`compute`, on a lesson that has been read."""
     params, summary = task.params.distill, lesson.summary
     student = artifacts.load(task.workspace.pruned)
-    common = options(task, params.training, summary, state)
+    training = training_of(params, lesson.characteristics)
+    common = options(task, training, summary, state)
     asks = params.strategy == "akgp" and params.w0 is None
     found = lesson.answered_w0(params) if asks else None
     params = _with_w0(params, found.weight) if found else params
@@ -64,8 +67,8 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
             prior=params.w0_or_default,
             **common,
         )
-        history, training = yield from steps(epochs, state)
-        found = Measured(**training["measured"])
+        history, last = yield from steps(epochs, state)
+        found = Measured(**last["measured"])
         params = _with_w0(params, found.weight)
     else:
         chosen = objective(params)
@@ -86,13 +89,51 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",
-        {
-            "val_top1": kept_top1(history, params.training.keep),
+        kept(history, training.keep)
+        | {
+            "compute": compute_of(params, student, summary),
             "teacher_weight": None if weights is None else float(weights.mean()),
             "folds": task.params.folds,
         }
         | learned,
     )
+
+
+def training_of(params: Distill, characteristics: Characteristics) -> Training:
+    """`params.training`, but under logit adjustment the best epoch is the best by the mean over classes.
+
+    The student is trained to predict as if all classes were equally frequent there, and a validation split
+    that has a long tail too would prefer an epoch that has learnt this least.
+    """
+    adjusted = log_prior(params, characteristics) is not None
+    if adjusted and params.training.keep == "best":
+        return params.training.model_copy(update={"keep": "balanced"})
+    return params.training
+
+
+def compute_of(params: Distill, student: nn.Module, summary: Summary) -> float:
+    """What the training of `student` computes, in plain trainings of it for as many epochs.
+
+    Charged are the epochs of `measure_w0`'s branches, and of self-distillation's heads the MACs. What the
+    teachers answer is not.
+
+    Args:
+        student: on the CPU.
+
+    Raises:
+        ValueError: it can't have the heads that are asked for, see `SelfDistillation`.
+    """
+    if params.measures_w0:
+        _, branch = branch_epochs(params.training.epochs)
+        return 1 + 2 * branch / params.training.epochs
+    if params.strategy != "self":
+        return 1.0
+    example = _example(summary)
+    objective = SelfDistillation(student, params, example, prior=None)
+    objective.remove_hooks()
+    heads = zip(objective.heads, objective.map_shapes, strict=True)
+    macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
+    return 1 + macs / count(student, example).macs
 
 
 def _with_w0(params: Distill, w0: float) -> Distill:
@@ -128,19 +169,11 @@ def objective_of(
     return guided(guides, params, weights=None if weights is None else weights.to(on), prior=prior)
 
 
-def extra_compute(objective: SelfDistillation, student: nn.Module, summary: Summary) -> float:
-    """MACs of the heads, as a share of the student's. It parts them, on the CPU: the training is over."""
-    objective.cpu().remove_hooks()
-    heads = zip(objective.heads, objective.map_shapes, strict=True)
-    macs = sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
-    return macs / count(student.cpu(), _example(summary)).macs
-
-
 def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Task) -> dict[str, Any]:
-    """Metrics of an objective with parameters of its own.
+    """Metrics of an objective that learns how far to trust each teacher.
 
     teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
-        at the end of the training. extra_compute: of the heads, see the function.
+        at the end of the training.
     """
     summary = lesson.summary
     if isinstance(objective, LearnedTeachers):
@@ -150,8 +183,6 @@ def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Tas
         with torch.no_grad():
             means = objective.cpu().log_weights(logits).exp().mean(0)
         return {"teacher_weights": dict(zip(task.params.teachers, means.tolist(), strict=True))}
-    if isinstance(objective, SelfDistillation):
-        return {"extra_compute": extra_compute(objective, student, summary)}
     return {}
 
 
@@ -165,7 +196,7 @@ def _sentence(lesson: Lesson, params: Params, w0: Measured | None) -> str:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if w0:
         by = "branches" if params.distill.measures_w0 else "answers"
-        how = "do not differ" if w0.error is None else f"say {w0.raw:.2f} ± {w0.error:.2f}"
+        how = "say nothing" if w0.error is None else f"say {w0.raw:.2f} ± {w0.error:.2f}"
         said.append(f"the teacher's weight w0 is measured as {w0.weight:.2f} (the {by} {how})")
     return "; ".join(said)
 

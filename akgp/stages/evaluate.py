@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from akgp import artifacts, report
 from akgp.counting import count
 from akgp.data import Summary, read_split, read_summary
-from akgp.evaluation import accuracy, latency, onnx_logits, predict_logits, ratio
+from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
 from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
@@ -36,7 +36,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         graphs: dict[str, Path] = {}
         for name, (model, files) in _networks(task):
             logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
-            metrics[name] = _row(accuracy(logits, images.labels), files) | vars(count(model, example))
+            metrics[name] = _row(logits, images.labels, files) | vars(count(model, example))
             graphs[name] = Path(folder) / f"{name}.onnx"
             export_onnx(model.cpu(), example, graphs[name])
             yield Step({"network": name, "top1": metrics[name]["top1"]})
@@ -47,7 +47,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         kernels = _json(workspace.int8 / "metrics.json")
         metrics["int8"] = (
             metrics["student"]
-            | _row(accuracy(logits, images.labels), [graphs["int8"]])
+            | _row(logits, images.labels, [graphs["int8"]])
             | {key: kernels[key] for key in ("integer_convolutions", "floating_convolutions")}
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
@@ -83,8 +83,12 @@ def _networks(task: Task) -> Iterator[tuple[str, tuple[nn.Module, list[Path]]]]:
         yield name, (artifacts.load(folder), [folder / "model.safetensors"])
 
 
-def _row(top1: float, files: list[Path]) -> dict[str, Any]:
-    return {"top1": top1, "bytes": sum(file.stat().st_size for file in files)}
+def _row(logits: Tensor, labels: Tensor, files: list[Path]) -> dict[str, Any]:
+    return {
+        "top1": accuracy(logits, labels),
+        "balanced_top1": balanced_accuracy(logits, labels),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
 
 
 def _report(task: Task, summary: Summary, metrics: dict[str, dict[str, Any]]) -> report.Report:

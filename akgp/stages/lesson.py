@@ -57,13 +57,15 @@ class Lesson:
     def answered_w0(self, params: Distill) -> Measured | None:
         """w0 from what the teachers know beyond the dense network; None where nobody else teaches.
 
+        Where that teaches itself and tells no more of labels than their frequencies do, it is 0.
         The student recovers about what its dense network knew, and one that only imitates its teachers knows
         about what they do: `stacked_weight` of these two's answers stands for that of the two branches, and
         costs no training. Under logit adjustment students predict without the class prior: so it is
         taken from the answers.
         """
         if self.dense is None:
-            return None
+            knows = self.taught.characteristics.informative
+            return None if knows else Measured(0.0, 0.0, None, params.w0_or_default)
         shift = log_prior(params, self.characteristics)
         dense, teachers = self.dense.held_out, self.taught.held_out
         if shift is not None:

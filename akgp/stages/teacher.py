@@ -12,7 +12,7 @@ from torch import nn
 from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
 from akgp.stages.sources import SOURCES, digests, located
-from akgp.stages.trained import kept_top1, options, steps
+from akgp.stages.trained import kept, options, steps
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate, train
@@ -49,8 +49,13 @@ def _taken_over(task: Task, checkpoint: str, out: Path) -> Iterator[Step]:
     model, data = _built(task), task.workspace.data
     summary = read_summary(data)
     models.load_checkpoint(model, checkpoint)
-    loss, top1 = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
-    row = {"epoch": 0, "val_loss": loss, "val_top1": top1}
+    found = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
+    row = {
+        "epoch": 0,
+        "val_loss": found.loss,
+        "val_top1": found.top1,
+        "val_balanced_top1": found.balanced_top1,
+    }
     yield Step(row)
     _write(task, model, [row], out)
 
@@ -70,4 +75,4 @@ def _built(task: Task) -> nn.Module:
 def _write(task: Task, model: nn.Module, history: list[dict[str, float]], out: Path) -> None:
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    write_json(out / "metrics.json", {"val_top1": kept_top1(history, task.params.teacher.keep)})
+    write_json(out / "metrics.json", kept(history, task.params.teacher.keep))

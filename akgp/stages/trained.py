@@ -9,9 +9,11 @@ from akgp.data import Summary
 from akgp.params import Training
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task
-from akgp.training import Epoch
+from akgp.training import JUDGED_BY, Epoch
 
 Row = dict[str, float]
+
+ACCURACIES = ("val_top1", "val_balanced_top1")
 
 
 def options(task: Task, training: Training, summary: Summary, state: dict[str, Any] | None) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def steps(
     return history, training
 
 
-def kept_top1(history: Sequence[Mapping[str, float]], keep: str) -> float:
-    """Validation top-1 (%) of the weights that were kept: those of the `best` or the `last` epoch."""
-    accuracies = [row["val_top1"] for row in history]
-    return max(accuracies) if keep == "best" else accuracies[-1]
+def kept(history: Sequence[Mapping[str, float]], keep: str) -> Row:
+    """ACCURACIES (%) of the epoch whose weights are kept by `Training.keep`."""
+    row = max(history, key=lambda row: row[JUDGED_BY[keep]])
+    return {key: row[key] for key in ACCURACIES}

@@ -14,7 +14,7 @@ from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from tqdm import tqdm
 
-from akgp.sweep.trial import METRIC, WORKERS
+from akgp.sweep.trial import BALANCED, WORKERS
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,17 @@ class Progress(Callback):
     trials: ClassVar[int]
     concurrent: ClassVar[int]
     planned: ClassVar[Callable[[dict[str, Any]], int]]  # epochs of a trial of these values
+    metric: ClassVar[str]
     seen: ClassVar[tuple[int, int]]
     ends: ClassVar[float | None]  # by time.monotonic
 
     @classmethod
-    def shown(cls, trials: int, concurrent: int, planned: Callable[[dict[str, Any]], int]) -> tqdm[Any]:
-        """The bar of a sweep that begins, to be used as a context."""
-        cls.trials, cls.concurrent, cls.planned = trials, concurrent, staticmethod(planned)
+    def shown(
+        cls, trials: int, concurrent: int, planned: Callable[[dict[str, Any]], int], metric: str
+    ) -> tqdm[Any]:
+        """The bar of a sweep that begins, to be used as a context; `metric` is its objective."""
+        cls.trials, cls.concurrent, cls.metric = trials, concurrent, metric
+        cls.planned = staticmethod(planned)
         cls.seen, cls.ends = (0, 0), None
         cls.bar = tqdm(
             total=100,
@@ -117,9 +121,10 @@ class Progress(Callback):
         text = f"{ended} of {self.trials} trials"
         if failed := sum(trial.status == "ERROR" for trial in trials):
             text += f" ({failed} failed)"
-        top1 = [trial.last_result[METRIC] for trial in trials if METRIC in (trial.last_result or {})]
-        if top1:
-            text += f", best val top-1 {max(top1):.2f} %"
+        rows = [trial.last_result or {} for trial in trials]
+        if top1 := [row[self.metric] for row in rows if self.metric in row]:
+            balanced = "balanced " if self.metric == BALANCED else ""
+            text += f", best val {balanced}top-1 {max(top1):.2f} %"
         if self.ends is not None and ended < self.trials:
             text += f", about {roughly(max(0.0, self.ends - time.monotonic()))} left"
         return text

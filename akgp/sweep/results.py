@@ -20,21 +20,46 @@ FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.ya
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the results: what was tried and what came of it.
+    """One row of the results: what was tried and what came of it. Accuracies are the kept network's, %.
 
     latency_ms: of the pruned network in int8 at batch 1; None where it is no objective.
+    val_balanced_top1: the mean over classes; None where `val_top1` is the objective.
+    compute: in plain trainings of as many epochs, see `akgp.stages.distill.compute_of`.
     """
 
     number: int
     values: dict[str, Any]
     status: str  # finished, stopped (early, by ASHA) or failed
     epochs: int
-    val_top1: float | None  # best epoch's, %
+    val_top1: float | None
     macs: int | None
     params: int | None
     seconds: float
     error: str | None
     latency_ms: float | None = None
+    val_balanced_top1: float | None = None
+    compute: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """By which trials are judged, %: the mean over classes where it is the objective; 0 if unknown."""
+        return (self.val_top1 if self.val_balanced_top1 is None else self.val_balanced_top1) or 0.0
+
+    @property
+    def cost(self) -> float:
+        """Latency where it was measured, ms, and MACs otherwise."""
+        return self.latency_ms if self.latency_ms is not None else self.macs or 0
+
+
+FIGURES = {
+    "val_top1": ("val top-1 %", ".2f"),
+    "val_balanced_top1": ("val balanced top-1 %", ".2f"),
+    "macs": ("MACs", ","),
+    "params": ("params", ","),
+    "latency_ms": ("int8 ms", ".4f"),
+    "compute": ("compute", ".2f"),
+}
+"""What the table shows of a trial: heads and formats. What no trial has is left out."""
 
 
 def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
@@ -45,9 +70,7 @@ def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
     finished = [trial for trial in _read(Path(root)) if trial.status == "finished"]
     two = parameters.load(Path(root) / FOLDER / BASE).sweep.against is not None
     front = pareto_front(finished) if two else []
-    return sorted(finished, key=lambda trial: (trial not in front, -(trial.val_top1 or 0), _cost(trial)))[
-        :count
-    ]
+    return sorted(finished, key=lambda trial: (trial not in front, -trial.accuracy, trial.cost))[:count]
 
 
 def apply(number: int, root: str | Path = ".") -> Params:
@@ -75,34 +98,27 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
-    """The finished trials that no other beats in accuracy and cost, by rising cost; of equals the first.
-
-    Cost is latency where it was measured, and MACs otherwise.
-    """
+    """The finished trials that no other beats in accuracy and cost, by rising cost; of equals the first."""
     front: list[Trial] = []
     finished = [trial for trial in trials if trial.status == "finished"]
-    for trial in sorted(finished, key=lambda trial: (_cost(trial), -(trial.val_top1 or 0))):
-        if not front or (trial.val_top1 or 0) > (front[-1].val_top1 or 0):
+    for trial in sorted(finished, key=lambda trial: (trial.cost, -trial.accuracy)):
+        if not front or trial.accuracy > front[-1].accuracy:
             front.append(trial)
     return front
-
-
-def _cost(trial: Trial) -> float:
-    return trial.latency_ms if trial.latency_ms is not None else trial.macs or 0
 
 
 def table(trials: list[Trial]) -> str:
     """Trials as aligned text, a line each: figures, searched parameters, and a star if on the Pareto front.
 
-    The front is that of `trials`; of those that `best` gives it is that of the whole sweep.
+    The front is that of `trials`; of those that `best` gives it is that of the whole sweep. Where there is a
+    balanced top-1, it is by this that trials were judged.
     """
     keys = sorted({key for trial in trials for key in trial.values})
-    timed = any(trial.latency_ms is not None for trial in trials)
+    figures = [name for name in FIGURES if any(getattr(trial, name) is not None for trial in trials)]
     front = pareto_front(trials)
-    head = ["trial", "val top-1 %", "MACs", "params", *(["int8 ms"] if timed else []), *keys]
     rows = [
-        [*head, "epochs", "seconds", "status", "front"],
-        *(_cells(trial, keys, timed, trial in front) for trial in trials),
+        ["trial", *(FIGURES[name][0] for name in figures), *keys, "epochs", "seconds", "status", "front"],
+        *(_cells(trial, figures, keys, trial in front) for trial in trials),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -110,14 +126,11 @@ def table(trials: list[Trial]) -> str:
     )
 
 
-def _cells(trial: Trial, keys: list[str], timed: bool, on_front: bool) -> list[str]:
+def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) -> list[str]:
     values = (trial.values.get(key, "") for key in keys)
     return [
         str(trial.number),
-        _cell(trial.val_top1, ".2f"),
-        _cell(trial.macs, ","),
-        _cell(trial.params, ","),
-        *([_cell(trial.latency_ms, ".4f")] if timed else []),
+        *(_cell(getattr(trial, name), FIGURES[name][1]) for name in figures),
         *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
         str(trial.epochs),
         f"{trial.seconds:.1f}",
@@ -151,6 +164,7 @@ def _plot(trials: list[Trial], file: Path) -> None:
     from matplotlib.figure import Figure
 
     timed = any(trial.latency_ms is not None for trial in trials)
+    balanced = any(trial.val_balanced_top1 is not None for trial in trials)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for status, marker in (("finished", "o"), ("stopped", "x")):
@@ -162,7 +176,10 @@ def _plot(trials: list[Trial], file: Path) -> None:
     axes.plot([cost for _, cost, _ in front], [top1 for _, _, top1 in front], label="Pareto front")
     for number, cost, top1 in front:
         axes.annotate(str(number), (cost, top1))
-    axes.set(xlabel="int8 latency at batch 1, ms" if timed else "MMACs", ylabel="validation top-1, %")
+    axes.set(
+        xlabel="int8 latency at batch 1, ms" if timed else "MMACs",
+        ylabel=f"validation {'balanced ' if balanced else ''}top-1, %",
+    )
     axes.legend()
     figure.savefig(file)
 
@@ -170,7 +187,7 @@ def _plot(trials: list[Trial], file: Path) -> None:
 def _points(trials: list[Trial]) -> list[tuple[int, float, float]]:
     """Number, cost (ms or MMACs) and accuracy (%)."""
     return [
-        (trial.number, _cost(trial) / (1 if trial.latency_ms is not None else 1e6), trial.val_top1)
+        (trial.number, trial.cost / (1 if trial.latency_ms is not None else 1e6), trial.accuracy)
         for trial in trials
         if trial.val_top1 is not None
     ]

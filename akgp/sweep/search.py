@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
+from akgp.data import Summary, read_summary
+from akgp.distillation.characteristics import IMBALANCED
 from akgp.stages import sources
 from akgp.stages.cluster import require_shared
 from akgp.stages.session import session
@@ -19,7 +21,7 @@ from akgp.stages.trials import one_worker, tuned
 from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
 from akgp.sweep.latency import latencies_ms
 from akgp.sweep.results import FOLDER, Trial, write
-from akgp.sweep.trial import METRIC, shared, trial
+from akgp.sweep.trial import BALANCED, TOP1, shared, trial
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
@@ -89,6 +91,7 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     params, sweep = task.params, task.params.sweep
+    metric = objective(read_summary(task.workspace.data))
     resources = one_worker(params.ray)
     if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
@@ -101,15 +104,15 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
     }
     if sweep.against is None:
         options |= {
-            "metric": METRIC,
+            "metric": metric,
             "mode": "max",
-            "search_alg": OptunaSearch(metric=METRIC, mode="max", seed=params.seed),
+            "search_alg": OptunaSearch(metric=metric, mode="max", seed=params.seed),
             "scheduler": _asha(params),
         }
     else:
-        metrics, modes = [METRIC, sweep.against], ["max", "min"]
+        metrics, modes = [metric, sweep.against], ["max", "min"]
         options["search_alg"] = OptunaSearch(metric=metrics, mode=modes, seed=params.seed)
-    with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values)):
+    with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
         results = tuned(
             tune.with_resources(trainable, resources),
             name,
@@ -119,7 +122,16 @@ def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
             callback=Progress(),
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
-    return _rows(list(results), params)
+    return _rows(list(results), params, metric)
+
+
+def objective(summary: Summary) -> str:
+    """By which accuracy all trials of a sweep are judged: BALANCED where `akgp` adjusts logits, else TOP1.
+
+    By top-1 on a validation split with the same long tail, a student that was taught to predict as if
+    classes were equally frequent would lose to one that neglects the rare ones.
+    """
+    return BALANCED if summary.imbalance > IMBALANCED else TOP1
 
 
 def _asha(params: parameters.Params) -> ASHAScheduler:
@@ -147,11 +159,11 @@ def _domain(searched: parameters.Range) -> Any:
     return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
 
 
-def _rows(results: list[Any], params: parameters.Params) -> list[Trial]:
+def _rows(results: list[Any], params: parameters.Params, metric: str) -> list[Trial]:
     """The results by number."""
     found = [result.metrics or {} for result in results]
     return [
-        _row(number, result, metrics, latency_ms, params)
+        _row(number, result, metrics, latency_ms, params, metric)
         for number, (result, metrics, latency_ms) in enumerate(
             zip(results, found, latencies_ms(found), strict=True)
         )
@@ -159,7 +171,12 @@ def _rows(results: list[Any], params: parameters.Params) -> list[Trial]:
 
 
 def _row(
-    number: int, result: Any, metrics: dict[str, Any], latency_ms: float | None, params: parameters.Params
+    number: int,
+    result: Any,
+    metrics: dict[str, Any],
+    latency_ms: float | None,
+    params: parameters.Params,
+    metric: str,
 ) -> Trial:
     values, epochs = dict(result.config or {}), int(metrics.get("epoch", 0))
     status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
@@ -168,10 +185,12 @@ def _row(
         values=values,
         status=status,
         epochs=epochs,
-        val_top1=metrics.get(METRIC),
+        val_top1=metrics.get(TOP1),
         macs=metrics.get("macs"),
         params=metrics.get("params"),
         seconds=float(metrics.get("time_total_s", 0.0)),
         error=str(result.error).strip().splitlines()[-1] if result.error else None,
         latency_ms=latency_ms,
+        val_balanced_top1=metrics.get(BALANCED) if metric == BALANCED else None,
+        compute=metrics.get("compute"),
     )

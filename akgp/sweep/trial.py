@@ -24,12 +24,14 @@ from akgp import artifacts
 from akgp.stages import distill, prune
 from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.ray import trainer
+from akgp.stages.trained import ACCURACIES, kept
 from akgp.stages.worker import Step, prepare, report, resumed
 from akgp.stages.workspace import Task
 from akgp.sweep.latency import compared, int8_graph
 from akgp.sweep.results import with_values
 
-METRIC = "best_val_top1"
+TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
+"""Validation accuracies of the network that a trial would keep so far, %: one of them is the objective."""
 WORKERS = "placement_group"
 """Where a trial of several workers reports what holds them, so that it can be freed."""
 
@@ -87,7 +89,7 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
 
 
 def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef[Shared]) -> Iterator[Step]:
-    """Prune and distill in the trial's own workspace; every epoch's row carries costs and best so far."""
+    """Prune and distill in the trial's own workspace; every epoch's row carries costs, TOP1 and BALANCED."""
     with _borrowed(task) as trial:
         for folder in (trial.workspace.pruned, trial.workspace.student):
             folder.mkdir(parents=True)
@@ -95,16 +97,21 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
             pass
         common = ray.get(shared)
         latency = state["latency"] if state else _latency(trial, common)
-        costs = prune.size(trial) | latency | _held(task)
-        best_so_far = state["best"] if state else 0.0
+        costs = prune.size(trial) | _compute(trial, common.lesson) | latency | _held(task)
+        training = distill.training_of(task.params.distill, common.lesson.characteristics)
         folder, before = trial.workspace.student, state["distill"] if state else None
         for step in distill.recover(trial, common.lesson, folder, before):
-            last = task.params.distill.training.keep == "last"
-            best_so_far = step.row["val_top1"] if last else max(best_so_far, step.row["val_top1"])
+            assert step.state is not None
+            accuracies = kept(step.state["history"], training.keep)
             yield Step(
-                step.row | costs | {METRIC: best_so_far},
-                {"best": best_so_far, "latency": latency, "distill": step.state},
+                step.row | costs | {f"kept_{key}": figure for key, figure in accuracies.items()},
+                {"latency": latency, "distill": step.state},
             )
+
+
+def _compute(task: Task, lesson: Lesson) -> dict[str, float]:
+    student = artifacts.load(task.workspace.pruned)
+    return {"compute": distill.compute_of(task.params.distill, student, lesson.summary)}
 
 
 def _latency(task: Task, common: Shared) -> dict[str, float]:

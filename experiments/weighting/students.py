@@ -18,7 +18,7 @@ from akgp.data.batches import Batch
 from akgp.distillation import Guide, SelfDistillation, branch_epochs, stacked_weight, train_measured
 from akgp.evaluation import predict_logits
 from akgp.params import Distill, Training
-from akgp.stages.distill import extra_compute, objective_of
+from akgp.stages.distill import compute_of, objective_of
 from akgp.stages.lesson import ask
 from akgp.stages.teachers import Teacher
 from akgp.stages.workspace import replaced
@@ -112,7 +112,7 @@ class Course:
             objective = self.objective(student, params)
             last = finished(lambda state: self._trained(student, params, objective, state), checkpoint)
             if isinstance(objective, SelfDistillation):
-                found["compute"] *= 1 + extra_compute(objective, student, self.lesson.summary)
+                found["compute"] *= compute_of(params, student.cpu(), self.lesson.summary)
         return student, found | {
             "w": params.w0 if params.strategy in ("fixed", "akgp") else None,
             "val_top1": last.row["val_top1"],

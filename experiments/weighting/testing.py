@@ -68,13 +68,13 @@ def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     at = Bench(design, root, cell.setting.regime, cell.teacher_seed)
     summary, images = at.summary, at.split("test").to(device())
-    _, dense = evaluate(at.network(DENSE).to(device()), images, mean=summary.mean, std=summary.std)
+    dense = evaluate(at.network(DENSE).to(device()), images, mean=summary.mean, std=summary.std).top1
     rows = []
     for arm in design.arms_of(cell.setting):
         trained = folder_of(root, cell, arm)
         if not (trained / TESTED).exists():
             student = artifacts.load(trained / STUDENT).to(device())
-            loss, top1 = evaluate(student, images, mean=summary.mean, std=summary.std)
+            loss, top1, _ = evaluate(student, images, mean=summary.mean, std=summary.std)
             (trained / TESTED).write_text(json.dumps({"test_loss": loss, "test_top1": top1}))
         row = json.loads((trained / ROW).read_text()) | json.loads((trained / TESTED).read_text())
         rows.append(row | {"dense_test_top1": dense})
