@@ -143,7 +143,7 @@ def table(metrics: Metrics) -> str:
 
 
 def balance_matters(metrics: Metrics) -> bool:
-    """Whether top-1 and its mean over the classes of the test split are half a point apart for some network."""
+    """Whether top-1 and its mean over the classes of the test split are half a point apart somewhere."""
     return any(abs(row["top1"] - row.get("balanced_top1", row["top1"])) >= 0.5 for row in metrics.values())
 
 
