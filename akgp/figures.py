@@ -117,16 +117,6 @@ def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Se
     return _svg("classes", "Training images and doubtful labels of each class", draw, panels=2, height=3.0)
 
 
-def labels_look_wrong(characteristics: Mapping[str, Any] | None) -> bool:
-    """Whether labels are wrong by estimate, at all or in some class."""
-    from akgp.distillation.characteristics import CLEAN, SUSPECT
-
-    if characteristics is None or characteristics["noise_rate"] is None:
-        return False
-    by_class = max(characteristics["noise_rate_by_class_low"])
-    return bool(characteristics["noise_rate_low"] > CLEAN or by_class > SUSPECT)
-
-
 def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
     """Which classes overlap, and which wrong labels are estimated: a square a pair, off the diagonal.
 
@@ -136,7 +126,7 @@ def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence
     if characteristics is None or len(classes) > LABELLED:
         return ""
     panels = {"the teacher answers": ("probability of", characteristics["overlap"])}
-    if labels_look_wrong(characteristics):
+    if characteristics["doubtful"]:
         common = characteristics["noise_rate"]
         rates = [common if rate is None else rate for rate in characteristics["noise_rate_by_class"]]
         rows = zip(rates, characteristics["confusion"], strict=True)

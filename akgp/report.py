@@ -86,7 +86,6 @@ def write(directory: str | Path, content: Report) -> Path:
         saved=list(saved(content)),
         settings=list(_settings(content.params)),
         characteristics=list(_characteristics(content.characteristics or {})),
-        doubtful=figures.labels_look_wrong(content.characteristics),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         kernels=_kernels(content.metrics),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from akgp.data import Images
 from akgp.data.batches import Batch
-from akgp.distillation import Measured, branch_epochs, stacked_weight, train_measured
+from akgp.distillation import Measured, branch_epochs, distillation_loss, stacked_weight, train_measured
 from akgp.distillation.branches import SPREAD
 from akgp.distillation.characteristics import calibration_temperature, class_weights
 from akgp.models import cifar_resnet
@@ -109,6 +109,37 @@ def measured(state: Any = None, **changes: Any) -> tuple[list[Epoch], nn.Module]
         state=state, **given,
     )  # fmt: skip
     return [Epoch(epoch.row, copy.deepcopy(epoch.state)) for epoch in epochs], model
+
+
+def seen(count: int, noise: float, seed: int) -> tuple[Tensor, Images]:
+    """True classes, and images that show them, with labels of which `noise` are wrong."""
+    true, given, _ = sample(count, noise, seed)
+    pattern = torch.randn(CLASSES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    grain = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    pixels = 128 + 30 * (0.8 * pattern[true] + grain)
+    return true, Images(pixels.clamp(0, 255).to(torch.uint8), given)
+
+
+@pytest.mark.parametrize(("knows", "weight"), [(False, 0.0), (True, 1.0)], ids=["constant", "perfect"])
+def test_a_training_with_wrong_labels_follows_who_knows(knows: bool, weight: float) -> None:
+    """A constant teacher ends at 0, one that knows the true classes at 1, by branches of a real training."""
+    true, data = seen(600, 0.4, 1)
+    _, calibration = seen(600, 0.4, 2)
+    answers = 6.0 * knows * F.one_hot(true, CLASSES)
+
+    def objective(weight: float) -> Objective:
+        return lambda batch, logits, progress: distillation_loss(
+            logits, answers[batch.index], batch.labels, teacher_weight=weight, temperature=2.0
+        )
+
+    plain = {"augment": {"crop_padding": 0, "flip": False}}
+    torch.manual_seed(0)
+    *_, last = train_measured(
+        cifar_resnet(8, (8, 8, 8), CLASSES), data, calibration, calibration, mean=(0.5,) * 3, std=(0.12,) * 3,
+        class_counts=BALANCED, prior=PRIOR, seed=0, objective=objective,
+        params=Training.model_validate({"epochs": 10, "batch_size": 50, "learning_rate": 0.05} | plain),
+    )  # fmt: skip
+    assert last.state["measured"]["weight"] == pytest.approx(weight, abs=0.05)
 
 
 def told(epochs: list[Epoch]) -> list[tuple[float | None, ...]]:

@@ -457,6 +457,7 @@ def test_noise_of_a_class_is_what_cleanlab_finds(flips: tuple[int, ...], noise: 
     assert found.noise_rate == 0
     flipped = [k for k in range(10) if flips[k] != k]
     assert sorted(found.suspects) == flipped
+    assert found.doubtful and not found.noisy
     given, probability = labels.numpy(), (logits.double() / found.temperature).softmax(1).numpy()
     _, label_given_true, _ = estimate_latent(compute_confident_joint(given, probability), given)
     theirs = 1 - label_given_true.diagonal()
@@ -495,7 +496,7 @@ def test_no_noise_no_doubt(arguments: dict[str, Any]) -> None:
     logits, labels, _ = world(**arguments)
     found = measure(logits, labels)
     assert found.noise_rate is not None and found.noise_rate <= CLEAN and not found.noisy
-    assert not found.suspects and found.sentence(NAMES).startswith("labels look right;")
+    assert not found.doubtful and found.sentence(NAMES).startswith("labels look right;")
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert teacher_weights(distill(w0=0.6), found, logits, labels).eq(0.6).all()
     torch.testing.assert_close(found.transition(), torch.eye(10, dtype=torch.float64))
@@ -515,6 +516,7 @@ def test_a_teacher_that_knows_nothing_casts_no_doubt(teacher: str, counts: list[
     assert found.noise_rate is None and found.information < 0.01
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert "too little" in found.sentence(NAMES[:classes])
+    assert not found.doubtful
 
 
 def test_estimates_converge() -> None:

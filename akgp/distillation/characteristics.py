@@ -89,6 +89,11 @@ class Characteristics(Section):
         lows = self.noise_rate_by_class_low
         return sorted((k for k, low in enumerate(lows) if low > SUSPECT), key=lambda k: -lows[k])
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether labels look wrong, at all or in some class."""
+        return self.noise_rate is not None and (self.noisy or bool(self.suspects))
+
     def with_noise_of(self, other: Characteristics) -> Characteristics:
         """These, but with the label noise that was measured by another network."""
         fields = (

@@ -83,7 +83,11 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     write_json(
         out / "characteristics.json",
         lesson.characteristics.model_dump(mode="json")
-        | {"sentence": _sentence(lesson, task.params, found), "folds": task.params.folds},
+        | {
+            "doubtful": lesson.characteristics.doubtful,
+            "sentence": _sentence(lesson, task.params, found),
+            "folds": task.params.folds,
+        },
     )
     _write_weights(out / "weights.csv", weights, lesson)
     write_json(out / "history.json", history)
