@@ -261,7 +261,7 @@ FULL = Design(
     ratio=0.5,
     round_to=8,
     teacher={"epochs": 20, "keep": "best"} | FULL_TRAINING,
-    student={"epochs": 10, "keep": "last"} | FULL_TRAINING,
+    student={"epochs": 8, "keep": "last"} | FULL_TRAINING,
     duels=tuple((ANSWERS.name, f"fixed {w:g}") for w in (0.0, 0.7, 0.9)),
     channels_last=True,
 )
