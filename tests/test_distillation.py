@@ -37,6 +37,7 @@ from akgp.distillation import (
     log_prior,
     measure,
     self_distillation_loss,
+    sentence,
     stacked_weight,
     standardized,
     strategy_loss,
@@ -467,8 +468,8 @@ def test_noise_of_a_class_is_what_cleanlab_finds(flips: tuple[int, ...], noise: 
         assert theirs[k] == pytest.approx(truth, abs=0.1), NAMES[k]
         if k in flipped:
             assert max(range(10), key=found.confusion[k].__getitem__) == flips[k]
-    sentence = found.sentence(NAMES)
-    assert sentence.startswith("labels look right but for those of ") and "most of them cat)" in sentence
+    said = sentence(found, NAMES)
+    assert said.startswith("labels look right but for those of ") and "most of them cat)" in said
 
 
 def test_doubt_is_bayes_rule() -> None:
@@ -496,7 +497,7 @@ def test_no_noise_no_doubt(arguments: dict[str, Any]) -> None:
     logits, labels, _ = world(**arguments)
     found = measure(logits, labels)
     assert found.noise_rate is not None and found.noise_rate <= CLEAN and not found.noisy
-    assert not found.doubtful and found.sentence(NAMES).startswith("labels look right;")
+    assert not found.doubtful and sentence(found, NAMES).startswith("labels look right;")
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert teacher_weights(distill(w0=0.6), found, logits, labels).eq(0.6).all()
     torch.testing.assert_close(found.transition(), torch.eye(10, dtype=torch.float64))
@@ -515,7 +516,7 @@ def test_a_teacher_that_knows_nothing_casts_no_doubt(teacher: str, counts: list[
     found = measure(logits, labels)
     assert found.noise_rate is None and found.information < 0.01
     assert wrong_label_probability(found, logits, labels).eq(0).all()
-    assert "too little" in found.sentence(NAMES[:classes])
+    assert "too little" in sentence(found, NAMES[:classes])
     assert not found.doubtful
 
 
@@ -585,7 +586,7 @@ def test_labels_as_often_wrong_as_right_cast_no_doubt() -> None:
         (lambda z, y: calibration_temperature(z / 0, y), "a logit is not finite"),
         (lambda z, y: calibration_temperature(z[:0], y[:0]), "N ≥ 1"),
         (lambda z, y: calibration_temperature(z, y + 1), r"labels must be in \[0, 10\)"),
-        (lambda z, y: measure(z, y).sentence(("a", "b")), "classes must be 10 names, got 2"),
+        (lambda z, y: sentence(measure(z, y), ("a", "b")), "classes must be 10 names, got 2"),
     ],
 )
 def test_measure_refuses(call: Any, message: str) -> None:
@@ -612,8 +613,8 @@ def test_classes_that_look_alike_are_named() -> None:
     logits[cat_or_dog, :2] = logits[cat_or_dog, :2].mean(1, keepdim=True) + torch.randn(
         int(cat_or_dog.sum()), 2, generator=torch.Generator().manual_seed(0)
     ).to(logits.dtype)
-    assert "; cat and dog look alike; " in measure(logits, labels).sentence(NAMES)
-    assert "alike" not in measure(*world(noise=0.0, skill=2.0)[:2]).sentence(NAMES)
+    assert "; cat and dog look alike; " in sentence(measure(logits, labels), NAMES)
+    assert "alike" not in sentence(measure(*world(noise=0.0, skill=2.0)[:2]), NAMES)
 
 
 def test_characteristics_are_plain_data() -> None:
@@ -628,7 +629,7 @@ def test_sentences() -> None:
     found = measure(logits, labels)
     rate = round(100 * found.noise_rate)  # type: ignore[operator]
     points = round(100 * found.overconfidence)
-    assert found.sentence(NAMES) == (
+    assert sentence(found, NAMES) == (
         f"labels look {rate} % wrong; the teacher is over-confident by {points} points; classes are balanced"
     ), "ten pairs with a tenth each"
     both = [[0.0] * 10 for _ in range(10)]
@@ -639,12 +640,12 @@ def test_sentences() -> None:
             "class_counts": (50,) * 10, "imbalance": 1.0, "noise_rate_by_class": (0.9, 0.9, *(0.0,) * 8),
         }
     )  # fmt: skip
-    assert stated.sentence(NAMES) == (
+    assert sentence(stated, NAMES) == (
         "labels look 18 % wrong, mostly cat↔dog; the teacher is over-confident by 4 points; "
         "classes are balanced"
     )
     one_way = stated.model_copy(update={"noise_rate_by_class": (0.9, 0.2, *(0.0,) * 8)})
-    assert ", mostly cat→dog; " in one_way.sentence(NAMES)
+    assert ", mostly cat→dog; " in sentence(one_way, NAMES)
     both[2][3] = both[4][5] = both[6][7] = 1.0
     several = stated.model_copy(
         update={
@@ -652,8 +653,8 @@ def test_sentences() -> None:
             "confusion": tuple(map(tuple, both)), "memorisation_gap": -0.05,
         }
     )  # fmt: skip
-    assert ", often cat↔dog and eel→fox; " in several.sentence(NAMES)
-    assert "memorised training labels, wrong ones too (`folds` is for that); " in several.sentence(NAMES)
+    assert ", often cat↔dog and eel→fox; " in sentence(several, NAMES)
+    assert "memorised training labels, wrong ones too (`folds` is for that); " in sentence(several, NAMES)
     other = stated.model_copy(
         update={
             "noise_rate": 0.01, "noise_rate_low": 0.0, "noise_rate_by_class_low": (0.0,) * 10,
@@ -661,7 +662,7 @@ def test_sentences() -> None:
             "class_counts": (1230, *(200,) * 8, 100), "imbalance": 12.3,
         }
     )  # fmt: skip
-    assert other.sentence(NAMES) == (
+    assert sentence(other, NAMES) == (
         "labels look right; the teacher is under-confident by 1 point and fits its training images better "
         "than others; cat has 12.3 times the images of lynx"
     )
@@ -671,7 +672,7 @@ def test_sentences() -> None:
             "noise_rate_by_class": (0.18,) * 9 + (None,),
         }
     )  # fmt: skip
-    assert even.sentence(NAMES) == (
+    assert sentence(even, NAMES) == (
         "labels look 18 % wrong; the teacher is as confident as it is right; classes are balanced"
     )
 

@@ -9,6 +9,7 @@ from akgp.distillation.objective import Guide, guide, guided
 from akgp.distillation.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies import strategy_loss
 from akgp.distillation.weighting import by_group, log_prior, teacher_weights, wrong_label_probability
+from akgp.distillation.words import sentence
 
 __all__ = [
     "Characteristics",
@@ -29,6 +30,7 @@ __all__ = [
     "measure",
     "out_of_fold",
     "self_distillation_loss",
+    "sentence",
     "stacked_weight",
     "standardized",
     "strategy_loss",

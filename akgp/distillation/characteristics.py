@@ -115,95 +115,12 @@ class Characteristics(Section):
         rate = self.noise_rate if self.noise_rate is not None and self.noisy else 0.0
         return _transition(rate, torch.tensor(self.confusion, dtype=torch.float64))
 
-    def sentence(self, classes: tuple[str, ...]) -> str:
-        """The characteristics in words, such as 'labels look 18 % wrong, mostly cat↔dog; …'.
-
-        Args:
-            classes: their names, in the order of the logits.
-        """
-        if len(classes) != self.classes:
-            raise ValueError(f"classes must be {self.classes} names, got {len(classes)}")
-        said = (self._labels(classes), self._teacher(), self._alike(classes), self._balance(classes))
-        return "; ".join(filter(None, said))
-
-    def _labels(self, classes: tuple[str, ...]) -> str:
-        if self.noise_rate is None:
-            return "the teacher says too little of the labels to tell which are wrong"
-        if self.noisy:
-            return f"labels look {100 * self.noise_rate:.0f} % wrong{self._pairs(classes)}"
-        if not self.suspects:
-            return "labels look right"
-        named = [self._suspect(k, classes) for k in self.suspects[:3]]
-        more = len(self.suspects) - len(named)
-        listed = ", ".join(named) + (f" and of {more} more" if more else "")
-        return f"labels look right but for those of {listed} (wrong, or too alike for the teacher)"
-
-    def _suspect(self, k: int, classes: tuple[str, ...]) -> str:
-        row, rate = self.confusion[k], self.noise_rate_by_class[k]
-        return (
-            f"{classes[k]} ({100 * (rate or 0):.0f} % otherwise, most of them {classes[row.index(max(row))]})"
-        )
-
-    def _pairs(self, classes: tuple[str, ...]) -> str:
-        """The pair of classes with half of all wrong labels, or the two with a fifth and more than usual."""
-        wrong = self._wrong_labels()
-        shares = (wrong + wrong.T).triu(1) / wrong.sum()
-        most = shares.flatten().topk(2)
-        least = max(0.2, 5 / (self.classes * (self.classes - 1)))
-        named = [
-            self._pair(wrong, place, classes)
-            for share, place in zip(most.values.tolist(), most.indices.tolist(), strict=True)
-            if share >= least
-        ]
-        if not named:
-            return ""
-        return f", mostly {named[0]}" if most.values[0] >= 0.5 else f", often {' and '.join(named)}"
-
-    def _pair(self, wrong: Tensor, place: int, classes: tuple[str, ...]) -> str:
-        true, label = divmod(place, self.classes)
-        if wrong[true, label] < wrong[label, true]:
-            true, label = label, true
-        arrow = "↔" if wrong[label, true] > wrong[true, label] / 2 else "→"
-        return f"{classes[true]}{arrow}{classes[label]}"
-
-    def _wrong_labels(self) -> Tensor:
+    def wrong_labels(self) -> Tensor:
         """Share of the images that are of class k and wrongly labelled j, float64 [k = C, j = C]."""
         common = self.noise_rate or 0.0
         rates = [common if rate is None else rate for rate in self.noise_rate_by_class]
         share = self.prior() * torch.tensor(rates, dtype=torch.float64)
         return share[:, None] * torch.tensor(self.confusion, dtype=torch.float64)
-
-    def _teacher(self) -> str:
-        points = round(100 * self.overconfidence)
-        trust = (
-            f"{'over' if points > 0 else 'under'}-confident by {abs(points)} point{'s' * (abs(points) > 1)}"
-            if points
-            else "as confident as it is right"
-        )
-        return f"the teacher is {trust}{self._memory()}"
-
-    def _memory(self) -> str:
-        """Where labels are noisy a smaller gap tells: what nobody can predict is fitted by heart alone."""
-        gap = self.memorisation_gap or 0.0
-        if self.noisy and gap < -0.03:
-            return " and has memorised training labels, wrong ones too (`folds` is for that)"
-        return " and fits its training images better than others" if gap < -0.1 else ""
-
-    def _alike(self, classes: tuple[str, ...]) -> str:
-        """The two classes that overlap most, if that is a tenth or more and three times the usual."""
-        overlap = torch.tensor(self.overlap, dtype=torch.float64)
-        mutual = ((overlap + overlap.T) / 2).fill_diagonal_(0)
-        most = float(mutual.max())
-        one, other = sorted(divmod(int(mutual.argmax()), self.classes))
-        usual = float(mutual.sum()) / (self.classes * (self.classes - 1))
-        return f"{classes[one]} and {classes[other]} look alike" if most >= max(0.1, 3 * usual) else ""
-
-    def _balance(self, classes: tuple[str, ...]) -> str:
-        if self.imbalance <= 1.5:
-            return "classes are balanced"
-        counts = self.class_counts
-        most, fewest = classes[counts.index(max(counts))], classes[counts.index(min(counts))]
-        return f"{most} has {self.imbalance:.3g} times the images of {fewest}"
 
 
 def measure(

@@ -21,6 +21,7 @@ from akgp.distillation import (
     by_group,
     guided,
     log_prior,
+    sentence,
     teacher_weights,
     train_measured,
 )
@@ -195,7 +196,7 @@ def _example(summary: Summary) -> Tensor:
 
 
 def _sentence(lesson: Lesson, params: Params, w0: Measured | None) -> str:
-    said = [lesson.characteristics.sentence(lesson.summary.classes)]
+    said = [sentence(lesson.characteristics, lesson.summary.classes)]
     if params.folds:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if w0:
