@@ -95,26 +95,29 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
 def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
     """Of each class its training images, and the share of labels that look wrong: from the lower end up.
 
-    Empty without characteristics.
+    The second panel is there where that is known of some class. Empty without characteristics.
     """
     if characteristics is None:
         return ""
+    rates, lows = characteristics["noise_rate_by_class"], characteristics["noise_rate_by_class_low"]
+    known = [k for k, rate in enumerate(rates) if rate is not None]
 
     def draw(axes: list[Axes]) -> None:
-        counted, labels = axes
-        places = range(len(classes))
-        counted.bar(places, characteristics["class_counts"], color=SERIES[0], alpha=0.6)
-        counted.set_ylabel("training images")
-        rates = [100 * (rate or 0.0) for rate in characteristics["noise_rate_by_class"]]
-        lows = [100 * low for low in characteristics["noise_rate_by_class_low"]]
-        labels.vlines(places, lows, rates, color=SERIES[1], alpha=0.45, linewidth=5)
-        labels.plot(places, rates, "o", color=SERIES[1], markersize=5)
-        labels.set_ylim(bottom=0)
-        labels.set_ylabel("surest answers labelled otherwise, %")
+        axes[0].bar(range(len(classes)), characteristics["class_counts"], color=SERIES[0], alpha=0.6)
+        axes[0].set_ylabel("training images")
+        for labels in axes[1:]:
+            wrong = [100 * rates[k] for k in known]
+            labels.vlines(
+                known, [100 * lows[k] for k in known], wrong, color=SERIES[1], alpha=0.45, linewidth=5
+            )
+            labels.plot(known, wrong, "o", color=SERIES[1], markersize=5)
+            labels.set_ylim(bottom=0)
+            labels.set_ylabel("surest answers labelled otherwise, %")
         for axis in axes:
             _name(axis, list(classes), "class")
 
-    return _svg("classes", "Training images and doubtful labels of each class", draw, panels=2, height=3.0)
+    title = "Training images and doubtful labels of each class"
+    return _svg("classes", title, draw, panels=2 if known else 1, height=3.0)
 
 
 def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:

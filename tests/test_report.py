@@ -316,6 +316,23 @@ def test_speed_is_said_against_the_dense_network() -> None:
     assert report.faster({"dense": {"top1": 90.0}}) == ""
 
 
+def test_doubtful_labels_are_drawn_where_they_are_known() -> None:
+    found = {"class_counts": [5, 6, 7, 8], "noise_rate_by_class": [0.5, None, 0.25, 0.0]}
+    lows = {"noise_rate_by_class_low": [0.2, 0.0, 0.1, 0.0]}
+    svg = figures.class_characteristics(found | lows, CLASSES)
+    assert "training images" in svg and "surest answers labelled otherwise" in svg
+    assert (
+        svg.count("<use")
+        == figures.class_characteristics(
+            found | lows | {"noise_rate_by_class": [0.5, 0.1, 0.25, 0.0]}, CLASSES
+        ).count("<use")
+        - 1
+    ), "a mark for each class that is known"
+    unknown = figures.class_characteristics(found | lows | {"noise_rate_by_class": [None] * 4}, CLASSES)
+    assert "training images" in unknown and "labelled otherwise" not in unknown
+    assert figures.class_characteristics(None, CLASSES) == ""
+
+
 def test_squares_of_confused_classes_have_areas_like_their_probabilities() -> None:
     found = {
         "noise_rate": 0.2, "noise_rate_by_class": [0.2, 0.2, 0.2, None], "doubtful": True,
