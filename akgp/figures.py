@@ -112,9 +112,9 @@ def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Se
             )
             labels.plot(known, wrong, "o", color=SERIES[1], markersize=5)
             labels.set_ylim(bottom=0)
-            labels.set_ylabel("surest answers labelled otherwise, %")
+            labels.set_ylabel("labelled otherwise, %")
         for axis in axes:
-            _name(axis, list(classes), "class")
+            _name(axis, list(classes), "class", room=60 // len(axes))
 
     title = "Training images and doubtful labels of each class"
     return _svg("classes", title, draw, panels=2 if known else 1, height=3.0)
@@ -172,11 +172,12 @@ def _legend(axis: Axes) -> None:
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 
 
-def _name(axis: Axes, names: list[str], otherwise: str) -> None:
+def _name(axis: Axes, names: list[str], otherwise: str, room: int = 60) -> None:
+    """Names below the places, upright where they are longer together than `room`, in characters."""
     if len(names) > LABELLED:
         axis.set_xlabel(otherwise)
         return
-    upright = sum(map(len, names)) > 60
+    upright = sum(map(len, names)) > room
     axis.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
 
 

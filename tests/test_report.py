@@ -320,7 +320,7 @@ def test_doubtful_labels_are_drawn_where_they_are_known() -> None:
     found = {"class_counts": [5, 6, 7, 8], "noise_rate_by_class": [0.5, None, 0.25, 0.0]}
     lows = {"noise_rate_by_class_low": [0.2, 0.0, 0.1, 0.0]}
     svg = figures.class_characteristics(found | lows, CLASSES)
-    assert "training images" in svg and "surest answers labelled otherwise" in svg
+    assert "training images" in svg and "labelled otherwise, %" in svg
     assert (
         svg.count("<use")
         == figures.class_characteristics(
