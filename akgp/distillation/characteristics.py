@@ -81,7 +81,7 @@ class Characteristics(Section):
     @property
     def informative(self) -> bool:
         """Whether the teacher surely tells more of labels than their frequencies do."""
-        return self.information > 2 * self.information_error
+        return _surely(self.information, self.information_error)
 
     @property
     def suspects(self) -> list[int]:
@@ -197,7 +197,7 @@ def measure(
     rate, low, confusion = _noise(unweighted, labels)
     rates = _noise_by_class(unweighted, labels)
     off_diagonal = _transition(rate, confusion).fill_diagonal_(0).amax(1)
-    identified = information > 2 * error and bool((off_diagonal < 1 - rate).all())
+    identified = _surely(information, error) and bool((off_diagonal < 1 - rate).all())
     accuracy = float((weight * right).mean())
     return Characteristics(
         samples=len(labels),
@@ -338,6 +338,11 @@ def _information(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float
     told = probability_NC.gather(1, labels_N[:, None])[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
     gain = told.log() - frequency[labels_N].log()
     return float(gain.mean()), float(gain.std(correction=0)) / math.sqrt(len(gain))
+
+
+def _surely(information: float, error: float) -> bool:
+    """Whether information is above zero by two standard errors."""
+    return information > 2 * error
 
 
 def _calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) -> float:
