@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.weighting.design import SEARCHED, WEIGHTS, Design, folder_name
 
@@ -232,22 +233,40 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
+COLUMNS = 4
+"""Panels beside each other in a figure."""
+
+
 def plots(results: Results, folder: Path) -> None:
     """A figure a regime, `<regime>.svg`: a panel a teacher, accuracy against the fixed weight."""
     plt.rcParams["svg.hashsalt"] = "akgp"
     for regime in results.design.regimes:
         settings = [setting for setting in results.settings if setting[0] == regime]
         if settings:
-            figure, axes = plt.subplots(
-                1, len(settings), figsize=(4.2 * len(settings), 3.6), squeeze=False, layout="constrained"
-            )
-            for axis, setting in zip(axes[0], settings, strict=True):
-                _panel(axis, results, setting)
-            axes[0][0].set_ylabel("test top-1, %")
-            axes[0][-1].legend(fontsize=7, loc="best")
+            figure = _figure(results, settings)
             figure.suptitle(regime)
             figure.savefig(folder / f"{folder_name(regime)}.svg", metadata={"Date": None})
             plt.close(figure)
+
+
+def _figure(results: Results, settings: list[tuple[str, str]]) -> Figure:
+    columns = min(len(settings), COLUMNS)
+    rows = -(-len(settings) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 3.4 * rows + 0.8), squeeze=False, layout="constrained"
+    )
+    panels = grid.flatten()
+    for axis, setting in zip(panels, settings, strict=False):
+        _panel(axis, results, setting)
+    for axis in panels[len(settings) :]:
+        axis.set_axis_off()
+    for axis in grid[:, 0]:
+        axis.set_ylabel("test top-1, %")
+    said = {
+        name: line for axis in panels for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(said.values(), said.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+    return figure
 
 
 LINES = {
