@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from akgp import models, params, stages
-from akgp.stages.session import check_resources
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 TEACHER = ["teacher", "--network", "small"]
@@ -103,17 +102,6 @@ def test_an_address_nobody_answers(tmp_path: Path) -> None:
 def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
     prepared(tmp_path)
     refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), TEACHER, expected)
-
-
-def test_more_than_any_node_has() -> None:
-    """All nodes together have the CPUs, but a worker lies in one of them."""
-    nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
-    check_resources(nodes, params.Ray(cpus_per_worker=2), 2)
-    for cpus, workers in ((4, 1), (3, 2)):
-        with pytest.raises(
-            stages.StageError, match=rf"{workers} worker\(s\) of {cpus} CPUs .*, 2 \+ 3 exist"
-        ):
-            check_resources(nodes, params.Ray(cpus_per_worker=cpus), workers)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:

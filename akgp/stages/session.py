@@ -42,8 +42,7 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
     with _own_ray(params, workers) if params.address is None else _cluster(params.address):
         import ray
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_resources(nodes, params, workers)
+        _check_resources(ray.cluster_resources(), params, workers)
         yield
 
 
@@ -112,31 +111,24 @@ def _listen_on_loopback(alone: bool) -> None:
 
 
 def _check_local(params: parameters.Ray, workers: int) -> None:
-    here = {"CPU": float(os.cpu_count() or 1)}
+    have = {"CPU": float(os.cpu_count() or 1)}
     if params.gpus_per_worker:
         import torch
 
-        here["GPU"] = float(torch.cuda.device_count())
-    check_resources([here], params, workers)
+        have["GPU"] = float(torch.cuda.device_count())
+    _check_resources(have, params, workers)
 
 
-def check_resources(nodes: list[dict[str, float]], params: parameters.Ray, workers: int) -> None:
-    """Ray would wait for ever for workers that its nodes have no room for.
-
-    Args:
-        nodes: CPUs and GPUs of each; a worker lies in one of them.
-
-    Raises:
-        StageError: there is no room for `workers`.
-    """
+def _check_resources(have: dict[str, float], params: parameters.Ray, workers: int) -> None:
     for kind, key, each in (
         ("CPU", "cpus_per_worker", params.cpus_per_worker),
         ("GPU", "gpus_per_worker", params.gpus_per_worker),
     ):
-        have = [node.get(kind, 0.0) for node in nodes]
-        if each and sum(amount // each for amount in have) < workers:
-            exist = " + ".join(f"{amount:.0f}" for amount in have)
-            raise StageError(f"ray.{key}: {workers} worker(s) of {each} {kind}s are asked for, {exist} exist")
+        if workers * each > have.get(kind, 0):
+            raise StageError(
+                f"ray.{key}: {workers} worker(s) of {each} {kind}s are asked for, "
+                f"{have.get(kind, 0):.0f} exist"
+            )
 
 
 def _check_answers(address: str) -> None:
