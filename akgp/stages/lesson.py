@@ -58,9 +58,9 @@ class Lesson:
         """w0 from what the teachers know beyond the dense network; None where nobody else teaches.
 
         Where that teaches itself and tells no more of labels than their frequencies do, it is 0.
-        The student recovers about what its dense network knew, and one that only imitates its teachers knows
-        about what they do: `stacked_weight` of these two's answers stands for that of the two branches, and
-        costs no training. Under logit adjustment students predict without the class prior: so it is
+        It is assumed that the student recovers about what its dense network knew, and that one which only
+        imitates its teachers knows about what they do: then `stacked_weight` of these two's answers stands
+        for that of the two branches, and costs no training (docs/weighting.md says where this fails). Under logit adjustment students predict without the class prior: so it is
         taken from the answers.
         """
         if self.dense is None:

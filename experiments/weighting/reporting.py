@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from experiments.weighting.design import SEARCHED, WEIGHTS, Design, folder_name
 
 REFERENCE, LABELS = "fixed 0.7", "fixed 0"
+COLUMNS = 4
+"""Panels beside each other in a figure."""
 
 
 @dataclass(frozen=True)
@@ -233,10 +235,6 @@ def _setting(results: Results, setting: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
-COLUMNS = 4
-"""Panels beside each other in a figure."""
-
-
 def plots(results: Results, folder: Path) -> None:
     """A figure a regime, `<regime>.svg`: a panel a teacher, accuracy against the fixed weight."""
     plt.rcParams["svg.hashsalt"] = "akgp"
@@ -256,15 +254,14 @@ def _figure(results: Results, settings: list[tuple[str, str]]) -> Figure:
         rows, columns, figsize=(4.2 * columns, 3.4 * rows + 0.8), squeeze=False, layout="constrained"
     )
     panels = grid.flatten()
-    for axis, setting in zip(panels, settings, strict=False):
+    used, unused = panels[: len(settings)], panels[len(settings) :]
+    for axis, setting in zip(used, settings, strict=True):
         _panel(axis, results, setting)
-    for axis in panels[len(settings) :]:
+    for axis in unused:
         axis.set_axis_off()
     for axis in grid[:, 0]:
         axis.set_ylabel("test top-1, %")
-    said = {
-        name: line for axis in panels for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    said = {name: line for axis in used for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(said.values(), said.keys(), loc="outside lower center", ncols=columns, fontsize=8)
     return figure
 
