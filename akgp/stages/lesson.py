@@ -60,8 +60,8 @@ class Lesson:
         Where that teaches itself and tells no more of labels than their frequencies do, it is 0.
         It is assumed that the student recovers about what its dense network knew, and that one which only
         imitates its teachers knows about what they do: then `stacked_weight` of these two's answers stands
-        for that of the two branches, and costs no training (docs/weighting.md says where this fails). Under logit adjustment students predict without the class prior: so it is
-        taken from the answers.
+        for that of the two branches, and costs no training (docs/weighting.md says where this fails).
+        Under logit adjustment students predict without the class prior: so it is taken from the answers.
         """
         if self.dense is None:
             knows = self.taught.characteristics.informative
