@@ -13,9 +13,16 @@ from torch.nn import functional as F
 
 from akgp.data import Images
 from akgp.data.batches import Batch
-from akgp.distillation import Measured, branch_epochs, distillation_loss, stacked_weight, train_measured
-from akgp.distillation.branches import SPREAD
+from akgp.distillation import (
+    Measured,
+    branch_epochs,
+    distillation_loss,
+    stacked_weight,
+    stacked_weights,
+    train_measured,
+)
 from akgp.distillation.characteristics import calibration_temperature, class_weights
+from akgp.distillation.stacking import SPREAD
 from akgp.models import cifar_resnet
 from akgp.params import Training
 from akgp.training import Epoch, Objective, train
@@ -81,6 +88,59 @@ def test_noise_between_all_classes_cancels(better: float, raw: float) -> None:
 def test_branches_that_agree_say_nothing() -> None:
     _, given, logits = sample(50, 0.0)
     assert stacked_weight(logits, logits, given, BALANCED, PRIOR) == Measured(PRIOR, PRIOR, None, PRIOR)
+
+
+def test_weights_of_several_are_the_likeliest_of_all_that_are_shares() -> None:
+    """By least squares, the bootstrap, Bayes' rule in its other form, and a search of all shares."""
+    true, given, noise = sample(3000, 0.2, seed=4)
+    known = F.one_hot(true, CLASSES)
+    a = known + noise
+    teachers = torch.stack(
+        [scale * known + 1.5 * noise.roll(k, 0) for k, scale in enumerate((1.2, 0.5, 2.0), 1)]
+    )
+    measured, shares = stacked_weights(a, teachers, given, BALANCED, PRIOR)
+    ones = torch.ones(len(given))
+    p, *q = (
+        (z / calibration_temperature(z, given, ones)).double().softmax(1).numpy() for z in (a, *teachers)
+    )
+    design, left = np.stack([each - p for each in q], 2), np.eye(CLASSES)[given] - p
+
+    def fitted(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(np.linalg.lstsq(design[rows].reshape(-1, 3), left[rows].ravel(), rcond=None)[0])
+
+    random = np.random.default_rng(0)
+    raw = fitted(np.arange(3000))
+    again = np.cov([fitted(random.integers(0, 3000, 3000)) for _ in range(400)], rowvar=False)
+    assert measured.raw == pytest.approx(raw.sum())
+    assert measured.error == pytest.approx(np.sqrt(again.sum()), rel=0.12)
+    told, believed = np.linalg.inv(again), np.eye(3) / SPREAD**2
+    mean = np.linalg.solve(told + believed, told @ raw + believed @ np.full(3, PRIOR / 3))
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 101)] * 3), -1).reshape(-1, 3)
+    grid = grid[grid.sum(1) <= 1] - mean
+    best = grid[np.einsum("nk,kl,nl->n", grid, told + believed, grid).argmin()] + mean
+    assert mean.min() < -0.01 and best[1] == pytest.approx(0), "one of them is worth less than nothing"
+    np.testing.assert_allclose(measured.weight * shares, best, atol=0.02)
+
+
+def test_several_teachers_share_by_what_each_knows() -> None:
+    true, given, noise = sample(4000, 0.2, seed=5)
+    known = F.one_hot(true, CLASSES)
+    dense, weak = known + noise, 0.2 * known + noise.roll(1, 0)
+    strong, constant = 4 * known + noise.roll(2, 0), torch.zeros_like(noise)
+
+    def shares(*teachers: Tensor) -> tuple[float, list[float]]:
+        found, shared = stacked_weights(dense, torch.stack(teachers), given, BALANCED, 0.3)
+        return found.weight, shared.tolist()
+
+    alone = stacked_weight(dense, strong, given, BALANCED, 0.3).weight
+    w0, each = shares(weak, constant, strong)
+    assert each == pytest.approx([0, 0, 1], abs=0.02) and w0 == pytest.approx(alone, abs=0.02)
+    w0, each = shares(strong, strong)
+    assert each == pytest.approx([0.5, 0.5]) and w0 == pytest.approx(alone, abs=0.02)
+    w0, each = shares(constant, constant)
+    assert w0 == pytest.approx(0, abs=0.02)
+    w0, each = shares(dense, constant)
+    assert w0 * each[0] == pytest.approx(0.15), "of its own network it learns nothing, and keeps its belief"
 
 
 def images(count: int = 64) -> Images:

@@ -42,6 +42,7 @@ from akgp.distillation import (
     standardized,
     strategy_loss,
     teacher_weights,
+    together,
     wrong_label_probability,
 )
 from akgp.distillation.characteristics import BINS, CLEAN
@@ -52,7 +53,7 @@ from akgp.distillation.weighting import WEIGHTS
 from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.stages import distill as distill_stage
-from akgp.stages.lesson import read_lesson
+from akgp.stages.lesson import Lesson, read_lesson
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task
 from akgp.training import evaluate, train
@@ -1029,15 +1030,24 @@ def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     assert not any(p.requires_grad for teacher in teachers for p in teacher.parameters())
 
 
-def test_objective_asks_no_teacher_that_has_no_weight() -> None:
-    def silent(batch: Batch) -> Tensor:
-        raise AssertionError("asked")
+def silent(batch: Batch) -> Tensor:
+    raise AssertionError("asked")
 
+
+def test_objective_asks_no_teacher_that_has_no_weight() -> None:
     batch = Batch(torch.arange(2), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
     given = distill(strategy="labels")
     objective = guided([silent], given, weights=torch.zeros(2), prior=None)
     logits = torch.randn(2, 3)
     assert objective(batch, logits, 0.0) == F.cross_entropy(logits, batch.labels)
+
+
+def test_teachers_together_say_the_weighted_mean_of_their_probabilities() -> None:
+    torch.manual_seed(0)
+    one, two = torch.randn(2, 3, 4)
+    batch = Batch(torch.arange(3), torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]))
+    said = together([lambda _: one, silent, lambda _: two], torch.tensor([0.25, 0.0, 0.75]))(batch)
+    torch.testing.assert_close(said.softmax(1), 0.25 * one.softmax(1) + 0.75 * two.softmax(1))
 
 
 @pytest.mark.parametrize("strategy", ["confidence", "learned"])
@@ -1416,7 +1426,7 @@ def test_stage_with_self_distillation_leaves_a_plain_student(workspace: Path, tm
 
 
 def test_stage_with_other_strategies_charges_nothing(workspace: Path, tmp_path: Path) -> None:
-    metrics = distilled(workspace, tmp_path, "akgp")
+    metrics = distilled(workspace, tmp_path, "fixed")
     assert metrics["compute"] == 1 and "teacher_weights" not in metrics
 
 
@@ -1522,7 +1532,8 @@ def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace:
     task = stage_task(workspace, teachers=["two"])
     lesson = read_lesson(task)
     assert lesson.dense
-    knowing = 4 * F.one_hot(lesson.calibration.labels, 10) + lesson.dense.held_out
+    own = lesson.dense.held_out[0]
+    knowing = 4 * F.one_hot(lesson.calibration.labels, 10) + own
     constant = torch.zeros_like(knowing)
 
     def weight(dense: Tensor, teacher: Tensor, counts: tuple[int, ...] = (100,) * 10) -> float:
@@ -1532,19 +1543,43 @@ def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace:
         )
         asked = replace(
             lesson,
-            dense=replace(lesson.dense, held_out=dense),
-            taught=replace(lesson.taught, held_out=teacher, characteristics=seen),
+            dense=replace(lesson.dense, held_out=dense[None]),
+            taught=replace(lesson.taught, held_out=teacher[None], characteristics=seen),
         )
         found = asked.answered_w0(task.params.distill)
         assert found
-        return found.weight
+        return found[0].weight
 
-    assert weight(lesson.dense.held_out, knowing) > 0.95 and weight(knowing, constant) < 0.05
+    assert weight(own, knowing) > 0.95 and weight(knowing, constant) < 0.05
     tail = tuple(1000 // 2**k + 10 for k in range(10))
     prior = torch.tensor(tail).double()
     prior = (prior / prior.sum()).log()
     assert weight(knowing + prior, knowing, tail) < 0.05, "its student would lean to rare classes"
     assert weight(knowing, knowing + prior, tail) > 0.95
+
+
+def test_of_several_teachers_those_that_know_nothing_are_not_asked(workspace: Path, tmp_path: Path) -> None:
+    """The student is the one that the other teacher alone makes; who was trusted is told."""
+
+    def recovered(lesson: Lesson, **changes: Any) -> dict[str, Any]:
+        list(distill_stage.recover(stage_task(workspace, **changes), lesson, tmp_path, None))
+        return artifacts.load(tmp_path).state_dict()
+
+    lesson = read_lesson(stage_task(workspace))
+    assert lesson.dense
+    known = F.one_hot(lesson.calibration.labels, 10) * torch.ones(())
+    dense = replace(lesson.dense, held_out=known[None] + 2 * torch.randn(known.shape))
+    taught = replace(lesson.taught, held_out=torch.stack([0 * known, 4 * known + torch.randn(known.shape)]))
+    student = recovered(replace(lesson, dense=dense, taught=taught))
+    metrics, told = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "characteristics")
+    )
+    assert metrics["teacher_weights"] == {"one": 0, "two": 1}
+    assert told["sentence"].endswith("; of the teachers' part one has 0%, two has 100%")
+    w0 = metrics["w0"]["weight"]
+    assert w0 == metrics["teacher_weight"] > 0.9
+    alone = recovered(read_lesson(stage_task(workspace, teachers=["two"])), teachers=["two"], w0=w0)
+    assert all(torch.equal(value, alone[name]) for name, value in student.items())
 
 
 def test_a_copy_of_the_dense_network_says_nothing_of_itself(workspace: Path, tmp_path: Path) -> None:

@@ -79,12 +79,20 @@ def divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
 
 
-def mean_teacher(logits: Tensor) -> Tensor:
+def mean_teacher(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     """Logits [B, C] whose softmax is the mean of the probabilities of K teachers, from [K, B, C].
 
     One teacher's are returned as they are, otherwise log probabilities.
+
+    Args:
+        weights: [K], above 0, with a sum of 1; None: all alike.
     """
-    return logits[0] if len(logits) == 1 else logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    if len(logits) == 1:
+        return logits[0]
+    log = logits.log_softmax(-1)
+    if weights is None:
+        return log.logsumexp(0) - math.log(len(logits))
+    return (log + weights.to(log.dtype).log()[:, None, None]).logsumexp(0)
 
 
 class Ensemble(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import Batch
+from akgp.distillation.losses import mean_teacher
 from akgp.distillation.strategies import strategy_loss
 from akgp.params import Distill
 
@@ -34,6 +35,18 @@ def guide(network: nn.Module, *, dtype: torch.dtype | None = None, channels_last
         return answer.float()
 
     return logits
+
+
+def together(guides: Sequence[Guide], shares: Tensor) -> Guide:
+    """Several teachers as one, whose probabilities are the weighted mean of theirs.
+
+    Args:
+        guides: K teachers; one whose share is 0 is not asked.
+        shares: [K], 0 and above, with a sum of 1; on the device of the batches.
+    """
+    asked = [guide for guide, share in zip(guides, shares.tolist(), strict=True) if share > 0]
+    weights = shares[shares > 0]
+    return lambda batch: mean_teacher(torch.stack([guide(batch) for guide in asked]), weights)
 
 
 def guided(

@@ -23,6 +23,7 @@ from akgp.distillation import (
     log_prior,
     sentence,
     teacher_weights,
+    together,
     train_measured,
 )
 from akgp.evaluation import count, predict_logits
@@ -49,10 +50,10 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     training = training_of(params, lesson.characteristics)
     common = options(task, training, summary, state)
     asks = params.strategy == "akgp" and params.w0 is None
-    found = lesson.answered_w0(params) if asks else None
+    found, shares = (lesson.answered_w0(params) if asks else None) or (None, None)
     params = _with_w0(params, found.weight) if found else params
     learned: dict[str, Any] = {}
-    guides = _guides(task, lesson)
+    guides = _guides(task, lesson, shares)
 
     def objective(params: Distill) -> Objective:
         return objective_of(params, student, lesson, guides, device(task), task.params.seed)
@@ -78,6 +79,8 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
         learned = _learned(chosen, student, lesson, task)
     if found:
         learned["w0"] = vars(found)
+    if shares is not None and len(shares) > 1:
+        learned["teacher_weights"] = dict(zip(task.params.teachers, shares.tolist(), strict=True))
 
     weights = _weights(lesson, params)
     artifacts.save(student.cpu(), out)
@@ -86,7 +89,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
         lesson.characteristics.model_dump(mode="json")
         | {
             "doubtful": lesson.characteristics.doubtful,
-            "sentence": _sentence(lesson, task.params, found),
+            "sentence": _sentence(lesson, task.params, found, learned.get("teacher_weights")),
             "folds": task.params.folds,
         },
     )
@@ -150,13 +153,14 @@ def _weights(lesson: Lesson, params: Distill) -> Tensor | None:
     return teacher_weights(params, doubted.characteristics, doubted.logits, lesson.images.labels)
 
 
-def _guides(task: Task, lesson: Lesson) -> list[Guide]:
-    """The teachers, on the worker's device; none for strategy self, which has none."""
+def _guides(task: Task, lesson: Lesson, shares: Tensor | None) -> list[Guide]:
+    """The teachers, on the worker's device, as one if they have shares; none for strategy self."""
     params, on = task.params.distill, device(task)
     if params.strategy == "self":
         return []
     dtype = autocast_dtype(params.training.precision, on)
-    return [teacher.guide(on, dtype, params.training.channels_last) for teacher in lesson.teachers]
+    guides = [teacher.guide(on, dtype, params.training.channels_last) for teacher in lesson.teachers]
+    return guides if shares is None else [together(guides, shares.to(on))]
 
 
 def objective_of(
@@ -195,7 +199,7 @@ def _example(summary: Summary) -> Tensor:
     return torch.zeros(1, summary.channels, *summary.image_size)
 
 
-def _sentence(lesson: Lesson, params: Params, w0: Measured | None) -> str:
+def _sentence(lesson: Lesson, params: Params, w0: Measured | None, shares: dict[str, float] | None) -> str:
     said = [sentence(lesson.characteristics, lesson.summary.classes)]
     if params.folds:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
@@ -203,6 +207,8 @@ def _sentence(lesson: Lesson, params: Params, w0: Measured | None) -> str:
         by = "branches" if params.distill.measures_w0 else "answers"
         how = "say nothing" if w0.error is None else f"say {w0.raw:.2f} ± {w0.error:.2f}"
         said.append(f"the teacher's weight w0 is measured as {w0.weight:.2f} (the {by} {how})")
+    if shares:
+        said.append("of the teachers' part " + ", ".join(f"{name} has {s:.0%}" for name, s in shares.items()))
     return "; ".join(said)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from akgp import artifacts
 from akgp.data import Images, Summary, read_split, read_summary
-from akgp.distillation import Characteristics, Measured, log_prior, measure, stacked_weight
+from akgp.distillation import Characteristics, Measured, log_prior, measure, stacked_weights
 from akgp.distillation.losses import mean_teacher
 from akgp.params import Distill
 from akgp.stages.teachers import Teacher, load_teachers
@@ -23,7 +23,10 @@ from akgp.stages.workspace import Task
 
 @dataclass(frozen=True)
 class Opinion:
-    """logits: [N, C] of the training images; held_out: [M, C] of the calibration images; what they tell."""
+    """Of networks as one the logits [N, C] of the training images, and what they tell.
+
+    held_out: [K, M, C], each one's of the calibration images.
+    """
 
     logits: Tensor
     held_out: Tensor
@@ -54,24 +57,25 @@ class Lesson:
         """The teachers', with the label noise by whoever finds the wrong labels."""
         return self.taught.characteristics.with_noise_of(self.doubted.characteristics)
 
-    def answered_w0(self, params: Distill) -> Measured | None:
-        """w0 from what the teachers know beyond the dense network; None where nobody else teaches.
+    def answered_w0(self, params: Distill) -> tuple[Measured, Tensor] | None:
+        """w0 from what the teachers know beyond the dense network, and the share [K] of each in it.
 
-        Where that teaches itself and tells no more of labels than their frequencies do, it is 0.
-        It is assumed that the student recovers about what its dense network knew, and that one which only
-        imitates its teachers knows about what they do: then `stacked_weight` of these two's answers stands
-        for that of the two branches, and costs no training (docs/weighting.md says where this fails).
+        None where nobody else teaches; but if the dense network then tells no more of labels than their
+        frequencies do, w0 is 0. It is assumed that the student recovers about what its dense network knew,
+        and that one which only imitates a teacher knows about what that does: then `stacked_weights` of
+        these networks' answers stands for that of branches, and costs no training (docs/weighting.md says
+        where this fails).
         Under logit adjustment students predict without the class prior: so it is taken from the answers.
         """
         if self.dense is None:
             knows = self.taught.characteristics.informative
-            return None if knows else Measured(0.0, 0.0, None, params.w0_or_default)
+            return None if knows else (Measured(0.0, 0.0, None, params.w0_or_default), torch.ones(1))
         shift = log_prior(params, self.characteristics)
-        dense, teachers = self.dense.held_out, self.taught.held_out
+        dense, teachers = self.dense.held_out[0], self.taught.held_out
         if shift is not None:
             dense, teachers = dense - shift, teachers - shift
         counts = torch.tensor(self.characteristics.class_counts)
-        return stacked_weight(dense, teachers, self.calibration.labels, counts, params.w0_or_default)
+        return stacked_weights(dense, teachers, self.calibration.labels, counts, params.w0_or_default)
 
 
 def read_lesson(task: Task) -> Lesson:
@@ -106,8 +110,10 @@ def ask(
 
     def opinion(networks: Sequence[Teacher]) -> Opinion:
         logits = mean_teacher(torch.stack([each.taught(images, summary, on) for each in networks]))
-        held_out = mean_teacher(torch.stack([each.held_out(calibration, summary, on) for each in networks]))
-        measured = measure(held_out, calibration.labels, train_logits=logits, train_labels=images.labels)
+        held_out = torch.stack([each.held_out(calibration, summary, on) for each in networks])
+        measured = measure(
+            mean_teacher(held_out), calibration.labels, train_logits=logits, train_labels=images.labels
+        )
         for each in networks:
             each.to("cpu")
         return Opinion(logits, held_out, measured)

@@ -23,7 +23,7 @@ class Setting:
     images that they have not seen; `weak` learnt from a tenth of the images, `biased` from labels of
     which 30 % are flipped to a similar class, while the student's are clean; `large` is a network of
     more parameters, `strong` learnt from four times as many images, none of them the student's; `several`
-    are in-sample, weak and biased together.
+    are in-sample, weak and biased together, `unequal` in-sample, weak and strong.
     """
 
     regime: str
@@ -214,7 +214,7 @@ LONG = replace(
         *(Setting("clean", teacher) for teacher in ("in-sample", "weak", "strong", "biased", "large")),
         *(Setting(regime, "in-sample") for regime in ("symmetric 40 %", "asymmetric 30 %", "long tail 1:50")),
         *(Setting(regime, "cross-fitted") for regime in ("clean", "symmetric 40 %")),
-        Setting("clean", "several"),
+        *(Setting("clean", teacher) for teacher in ("several", "unequal")),
     ),
     pairs=((0, 0), (1, 1), (0, 2)),
     arms=(
@@ -228,7 +228,10 @@ LONG = replace(
     special={
         "in-sample": (Arm("self", {"strategy": "self"}),),
         **dict.fromkeys(("weak", "strong", "biased", "large"), (BOTH,)),
-        "several": (Arm("confidence", {"strategy": "confidence"}), Arm("learned", {"strategy": "learned"})),
+        **dict.fromkeys(
+            ("several", "unequal"),
+            (Arm("confidence", {"strategy": "confidence"}), Arm("learned", {"strategy": "learned"})),
+        ),
     },
     duels=(
         (LABEL_HEAVY, "fixed 0.1"),

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data.batches import Batch
-from akgp.distillation import Guide, SelfDistillation, branch_epochs, stacked_weight, train_measured
+from akgp.distillation import (
+    Guide,
+    SelfDistillation,
+    branch_epochs,
+    stacked_weight,
+    together,
+    train_measured,
+)
 from akgp.evaluation import predict_logits
 from akgp.params import Distill, Training
 from akgp.stages.distill import compute_of, objective_of
@@ -94,22 +101,22 @@ class Course:
         """The student of an arm, and what is to be told of it."""
         design, params = self.at.design, self.at.design.distill(self.cell.setting.regime, arm)
         found: dict[str, Any] = {"compute": params.training.epochs / design.student["epochs"]}
-        student = self.at.network(PRUNED)
+        student, guides = self.at.network(PRUNED), self.guides
         if arm.measured in ("answers", "both"):
-            params = self._answered(params, found)
+            params, guides = self._answered(params, found)
         elif arm.measured == "shared":
             params = self._shared(params, found)
         elif arm.measured == "first":
             params = self._first(student, params, found)
         checkpoint = checkpoint_of(self.at.root, self.cell, arm)
         if arm.measured in ("own", "both"):
-            last = finished(lambda state: self._measured(student, params, state), checkpoint)
+            last = finished(lambda state: self._measured(student, params, guides, state), checkpoint)
             measured, epochs = last.state["measured"], branch_epochs(params.training.epochs)[1]
             params = _with_w0(params, measured["weight"])
             found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
             found["compute"] += 2 * epochs / design.student["epochs"]
         else:
-            objective = self.objective(student, params)
+            objective = self.objective(student, params, guides)
             last = finished(lambda state: self._trained(student, params, objective, state), checkpoint)
             if isinstance(objective, SelfDistillation):
                 found["compute"] *= compute_of(params, student.cpu(), self.lesson.summary)
@@ -122,13 +129,14 @@ class Course:
             "memorisation_gap": self.lesson.characteristics.memorisation_gap,
         }
 
-    def _answered(self, params: Distill, found: dict[str, Any]) -> Distill:
-        """w0 by what the teacher knows better than the student's dense network; costs no training."""
-        measured = self.lesson.answered_w0(params)
-        if measured is None:
-            return params
+    def _answered(self, params: Distill, found: dict[str, Any]) -> tuple[Distill, list[Guide]]:
+        """w0 by what the teachers know beyond the student's dense network, and these as one; no training."""
+        answered = self.lesson.answered_w0(params)
+        if answered is None:
+            return params, self.guides
+        measured, shares = answered
         found |= {"w_raw": measured.raw, "w_error": measured.error}
-        return _with_w0(params, measured.weight)
+        return _with_w0(params, measured.weight), [together(self.guides, shares.to(device()))]
 
     def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
@@ -150,7 +158,7 @@ class Course:
         for w0 in (0.0, 1.0):
             branch = copy.deepcopy(student)
             asked = _with_w0(params, w0).model_copy(update={"training": short})
-            for _ in self._trained(branch, asked, self.objective(branch, asked), None):
+            for _ in self._trained(branch, asked, self.objective(branch, asked, self.guides), None):
                 pass
             mean, std = self.lesson.summary.mean, self.lesson.summary.std
             answers.append(predict_logits(branch, calibration, mean=mean, std=std, device=device()))
@@ -174,13 +182,15 @@ class Course:
             **self._common(params),
         )
 
-    def _measured(self, student: nn.Module, params: Distill, state: dict[str, Any] | None) -> Iterator[Epoch]:
+    def _measured(
+        self, student: nn.Module, params: Distill, guides: list[Guide], state: dict[str, Any] | None
+    ) -> Iterator[Epoch]:
         return train_measured(
             student,
             self.lesson.images,
             self.lesson.validation,
             self.lesson.calibration,
-            objective=lambda w0: self.objective(student, _with_w0(params, w0)),
+            objective=lambda w0: self.objective(student, _with_w0(params, w0), guides),
             prior=params.w0_or_default,
             class_counts=self._class_counts(),
             state=state,
@@ -202,8 +212,8 @@ class Course:
     def _class_counts(self) -> Tensor:
         return torch.tensor(self.lesson.characteristics.class_counts)
 
-    def objective(self, student: nn.Module, params: Distill) -> Objective:
-        return objective_of(params, student, self.lesson, self.guides, device(), self.cell.student_seed)
+    def objective(self, student: nn.Module, params: Distill, guides: list[Guide]) -> Objective:
+        return objective_of(params, student, self.lesson, guides, device(), self.cell.student_seed)
 
 
 def _with_w0(params: Distill, w0: float) -> Distill:

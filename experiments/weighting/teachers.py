@@ -56,8 +56,8 @@ class Bench:
         """The names of the networks of each teacher: one, or a fold's each."""
         if teacher == "cross-fitted":
             return [[f"fold-{k}" for k in range(self.design.folds)]]
-        if teacher == "several":
-            return [[DENSE], ["weak"], ["biased"]]
+        if teacher in ("several", "unequal"):
+            return [[DENSE], ["weak"], ["biased" if teacher == "several" else "strong"]]
         return [[DENSE if teacher == "in-sample" else teacher]]
 
     def names(self) -> list[str]:
