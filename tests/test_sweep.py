@@ -469,3 +469,12 @@ def test_a_cluster_smaller_than_the_sweep_is_refused(cluster: Any, tmp_path: Pat
         )
         assert message in errors and len(errors.splitlines()) == 1
         assert not (root / "sweeps" / "trials.parquet").exists()
+    stage = subprocess.run(
+        [AKGP, "stage", "teacher", "--network", "small"], cwd=tmp_path / "2-1-1",
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert stage.returncode == 1
+    assert stage.stderr.startswith(
+        "akgp: ray.workers: 1 worker(s) with 2 CPU(s) and 0 GPU(s) each are asked for, and the nodes "
+        "have room for 0"
+    )

@@ -99,23 +99,38 @@ def require_shared(task: Task) -> None:
                 )
 
 
+def room(params: Ray) -> int:
+    """For how many workers there is room: each lies in one node, and of their sum Ray would wait for ever."""
+    import ray
+
+    return sum(_room(node["Resources"], params) for node in ray.nodes() if node["Alive"])
+
+
+def require_room(params: Ray, workers: int) -> None:
+    """Raise StageError unless the cluster's nodes have room for so many."""
+    if (found := room(params)) < workers:
+        raise StageError(
+            f"ray.workers: {workers} worker(s) with {params.cpus_per_worker} CPU(s) and "
+            f"{params.gpus_per_worker} GPU(s) each are asked for, and the nodes have room for {found}: a "
+            "worker lies in one node"
+        )
+
+
 def await_nodes(params: Ray, workers: int) -> None:
     """After a loss: wait until it is known which nodes are left, and there are enough for `workers`.
 
     Raises:
         StageError: no replacement has come within REPLACEMENT_SECONDS.
     """
-    import ray
 
     with contextlib.suppress(StageError):  # a dead node is asked, too, until Ray knows that it is
         _on_every_node(_missing, [], params)
     deadline = time.monotonic() + REPLACEMENT_SECONDS
-    needed = {"CPU": workers * params.cpus_per_worker, "GPU": workers * params.gpus_per_worker}
-    while any(ray.cluster_resources().get(kind, 0) < count for kind, count in needed.items()):
+    while (found := room(params)) < workers:
         if time.monotonic() > deadline:
             raise StageError(
-                f"ray.workers: nodes were lost and within {REPLACEMENT_SECONDS} s none came instead: "
-                f"{workers} worker(s) need {needed['CPU']} CPUs and {needed['GPU']} GPUs; `dvc repro` goes "
+                f"ray.workers: nodes were lost and within {REPLACEMENT_SECONDS} s none came instead: of "
+                f"{workers} worker(s) the others have room for {found}; `dvc repro` goes "
                 "on from the last epoch; with ray.min_workers a run goes on with fewer"
             )
         time.sleep(1)
@@ -192,7 +207,7 @@ def _on_every_node(call: Callable[[Any], Any], argument: Any, params: Ray) -> li
             ).remote(argument),
         )
         for node in ray.nodes()
-        if node["Alive"] and (node["NodeID"] == ours or _has_room(node["Resources"], params))
+        if node["Alive"] and (node["NodeID"] == ours or _room(node["Resources"], params))
     ]
     ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=ANSWER_SECONDS)
     answers = []
@@ -204,10 +219,10 @@ def _on_every_node(call: Callable[[Any], Any], argument: Any, params: Ray) -> li
     return answers
 
 
-def _has_room(resources: dict[str, float], params: Ray) -> bool:
-    """For one worker, were it alone."""
+def _room(resources: dict[str, float], params: Ray) -> int:
+    """How many workers a node could hold, were they alone."""
     needed = {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
-    return all(resources.get(kind, 0) >= count for kind, count in needed.items())
+    return min(int(resources.get(kind, 0) // count) for kind, count in needed.items() if count)
 
 
 def _missing(paths: list[str]) -> list[str]:

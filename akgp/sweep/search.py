@@ -14,7 +14,7 @@ from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.characteristics import IMBALANCED
 from akgp.stages import sources
-from akgp.stages.cluster import require_shared
+from akgp.stages.cluster import require_shared, room
 from akgp.stages.session import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
@@ -57,26 +57,15 @@ def run(root: str | Path = ".") -> list[Trial]:
 
 
 def check_room(params: parameters.Params) -> None:
-    """Raise StageError unless the cluster has room for the workers of all trials that run at a time.
-
-    Of a cluster whose nodes are each too small for a worker the sum is no help: Ray would wait for ever.
-    """
-    import ray
-
-    each = {"CPU": params.ray.cpus_per_worker, "GPU": params.ray.gpus_per_worker}
-    room = sum(
-        min(int(node["Resources"].get(kind, 0) // number) for kind, number in each.items() if number)
-        for node in ray.nodes()
-        if node["Alive"]
-    )
-    workers, concurrent = params.ray.workers, params.sweep.concurrent
-    if room >= workers * concurrent:
+    """Raise StageError unless the cluster has room for the workers of all trials that run at a time."""
+    workers, concurrent, found = params.ray.workers, params.sweep.concurrent, room(params.ray)
+    if found >= workers * concurrent:
         return
-    possible, where = room // workers, "the cluster" if params.ray.address else "this machine"
+    possible, where = found // workers, "the cluster" if params.ray.address else "this machine"
     raise StageError(
-        f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with {each['CPU']} "
-        f"CPU(s) and {each['GPU']} GPU(s) each, need room for {workers * concurrent} worker(s), but "
-        f"{where} has room for {room}: "
+        f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with "
+        f"{params.ray.cpus_per_worker} CPU(s) and {params.ray.gpus_per_worker} GPU(s) each, need room for "
+        f"{workers * concurrent} worker(s), but {where} has room for {found}: "
         + (f"lower it to {possible}" if possible else "lower ray.workers or what each asks for")
         + (", or add nodes" if params.ray.address else "")
     )
