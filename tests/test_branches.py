@@ -141,6 +141,8 @@ def test_several_teachers_share_by_what_each_knows() -> None:
     assert w0 == pytest.approx(0, abs=0.02)
     w0, each = shares(dense, constant)
     assert w0 * each[0] == pytest.approx(0.15), "of its own network it learns nothing, and keeps its belief"
+    w0, each = shares(dense, 20 * F.one_hot(given, CLASSES) + noise)
+    assert w0 == pytest.approx(1) and each[0] < 0.01, "but gives way to one that is surely right"
 
 
 def images(count: int = 64) -> Images:

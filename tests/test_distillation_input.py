@@ -149,7 +149,7 @@ def stacked(**changes: Any) -> Measured:
         ({"prior": math.nan}, r"prior must be in \[0, 1\], got nan"),
         (
             {"labels_only": torch.eye(3)[:1], "teacher_only": torch.eye(3)[1:2], "labels": torch.tensor([0])},
-            "labels must be of two calibration images or more, got 1",
+            "labels must be of two calibration images or more, and more than teachers, got 1",
         ),
         ({"labels_only": torch.full((6, 3), math.nan)}, "labels_only, labels: a logit is not finite"),
         ({"teacher_only": torch.full((6, 3), math.inf)}, "teacher_only, labels: a logit is not finite"),
