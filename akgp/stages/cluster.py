@@ -122,7 +122,6 @@ def await_nodes(params: Ray, workers: int) -> None:
     Raises:
         StageError: no replacement has come within REPLACEMENT_SECONDS.
     """
-
     with contextlib.suppress(StageError):  # a dead node is asked, too, until Ray knows that it is
         _on_every_node(_missing, [], params)
     deadline = time.monotonic() + REPLACEMENT_SECONDS
