@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from akgp import models, params, stages
+from akgp.stages.cluster import require_room
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 TEACHER = ["teacher", "--network", "small"]
@@ -102,6 +103,17 @@ def test_an_address_nobody_answers(tmp_path: Path) -> None:
 def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
     prepared(tmp_path)
     refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), TEACHER, expected)
+
+
+def test_more_than_any_node_has() -> None:
+    """All nodes together have the CPUs, but a worker lies in one of them."""
+    nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
+    require_room(nodes, params.Ray(cpus_per_worker=2), 2)
+    for cpus, workers, room in ((4, 1, 0), (3, 2, 1), (2, 3, 2)):
+        with pytest.raises(
+            stages.StageError, match=rf"{workers} worker\(s\) with {cpus} CPU.* have room for {room}: a"
+        ):
+            require_room(nodes, params.Ray(cpus_per_worker=cpus), workers)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:

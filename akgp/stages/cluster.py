@@ -99,16 +99,21 @@ def require_shared(task: Task) -> None:
                 )
 
 
-def room(params: Ray) -> int:
-    """For how many workers there is room: each lies in one node, and of their sum Ray would wait for ever."""
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node of the cluster that is alive."""
     import ray
 
-    return sum(_room(node["Resources"], params) for node in ray.nodes() if node["Alive"])
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def require_room(params: Ray, workers: int) -> None:
-    """Raise StageError unless the cluster's nodes have room for so many."""
-    if (found := room(params)) < workers:
+def room(have: list[dict[str, float]], params: Ray) -> int:
+    """How many workers find room in `nodes`: each lies in one, and of their sum Ray would wait for ever."""
+    return sum(_room(resources, params) for resources in have)
+
+
+def require_room(have: list[dict[str, float]], params: Ray, workers: int) -> None:
+    """Raise StageError unless `nodes` have room for so many workers."""
+    if (found := room(have, params)) < workers:
         raise StageError(
             f"ray.workers: {workers} worker(s) with {params.cpus_per_worker} CPU(s) and "
             f"{params.gpus_per_worker} GPU(s) each are asked for, and the nodes have room for {found}: a "
@@ -125,7 +130,7 @@ def await_nodes(params: Ray, workers: int) -> None:
     with contextlib.suppress(StageError):  # a dead node is asked, too, until Ray knows that it is
         _on_every_node(_missing, [], params)
     deadline = time.monotonic() + REPLACEMENT_SECONDS
-    while (found := room(params)) < workers:
+    while (found := room(nodes(), params)) < workers:
         if time.monotonic() > deadline:
             raise StageError(
                 f"ray.workers: nodes were lost and within {REPLACEMENT_SECONDS} s none came instead: of "

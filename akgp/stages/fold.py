@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from akgp.data import read_split, read_summary
 from akgp.distillation import folds
 from akgp.stages.bar import bar
-from akgp.stages.cluster import brought, make_readable
+from akgp.stages.cluster import brought, make_readable, nodes, require_room
 from akgp.stages.ray import job_name, lasting, raise_cause, remove, storage_of
 from akgp.stages.session import session
 from akgp.stages.sources import SOURCES, digests, sources
@@ -48,6 +48,7 @@ def train_folds(task: Task, count: int, out: Path) -> None:
     name = job_name(task, inputs, tuple(key.format(network=task.network) for key in PARAMS))
     storage = storage_of(task)
     with session(task.params.ray, workers=1):
+        require_room(nodes(), task.params.ray, workers=1)
         source = make_readable(task, inputs, f"{storage}/{name}")
         results = lasting(lambda: _trained(task, count, name, storage, source), task, workers=1)
         for k in range(count):

@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from akgp import params as parameters
 from akgp.stages.bar import bar
 from akgp.stages.checkpoints import drop_damaged
-from akgp.stages.cluster import await_nodes, make_readable, require_room
+from akgp.stages.cluster import await_nodes, make_readable, nodes, require_room
 from akgp.stages.session import first_line, session
 from akgp.stages.worker import ARTIFACT, Compute, Step, work
 from akgp.stages.workspace import StageError, Task, digest, replaced, require
@@ -73,7 +73,7 @@ def fit(
     keys += ("ray.workers",) if parallel else ()  # a run of two workers is not gone on with by one
     name, storage = job_name(task, inputs, keys), storage_of(task)
     with session(ray_params, enough):
-        require_room(ray_params, enough)
+        require_room(nodes(), ray_params, enough)
         _check_storage(storage, name)
         source = make_readable(task, inputs, f"{storage}/{name}")
         with bar(task, steps) as progress_file:

@@ -14,7 +14,7 @@ from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.characteristics import IMBALANCED
 from akgp.stages import sources
-from akgp.stages.cluster import require_shared, room
+from akgp.stages.cluster import nodes, require_shared, room
 from akgp.stages.session import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker, tuned
@@ -58,7 +58,7 @@ def run(root: str | Path = ".") -> list[Trial]:
 
 def check_room(params: parameters.Params) -> None:
     """Raise StageError unless the cluster has room for the workers of all trials that run at a time."""
-    workers, concurrent, found = params.ray.workers, params.sweep.concurrent, room(params.ray)
+    workers, concurrent, found = params.ray.workers, params.sweep.concurrent, room(nodes(), params.ray)
     if found >= workers * concurrent:
         return
     possible, where = found // workers, "the cluster" if params.ray.address else "this machine"
