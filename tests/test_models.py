@@ -213,12 +213,19 @@ def small(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
 class Net(nn.Sequential):
-    def __init__(self, num_classes, **options):
-        head = nn.Linear(options["in_channels"], num_classes)
+    def __init__(self, num_classes, *, in_channels, **options):
+        assert not options
+        head = nn.Linear(in_channels, num_classes)
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
+def chans(num_classes=1000, in_chans=3): return Net(num_classes, in_channels=in_chans)
+def passes_on(pretrained=False, **kwargs): return chans(**kwargs)
+def colour(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
 def fixed(): return nn.Flatten()
-def raises(num_classes): raise OSError("no weights\\nhere")
+def raises(num_classes):
+    raise OSError("no weights\\nhere")
 def text(num_classes): return "network"
 def tuples(num_classes): return Pair()
 def wrong(num_classes): return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
@@ -245,7 +252,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-@pytest.mark.parametrize("name", ["small", "Net"])
+@pytest.mark.parametrize("name", ["small", "Net", "chans"])
 def test_a_users_own(own: None, name: str) -> None:
     model = build(
         Network(architecture=f"own_networks:{name}"), num_classes=4, in_channels=2, image_size=(6, 5)
@@ -254,18 +261,41 @@ def test_a_users_own(own: None, name: str) -> None:
     assert spec_of(model) == Spec(f"own_networks:{name}", 4, 2)
 
 
+def test_channels_are_passed_only_by_name(own: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `**kwargs` passes on is not known; but timm's functions pass on in_chans, whose default is 3."""
+    from akgp.models.own import channels_option
+
+    network = Network(architecture="own_networks:passes_on")
+    assert build(network, num_classes=4, in_channels=3, image_size=(6, 5))[-1].in_features == 3
+    passes_on = sys.modules["own_networks"].passes_on
+    assert [channels_option(passes_on, channels) for channels in (1, 3)] == [{}, {}]
+    monkeypatch.setattr(passes_on, "__module__", "timm.models.resnet")
+    assert [channels_option(passes_on, channels) for channels in (1, 3)] == [{"in_chans": 1}, {}]
+    assert build(network, num_classes=4, in_channels=1, image_size=(6, 5))[-1].in_features == 1
+
+
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
         ("nowhere:f", "'nowhere:f' cannot be imported from .*No module named 'nowhere'"),
-        ("broken_networks:f", "cannot be imported from .*No module named 'nowhere_to_be_found'"),
+        (
+            "broken_networks:f",
+            "cannot be imported from .*No module named 'nowhere_to_be_found'; broken_networks.py:1, in <mod",
+        ),
         ("own_networks:f", "cannot be imported from .*has no attribute 'f'"),
         ("own_networks:fixed", "own_networks:fixed must take the argument num_classes"),
-        ("own_networks:raises", "own_networks:raises[(]num_classes=4[)] raised OSError: no weights here$"),
+        (
+            "own_networks:raises",
+            r"raises\(num_classes=4\) raised OSError: no weights here; own_networks.py:\d+, in raises$",
+        ),
+        ("own_networks:colour", "it reads 3 channels: data.color must be rgb, or .* must take in_channels$"),
         ("own_networks:number", "raised TypeError: 'int' object is not callable"),
         ("own_networks:text", "own_networks:text must return a torch.nn.Module, got str"),
         ("own_networks:tuples", r"must give logits of shape \[1, 4\] for images of 2×6×5, got tuple"),
-        ("own_networks:picky", "picky cannot take images of 2×6×5: AssertionError: Expected 224"),
+        (
+            "own_networks:picky",
+            "cannot take images of 2×6×5: AssertionError: Expected 224; own_networks.py:\\d+, in forward$",
+        ),
     ],
 )
 def test_a_users_own_that_does_not_work(own: None, architecture: str, message: str) -> None:

@@ -6,17 +6,14 @@ Weights trained elsewhere are read by `checkpoint`; torchvision's pretrained one
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from akgp.models.own import at, users_own
 from akgp.models.resnet import WIDTHS, cifar_resnet
 from akgp.models.spec import ModelError, Spec, called, one_line, tag
 from akgp.params import CIFAR_RESNETS, Network
@@ -49,7 +46,7 @@ def create(
     """The network of `spec`, tagged with it; see `build`."""
     if match := CIFAR_RESNET.fullmatch(spec.architecture):
         return cifar_resnet(int(match[1]), widths or WIDTHS, spec.num_classes, spec.in_channels)
-    model = _users_own(spec) if ":" in spec.architecture else _torchvision(spec, weights)
+    model = users_own(spec) if ":" in spec.architecture else _torchvision(spec, weights)
     tag(model, spec)
     return model
 
@@ -63,13 +60,25 @@ def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> N
         with torch.no_grad():
             logits = model.eval()(example_input)
     except Exception as error:  # whatever the network raises
-        raise ModelError(f"{name} cannot take images of {size}: {one_line(error)}") from error
+        why = f"{one_line(error)}{at(error)}{_about_channels(model, example_input)}"
+        raise ModelError(f"{name} cannot take images of {size}: {why}") from error
     finally:
         model.train(training)
     expected = (len(example_input), num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"{name} must give logits of shape {list(expected)} for images of {size}, got {got}")
+
+
+def _about_channels(model: nn.Module, example_input: Tensor) -> str:
+    """What to say where the first convolution reads other channels than images have."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels in (0, example_input.shape[1]):  # 0: lazy
+        return ""
+    return (
+        f"; it reads {first.in_channels} channels: data.color must be "
+        f"{'gray' if first.in_channels == 1 else 'rgb'}, or its function must take in_channels"
+    )
 
 
 def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
@@ -128,41 +137,3 @@ def replace_head(model: nn.Module, classes: int, num_classes: int) -> None:
         new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=bias)  # type: ignore[arg-type]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
-
-
-def _users_own(spec: Spec) -> nn.Module:
-    module_name, _, function_name = spec.architecture.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever the user's module raises
-        raise ModelError(
-            f"architecture: {spec.architecture!r} cannot be imported from {here}: {one_line(error)}"
-        ) from error
-    options = {"num_classes": spec.num_classes}
-    if _accepts(function, "in_channels"):
-        options["in_channels"] = spec.in_channels
-    if not _accepts(function, "num_classes"):
-        raise ModelError(f"architecture: {spec.architecture} must take the argument num_classes")
-    try:
-        model = function(**options)
-    except Exception as error:
-        raise ModelError(
-            f"architecture: {spec.architecture}({', '.join(f'{k}={v}' for k, v in options.items())}) "
-            f"raised {one_line(error)}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"architecture: {spec.architecture} must return a torch.nn.Module, got {type(model).__name__}"
-        )
-    return model
-
-
-def _accepts(function: Any, argument: str) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # not callable, or built in: the call will tell
-        return True
-    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
