@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from akgp import params, stages, sweep
 from akgp.stages import cluster
-from akgp.stages.ray import WorkerLost, raise_cause
+from akgp.stages.failures import ComputationError, WorkerLost, raise_cause
 from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import StageError, Task
 
@@ -145,30 +145,35 @@ def test_elasticity_is_checked_beforehand(ray: dict[str, Any], message: str, tmp
     assert message in str(raised.value)
 
 
-class Failure(Exception):
-    """Of a worker, as Ray Train tells it."""
+def health_check_failed() -> Exception:
+    """Of a worker that has died, as Ray Train tells it."""
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-    def __init__(self, cause: Exception | None) -> None:
-        super().__init__("A worker health check failed.")
-        self.cause = cause
+    return WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
 
 
+DEAD = "the worker's process is gone"
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
 
 
 @pytest.mark.parametrize(
-    ("causes", "expected"),
+    ("failures", "expected", "message"),
     [
-        ([None], WorkerLost),
-        ([GLOO, None], WorkerLost),
-        ([GLOO], WorkerLost),  # seen before the peer's death
-        ([RuntimeError("a fault of ours"), GLOO], ZeroDivisionError),
-        ([GLOO, ValueError("a user's mistake")], ValueError),
+        ([DEAD], WorkerLost, "^teacher: a worker died .*; `dvc repro` goes on"),
+        ([GLOO, DEAD], WorkerLost, "a worker died"),
+        ([GLOO], WorkerLost, "a worker died"),  # seen before the peer's death
+        ([RuntimeError("a fault"), GLOO], ComputationError, "^teacher: RuntimeError: a fault$"),
+        ([RuntimeError("a fault"), DEAD], ComputationError, "^teacher: RuntimeError: a fault$"),
+        ([GLOO, ValueError("a user's mistake")], ValueError, "^a user's mistake$"),
+        ([SystemExit(3)], ComputationError, "^teacher: SystemExit: 3$"),
     ],
 )
-def test_only_a_loss_is_tried_again(causes: list[Exception | None], expected: type[Exception]) -> None:
-    with pytest.raises(expected) as raised:
-        raise_cause("teacher", ZeroDivisionError(), [Failure(cause) for cause in causes])
+def test_only_a_loss_is_tried_again(failures: list[Any], expected: type[Exception], message: str) -> None:
+    """Of what the computation raised Ray Train hands over the error itself."""
+    told = [health_check_failed() if each is DEAD else each for each in failures]
+    with pytest.raises(expected, match=message) as raised:
+        raise_cause("teacher", ZeroDivisionError(), told)
     assert raised.type is expected
 
 

@@ -5,6 +5,7 @@ As many run at a time as the cluster holds.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +16,8 @@ from akgp.data import read_split, read_summary
 from akgp.distillation import folds
 from akgp.stages.bar import bar
 from akgp.stages.cluster import brought, make_readable, nodes, require_room
-from akgp.stages.ray import job_name, lasting, raise_cause, remove, storage_of
+from akgp.stages.failures import raise_cause, told
+from akgp.stages.ray import job_name, lasting, remove, storage_of
 from akgp.stages.session import session
 from akgp.stages.sources import SOURCES, digests, sources
 from akgp.stages.teacher import train_dense
@@ -69,7 +71,7 @@ def trial(config: dict[str, Any], task: Task, source: str | None) -> None:
     """One fold, as Ray Tune calls it."""
     from ray import tune
 
-    with brought(task, source) as here:
+    with brought(task, source) as here, told(task, here.root), contextlib.chdir(here.root):
         prepare(here)
         carry_out(here, partial(compute, fold=config["fold"]), tune, place=config["fold"])
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -23,6 +23,7 @@ from akgp import params as parameters
 from akgp.stages.bar import bar
 from akgp.stages.checkpoints import drop_damaged
 from akgp.stages.cluster import await_nodes, make_readable, nodes, require_room
+from akgp.stages.failures import WorkerLost, raise_cause
 from akgp.stages.session import first_line, session
 from akgp.stages.worker import ARTIFACT, Compute, Step, work
 from akgp.stages.workspace import StageError, Task, digest, replaced, require
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-class WorkerLost(StageError):
-    """A worker or its node died; the computation can go on from its last step."""
 
 
 def fit(
@@ -61,8 +58,8 @@ def fit(
 
     Raises:
         StageError: an input is missing or a node can't read it; Ray, its resources or its storage
-            can't be had; more workers were lost than `ray.max_failures`.
-        ValueError: raised by `compute` on a worker.
+            can't be had; more workers were lost than `ray.max_failures`; `compute` raised an error.
+        ValueError: of a layer below, raised by `compute` on a worker.
     """
     from akgp.stages.progress import Rows
 
@@ -82,7 +79,7 @@ def fit(
                 workers if enough == workers else (enough, workers),
                 [Rows(str(progress_file))], source, ray_params.address is None,
             )  # fmt: skip
-            result = lasting(lambda: _result(job(), task.label), task, enough)
+            result = lasting(lambda: result_of(job(), task.label), task, enough)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
         with replaced(destination) as new, result.checkpoint.as_directory() as folder:
@@ -208,7 +205,7 @@ def lasting(attempt: Callable[[], T], task: Task, workers: int) -> T:
             await_nodes(task.params.ray, workers)
 
 
-def _result(job: DataParallelTrainer, label: str) -> Result:
+def result_of(job: DataParallelTrainer, label: str) -> Result:
     """The job's result, or what went wrong as `raise_cause` says it."""
     from ray.train import TrainingFailedError
 
@@ -219,34 +216,3 @@ def _result(job: DataParallelTrainer, label: str) -> Result:
             getattr(error, "controller_failure", error)
         ]
         raise_cause(label, error, failures)
-
-
-def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoReturn:
-    """Raise what went wrong in the user's terms: her input, a disk, a worker that died.
-
-    A fault of the computation itself is raised as Ray tells it, with its traceback: as `error`.
-
-    Args:
-        failures: of the workers; one whose `cause` is set has been raised by the computation.
-    """
-    raised = [cause for failure in failures if (cause := getattr(failure, "cause", None))]
-    for cause in (*raised, *failures):
-        if isinstance(cause, OSError) and cause.filename is None:  # a store's, or a full disk's
-            raise StageError(
-                f"{label}: a file can't be read or written ({first_line(cause)}); `dvc repro` goes on from "
-                "its last epoch"
-            ) from error
-        if isinstance(cause, (ValueError, OSError)):
-            raise cause from error
-    if any(not _misses_a_peer(cause) for cause in raised):
-        raise error
-    raise WorkerLost(
-        f"{label}: a worker died ({first_line(failures[0])}); `dvc repro` goes on from its last epoch"
-    ) from error
-
-
-def _misses_a_peer(error: BaseException) -> bool:
-    """Whether a worker says that another one, with which it computes, is gone."""
-    import torch
-
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from akgp.stages.checkpoints import write_sums
 from akgp.stages.cluster import brought
+from akgp.stages.failures import told
 from akgp.stages.workspace import LOCK_SECONDS, StageError, Task
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def work(config: dict[str, Any]) -> None:
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
-    with brought(config["task"], config["source"]) as task:
+    asked: Task = config["task"]
+    with brought(asked, config["source"]) as task, told(asked, task.root), contextlib.chdir(task.root):
         prepare(task)
         carry_out(task, config["compute"], ray.train, place=rank, keep=rank == 0)
 

@@ -22,8 +22,9 @@ from ray.util.placement_group import get_current_placement_group
 
 from akgp import artifacts
 from akgp.stages import distill, prune
+from akgp.stages.failures import told
 from akgp.stages.lesson import Lesson, read_lesson
-from akgp.stages.ray import trainer
+from akgp.stages.ray import result_of, trainer
 from akgp.stages.trained import ACCURACIES, kept
 from akgp.stages.worker import Step, prepare, report, resumed
 from akgp.stages.workspace import Task
@@ -52,7 +53,12 @@ def shared(task: Task) -> ObjectRef[Shared]:
 
 
 def _shared(task: Task) -> Shared:
-    prepare(task)
+    with told(task, task.root), contextlib.chdir(task.root):
+        prepare(task)
+        return _read(task)
+
+
+def _read(task: Task) -> Shared:
     lesson, dense = read_lesson(task), None
     if task.params.sweep.against == "latency":
         network = artifacts.load(task.workspace.dense(task.params.student))
@@ -73,17 +79,18 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
     workers = task.params.ray.workers
     if workers > 1:
         context = tune.get_context()
-        trainer(
+        job = trainer(
             task,
             partial(steps, shared=shared),
             context.get_trial_name(),
             context.get_storage().experiment_fs_path,
             workers,
             [_Epochs()],
-        ).fit()
+        )
+        result_of(job, task.label)
         return
-    prepare(task)
-    with tempfile.TemporaryDirectory() as out:
+    with told(task, task.root), contextlib.chdir(task.root), tempfile.TemporaryDirectory() as out:
+        prepare(task)
         for step in steps(task, Path(out), resumed(tune), shared):
             report(tune, step)
 
