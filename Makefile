@@ -40,11 +40,15 @@ server: $(VENV)/.pipeline
 s3: setup
 	@exec python -m infra.s3 $(if $(PORT),--port $(PORT))
 
+# Each worker takes up to 2 GB; tests of one shared server or cluster stay on one of them (tests/conftest.py).
+WORKERS := 2
+PYTEST := python -m pytest -q --numprocesses $(WORKERS) --dist loadgroup --durations 10
+
 test: setup
-	@python -m pytest -q
+	@$(PYTEST)
 
 test-slow: setup
-	@python -m pytest -q -m slow
+	@$(PYTEST) -m slow
 
 chaos: setup
 	@python -m experiments.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')
