@@ -127,6 +127,7 @@ def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
     ran = run_stages(tmp_path, *stages.STAGES)
@@ -147,7 +148,8 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     assert not list((tmp_path / "runs").iterdir()), "checkpoints of ended jobs are removed"
 
 
-def test_a_fold_that_fails_says_why_and_leaves_the_earlier_folds(cluster: str, tmp_path: Path) -> None:
+def a_fold_fails(root: Path, address: str | None) -> None:
+    """It says why, and the earlier folds stay."""
     diverging = {
         "epochs": 2,
         "batch_size": 64,
@@ -155,15 +157,24 @@ def test_a_fold_that_fails_says_why_and_leaves_the_earlier_folds(cluster: str, t
         "weight_decay": 1.0,
         "warmup_epochs": 0,
     }
-    ray = {"cpus_per_worker": 1, "address": cluster}
-    write_params(tmp_path, folds=2, teacher=diverging, ray=ray)
-    (tmp_path / "models" / "folds" / "small" / "earlier").mkdir(parents=True)
-    ran = run_stages(tmp_path, "data", "folds")
+    write_params(root, folds=2, teacher=diverging, ray={"cpus_per_worker": 1, "address": address})
+    (root / "models" / "folds" / "small" / "earlier").mkdir(parents=True)
+    ran = run_stages(root, "data", "folds")
     assert ran.returncode == 1
     assert re.search(r"TrainingError: .*is nan in epoch 1: lower learning_rate \(10.0\)", ran.stderr), (
         ran.stderr
     )
-    assert [each.name for each in (tmp_path / "models" / "folds" / "small").iterdir()] == ["earlier"]
+    assert [each.name for each in (root / "models" / "folds" / "small").iterdir()] == ["earlier"]
+
+
+@pytest.mark.slow
+def test_a_fold_that_fails_on_a_cluster(cluster: str, tmp_path: Path) -> None:
+    a_fold_fails(tmp_path, cluster)
+
+
+def test_a_fold_that_fails_on_a_ray_of_the_stages_own(tmp_path: Path) -> None:
+    """Quick enough to be run always."""
+    a_fold_fails(tmp_path, None)
 
 
 def start(root: Path, stage: str = "teacher") -> subprocess.Popen[bytes]:
