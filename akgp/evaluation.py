@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from akgp.counting import Counts, count
 from akgp.data.batches import ordered_batches
 from akgp.data.images import Images
+from akgp.memory_format import format_of
 from akgp.params import Evaluate
 from akgp.runtime import session
 
@@ -103,8 +104,9 @@ def predict_logits(
     model.to(device).eval()
     rows: Tensor | None = None
     for batch in ordered_batches(
-        images.to(device), batch_size=batch_size, mean=mean, std=std, rank=rank, world=world
-    ):
+        images.to(device), batch_size=batch_size, mean=mean, std=std, rank=rank, world=world,
+        channels_last=format_of(model) is torch.channels_last,
+    ):  # fmt: skip
         logits = model(batch.inputs).float().cpu()
         if rows is None:
             rows = torch.zeros(len(images), logits.shape[1])
@@ -135,9 +137,7 @@ def onnx_logits(
     return torch.cat(
         [
             torch.from_numpy(running.run(None, {name: batch.inputs.numpy()})[0])
-            for batch in ordered_batches(
-                images.to("cpu"), batch_size=batch_size, mean=mean, std=std, channels_last=False
-            )
+            for batch in ordered_batches(images.to("cpu"), batch_size=batch_size, mean=mean, std=std)
         ]
     )
 

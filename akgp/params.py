@@ -193,7 +193,9 @@ class Training(Section):
     sync_batch_norm: bool = Field(
         False, description="BatchNorm over the batch of all workers, not each one's own slice; GPUs only"
     )
-    channels_last: bool = Field(True, description="memory format")
+    channels_last: bool = Field(
+        True, description="memory format; not used by a network whose forward cannot take it"
+    )
     compile: bool = Field(False, description="torch.compile; pays on long trainings only")
     cuda_graphs: bool = Field(
         False, description="replay the network's kernels: faster where it is small; one GPU, not with compile"

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from akgp.data.batches import Batch, epoch_batches, ordered_batches
 from akgp.data.images import Images
+from akgp.memory_format import format_of, settle
 from akgp.params import Training
 
 Objective = Callable[[Batch, Tensor, float], Tensor]
@@ -117,6 +118,7 @@ def train(
     if params.batch_size % world:
         raise TrainingError(f"batch_size ({params.batch_size}) must be divisible by the {world} workers")
     images, validation = images.to(device), validation.to(device)
+    channels_last = settle(model.to(device), images.pixels.shape[1:], channels_last=params.channels_last)
     optimization = _Optimization(model, objective, params, device, world)
     steps = max(len(images) // params.batch_size, 1)
     schedule = schedule or learning_rate_factor
@@ -131,7 +133,7 @@ def train(
         sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
         batches = epoch_batches(
             images, batch_size=params.batch_size, mean=mean, std=std, augment=params.augment, seed=seed,
-            epoch=epoch, rank=rank, world=world, channels_last=params.channels_last,
+            epoch=epoch, rank=rank, world=world, channels_last=channels_last,
         )  # fmt: skip
         with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
             for step, batch in enumerate(batches, epoch * steps + 1):
@@ -181,9 +183,7 @@ class _Optimization:
         if self.parallel:
             for tensor in self.learner.state_dict().values():
                 dist.broadcast(tensor, 0)
-        memory_format = torch.channels_last if params.channels_last else torch.contiguous_format
-        for module in (model, self.learner):
-            module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.learner.to(memory_format=format_of(model))
         forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if self.parallel else model
         self.forward = torch.compile(forward) if params.compile else forward
         if params.cuda_graphs and (self.parallel or device.type != "cuda"):
@@ -313,8 +313,9 @@ def evaluate(
     loss = torch.zeros(1, dtype=torch.float64, device=images.labels.device)
     correct = torch.zeros(classes, dtype=torch.float64, device=images.labels.device)
     for batch in ordered_batches(
-        images, batch_size=EVALUATION_BATCH, mean=mean, std=std, rank=rank, world=world
-    ):
+        images, batch_size=EVALUATION_BATCH, mean=mean, std=std, rank=rank, world=world,
+        channels_last=format_of(model) is torch.channels_last,
+    ):  # fmt: skip
         logits = model(batch.inputs).float()
         loss += F.cross_entropy(logits, batch.labels, reduction="sum")
         correct += batch.labels[logits.argmax(1) == batch.labels].bincount(minlength=classes)

@@ -99,7 +99,7 @@ def epoch_batches(
     epoch: int,
     rank: int = 0,
     world: int = 1,
-    channels_last: bool = True,
+    channels_last: bool = False,
 ) -> Iterator[Batch]:
     """The training batches of one epoch: a permutation that depends on (seed, epoch) alone.
 
@@ -140,7 +140,7 @@ def ordered_batches(
     std: Sequence[float],
     rank: int = 0,
     world: int = 1,
-    channels_last: bool = True,
+    channels_last: bool = False,
 ) -> Iterator[Batch]:
     """Every image once over all workers, in order, as it is."""
     positions = torch.arange(len(images), device=images.labels.device)[rank::world]

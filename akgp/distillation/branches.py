@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from akgp.data.images import Images
 from akgp.distillation.stacking import stacked_weight
 from akgp.evaluation import predict_logits
+from akgp.memory_format import settle
 from akgp.params import Training
 from akgp.training import Epoch, Objective, Schedule, learning_rate_factor, train
 
@@ -83,8 +84,8 @@ def train_measured(
                 state = state | {"branch": epoch.state}
                 yield Epoch(epoch.row | {"branch": weight}, state)
             branch.load_state_dict(state["branch"]["kept"])
-            if params.channels_last:  # as it was trained, or the last bits differ after a kill
-                branch.to(memory_format=torch.channels_last)
+            # As it was trained, or the last bits differ after a kill.
+            settle(branch, images.pixels.shape[1:], channels_last=params.channels_last)
             answer = predict_logits(branch, calibration, mean=mean, std=std, device=device)
             state = state | {"branch": None, "answers": [*state["answers"], answer]}
         labels_only, teacher_only = state["answers"]

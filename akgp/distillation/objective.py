@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from akgp.data.batches import Batch
 from akgp.distillation.losses import mean_teacher
 from akgp.distillation.strategies import strategy_loss
+from akgp.memory_format import as_weights, settle
 from akgp.params import Distill
 
 Guide = Callable[[Batch], Tensor]
@@ -25,13 +26,16 @@ def guide(network: nn.Module, *, dtype: torch.dtype | None = None, channels_last
     Every image is answered from what the student sees of it, augmented alike.
     """
     network.requires_grad_(False).eval()
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
+    settled = False
 
     def logits(batch: Batch) -> Tensor:
+        nonlocal settled
+        if not settled:
+            settle(network, batch.inputs.shape[1:], channels_last=channels_last)
+            settled = True
         on = batch.inputs.device.type
         with torch.no_grad(), torch.autocast(on, dtype=dtype, enabled=dtype is not None):
-            answer: Tensor = network(batch.inputs)
+            answer: Tensor = network(as_weights(batch.inputs, network))
         return answer.float()
 
     return logits
