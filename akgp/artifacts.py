@@ -6,9 +6,10 @@ modules hold, such as out_channels. Its class is looked up when it is loaded, ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from akgp.models import ModelError, Spec, create, spec_of
 
@@ -124,12 +126,21 @@ def _candidates(kind: type) -> Iterator[str]:
 
 
 def _skeleton(spec: Spec) -> nn.Module:
-    """The dense network of `spec`, if possible without weights."""
-    try:
-        with torch.device("meta"):
+    """The dense network of `spec`, as far as possible without weights."""
+    for device in (torch.device("meta"), _EmptyOnMeta()):  # RegNet computes its widths
+        with contextlib.suppress(NotImplementedError, RuntimeError, ModelError), device:
             return create(spec)
-    except (NotImplementedError, RuntimeError, ModelError):  # a constructor that computes, as RegNet's
-        return create(spec)
+    return create(spec)  # its constructor computes with weights
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters have no storage and take no time to initialize, but a constructor may compute."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        on_meta = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | on_meta)
 
 
 def _tree(model: nn.Module) -> list[tuple[str, type]]:
