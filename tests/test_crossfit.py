@@ -108,7 +108,7 @@ def tree(**changes: Any) -> dict[str, Any]:
         "epochs": 30, "batch_size": 32, "learning_rate": 0.1, "weight_decay": 0.0, "keep": "last",
         "precision": "fp32", "augment": {"crop_padding": 0, "flip": False},
     }  # fmt: skip
-    regime = {"subset": 500, "label_noise": 0.4}
+    regime = {"subset": 250, "label_noise": 0.4}
     splits = {"test": 0.25, "calibration": 0.3, "validation": 0.1}
     return {
         "data": {"color": "gray", "splits": splits, "regime": regime},
