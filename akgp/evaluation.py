@@ -23,7 +23,7 @@ from akgp.data.batches import ordered_batches
 from akgp.data.images import Images
 from akgp.memory_format import format_of
 from akgp.params import Evaluate
-from akgp.runtime import session
+from akgp.runtime import guarded, session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -134,12 +134,12 @@ def onnx_logits(
     """
     running = session(path, threads=threads)
     name = running.get_inputs()[0].name
-    return torch.cat(
-        [
+    with guarded(f"{path}: onnxruntime cannot run it"):
+        rows = [
             torch.from_numpy(running.run(None, {name: batch.inputs.numpy()})[0])
             for batch in ordered_batches(images.to("cpu"), batch_size=batch_size, mean=mean, std=std)
         ]
-    )
+    return torch.cat(rows)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -195,8 +195,9 @@ def latency(
     blocks = {
         name: _Block(session(path, threads=params.threads), sample, clock) for name, path in paths.items()
     }
-    for block in blocks.values():
-        block.warm_up(params.warmup_seconds)
+    for name, block in blocks.items():
+        with guarded(f"{paths[name]}: onnxruntime cannot run it"):
+            block.warm_up(params.warmup_seconds)
     times: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(params.rounds):
         for name in generator.permutation(list(paths)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
-from akgp.runtime import GraphError, session
+from akgp.runtime import GraphError, guarded, session
 
 
 class Classifier:
@@ -38,7 +38,8 @@ class Classifier:
 
         pixels = read_image(image, self.expected)
         inputs = normalize(pixels, self.expected.mean, self.expected.std)
-        (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs.numpy()})
+        with guarded(f"{image}: onnxruntime cannot classify it"):
+            (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs.numpy()})
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
         return [(self.expected.classes[index], float(shares[index])) for index in order]

@@ -5,7 +5,9 @@ Graphs are written by akgp.quantization; timing and accuracy are measured in akg
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GraphError(ValueError):
-    """onnxruntime cannot load a file."""
+    """onnxruntime cannot load, run or quantize a file."""
 
 
 def session(path: str | Path, *, threads: int) -> onnxruntime.InferenceSession:
@@ -56,16 +58,18 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 def _session(path: str | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    try:
+    with guarded(f"{path}: onnxruntime cannot load it"):
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NoSuchFile,
-        errors.NotImplemented,
-    ) as error:
-        raise GraphError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Whatever onnxruntime or its quantizer raise in this block as a GraphError: `what`, and why in one line.
+
+    Its kinds of errors have no base of their own, and its quantizer raises Python's.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise GraphError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import sysconfig
 import traceback
@@ -62,6 +63,13 @@ def at(error: BaseException) -> str:
     """`; my_nets.py:12, in forward`: the last place of the user's that the error has come through, if any."""
     found = place(error)
     return f"; {found}" if found else ""
+
+
+def at_in(text: str) -> str:
+    """As `at`, by the stack that a library has written into its message."""
+    lines = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', text)
+    users = [f"{_shown(file)}:{line}, in {name}" for file, line, name in lines if _is_users(file)]
+    return f"; {users[-1]}" if users else ""
 
 
 def place(error: BaseException) -> str | None:

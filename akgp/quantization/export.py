@@ -6,6 +6,7 @@ The float graph is written here; `static` quantizes it.
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from akgp.models import ChannelMap
+from akgp.models.own import at, at_in
+from akgp.quantization.checking import QuantizationError, require_same
 from akgp.runtime import optimized
 
 if TYPE_CHECKING:
@@ -23,10 +26,6 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "input", "logits"
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
 FLOATING_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
-
-
-class QuantizationError(ValueError):
-    """A network cannot be exported or quantized."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +46,78 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         example_input: [any N, C, H, W], on the network's device.
 
     Raises:
-        QuantizationError: torch.export cannot trace the network for any batch size.
+        QuantizationError: torch.export cannot trace the network for any batch size, or the graph does not
+            compute what the network does.
     """
     import onnx
 
-    model = for_runtimes(model).eval()
+    network = for_runtimes(model).eval()
     # torch.export takes a batch of 1 as fixed.
     batch = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
+    what = f"{type(model).__name__} cannot be exported to ONNX for input [N, {_shape(batch)}]"
     try:
-        program = torch.onnx.export(
-            model,
-            (batch,),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-        )
+        graph = _converted(network, batch)
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise QuantizationError(
-            f"{type(model).__name__} cannot be exported to ONNX for input [N, "
-            f"{', '.join(map(str, example_input.shape[1:]))}]: {reason}"
-        ) from error
-    assert program is not None
-    graph = program.model_proto
+        cause = error.__cause__ or error
+        reason = str(cause).strip().splitlines()[0]
+        raise QuantizationError(f"{what}: {reason}{at(cause)}") from error
+    if not _takes_any_batch(graph):
+        graph = _traced_again(network, batch, what)
     strip(graph)
+    flatten_biases(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
+    require_same(network, path, example_input)
+
+
+def _converted(model: nn.Module | torch.export.ExportedProgram, batch: Tensor) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        model,
+        (batch,),
+        dynamo=True,
+        verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _takes_any_batch(graph: onnx.ModelProto) -> bool:
+    return bool(graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param)
+
+
+def _traced_again(model: nn.Module, batch: Tensor, what: str) -> onnx.ModelProto:
+    """The graph for any batch size of a forward that makes it a number, as `int(x.shape[0])` and `len(x)` do.
+
+    Python's bytecode is traced for that, which takes longer.
+
+    Raises:
+        QuantizationError: it depends on that number, as a loop over the images does; names the line.
+    """
+    said = logging.getLogger("torch._guards")
+    said.addFilter(_nothing)  # it logs the whole stack of what is raised here
+    try:
+        program = torch.export.export(
+            model, (batch,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=True
+        )
+        return _converted(program, batch)
+    except Exception as error:  # of dynamo, which raises many kinds, or of the exporter
+        raise QuantizationError(
+            f"{what}: its forward makes the batch size a constant, as a loop over the images does"
+            f"{at_in(str(error))}"
+        ) from error
+    finally:
+        said.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _shape(batch: Tensor) -> str:
+    return ", ".join(map(str, batch.shape[1:]))
 
 
 def for_runtimes(model: nn.Module) -> nn.Module:
@@ -97,6 +140,26 @@ def strip(graph: onnx.ModelProto) -> None:
     for part in (graph, body, *body.node, *body.initializer, *body.input, *body.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+
+
+def flatten_biases(graph: onnx.ModelProto) -> None:
+    """Make constants [1, N] that are added to a matrix product [N] in place, which is the same sum.
+
+    onnxruntime fuses both into one node, and its quantizer fails on a bias of two dimensions there.
+    """
+    body = graph.graph
+    products = {output for node in body.node if node.op_type in ("MatMul", "Gemm") for output in node.output}
+    users = Counter(name for node in body.node for name in node.input)
+    added = {
+        name
+        for node in body.node
+        if node.op_type == "Gemm" or (node.op_type == "Add" and products & set(node.input))
+        for name in (node.input[2:] if node.op_type == "Gemm" else node.input)
+    }
+    for constant in body.initializer:
+        alone = constant.name in added and users[constant.name] == 1
+        if alone and len(constant.dims) == 2 and constant.dims[0] == 1:
+            del constant.dims[0]
 
 
 def convolution_kernels(path: str | Path) -> Kernels:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from akgp.params import Quantize
 from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
-from akgp.runtime import session
+from akgp.runtime import guarded, session
 
 BATCH = 32
 """Calibration images in memory at a time, with all their activations."""
@@ -53,7 +53,11 @@ def quantize(
         "percentile": CalibrationMethod.Percentile,
     }
     # The histogram methods print.
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
+    ):
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         quant_pre_process(str(fp32_path), str(prepared))
         quantize_static(

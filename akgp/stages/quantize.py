@@ -14,7 +14,7 @@ from akgp import artifacts
 from akgp.data import read_split, read_summary
 from akgp.data.batches import normalize
 from akgp.evaluation import accuracy, onnx_logits
-from akgp.quantization import export_onnx, quantize
+from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
@@ -30,9 +30,14 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     with tempfile.TemporaryDirectory() as folder:
         floating = Path(folder) / "float.onnx"
         example = torch.zeros(1, summary.channels, *summary.image_size)
-        export_onnx(artifacts.load(workspace.student), example, floating)
+        student, inputs = (
+            artifacts.load(workspace.student),
+            normalize(chosen.pixels, summary.mean, summary.std),
+        )
+        require_finite(student, inputs)
+        export_onnx(student, example, floating)
         yield Step({"done": "export"})
-        kernels = quantize(floating, normalize(chosen.pixels, summary.mean, summary.std), params, model_file)
+        kernels = quantize(floating, inputs, params, model_file)
         yield Step({"done": "quantize"})
     validation = read_split(workspace.data, "validation")
     logits = onnx_logits(

@@ -1,0 +1,80 @@
+"""Whether an exported graph computes what its network does, and which layer of one gives no finite values."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from akgp.counting import evaluated
+from akgp.runtime import guarded, session
+
+BATCHES = (1, 3)
+CLOSE = 1e-3
+"""Largest difference between a graph's logits and its network's, as a share of the largest logit."""
+
+
+class QuantizationError(ValueError):
+    """A network cannot be exported or quantized."""
+
+
+def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> None:
+    """Compare the ONNX graph with the network on random images, for several batch sizes.
+
+    Args:
+        model: in eval mode.
+        path: of a graph with one input [N, C, H, W] and one output [N, classes].
+        example_input: [any N, C, H, W], on the network's device.
+
+    Raises:
+        QuantizationError: the logits differ or are not finite.
+        GraphError: onnxruntime cannot run the graph.
+    """
+    generator, running = torch.Generator().manual_seed(0), session(path, threads=1)
+    for count in BATCHES:
+        images = torch.randn(count, *example_input.shape[1:], generator=generator)
+        require_finite(model, images.to(example_input.device))
+        with torch.no_grad():
+            expected = model(images.to(example_input.device)).cpu()
+        with guarded(f"{type(model).__name__}: onnxruntime cannot run its graph for a batch of {count}"):
+            (got,) = running.run(None, {running.get_inputs()[0].name: images.numpy()})
+        if got.shape != expected.shape:
+            raise QuantizationError(
+                f"{type(model).__name__}: for {count} images its ONNX graph gives logits {list(got.shape)}, "
+                f"the network {list(expected.shape)}"
+            )
+        difference = float((torch.from_numpy(got) - expected).abs().max())
+        if not difference <= CLOSE * max(float(expected.abs().max()), CLOSE):
+            raise QuantizationError(
+                f"{type(model).__name__}: for {count} image(s) its ONNX graph gives logits that differ by "
+                f"{difference:.3g} from the network's: is its forward random, or does it keep a state?"
+            )
+
+
+def require_finite(model: nn.Module, images: Tensor) -> None:
+    """Raise QuantizationError, with the first layer that is not, unless all that `model` computes is finite.
+
+    Args:
+        images: [N, C, H, W], on the network's device.
+    """
+    wrong: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+            wrong.append(name)
+
+    handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad(), evaluated(model):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if wrong:
+        where = f"layer {wrong[0]}" if wrong[0] else "its forward, outside of its layers,"
+        raise QuantizationError(
+            f"{type(model).__name__}: {where} gives values that are not finite: has its training diverged, "
+            "or does it divide by zero?"
+        )
