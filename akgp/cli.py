@@ -138,16 +138,23 @@ def doctor() -> None:
 
 
 @sweep_app.command("run")
-def sweep_run() -> None:
-    """Search: every trial prunes, distills and is judged on the validation split."""
+def sweep_run(
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="extend the sweep to so many in all; by default sweep.trials")
+    ] = None,
+) -> None:
+    """Search: every trial prunes, distills and is judged on the validation split.
+
+    A sweep that was interrupted is resumed.
+    """
     from akgp import sweep
 
-    trials = sweep.run()
-    typer.echo(sweep.table(trials))
-    for trial in trials:
+    found = sweep.run(trials=trials)
+    typer.echo(sweep.table(found))
+    for trial in found:
         if trial.error:
             typer.echo(f"trial {trial.number} failed: {trial.error}", err=True)
-    raise typer.Exit(0 if any(trial.status == "finished" for trial in trials) else 1)
+    raise typer.Exit(0 if any(trial.status == "finished" for trial in found) else 1)
 
 
 @sweep_app.command("best")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -382,10 +383,6 @@ class Range(Section):
                 raise ValueError(f"log needs min above 0, got {self.min}")
         return self
 
-    def values(self) -> tuple[Any, ...]:
-        """The ends of the interval, or all choices."""
-        return self.choices if self.choices is not None else (self.min, self.max)
-
 
 class Sweep(Section):
     """`akgp sweep run`: a search over parameters of prune and distill.
@@ -498,25 +495,13 @@ class Params(Section):
                 raise ValueError(f"{section}.cuda_graphs: needs ray.workers 1 and ray.gpus_per_worker 1")
             if training.sync_batch_norm and self.ray.workers > 1 and not self.ray.gpus_per_worker:
                 raise ValueError(f"{section}.sync_batch_norm: several workers need ray.gpus_per_worker 1")
-        among = self.sweep.space.get("distill.strategy")
-        for key, strategies in (
-            ("distill.strategy", (self.distill.strategy,)),
-            ("sweep.space: distill.strategy", among.values() if among else ()),
-        ):
-            several = [name for name in ("confidence", "learned") if name in strategies]
-            if several and len(self.teachers) < 2:
-                raise ValueError(
-                    f"{key}: {several[0]!r} weighs teachers against each other: teachers must name "
-                    f"two or more networks, got {', '.join(self.teachers)}"
-                )
-        for key, searched in self.sweep.space.items():
-            if not key.startswith(("prune.", "distill.")):
-                raise ValueError(f"sweep.space: {key!r} must be a parameter of prune or distill")
-            for value in searched.values():
-                try:
-                    replace(self.prune if key.startswith("prune.") else self.distill, key, value)
-                except ParamsError as error:
-                    raise ValueError(f"sweep.space: {error}") from None
+        several = self.distill.strategy in ("confidence", "learned")
+        if several and len(self.teachers) < 2:
+            raise ValueError(
+                f"distill.strategy: {self.distill.strategy!r} weighs teachers against each other: teachers "
+                f"must name two or more networks, got {', '.join(self.teachers)}"
+            )
+        _check_space(self)
         if self.sweep.against and not any(key.startswith("prune.") for key in self.sweep.space):
             raise ValueError(
                 f"sweep.against: parameters of prune alone change {self.sweep.against!r}: sweep.space must "
@@ -525,27 +510,114 @@ class Params(Section):
         return self
 
 
-def replace(section: Prune | Distill, key: str, value: object) -> Any:
-    """`section` with the parameter named by the dotted `key` set to `value`, validated again.
+AMOUNTS = ("ratio", "macs", "params")
+COMBINATIONS = 2000
+"""So many combinations of a sweep's values are validated at most, to find one in which a value works."""
 
-    `key` starts with the section's own name (`distill.training.epochs`). Setting one of
-    prune's three amounts clears the other two.
+
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """`params` with the parameters of these dotted names set together, then validated once, as a whole.
+
+    Where one of prune's three amounts is set, those not named are cleared.
 
     Raises:
-        ParamsError: no such parameter, or a value it doesn't allow.
+        ParamsError: no such parameter, a value that isn't allowed, or values that don't go together.
     """
-    tree: dict[str, Any] = section.model_dump(mode="json")
-    *parents, leaf = key.split(".")[1:]
-    node: Any = tree
-    for part in parents:
-        node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
-        raise ParamsError(f"{key} is not a parameter")
-    if isinstance(section, Prune) and leaf in ("ratio", "macs", "params"):
-        node |= {"ratio": None, "macs": None, "params": None}
-    node[leaf] = value
-    prefix = key.split(".")[0]
-    return _validated(type(section), tree, f"{prefix}.")
+    tree = params.model_dump(mode="json")
+    if any(key == f"prune.{amount}" for key in values for amount in AMOUNTS):
+        tree["prune"] |= dict.fromkeys(AMOUNTS)
+    for key, value in values.items():
+        number_type(key)
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return validate(tree)
+
+
+def number_type(key: str) -> type[int] | type[float] | None:
+    """What the parameter of a dotted name holds: an integer, another number, or None, no number.
+
+    Raises:
+        ParamsError: there is no such parameter.
+    """
+    annotation: Any = Params
+    for part in key.split("."):
+        fields = getattr(annotation, "model_fields", {})
+        if part not in fields:
+            raise ParamsError(f"{key} is not a parameter")
+        annotation = fields[part].annotation
+    if getattr(annotation, "model_fields", {}):
+        raise ParamsError(f"{key} is not a parameter, but a section")
+    types = {getattr(each, "__origin__", each) for each in (get_args(annotation) or (annotation,))}
+    return int if int in types else float if float in types else None
+
+
+def _check_space(params: Params) -> None:
+    """Raise ValueError unless every value of the sweep goes together with some of the others.
+
+    So a value is refused only if no trial could have it; combinations that are not valid may remain.
+    """
+    space = {key: _searched_values(key, searched) for key, searched in params.sweep.space.items()}
+    if not space:
+        return
+    base = params.model_copy(update={"sweep": Sweep(space={})})
+    longest = max(map(len, space.values()))
+    diagonal = ([values[turn % len(values)] for values in space.values()] for turn in range(longest))
+    works = [dict(zip(space, values, strict=True)) for values in diagonal]
+    works = [values for values in works if _is_valid(base, values)]
+    for key, values in space.items():
+        for value in values:
+            if not any(tried[key] is value for tried in works):
+                others = product(*({**space, key: (value,)}).values())
+                _check_value(base, space, key, value, islice(others, COMBINATIONS + 1))
+
+
+def _check_value(
+    base: Params, space: Mapping[str, Any], key: str, value: object, combinations: Iterable[Iterable[Any]]
+) -> None:
+    """Raise ValueError if all of the combinations were tried and none is valid."""
+    line = ""
+    for number, combination in enumerate(combinations):
+        if number == COMBINATIONS:
+            return
+        try:
+            with_values(base, dict(zip(space, combination, strict=True)))
+            return
+        except ParamsError as error:
+            lines = str(error).splitlines()
+            line = next((each for each in lines if each.startswith(f"{key}: ")), line or lines[0])
+    if not line.startswith(f"{key}: "):
+        line = f"{key}: {json.dumps(value)} is valid with no other values of the space: {line}"
+    raise ValueError(f"sweep.space: {line}")
+
+
+def _is_valid(base: Params, values: Mapping[str, Any]) -> bool:
+    try:
+        with_values(base, values)
+    except ParamsError:
+        return False
+    return True
+
+
+def _searched_values(key: str, searched: Range) -> tuple[Any, ...]:
+    """The choices of a searched parameter, or the ends of its interval, in its own type."""
+    if not key.startswith(("prune.", "distill.")):
+        raise ValueError(f"sweep.space: {key!r} must be a parameter of prune or distill")
+    try:
+        kind = number_type(key)
+    except ParamsError as error:
+        raise ValueError(f"sweep.space: {error}") from None
+    if searched.choices is not None:
+        return searched.choices
+    ends = (searched.min, searched.max)
+    if kind is None:
+        raise ValueError(f"sweep.space: {key} is no number: it needs choices, not min and max")
+    if kind is int and any(end != int(end or 0) for end in ends):
+        got = f"{ends[0]}, {ends[1]}"
+        raise ValueError(f"sweep.space: {key} is an integer: min and max must be, too, got {got}")
+    return tuple(kind(end or 0) for end in ends)
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -271,14 +271,93 @@ def test_nothing_can_be_changed() -> None:
         checked.seed = 1  # type: ignore[misc]
 
 
-def test_replace_sets_one_amount_and_validates() -> None:
+def test_values_are_set_together_and_validated_as_a_whole() -> None:
+    """Whatever their order; and rules between sections are asked, too."""
+    own = params.validate(tree(distill__strategy="self", ray__workers=2))
+    together = {"distill.alpha": 2.5, "distill.strategy": "wsld", "distill.training.learning_rate": 0.05}
+    for values in (together, dict(reversed(together.items()))):
+        changed = params.with_values(own, values)
+        assert (changed.distill.alpha, changed.distill.strategy) == (2.5, "wsld")
+        assert changed.distill.training.learning_rate == 0.05
+        assert changed.model_copy(update={"distill": own.distill}) == own
+    for values, line in (
+        ({"distill.alpha": 2.5}, "distill: alpha must be in [0, 1] for strategy 'self', got 2.5"),
+        (
+            {"distill.training.batch_size": 65},
+            "distill.training.batch_size: 65 must be divisible by ray.workers (2)",
+        ),
+        ({"distill.temperature": True}, "distill.temperature: got true, must be a valid number"),
+        ({"distill.training": 1}, "distill.training is not a parameter, but a section"),
+        ({"distill.colour": 1}, "distill.colour is not a parameter"),
+    ):
+        with pytest.raises(params.ParamsError) as error:
+            params.with_values(own, values)
+        assert str(error.value) == line
+
+
+def test_one_amount_replaces_another() -> None:
     checked = params.validate(tree(prune__macs=0.4))
-    changed = params.replace(checked.prune, "prune.ratio", 0.3)
-    assert (changed.ratio, changed.macs) == (0.3, None)
-    deep = params.replace(checked.distill, "distill.training.learning_rate", 0.05)
-    assert deep.training.learning_rate == 0.05 and deep.training.epochs == checked.distill.training.epochs
-    with pytest.raises(params.ParamsError, match=r"distill.temperature: got true, must be a valid number"):
-        params.replace(checked.distill, "distill.temperature", True)
+    assert params.with_values(checked, {"prune.ratio": 0.3}).prune == params.Prune(ratio=0.3)
+    assert params.with_values(checked, {"prune.criterion": "l1"}).prune.macs == 0.4
+    with pytest.raises(params.ParamsError, match="got ratio, macs"):
+        params.with_values(checked, {"prune.ratio": 0.3, "prune.macs": 0.3})
+
+
+SELF_OR_WSLD = {"choices": ["self", "wsld"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "line"),
+    [
+        ({"distill.alpha": {"choices": [0.3, 2.5]}, "distill.strategy": SELF_OR_WSLD}, ""),
+        ({"distill.strategy": SELF_OR_WSLD, "distill.alpha": {"min": 0.5, "max": 3}}, ""),
+        (
+            {"distill.alpha": {"choices": [0.3, 2.5]}, "distill.strategy": {"choices": ["self"]}},
+            "distill.alpha: 2.5 is valid with no other values of the space: distill: alpha must be in "
+            "[0, 1] for strategy 'self', got 2.5",
+        ),
+        (
+            {"prune.ratio": {"min": 0.1, "max": 0.5}, "prune.macs": {"min": 0.2, "max": 0.5}},
+            "prune.ratio: 0.1 is valid with no other values of the space: prune: exactly one of ratio, "
+            "macs, params must be a number, got ratio, macs",
+        ),
+        (
+            {"distill.strategy": {"choices": ["akgp", "learned"]}},
+            "distill.strategy: 'learned' weighs teachers against each other: teachers must name two or more "
+            "networks, got net",
+        ),
+        ({"distill.training.epochs": {"min": 2, "max": 6}}, ""),
+        (
+            {"distill.training.epochs": {"min": 1, "max": 6}},
+            "distill.training.epochs: 1 is valid with no other values of the space: distill.training: "
+            "warmup_epochs (1.0) must be below epochs (1)",
+        ),
+        (
+            {"distill.training.epochs": {"min": 2.5, "max": 6}},
+            "distill.training.epochs is an integer: min and max must be, too, got 2.5, 6.0",
+        ),
+        (
+            {"distill.noise_posterior": {"min": 0, "max": 1}},
+            "distill.noise_posterior is no number: it needs choices, not min and max",
+        ),
+        (
+            {"prune.criterion": {"min": 0, "max": 1}},
+            "prune.criterion is no number: it needs choices, not min and max",
+        ),
+        (
+            {"distill.noise_posterior": {"choices": [True, 1]}},
+            "distill.noise_posterior: got 1, must be a valid boolean",
+        ),
+        ({"distill.training": {"choices": [1]}}, "distill.training is not a parameter, but a section"),
+    ],
+)
+def test_of_a_space_what_no_trial_could_have_is_refused(space: dict[str, Any], line: str) -> None:
+    if not line:
+        params.validate(tree(sweep__space=space))
+        return
+    with pytest.raises(params.ParamsError) as error:
+        params.validate(tree(sweep__space=space))
+    assert str(error.value) == f"sweep.space: {line}"
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10-quick", "cifar10-resnet32"])

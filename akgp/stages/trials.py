@@ -1,4 +1,4 @@
-"""The only place that starts Ray Tune: trials side by side, gone on with where they were interrupted."""
+"""Ray Tune's trials side by side, resumed where they were interrupted; a sweep's are in akgp.sweep.tuning."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ def tuned(
     """
     from ray import tune
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are in the results
+    quiet()
     path = f"{storage}/{name}"
-    drop_damaged(path)
-    if tune.Tuner.can_restore(path) and _restorable(path):
+    if resumable(path) and tune.Tuner.can_restore(path):
         return tune.Tuner.restore(path, trial, resume_unfinished=True, resume_errored=retry_failed).fit()
     return tune.Tuner(
         trial,
@@ -67,11 +66,17 @@ def tuned(
     ).fit()
 
 
-def _restorable(path: str) -> bool:
-    """Whether the experiment has a whole snapshot; one that a kill cut short is removed.
+def quiet() -> None:
+    """Let Ray Tune say nothing: errors are in the results."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
-    Ray Tune does not write it atomically, and could never go on from such a one.
+
+def resumable(path: str) -> bool:
+    """Whether the experiment has a whole snapshot; what a kill cut short is removed.
+
+    Ray Tune does not write it atomically, and could never resume from such a one.
     """
+    drop_damaged(path)
     filesystem, folder = fsspec.core.url_to_fs(path)
     for snapshot in sorted(filesystem.glob(f"{folder}/experiment_state-*.json"), reverse=True):
         try:

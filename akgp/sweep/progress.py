@@ -14,7 +14,7 @@ from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from tqdm import tqdm
 
-from akgp.sweep.trial import BALANCED, WORKERS
+from akgp.sweep.trial import BALANCED, VALUES, WORKERS
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class Progress(Callback):
         if self.bar is None:
             return
         begun = [
-            _course(trial, type(self).planned(trial.config)) for trial in trials if trial.status != "PENDING"
+            _course(trial, type(self).planned(trial.config[VALUES]))
+            for trial in trials
+            if trial.status != "PENDING"
         ]
         ended = sum(each.ended for each in begun)
         seen = (ended, sum(each.epochs for each in begun))

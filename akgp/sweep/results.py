@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,18 +81,10 @@ def apply(number: int, root: str | Path = ".") -> Params:
     trials = {trial.number: trial for trial in _read(Path(root))}
     if number not in trials:
         raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
-    params = with_values(parameters.load(Path(root) / FOLDER / BASE), trials[number].values)
+    params = parameters.with_values(parameters.load(Path(root) / FOLDER / BASE), trials[number].values)
     beside = Path(root) / ".params.yaml.new"
     beside.write_text(parameters.dump(params))
     beside.replace(Path(root) / "params.yaml")
-    return params
-
-
-def with_values(params: Params, values: Mapping[str, Any]) -> Params:
-    """`params` with the parameters named by dotted keys set, validated again."""
-    for key, value in values.items():
-        section = key.split(".")[0]
-        params = params.model_copy(update={section: parameters.replace(getattr(params, section), key, value)})
     return params
 
 

@@ -1,8 +1,7 @@
-"""The search: Ray Tune with Optuna's sampler, resumed where it was interrupted.
+"""`akgp sweep run`: what a search needs, its trials, and its table.
 
-The sampler is TPE, for one objective and for two (for which NSGA-II would need hundreds of trials). With
-accuracy alone ASHA stops trials early; with two objectives it could not: it ranks trials by one figure, and
-by accuracy it would stop the small networks.
+With accuracy alone ASHA stops trials early; with two objectives it could not: it ranks trials by one figure,
+and by accuracy it would stop the small networks.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from akgp.stages import sources
 from akgp.stages.cluster import nodes, require_shared, room
 from akgp.stages.session import session
 from akgp.stages.teachers import teaching
-from akgp.stages.trials import one_worker, tuned
+from akgp.stages.trials import one_worker
 from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
 from akgp.sweep.latency import latencies_ms
 from akgp.sweep.results import FOLDER, Trial, write
-from akgp.sweep.trial import BALANCED, TOP1, shared, trial
+from akgp.sweep.space import canonical
+from akgp.sweep.trial import BALANCED, NUMBER, TOP1, VALUES, shared, trial
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
@@ -30,12 +30,16 @@ INPUTS = ("seed", "prune", "distill", "teachers", "folds", "student", "sweep")
 EPOCHS = "distill.training.epochs"
 
 
-def run(root: str | Path = ".") -> list[Trial]:
-    """Run (or go on with) the sweep that params.yaml describes; write its table and Pareto plot.
+def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
+    """Run, resume or extend the sweep that params.yaml describes; write its table and Pareto plot.
+
+    Args:
+        trials: how many there are to be in all; None: as many as `sweep.trials` says, or as there are.
 
     Raises:
-        StageError: the workspace is held, an input is missing, or the cluster is too small for
-            what the sweep asks.
+        StageError: the workspace is held, an input is missing, the cluster is too small for
+            what the sweep asks, or there are more trials already.
+        KeyboardInterrupt: by the user; the next call resumes.
     """
     workspace = Workspace(Path(root).resolve())
     params = parameters.load(workspace.root / "params.yaml")
@@ -46,14 +50,26 @@ def run(root: str | Path = ".") -> list[Trial]:
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
-    name = digest(task, inputs, (*INPUTS, *measured))
+    shared = Task("sweep", canonical(params), workspace.root)
+    path = folder / digest(shared, inputs, (*INPUTS, *measured))
     with held(workspace, "sweep"), session(params.ray, params.ray.workers):
         check_room(params)
         if params.ray.address is not None:
             require_shared(task)
-        trials = _tuned(task, folder, name)
-    write(workspace.root, trials, params)
-    return trials
+        found = _tuned(task, str(path), trials)
+    write(workspace.root, found, params)
+    return found
+
+
+def wanted(asked: int | None, default: int, tried: int) -> int:
+    """How many trials there are to be: as many as asked for; else as params.yaml says, or as there are.
+
+    Raises:
+        StageError: fewer are asked for than there are.
+    """
+    if asked is not None and asked < tried:
+        raise StageError(f"--trials: got {asked}, but this sweep has {tried} trials: it can only be extended")
+    return asked or max(default, tried)
 
 
 def check_room(params: parameters.Params) -> None:
@@ -71,44 +87,32 @@ def check_room(params: parameters.Params) -> None:
     )
 
 
-def _tuned(task: Task, folder: Path, name: str) -> list[Trial]:
-    import optuna
+def _tuned(task: Task, path: str, trials: int | None) -> list[Trial]:
     from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
 
     from akgp.sweep.progress import Progress
+    from akgp.sweep.tuning import Objectives, run, snapshot
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     params, sweep = task.params, task.params.sweep
     metric = objective(read_summary(task.workspace.data))
+    against = () if sweep.against is None else (sweep.against,)
+    search = snapshot(path, params, Objectives((metric, *against), ("max", "min")[: 1 + len(against)]))
+    trials = wanted(trials, sweep.trials, len(search.values))
     resources = one_worker(params.ray)
     if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
     # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
-    options: dict[str, Any] = {
-        "num_samples": sweep.trials,
-        "max_concurrent_trials": sweep.concurrent,
-        "reuse_actors": params.ray.workers == 1,  # a process takes seconds to start and import torch
-    }
-    if sweep.against is None:
-        options |= {
-            "metric": metric,
-            "mode": "max",
-            "search_alg": OptunaSearch(metric=metric, mode="max", seed=params.seed),
-            "scheduler": _asha(params),
-        }
-    else:
-        metrics, modes = [metric, sweep.against], ["max", "min"]
-        options["search_alg"] = OptunaSearch(metric=metrics, mode=modes, seed=params.seed)
-    with Progress.shown(sweep.trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
-        results = tuned(
+    with Progress.shown(trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
+        results = run(
             tune.with_resources(trainable, resources),
-            name,
-            str(folder),
-            space={key: _domain(searched) for key, searched in sweep.space.items()},
-            config=tune.TuneConfig(**options),
-            callback=Progress(),
+            search,
+            trials,
+            path,
+            concurrent=sweep.concurrent,
+            scheduler=None if against else _asha(params),
+            callbacks=[Progress()],
+            reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
     return _rows(list(results), params, metric)
@@ -127,7 +131,9 @@ def _asha(params: parameters.Params) -> ASHAScheduler:
     from ray.tune.schedulers import ASHAScheduler
 
     searched = params.sweep.space.get(EPOCHS)
-    longest = max(searched.values()) if searched else params.distill.training.epochs
+    longest = params.distill.training.epochs
+    if searched:
+        longest = int(searched.max or max(searched.choices or ()))
     return ASHAScheduler(
         time_attr="epoch",
         max_t=longest + 1,  # a finished trial ends by itself
@@ -140,37 +146,27 @@ def _epochs(params: parameters.Params, values: dict[str, Any]) -> int:
     return int(values.get(EPOCHS, params.distill.training.epochs))
 
 
-def _domain(searched: parameters.Range) -> Any:
-    from ray import tune
-
-    if searched.choices is not None:
-        return tune.choice(list(searched.choices))
-    return (tune.loguniform if searched.log else tune.uniform)(searched.min, searched.max)
-
-
 def _rows(results: list[Any], params: parameters.Params, metric: str) -> list[Trial]:
     """The results by number."""
+    results = sorted(results, key=lambda result: result.config[NUMBER])
     found = [result.metrics or {} for result in results]
     return [
-        _row(number, result, metrics, latency_ms, params, metric)
-        for number, (result, metrics, latency_ms) in enumerate(
-            zip(results, found, latencies_ms(found), strict=True)
-        )
+        _row(result, metrics, latency_ms, params, metric)
+        for result, metrics, latency_ms in zip(results, found, latencies_ms(found), strict=True)
     ]
 
 
 def _row(
-    number: int,
     result: Any,
     metrics: dict[str, Any],
     latency_ms: float | None,
     params: parameters.Params,
     metric: str,
 ) -> Trial:
-    values, epochs = dict(result.config or {}), int(metrics.get("epoch", 0))
+    values, epochs = result.config[VALUES], int(metrics.get("epoch", 0))
     status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
-        number=number,
+        number=result.config[NUMBER],
         values=values,
         status=status,
         epochs=epochs,

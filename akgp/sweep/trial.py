@@ -21,6 +21,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp import artifacts
+from akgp.params import with_values
 from akgp.stages import distill, prune
 from akgp.stages.failures import told
 from akgp.stages.lesson import Lesson, read_lesson
@@ -29,10 +30,11 @@ from akgp.stages.trained import ACCURACIES, kept
 from akgp.stages.worker import Step, prepare, report, resumed
 from akgp.stages.workspace import Task
 from akgp.sweep.latency import compared, int8_graph
-from akgp.sweep.results import with_values
 
 TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
 """Validation accuracies of the network that a trial would keep so far, %: one of them is the objective."""
+NUMBER, VALUES = "number", "values"
+"""A trial's config: its number, counted from 0 in the order of creation, and its values by dotted names."""
 WORKERS = "placement_group"
 """Where a trial of several workers reports what holds them, so that it can be freed."""
 
@@ -70,10 +72,10 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
     """Prune and distill with these values, as Ray Tune calls it; its process may have run other trials.
 
     Raises:
-        ParamsError: the values are not valid together.
+        ParamsError: the values are not valid together, which `draw` does not give.
     """
     (shared,) = common
-    task = Task("sweep", with_values(task.params, config), task.root)
+    task = Task("sweep", with_values(task.params, config[VALUES]), task.root)
     if task.params.distill.training.compile:
         torch.compiler.reset()  # networks of earlier trials count towards a limit of recompilations
     workers = task.params.ray.workers

@@ -1,0 +1,177 @@
+"""The search as Ray Tune runs it: numbered trials side by side, resumed and extended from its last snapshot.
+
+All that is known of a search is its trials, as Tune's snapshot has them: their numbers and values lie in
+their `config`, so a trial keeps its number for as long as it exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, ExperimentAnalysis, ResultGrid, ResumeConfig
+from ray.tune.experiment import Experiment, Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
+
+from akgp.params import Params
+from akgp.stages.trials import quiet, resumable
+from akgp.sweep.space import draw
+from akgp.sweep.trial import NUMBER, VALUES
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What trials are judged by: metrics of their reports, and of each whether it is to be large or small."""
+
+    metrics: tuple[str, ...]
+    modes: tuple[str, ...]
+
+
+@dataclass
+class Search:
+    """Which trials there are: numbers by Ray Tune's ids, values and objectives by numbers."""
+
+    params: Params
+    objectives: Objectives
+    numbers: dict[str, int] = field(default_factory=dict)
+    values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ended: dict[int, tuple[dict[str, Any], list[float]]] = field(default_factory=dict)
+    running: set[int] = field(default_factory=set)
+
+    def add(self, trial_id: str, number: int, values: dict[str, Any]) -> None:
+        """A trial that begins, or is to be resumed."""
+        self.numbers[trial_id], self.values[number] = number, values
+        self.running.add(number)
+
+    def end(self, trial_id: str, row: dict[str, Any] | None) -> None:
+        """A trial that ended, with its last report; one that failed or reported nothing has no objectives."""
+        number = self.numbers[trial_id]
+        self.running.discard(number)
+        if row and all(metric in row for metric in self.objectives.metrics):
+            self.ended[number] = self.values[number], [row[metric] for metric in self.objectives.metrics]
+
+    def next(self) -> tuple[int, dict[str, Any]]:
+        """Number and values of the next trial."""
+        number = max(self.values, default=-1) + 1
+        return number, draw(number, self.ended, self.params, self.objectives.modes)
+
+
+def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
+    """The search whose experiment lies at `path`; an empty one if there is none that could be resumed."""
+    search = Search(params, objectives)
+    if not resumable(path):
+        return search
+    for trial in ExperimentAnalysis(path).trials:
+        search.add(trial.trial_id, trial.config[NUMBER], trial.config[VALUES])
+        if trial.status in (Trial.TERMINATED, Trial.ERROR):
+            search.end(trial.trial_id, None if trial.status == Trial.ERROR else trial.last_result)
+    return search
+
+
+def run(
+    trainable: Any,
+    search: Search,
+    trials: int,
+    path: str,
+    *,
+    concurrent: int,
+    scheduler: TrialScheduler | None,
+    callbacks: Sequence[Callback],
+    reuse_actors: bool,
+    max_failures: int,
+) -> ResultGrid:
+    """Run trials, `concurrent` at a time, until there are as many as `trials`; resume those unfinished.
+
+    Args:
+        path: the directory of the experiment: `search` is its snapshot.
+        max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost node from
+            a mistake of the user's, which fails as often.
+
+    Raises:
+        KeyboardInterrupt: by the user; the next call resumes.
+    """
+    quiet()
+    resume, folder = bool(search.values), Path(path)
+    experiment = Experiment(
+        folder.name,
+        trainable,
+        storage_path=str(folder.parent),
+        num_samples=trials,
+        max_failures=max_failures,
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        trial_dirname_creator=_folder,
+    )
+    algorithm = _Algorithm(_Searcher(search, concurrent), trials)
+    if resume:
+        algorithm.add_configurations([experiment])
+    found = tune.run(
+        experiment,
+        metric=search.objectives.metrics[0] if scheduler else None,
+        mode=search.objectives.modes[0] if scheduler else None,
+        search_alg=algorithm,
+        scheduler=scheduler,
+        callbacks=list(callbacks),
+        resume_config=ResumeConfig(errored=ResumeConfig.ResumeType.SKIP) if resume else None,
+        reuse_actors=reuse_actors,
+        raise_on_failed_trial=False,
+        verbose=0,
+    )
+    if search.running or not algorithm.is_finished():
+        raise KeyboardInterrupt
+    return ResultGrid(found)
+
+
+def _folder(trial: Trial) -> str:
+    return f"{trial.config[NUMBER]}-{trial.trial_id}"
+
+
+class _Searcher(Searcher):
+    """`Search` as Tune asks it; it keeps no state of its own."""
+
+    def __init__(self, search: Search, concurrent: int) -> None:
+        super().__init__(metric=search.objectives.metrics[0], mode=search.objectives.modes[0])
+        self.search, self.concurrent = search, concurrent
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if len(self.search.running) >= self.concurrent:
+            return None
+        number, values = self.search.next()
+        self.search.add(trial_id, number, values)
+        return {NUMBER: number, VALUES: values}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self.search.end(trial_id, None if error else result)
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class _Algorithm(SearchGenerator):
+    """Tune's own generator, except that the trials there are say what is left, not a saved count."""
+
+    def __init__(self, searcher: _Searcher, trials: int) -> None:
+        super().__init__(searcher)
+        self.trials = trials
+
+    @property
+    def total_samples(self) -> int:
+        return self.trials
+
+    def is_finished(self) -> bool:
+        return len(self.searcher.search.values) >= self.trials
+
+    def save_to_dir(self, dirpath: str, session_str: str) -> None:
+        pass
+
+    def has_checkpoint(self, dirpath: str) -> bool:
+        return False
