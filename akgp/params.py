@@ -15,17 +15,50 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
+
+from akgp.yaml_text import TextError, parse
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+NAME = "^[a-z0-9][a-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://")
+SCHEMES = ("s3", "abfs", "az", "file", "gcs", "gs", "hdfs", "http", "https", "memory")
+"""What fsspec reaches: s3 is tried here, the others need a package of their own, or are for tests."""
+
+
+def _address(address: str) -> str:
+    """A path, or a URL whose scheme is known and spelled as fsspec needs it."""
+    scheme, _, rest = address.partition(":")
+    known, named = scheme.lower() in SCHEMES, rest.removeprefix("//")
+    if not address.strip() or "\0" in address:
+        raise ValueError(f"must be a path or an s3:// address, got {address!r}")
+    if not known and rest.startswith("//"):
+        raise ValueError(f"must be a path or an s3:// address, got {address!r}: {scheme}:// is not known")
+    if known and (scheme != scheme.lower() or named == rest):
+        raise ValueError(f"must begin with {scheme.lower()}://, got {address!r}")
+    if scheme == "s3" and not named.partition("/")[0]:
+        raise ValueError(f"must name a bucket, such as s3://bucket/folder, got {address!r}")
+    return address
+
+
+def _cluster(address: str) -> str:
+    """`auto`, or a host and a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address != "auto" and not (host and re.fullmatch(r"[0-9]{1,5}", port) and "://" not in host):
+        raise ValueError(f"must be null, auto or host:port, got {address!r}")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+LONGEST = 100
+"""Characters of a value that an error shows."""
 
 
 class ParamsError(ValueError):
@@ -97,7 +130,7 @@ class Data(Section):
     source: Literal["digits", "cifar10", "image_folder", "parquet"] = Field(
         "digits", description="digits | cifar10 | image_folder | parquet"
     )
-    path: str | None = Field(
+    path: Address | None = Field(
         None, description="directory or s3:// prefix; cifar10 also reads AKGP_CIFAR10, or downloads"
     )
     image_column: str = Field("image", description="parquet: column of image bytes or paths")
@@ -137,7 +170,7 @@ class Network(Section):
     weights: str | None = Field(
         None, description="torchvision only: pretrained weights to start from, such as DEFAULT"
     )
-    checkpoint: str | None = Field(
+    checkpoint: Address | None = Field(
         None, description="a trained network instead of training: safetensors or state dict; path or s3://"
     )
 
@@ -333,7 +366,7 @@ class Evaluate(Section):
 class Ray(Section):
     """Where the stages compute. Not part of what they compute: changing it re-runs nothing."""
 
-    address: str | None = Field(
+    address: Annotated[str, AfterValidator(_cluster)] | None = Field(
         None, description="null: a local Ray, started and stopped; auto or host:port: that cluster"
     )
     workers: Annotated[int, Field(ge=1)] = Field(1, description="data-parallel workers a stage")
@@ -346,7 +379,7 @@ class Ray(Section):
         3,
         description="of a cluster: how often a stage or trial goes on by itself after a lost worker or node",
     )
-    storage: str = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
+    storage: Address = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
 
     @model_validator(mode="after")
     def _elastic_on_a_cluster(self) -> Self:
@@ -415,7 +448,7 @@ class Sweep(Section):
 class Nightly(Section):
     """Releases, and the gate that a new int8 network must pass. Not part of what any stage computes."""
 
-    releases: Annotated[str, Field(min_length=1)] = Field(
+    releases: Address = Field(
         "releases", description="where released networks are kept: a directory or s3:// prefix"
     )
     max_drop: Annotated[float, Field(ge=0, le=100)] = Field(
@@ -628,11 +661,13 @@ def load(path: str | Path = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text())
+        tree = parse(path.read_bytes())
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `akgp recipe use digits` writes one") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
+    except TextError as error:
+        raise ParamsError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise ParamsError(f"{path}: must be a mapping of parameters")
     try:
@@ -659,7 +694,7 @@ def _validated(model: type[Section], tree: Mapping[str, Any], prefix: str) -> An
 
 def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        key = prefix + ".".join(str(part) for part in problem["loc"])
+        key = (prefix + ".".join(map(_printable, problem["loc"]))).removesuffix(".[key]")
         match problem["type"]:
             case "extra_forbidden":
                 yield f"{key}: unknown parameter"
@@ -669,8 +704,21 @@ def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
                 message = str(problem["ctx"]["error"])
                 yield f"{key}: {message}" if key and key != prefix else prefix + message
             case _:
-                allowed = problem["msg"].replace("Input should be", "must be")
-                yield f"{key}: got {json.dumps(problem['input'])}, {allowed}"
+                allowed = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", problem["msg"])
+                allowed = re.sub(r" after validation, not \d+$", "", allowed)
+                allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
+                yield f"{key}: got {_shown(problem['input'])}, {allowed}"
+
+
+def _printable(part: object) -> str:
+    text = str(part)
+    return text if text.isprintable() else json.dumps(text)
+
+
+def _shown(value: object) -> str:
+    """A value as JSON, its end left out where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def dump(params: Params) -> str:

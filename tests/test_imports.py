@@ -16,6 +16,7 @@ ORCHESTRATORS = {"ray", "dvc", "prefect"}
 # What a part may import of the project; a part may always import itself.
 BELOW_STAGES = {
     "params",
+    "yaml_text",
     "data",
     "models",
     "artifacts",
@@ -32,7 +33,8 @@ BELOW_STAGES = {
 }
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
-    "params": set(),
+    "params": {"yaml_text"},
+    "yaml_text": set(),
     "remote": {"params"},
     "data": {"params", "remote"},
     "counting": set(),
