@@ -78,7 +78,9 @@ class Splits(Section):
         0.1, description="share of the training images kept for calibration (never trained on)"
     )
     validation: Fraction = Field(
-        0.1, description="share of the training images on which every choice is made"
+        0.1,
+        description="share of the training images on which every choice is made; not taken where the source "
+        "has a validation split of its own",
     )
     test: Fraction | None = Field(
         None, description="share of all images; null: the source has a test split of its own"
@@ -98,7 +100,7 @@ class Regime(Section):
 
     Applied to the training side as a whole, before it is split: first the subset, then the long
     tail, then the noise. So train, calibration and validation share it, as a user's would; the test
-    split stays as it is.
+    split stays as it is, and so does a validation split that the source brings.
 
     `label_noise` is the share of labels that are *wrong*, exact in each class. Symmetric: a wrong
     label is any other class, all alike. Asymmetric: it is the next class (after the last the first);

@@ -46,7 +46,10 @@ class Classifier:
 
 
 def _preprocessing(file: Path) -> Summary:
-    """The part of the data's summary that inference needs: classes, image_size, channels, mean, std."""
+    """The part of the data's summary that inference needs: classes, image_size, channels, mean, std.
+
+    And bit_depth, which networks quantized by earlier versions lack: it has a default.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -56,4 +59,5 @@ def _preprocessing(file: Path) -> Summary:
     needed = ("classes", "image_size", "channels", "mean", "std")
     if not isinstance(content, dict) or not set(needed) <= set(content):
         raise DataError(f"{file}: must hold {', '.join(needed)}; `dvc repro quantize` writes it anew")
-    return Summary.model_construct(**{key: content[key] for key in needed})
+    known = (*needed, "bit_depth") if "bit_depth" in content else needed
+    return Summary.model_construct(**{key: content[key] for key in known})

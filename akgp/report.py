@@ -44,7 +44,7 @@ class Report:
         layers: rows of name, dense_width, pruned_width, reason; values may be text, as from CSV.
         weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
         summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
-            and regime, None or absent where images and labels are the source's.
+            not_taken, and regime, None or absent where images and labels are the source's.
         provenance: what ran where: label and value, in the order to be shown.
     """
 

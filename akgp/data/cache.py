@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from akgp.data.formats import HEAD_BYTES
 from akgp.data.storage import DataError, download, list_files, parquet_file, read_files
 
 PART_SECONDS = 24 * 3600.0  # an older part has been left by a process that was killed
 PART = ".part"
+HEAD = ".head"  # of a file that may be no image: its first bytes
 
 
 def user_cache() -> Path:
@@ -34,19 +36,22 @@ class Files:
 
     Attributes:
         names: relative to `path`, sorted; the one name "" if `path` is a file itself.
+        empty: folders with nothing in them; skipped: what is not looked into, and why, as of `list_files`.
 
     Raises:
         DataError: there are none, or `path` can't be reached.
     """
 
     def __init__(self, path: str) -> None:
-        listed = list_files(path)
+        listing = list_files(path)
         root = path.rstrip("/")
-        self.names = list(listed)
+        self.names, self.empty, self.skipped = list(listing.files), listing.empty, listing.skipped
         self._folder = user_cache() / "sources" / _digest(root)
         self._copies: dict[str, tuple[Path, int]] = {}  # and their sizes, by the address of the original
-        for name, entry in listed.items():
+        self._sizes: dict[str, int] = {}
+        for name, entry in listing.files.items():
             address = f"{root}/{name}" if name else root
+            self._sizes[address] = entry.size
             if entry.tag:
                 copy = self._folder / _digest(address, str(entry.size), entry.tag)
                 self._copies[address] = (copy, entry.size)
@@ -65,9 +70,31 @@ class Files:
         for address, read in zip(missing, read_files(missing), strict=True):
             found[address] = read
             if address in self._copies and isinstance(read, bytes):
-                with self._part(address) as part:
+                with self._part(self._copies[address][0]) as part:
                     part.write_bytes(read)
         return [found[address] for address in addresses]
+
+    def heads(self, addresses: Sequence[str]) -> list[bytes | DataError]:
+        """The first `HEAD_BYTES` of the files, as of `read`; of a file in a store they are kept, too."""
+        found: dict[str, bytes | DataError] = {}
+        for address in addresses:
+            if self._sizes.get(address) == 0:
+                found[address] = b""
+            elif address in self._copies:
+                for copy in (self._copies[address][0], self._head(address)):
+                    with contextlib.suppress(OSError), copy.open("rb") as stream:
+                        found[address] = stream.read(HEAD_BYTES)
+        missing = [address for address in addresses if address not in found]
+        for address, head in zip(missing, read_files(missing, HEAD_BYTES), strict=True):
+            found[address] = head
+            if address in self._copies and isinstance(head, bytes):
+                with self._part(self._head(address)) as part:
+                    part.write_bytes(head)
+        return [found[address] for address in addresses]
+
+    def _head(self, address: str) -> Path:
+        copy, _ = self._copies[address]
+        return copy.with_name(copy.name + HEAD)
 
     @contextlib.contextmanager
     def parquet(self, address: str) -> Iterator[Any]:
@@ -78,7 +105,7 @@ class Files:
             return
         copy, size = self._copies[address]
         if not copy.exists() or copy.stat().st_size != size:
-            with self._part(address) as part:
+            with self._part(copy) as part:
                 download(address, part)
         with parquet_file(str(copy), name=address) as parquet:
             yield parquet
@@ -95,9 +122,8 @@ class Files:
         return content if len(content) == size else None
 
     @contextlib.contextmanager
-    def _part(self, address: str) -> Iterator[Path]:
+    def _part(self, copy: Path) -> Iterator[Path]:
         """A file to write to, which becomes the copy when the block has ended well."""
-        copy, _ = self._copies[address]
         part = copy.with_name(f"{copy.name}.{os.getpid()}{PART}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +140,7 @@ class Files:
 
     def _sweep(self) -> None:
         """Remove what is of no listed file, and what was left of an interrupted download."""
-        kept = {copy.name for copy, _ in self._copies.values()}
+        kept = {copy.name + end for copy, _ in self._copies.values() for end in ("", HEAD)}
         old = time.time() - PART_SECONDS
         for file in self._folder.iterdir() if self._folder.exists() else ():
             with contextlib.suppress(OSError):  # another process removes it, too

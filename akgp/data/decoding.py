@@ -4,39 +4,95 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from akgp.data.formats import decodable, unknown
 from akgp.data.storage import DataError
 from akgp.data.tables import Summary
 
 MODES = {"gray": "L", "rgb": "RGB"}
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a channel that cameras and scanners give; files store all above 8 in 16."""
 
 
-def decoded(content: bytes | np.ndarray, color: str, size: tuple[int, int] | None) -> np.ndarray:
+@dataclass(frozen=True)
+class Decoded:
+    """pixels: uint8 [H, W, C].
+
+    deep: whether there were more than 8 bits a channel, which `bit_depth` has told how to scale.
+    upper_of_16: of 16 bits a channel in colour Pillow gives the upper eight alone: the highest of them.
+    frames: whether the file has several, of which this is the first.
+    """
+
+    pixels: np.ndarray
+    deep: bool = False
+    upper_of_16: int | None = None
+    frames: bool = False
+
+
+class DeeperError(DataError):
+    """An image holds a value that needs more than the bits it was to be decoded with: `bit_depth` of them."""
+
+    def __init__(self, value: int, given: int) -> None:
+        self.bit_depth = next(bits for bits in BIT_DEPTHS if value < 2**bits)
+        super().__init__(
+            f"holds the value {value}, must be below {2**given}: the training images have {given} bits"
+        )
+
+
+def decoded(
+    content: bytes | np.ndarray, color: str, size: tuple[int, int] | None, bit_depth: int = 16
+) -> Decoded:
     """The image as uint8 [H, W, C], C 1 for `color` 'gray' and 3 for 'rgb'.
 
-    A photo is turned as its EXIF orientation says; what is transparent shows white; of 16 bits a
-    channel the upper eight remain. Of several frames the first is taken.
+    A photo is turned as its EXIF orientation says; what is transparent shows white. Of several frames the
+    first is taken.
 
     Args:
         content: an encoded image, or pixels, uint8 [H, W] or [H, W, 3].
         size: height and width that it is resized to (bilinear with antialiasing), whatever its
             proportions are; None: as it is.
+        bit_depth: of images with more than 8 bits a channel those that hold values, of which the upper eight
+            remain: value >> (bit_depth − 8).
 
     Raises:
+        DeeperError: a value is 2^bit_depth or higher.
         DataError: it can't be decoded; the message lacks the origin, which the caller knows.
     """
-    image = _opened(content) if isinstance(content, bytes) else Image.fromarray(content)
-    image = image.convert(MODES[color])
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    try:
+        if isinstance(content, bytes):
+            image, found = _opened(content, bit_depth)
+        else:
+            image, found = Image.fromarray(content), {}
+        image = _converted(image, MODES[color])
+        if size is not None and image.size != size[::-1]:
+            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        assert isinstance(content, bytes)
+        raise DataError(f"the image can't be decoded ({unknown(content)})") from None
+    except Exception as error:  # of damaged bytes Pillow's decoders raise many kinds
+        raise DataError(f"the image can't be decoded ({str(error) or type(error).__name__})") from None
+    return Decoded(pixels[:, :, None] if pixels.ndim == 2 else pixels, **found)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without Pillow's warnings of odd metadata and large images, which name no file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_image(file: Path, summary: Summary) -> Tensor:
@@ -45,9 +101,10 @@ def read_image(file: Path, summary: Summary) -> Tensor:
     Raises:
         DataError: it is missing or no image.
     """
-    height, width = summary.image_size
+    size, color = summary.image_size, "gray" if summary.channels == 1 else "rgb"
     try:
-        pixels = decoded(file.read_bytes(), "gray" if summary.channels == 1 else "rgb", (height, width))
+        with quietly():
+            pixels = decoded(file.read_bytes(), color, size, summary.bit_depth).pixels
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror})") from None
     except DataError as error:
@@ -55,25 +112,42 @@ def read_image(file: Path, summary: Summary) -> Tensor:
     return torch.from_numpy(pixels[None].copy()).permute(0, 3, 1, 2).contiguous()
 
 
-def _opened(content: bytes) -> Image.Image:
-    """The decoded image, in a mode that converts to gray and RGB without loss of meaning."""
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        image.load()
-    except UnidentifiedImageError:
-        raise DataError("the image can't be decoded (of no known format)") from None
-    except Exception as error:  # of damaged bytes Pillow's decoders raise many kinds
-        raise DataError(f"the image can't be decoded ({error})") from None
+def _opened(content: bytes, bit_depth: int) -> tuple[Image.Image, dict[str, Any]]:
+    """The image in a mode of 8 bits a channel, and what else `Decoded` says of it."""
+    image: Image.Image = Image.open(io.BytesIO(content), formats=decodable())
+    # The second picture of an MPO is the same photo again: a preview, or what the other eye sees.
+    found: dict[str, Any] = {"frames": image.format != "MPO" and bool(getattr(image, "is_animated", False))}
+    halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()
     with contextlib.suppress(Exception):  # damaged metadata say nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() >= 2**16:
-            raise DataError("the image can't be decoded (more than 16 bits a channel)")
-        return Image.fromarray((values >> 8).astype(np.uint8))
+        return _upper_eight(np.asarray(image), bit_depth), found | {"deep": True}
     if image.mode == "F":
-        raise DataError("the image can't be decoded (floating-point pixels)")
+        raise DataError(
+            "the image can't be decoded (floating-point pixels, of unknown range: store 8 or 16 bits)"
+        )
+    if halved:
+        colours = [band for band in image.getbands() if band != "A"]
+        found["upper_of_16"] = max(int(np.asarray(image.getchannel(band)).max()) for band in colours)
+    return image, found
+
+
+def _upper_eight(values: np.ndarray, bit_depth: int) -> Image.Image:
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest >= 2**16:
+        kind = "negative values" if lowest < 0 else "more than 16 bits a channel"
+        raise DataError(f"the image can't be decoded ({kind})")
+    if highest >= 2**bit_depth:
+        raise DeeperError(highest, bit_depth)
+    return Image.fromarray((values >> (bit_depth - 8)).astype(np.uint8))
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Opaque and in `mode`; what Pillow can't turn into gray by itself goes through RGB."""
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA"))
-    return image
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    if image.mode == "LAB":
+        image = image.convert("RGB")
+    return image.convert(mode)

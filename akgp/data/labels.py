@@ -29,13 +29,18 @@ def label_of(value: object, classes: tuple[str, ...] | None) -> Label:
         return classes.index(str(value))
     if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
         raise DataError(
-            f"the label is {value!r}, must be 0 to {len(classes) - 1} or one of {', '.join(classes)}"
+            f"the label is {value!r}, must be 0 to {len(classes) - 1} or one of {listed(classes)}"
         )
     if isinstance(value, str) and not value.strip():
         raise DataError("the label is empty")
     if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
         raise DataError(f"the label is {value!r}, must be a whole number from 0, or text")
     return value
+
+
+def listed(classes: Sequence[str]) -> str:
+    """Their names, of more than ten the first ten."""
+    return ", ".join(classes[:10]) + (f", … ({len(classes)} in all)" if len(classes) > 10 else "")
 
 
 def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from akgp.data.decoding import decoded
 from akgp.data.images import Images
-from akgp.data.labels import Label, class_indices, class_names, label_of
+from akgp.data.labels import class_indices, class_names
+from akgp.data.reading import Part, check_size, read_parts
 from akgp.data.regimes import CIFAR10_FLIPS, altered
-from akgp.data.sources import Sample, open_source
+from akgp.data.samples import Source
+from akgp.data.sources import open_source
 from akgp.data.splitting import stratified_split
 from akgp.data.storage import DataError
 from akgp.data.tables import SPLITS, Altered, Summary, write_split
@@ -24,27 +24,15 @@ from akgp.params import Data, Regime, Splits
 
 log = logging.getLogger(__name__)
 
-SAID = 10
-"""Bad rows that are named one by one; all are counted."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Samples that could be used: pixels uint8 [N, H, W, C], their labels, their origins."""
-
-    pixels: np.ndarray
-    labels: list[Label]
-    origins: list[str]
-    skipped: int
-
 
 def prepare(
     params: Data, seed: int, directory: Path, progress: Callable[[int], object] = lambda count: None
 ) -> Summary:
     """Read the source and write {train,calibration,validation,test}.parquet and summary.json.
 
-    Splits are disjoint and stratified by class; the same seed gives the same ones. A regime leaves
-    the test split as it is without one.
+    Splits are disjoint and stratified by class; the same seed gives the same ones. Test and validation
+    images that the source keeps apart are these splits. A regime leaves them as they are, and the test
+    split always.
 
     Args:
         directory: exists and is empty.
@@ -60,11 +48,10 @@ def prepare(
         raise DataError(f"data.splits.test must be null: {source.name} has a test split of its own")
     if "test" not in source.parts and params.splits.test is None:
         raise DataError(f"data.splits.test must be a share: {source.name} has no test split of its own")
-    parts = {
-        name: _usable(samples, params, source.classes, progress) for name, samples in source.parts.items()
-    }
+    shares = _shares(params.splits, own=set(source.parts))
+    parts, bit_depth = read_parts(source, params, progress)
     for part in parts.values():
-        _check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
+        check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
     classes = source.classes or class_names(
         (label, origin)
         for part in parts.values()
@@ -74,64 +61,16 @@ def prepare(
         name: class_indices(part.labels, classes, known=source.classes is not None)
         for name, part in parts.items()
     }
-    _check_classes(labels, classes, params.splits)
-    positions = stratified_split(labels["train"].numpy(), _shares(params.splits), seed)
+    _check_classes(labels, classes, shares)
+    positions = stratified_split(labels["train"].numpy(), shares, seed)
     true = labels["train"]
     if params.regime.alters():
         positions, labels["train"] = _under_regime(positions, true, classes, params, seed)
-    return _write(directory, source.name, classes, parts, labels, positions, true, params.regime)
+    return _write(directory, source, bit_depth, classes, parts, labels, positions, true, params.regime)
 
 
-def _usable(
-    samples: Iterable[Sample],
-    params: Data,
-    classes: tuple[str, ...] | None,
-    progress: Callable[[int], object],
-) -> Part:
-    """Decode all samples; bad ones are counted or stop it, as `params` say."""
-    size = (params.image_size, params.image_size) if params.image_size else None
-    pixels = bytearray()  # grows in place: a list of arrays, stacked, would take twice the memory
-    first: np.ndarray | None = None
-    labels: list[Label] = []
-    origins: list[str] = []
-    skipped = 0
-    for sample in samples:
-        progress(1)
-        try:
-            label = label_of(sample.label, classes)
-            if isinstance(sample.content, DataError):
-                raise sample.content
-            image = decoded(sample.content, params.color, size)
-        except DataError as error:
-            bad = DataError(f"{sample.origin}: {error}")
-            if params.on_bad_rows == "error":
-                raise bad from None
-            skipped += 1
-            if skipped <= SAID:
-                log.warning("skipped: %s", bad)
-            continue
-        first = image if first is None else first
-        _check_size(image, sample.origin, first, origins[0] if origins else "")
-        pixels += image.tobytes()
-        labels.append(label)
-        origins.append(sample.origin)
-    if skipped > SAID:
-        log.warning("skipped: %d more", skipped - SAID)
-    if first is None:
-        raise DataError(f"{params.path or params.source}: no usable images, {skipped} bad ones skipped")
-    return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, skipped)
-
-
-def _check_size(image: np.ndarray, origin: str, first: np.ndarray, first_origin: str) -> None:
-    if image.shape != first.shape:
-        sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (first, image)]
-        raise DataError(
-            f"data.image_size must be set: {first_origin} has {sizes[0]} pixels, {origin} {sizes[1]}"
-        )
-
-
-def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], splits: Splits) -> None:
-    """Every class has images for every split.
+def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], shares: dict[str, float]) -> None:
+    """Every class has images for every split that is drawn; what a split of the source lacks is said.
 
     Raises:
         DataError: naming the class.
@@ -139,10 +78,18 @@ def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], splits: 
     if len(classes) < 2:
         raise DataError(f"two classes or more are needed, got {', '.join(classes)} alone")
     counts = {part: torch.bincount(each, minlength=len(classes)) for part, each in labels.items()}
-    if "test" in counts and (untrained := (counts["train"] == 0) & (counts["test"] > 0)).any():
-        name = classes[int(untrained.int().argmax())]
-        raise DataError(f"class {name!r} is in the test split only: add training images of it, or remove it")
-    _check_smallest(counts["train"], classes, _shares(splits), "add images")
+    for part, given in counts.items():
+        if part == "train":
+            continue
+        if (untrained := (counts["train"] == 0) & (given > 0)).any():
+            name = classes[int(untrained.int().argmax())]
+            raise DataError(
+                f"class {name!r} is in the {part} split only: add training images of it, or remove it"
+            )
+        lacking = [name for name, count in zip(classes, given.tolist(), strict=True) if not count]
+        if lacking:
+            log.warning("the %s split has no image of %d classes, such as %s", part, len(lacking), lacking[0])
+    _check_smallest(counts["train"], classes, shares, "add images")
 
 
 def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, float], remedy: str) -> None:
@@ -158,12 +105,18 @@ def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, 
         )
 
 
-def _shares(splits: Splits) -> dict[str, float]:
-    """Shares of the source's training part that become each split; they sum to 1."""
-    training = 1 - (splits.test or 0)
+def _shares(splits: Splits, own: Collection[str]) -> dict[str, float]:
+    """Shares of the source's training part that become each split; they sum to 1.
+
+    Args:
+        own: splits that the source brings: no share is taken for them.
+    """
+    training = 1 - (0 if "test" in own else splits.test or 0)
     shares = {"calibration": training * splits.calibration, "validation": training * splits.validation}
+    if "validation" in own:
+        del shares["validation"]
     shares["train"] = training - sum(shares.values())
-    return shares | ({"test": splits.test} if splits.test is not None else {})
+    return shares | ({} if "test" in own or splits.test is None else {"test": splits.test})
 
 
 def _under_regime(
@@ -171,7 +124,7 @@ def _under_regime(
 ) -> tuple[dict[str, np.ndarray], Tensor]:
     """Positions of the splits and labels [N] of the training part's images, under the regime.
 
-    Its test split, if it gives one, stays; what is left of all other images is split anew, by the
+    Its test split, if it gives one, stays; what is left of all other images is split again, by the
     noisy labels: a user knows no others.
 
     Args:
@@ -194,7 +147,7 @@ def _under_regime(
         "lower data.regime.label_noise": regime.label_noise > 0,
     }
     remedy = ", ".join(text for text, asked in remedies.items() if asked)
-    shares = _shares(params.splits.model_copy(update={"test": None}))
+    shares = _shares(params.splits, own={"test"} | ({"validation"} - positions.keys()))
     _check_smallest(torch.from_numpy(fewest), classes, shares, remedy)
     labels[kept] = noisy
     again = {name: kept[index] for name, index in stratified_split(noisy, shares, seed).items()}
@@ -202,8 +155,8 @@ def _under_regime(
 
 
 def _write(
-    directory: Path, source: str, classes: tuple[str, ...], parts: dict[str, Part], labels: dict[str, Tensor],
-    positions: dict[str, np.ndarray], true: Tensor, regime: Regime,
+    directory: Path, source: Source, bit_depth: int, classes: tuple[str, ...], parts: dict[str, Part],
+    labels: dict[str, Tensor], positions: dict[str, np.ndarray], true: Tensor, regime: Regime,
 ) -> Summary:  # fmt: skip
     """Write the splits one after another, so that only one is in memory twice, and what they are like.
 
@@ -234,7 +187,7 @@ def _write(
         digest.update(images.labels.numpy().data)
     _, channels, height, width = pixels.shape
     summary = Summary(
-        source=source,
+        source=source.name,
         classes=classes,
         image_size=(height, width),
         channels=channels,
@@ -245,6 +198,8 @@ def _write(
         skipped=sum(part.skipped for part in parts.values()),
         digest=digest.hexdigest(),
         regime=Altered(asked=regime, kept=tuple(kept.tolist()), changed=changed) if regime.alters() else None,
+        bit_depth=bit_depth,
+        not_taken=dict(source.not_taken),
     )
     text = summary.model_dump_json(indent=2, exclude={"regime"} if summary.regime is None else None)
     (directory / "summary.json").write_text(text + "\n", encoding="utf-8")

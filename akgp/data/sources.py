@@ -1,50 +1,30 @@
-"""Sources: where images come from, as streams of undecoded samples with their labels.
+"""Sources: where images come from, as samples by split, undecoded and with their labels.
 
 A source knows files, columns and labels, local or remote; it neither decodes nor splits.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import islice
 
 import numpy as np
 
+from akgp.data import parquet
 from akgp.data.cache import Files, user_cache
-from akgp.data.storage import DataError
-from akgp.params import REMOTE, Data
+from akgp.data.folders import classes_by_split
+from akgp.data.formats import IMAGE_SUFFIXES, RAW_SUFFIXES, begins_like_an_image, ending, not_taken
+from akgp.data.samples import Sample, Samples, Source
+from akgp.data.storage import DataError, printable
+from akgp.params import Data
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+log = logging.getLogger(__name__)
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES_AT_ONCE = 64
-ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image not yet decoded, its label as given, and its origin: the file, and #row in a table.
-
-    content: encoded bytes, pixels (uint8 [H, W] or [H, W, 3]), or why there is neither.
-    """
-
-    content: bytes | np.ndarray | DataError
-    label: Any
-    origin: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a source holds.
-
-    parts: samples by 'train' and, if it brings a test split of its own, 'test'.
-    classes: their names, if the source defines them: labels are then these names or their positions.
-    """
-
-    parts: dict[str, Iterator[Sample]]
-    name: str
-    classes: tuple[str, ...] | None = None
 
 
 def open_source(params: Data) -> Source:
@@ -63,7 +43,7 @@ def _digits(params: Data) -> Source:
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    samples = _arrays(pixels, digits.target.tolist(), "digits")
+    samples = Samples(partial(_arrays, pixels, digits.target.tolist(), "digits"))
     return Source({"train": samples}, "scikit-learn's handwritten digits", tuple("0123456789"))
 
 
@@ -71,13 +51,16 @@ def _cifar10(params: Data) -> Source:
     path = params.path or os.environ.get("AKGP_CIFAR10")
     if path:
         files = Files(path)
-        parts = _parquet_parts(path, files.names)
-        if "test" not in parts:
+        tables = parquet.tables_by_split(path, files.names)
+        if "test" not in tables:
             raise DataError(f"{path}: no test*.parquet beside the training files")
-        with files.parquet(parts["train"][0]) as first:
+        with files.parquet(tables["train"][0].address) as first:
             image_column = "image" if "image" in first.schema_arrow.names else "img"
-        tables = _tables(files, parts, image_column, "label")
-        return Source(tables, "cifar10 (Parquet directory)", CIFAR10_CLASSES)
+        parts = parquet.samples(files, tables, image_column, "label")
+        others = [name for name in files.names if name and not parquet.is_table(name)]
+        return Source(
+            parts, "cifar10 (Parquet directory)", CIFAR10_CLASSES, _not_taken(path, others, files.skipped)
+        )
     from torchvision.datasets import CIFAR10
 
     folder = user_cache() / "cifar10"
@@ -89,7 +72,10 @@ def _cifar10(params: Data) -> Source:
             "to a Parquet directory of it"
         ) from None
     return Source(
-        {part: _arrays(images.data, images.targets, part) for part, images in splits.items()},
+        {
+            part: Samples(partial(_arrays, images.data, images.targets, part))
+            for part, images in splits.items()
+        },
         "cifar10 (torchvision)",
         CIFAR10_CLASSES,
     )
@@ -101,140 +87,74 @@ def _arrays(pixels: np.ndarray, labels: Sequence[int], name: str) -> Iterator[Sa
 
 
 def _image_folder(params: Data) -> Source:
-    """CLASS/**/image, or train/CLASS/**/image and test/CLASS/**/image."""
+    """The images below a folder, by content where their names don't tell; `folders` says what is a class."""
     assert params.path is not None
     root = params.path.rstrip("/")
     files = Files(params.path)
-    images = [name.split("/") for name in files.names if _is_image(name)]
+    if files.names == [""]:
+        raise DataError(f"{params.path}: is a file: must be a directory of class folders")
+    images = _images_among(files, root)
+    taken = set(images)
+    others = [name for name in files.names if name not in taken]
     if not images:
-        raise DataError(f"{params.path}: no images ({', '.join(IMAGE_SUFFIXES)}) in class folders")
-    parted = any(len(steps) > 2 and steps[0] in ("train", "test") for steps in images)
-    listed: dict[str, list[tuple[str, str]]] = {}
-    for steps in images:
-        file = f"{root}/{'/'.join(steps)}"
-        part, *below = steps if parted else ["train", *steps]
-        if part not in ("train", "test"):
-            raise DataError(f"{file}: beside {root}/train and {root}/test there must be no other images")
-        if len(below) < 2:
-            raise DataError(f"{file}: images must lie in a folder named after their class")
-        listed.setdefault(part, []).append((file, below[0]))
-    if "train" not in listed:
-        raise DataError(f"{root}: images in {root}/test only, none in {root}/train")
-    return Source({part: _images(files, each) for part, each in listed.items()}, f"image folder {root}")
+        raise DataError(
+            f"{params.path}: no images in class folders, only {_said(not_taken(others, files.skipped))}"
+        )
+    parts = classes_by_split(root, images, others, files.empty)
+    read = {
+        part: Samples(partial(_files, files, [(f"{root}/{name}", label) for name, label in listed]))
+        for part, listed in parts.items()
+    }
+    return Source(read, f"image folder {root}", None, _not_taken(root, others, files.skipped))
 
 
-def _is_image(file: str) -> bool:
-    hidden = any(step.startswith(".") for step in file.split("/"))
-    return file.lower().endswith(IMAGE_SUFFIXES) and not hidden
+def _images_among(files: Files, root: str) -> list[str]:
+    """Names of the images; of files whose name doesn't tell the first bytes are read."""
+    ends = {name: ending(name) for name in files.names}
+    clear = IMAGE_SUFFIXES | RAW_SUFFIXES
+    unclear = iter([name for name, end in ends.items() if end not in clear])
+    images = {name for name, end in ends.items() if end in IMAGE_SUFFIXES}
+    while block := list(islice(unclear, FILES_AT_ONCE)):
+        heads = files.heads([f"{root}/{name}" for name in block])
+        images.update(
+            name
+            for name, head in zip(block, heads, strict=True)
+            if isinstance(head, DataError) or begins_like_an_image(head)  # what can't be read is a bad row
+        )
+    return [name for name in files.names if name in images]
 
 
-def _images(files: Files, listed: list[tuple[str, str]]) -> Iterator[Sample]:
+def _not_taken(root: str, names: list[str], skipped: dict[str, str]) -> dict[str, int]:
+    """How many files are no part of the data, by their ending, which one line says, too."""
+    counts = not_taken(names, skipped)
+    if counts:
+        example = printable(next(iter([*names, *skipped])))
+        log.warning("not taken: %s, such as %s/%s", _said(counts), root, example)
+    return counts
+
+
+def _said(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {end}" for end, count in counts.items()) or "nothing"
+
+
+def _files(files: Files, listed: list[tuple[str, str]]) -> Iterator[Sample]:
     for start in range(0, len(listed), FILES_AT_ONCE):
         block = listed[start : start + FILES_AT_ONCE]
         for content, (file, label) in zip(files.read([file for file, _ in block]), block, strict=True):
-            yield Sample(content, label, file)
+            yield Sample(content, label, printable(file))
 
 
 def _parquet(params: Data) -> Source:
     assert params.path is not None
     files = Files(params.path)
-    parts = _parquet_parts(params.path, files.names)
-    tables = _tables(files, parts, params.image_column, params.label_column)
-    return Source(tables, f"Parquet {params.path}")
-
-
-def _parquet_parts(path: str, names: list[str]) -> dict[str, list[str]]:
-    """Parquet files in `path`, or `path` itself, by part: test*.parquet, and all others to train on."""
-    root = path.rstrip("/")
-    grouped: dict[str, list[str]] = {}
-    for name in names:
-        file = f"{root}/{name}" if name else root
-        if not file.endswith(".parquet") or "/" in name or name.startswith((".", "_")):
-            continue
-        grouped.setdefault(
-            next((part for part in ("train", "test") if name.startswith(part)), ""), []
-        ).append(file)
-    if not grouped:
-        raise DataError(f"{path}: no .parquet files")
-    others = grouped.pop("", [])
-    if others and "train" in grouped:
-        raise DataError(
-            f"{others[0]}: beside train*.parquet and test*.parquet there must be no other .parquet files"
-        )
-    if others:
-        grouped["train"] = others
-    if "train" not in grouped:
-        raise DataError(f"{path}: test*.parquet only, no training files")
-    return grouped
-
-
-def _tables(
-    files: Files, parts: dict[str, list[str]], image_column: str, label_column: str
-) -> dict[str, Iterator[Sample]]:
-    """The samples of each part, once both columns are known to be in every file and of a fitting type."""
-    for file in (file for named in parts.values() for file in named):
-        with files.parquet(file) as parquet:
-            schema = parquet.schema_arrow
-        for key, column, fits, needed in (
-            ("image_column", image_column, _may_be_images, "encoded images, paths, or {bytes, path}"),
-            ("label_column", label_column, _may_be_labels, "integers or text"),
-        ):
-            if column not in schema.names:
-                columns = ", ".join(schema.names)
-                raise DataError(f"{file}: no column {column!r} (data.{key}), the columns are {columns}")
-            if not fits(schema.field(column).type):
-                kind = schema.field(column).type
-                raise DataError(f"{file}: column {column!r} (data.{key}) holds {kind}, must hold {needed}")
-    return {part: _rows(files, named, image_column, label_column) for part, named in parts.items()}
-
-
-def _may_be_images(kind: Any) -> bool:
-    import pyarrow.types as is_
-
-    if is_.is_struct(kind):
-        return any(kind.field(position).name in ("bytes", "path") for position in range(kind.num_fields))
-    return is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_binary_view(kind) or _is_text(kind)
-
-
-def _may_be_labels(kind: Any) -> bool:
-    import pyarrow.types as is_
-
-    if is_.is_dictionary(kind):
-        kind = kind.value_type
-    return is_.is_integer(kind) or is_.is_floating(kind) or is_.is_boolean(kind) or _is_text(kind)
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow.types as is_
-
-    return is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind)
-
-
-def _rows(files: Files, named: list[str], image_column: str, label_column: str) -> Iterator[Sample]:
-    for file in named:
-        folder, row = file.rpartition("/")[0], 0
-        with files.parquet(file) as parquet:
-            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[image_column, label_column]):
-                images = _contents(files, batch.column(image_column).to_pylist(), folder)
-                for content, label in zip(images, batch.column(label_column).to_pylist(), strict=True):
-                    yield Sample(content, label, f"{file}#{row}")
-                    row += 1
-
-
-def _contents(files: Files, cells: list[Any], folder: str) -> list[bytes | DataError]:
-    """What cells of an image column stand for: bytes, {bytes, path}, or a path, relative to `folder`."""
-    values = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
-    paths = {
-        value: value
-        if value.startswith("/") or REMOTE.match(value)
-        else f"{folder}/{value}"
-        if folder
-        else value
-        for value in values
-        if isinstance(value, str) and value
-    }
-    read = dict(zip(paths, files.read(list(paths.values())), strict=True))
-    return [
-        (read[value] if isinstance(value, str) else value) if value else DataError("no image")
-        for value in values
+    tables = parquet.tables_by_split(params.path, files.names)
+    parts = parquet.samples(files, tables, params.image_column, params.label_column)
+    apart = parquet.may_hold_paths(files, tables, params.image_column)
+    others = [
+        name
+        for name in files.names
+        if name and not parquet.is_table(name) and not (apart and ending(name) in IMAGE_SUFFIXES)
     ]
+    return Source(
+        parts, f"Parquet {params.path}", None, _not_taken(params.path.rstrip("/"), others, files.skipped)
+    )

@@ -6,8 +6,9 @@ Addresses are paths or URLs of fsspec, such as s3://; what they hold is not kept
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,25 +28,116 @@ class Listed:
     tag: str
 
 
-def list_files(path: str) -> dict[str, Listed]:
-    """Files below `path` by their names relative to it, sorted; the one name "" if `path` is a file itself.
+@dataclass
+class Listing:
+    """What lies below a path, by names relative to it.
+
+    files: sorted by name; the one name "" if the path is a file itself.
+    empty: folders with nothing in them.
+    skipped: what is not looked into, and why: HIDDEN, LOOP or SPECIAL.
+    """
+
+    files: dict[str, Listed] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+HIDDEN, LOOP, SPECIAL = "hidden", "link to a folder above it", "no regular file"
+SYSTEM_FILES = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information",
+    "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
+"""Left by operating systems and file servers; some hold thumbnails, which are no images of the data."""
+
+
+def is_hidden(step: str) -> bool:
+    """Whether a file or folder of this name is none of the data's."""
+    return step.startswith(".") or step.lower() in SYSTEM_FILES
+
+
+def list_files(path: str) -> Listing:
+    """What lies below `path`; links to files and folders count as these.
 
     Raises:
-        DataError: there are none, or `path` can't be reached.
+        DataError: there is no file, or `path` or a folder below it can't be reached.
     """
+    from fsspec.implementations.local import LocalFileSystem
+
     with _named(path):
         filesystem, root = remote.opened(path)
-        files: dict[str, Any] = remote.patiently(path, lambda: filesystem.find(root, detail=True))
-    if not files:
+        if isinstance(filesystem, LocalFileSystem):
+            found = _on_disk(root)
+        else:
+            entries = remote.patiently(path, lambda: filesystem.find(root, detail=True))
+            found = _in_store(root, entries)
+    if not found.files:
         raise DataError(f"{path}: no such directory, or nothing in it")
-    return {
-        file[len(root.rstrip("/")) + 1 :]: Listed(entry["size"], entry.get("ETag", ""))
-        for file, entry in sorted(files.items())
-    }
+    found.files = dict(sorted(found.files.items()))
+    return found
 
 
-def read_files(paths: Sequence[str]) -> list[bytes | DataError]:
+def _on_disk(root: str) -> Listing:
+    """Of a link to a folder that it lies in, directly or through other links, nothing is listed again."""
+    found = Listing()
+    if not Path(root).is_dir():
+        found.files |= {"": Listed(-1, "")} if Path(root).exists() else {}
+        return found
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while pending:
+        folder, name, above = pending.pop()
+        status = Path(folder).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            found.skipped[name] = LOOP
+            continue
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
+        if not entries:
+            found.empty.append(name)
+        for entry in entries:
+            below = f"{name}/{entry.name}" if name else entry.name
+            if is_hidden(entry.name):
+                found.skipped[below] = HIDDEN
+            elif _is_dir(entry):
+                pending.append((entry.path, below, above | {here}))
+            elif entry.is_symlink() or entry.is_file():  # a link to nothing is a file that can't be read
+                found.files[below] = Listed(-1, "")
+            else:
+                found.skipped[below] = SPECIAL
+    return found
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _in_store(root: str, entries: dict[str, Any]) -> Listing:
+    """From the objects of a store, where a folder without objects may be one whose name ends with '/'."""
+    found, placeholders = Listing(), []
+    start = len(root.rstrip("/")) + 1
+    for file, entry in entries.items():
+        name = file[start:]
+        steps = name.rstrip("/").split("/")
+        hidden = next((depth for depth, step in enumerate(steps, 1) if is_hidden(step)), None)
+        if hidden is not None:
+            found.skipped["/".join(steps[:hidden])] = HIDDEN
+        elif name.endswith("/") or entry["type"] == "directory":
+            placeholders.append("/".join(steps))
+        else:
+            found.files[name] = Listed(entry["size"], entry.get("ETag", ""))
+    folders = {name[:place] for name in found.files for place, sign in enumerate(name) if sign == "/"}
+    found.empty = [name for name in placeholders if name and name not in folders]
+    return found
+
+
+def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[bytes | DataError]:
     """What the files hold, read side by side where they are remote; an error for each that isn't there.
+
+    Args:
+        first_bytes: read so many of each file, none of which is empty; None: all.
 
     Raises:
         DataError: a file that is there can't be read.
@@ -59,10 +151,12 @@ def read_files(paths: Sequence[str]) -> list[bytes | DataError]:
         here = {path: file for path, (owner, file) in places.items() if owner == filesystem}
         first = next(iter(here))
         with _named(first):
-            contents = remote.patiently(first, partial(_contents, filesystem, list(here.values())))
+            contents = remote.patiently(
+                first, partial(_contents, filesystem, list(here.values()), first_bytes)
+            )
         for path, content in zip(here, contents, strict=True):
             if isinstance(content, (FileNotFoundError, IsADirectoryError)):
-                found[path] = DataError(f"{path}: no such file")
+                found[path] = DataError(f"{printable(path)}: no such file")
             elif isinstance(content, Exception):
                 with _named(path):
                     raise content
@@ -71,10 +165,11 @@ def read_files(paths: Sequence[str]) -> list[bytes | DataError]:
     return [found[path] for path in paths]
 
 
-def _contents(filesystem: Any, files: list[str]) -> list[bytes | Exception]:
-    """What each file holds, or why it can't be read; an outage is raised."""
+def _contents(filesystem: Any, files: list[str], end: int | None) -> list[bytes | Exception]:
+    """What each file holds up to `end`, or why it can't be read; an outage is raised."""
     # Not `cat`: it takes brackets in a file's name for a pattern.
-    contents: list[bytes | Exception] = filesystem.cat_ranges(files, None, None, on_error="return")
+    start = None if end is None else 0
+    contents: list[bytes | Exception] = filesystem.cat_ranges(files, start, end, on_error="return")
     for content in contents:
         if isinstance(content, Exception) and remote.unanswered(content):
             raise content
@@ -117,6 +212,11 @@ def parquet_file(path: str, *, name: str | None = None, verify: bool = False) ->
                 yield parquet
         except pa.ArrowInvalid as error:
             raise DataError(f"{name}: no Parquet file, or a damaged one ({remote.line(error)})") from None
+
+
+def printable(name: str) -> str:
+    r"""`name` with \xNN for the bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from akgp.data.images import Images
@@ -37,6 +38,8 @@ class Summary(Section):
     skipped: int  # bad rows left out
     digest: str  # SHA-256 over pixels and labels of all splits
     regime: Altered | None = None  # None: images and labels are the source's
+    bit_depth: int = 16  # of images with more than 8 bits a channel those that hold values, see `decoded`
+    not_taken: dict[str, int] = Field(default_factory=dict)  # files that are no images, by ending
 
 
 def write_split(

@@ -49,7 +49,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     }
     write_json(
         out / "preprocessing.json",
-        summary.model_dump(mode="json", include={"classes", "image_size", "channels", "mean", "std"}),
+        summary.model_dump(
+            mode="json", include={"classes", "image_size", "channels", "mean", "std", "bit_depth"}
+        ),
     )
     write_json(out / "metrics.json", metrics)
     yield Step(metrics)
