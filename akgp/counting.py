@@ -7,15 +7,16 @@ Bytes on disk and latency are measured elsewhere.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 aten = torch.ops.aten
-COUNTED = {aten.convolution, aten._convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
+Formula = Callable[..., int]
 
 
 @dataclass(frozen=True)
@@ -25,29 +26,94 @@ class Counts:
     params: int
     """Parameters, each shared one once."""
     macs: int
-    """Multiply-accumulates of convolutions and linear layers for one input of the batch."""
+    """Multiply-accumulates of convolutions and matrix products for one input of the batch."""
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one forward pass, for one input of the batch."""
+
+    total: int
+    by_parameter: Mapping[nn.Parameter, int]
+    """Those of operations that read a parameter itself: a convolution's or linear layer's weight, also
+    where it is used by a function. The total has those of other products too, such as attention's."""
 
 
 def count(model: nn.Module, example_input: Tensor) -> Counts:
     """Parameters and MACs of `model` in eval mode.
 
-    MACs are those of convolutions and matrix products (linear layers, attention's projections),
-    half of what torch's FLOP counter reports. Biases, norms, activations, pooling, sums and the
-    fused kernel of attention itself count nothing, as is usual in the pruning literature.
+    MACs are those of convolutions and of matrix products, whatever calls them: linear layers,
+    attention's projections, and attention's own two products, fused or written out. Biases, norms,
+    activations, pooling and sums count nothing. Torchvision publishes the same figures.
 
     Args:
         example_input: [N, ...]; the MACs are divided by N.
     """
+    return Counts(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model, example_input).total,
+    )
+
+
+def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
+    """The MACs of `count`, and which of them belong to which parameter."""
     parameter = next(model.parameters(), None)
     if parameter is not None:
         example_input = example_input.to(parameter.device)
-    with evaluated(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    owners = {_storage(each): each for each in model.parameters()}
+    flops: dict[nn.Parameter | None, int] = {}
+
+    def owned(formula: Formula) -> Formula:
+        def counted(*args: Any, out_val: Any, **options: Any) -> int:
+            operands = (each for each in (*args, *options.values()) if isinstance(each, Tensor))
+            owner = next((owners[key] for each in operands if (key := _storage(each)) in owners), None)
+            number = formula(*args, out_val=out_val, **options)
+            flops[owner] = flops.get(owner, 0) + number
+            return number
+
+        counted._get_raw = True  # type: ignore[attr-defined]  # the counter hands it tensors, not shapes
+        return counted
+
+    # Of the operations that torch counts, those without a weight (flex attention) need no owner.
+    formulas = {
+        operation: owned(formula)
+        for operation, formula in ({**flop_registry, **UNCOUNTED}).items()
+        if isinstance(operation, torch._ops.OpOverloadPacket)
+    }
+    with (
+        evaluated(model),
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+    ):
         model(example_input)
-    flops = sum(n for operation, n in counter.get_flop_counts()["Global"].items() if operation in COUNTED)
-    return Counts(
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=flops // 2 // len(example_input),
-    )
+    batch = 2 * len(example_input)  # a multiply-accumulate is two operations
+    macs = {owner: number // batch for owner, number in flops.items() if owner is not None}
+    return Macs(counter.get_total_flops() // batch, macs)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What views of a tensor have in common; also of tensors without data."""
+    return tensor.untyped_storage()._cdata
+
+
+def _product(matrix: Tensor, vector: Tensor, **_: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+# What torch's counter leaves out.
+UNCOUNTED: dict[Any, Formula] = {
+    aten.mv: _product,
+    aten.addmv: lambda _, matrix, vector, **__: _product(matrix, vector),
+    aten.dot: _product,
+    aten.addbmm: lambda _, first, second, **__: 2 * first.numel() * second.shape[2],
+    aten._addmm_activation: lambda _, first, second, **__: 2 * first.numel() * second.shape[1],
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_fused_attention_overrideable: _attention,
+}
 
 
 @contextlib.contextmanager

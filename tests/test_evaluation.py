@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from akgp.data.batches import normalize
 from akgp.data.images import Images
@@ -71,21 +74,76 @@ def test_counts_of_resnet20_by_hand(widths: tuple[int, int, int]) -> None:
         assert found.macs == 40_551_040
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "swin_t"])
 def test_counts_are_torchvisions(name: str) -> None:
-    """mobilenet_v2 has grouped convolutions; published figures are GMACs of three decimals."""
+    """MobileNet has grouped convolutions, ViT fused attention, Swin its own; GMACs of three decimals."""
     from torchvision import models
 
     published = models.get_model_weights(name).DEFAULT.meta
-    found = count(models.get_model(name, weights=None), torch.zeros(1, 3, 224, 224))
+    with torch.device("meta"):
+        model = models.get_model(name, weights=None)
+        found = count(model, torch.zeros(1, 3, 224, 224))
     assert round(found.macs / 1e9, 3) == published["_ops"]
     assert found.params == published["num_params"]
 
 
-def test_attention_counts_its_projections() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
-    tokens = 5
-    assert count(layer, torch.zeros(3, tokens, 8)).macs == tokens * (4 * 8 * 8 + 2 * 8 * 16)
+TOKENS, WIDTH = 5, 8
+PRODUCTS = 2 * TOKENS * TOKENS * WIDTH  # queries by keys, weights by values
+ATTENTION = TOKENS * 4 * WIDTH * WIDTH + PRODUCTS
+
+
+class Calls(nn.Module):
+    """Calls a function with the input and parameters of these shapes."""
+
+    def __init__(self, function: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList(torch.zeros(shape) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.weights)
+
+
+def attention(**options: Any) -> Calls:
+    layer = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+    calls = Calls(lambda x: layer(x, x, x, **options)[0])
+    calls.layer = layer
+    return calls
+
+
+def scaled(x: Tensor, **options: Any) -> Tensor:
+    return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "macs"),
+    [
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8), ATTENTION + 5 * 2 * 8 * 16),
+        (attention(), (5, 8), ATTENTION),
+        (attention(need_weights=False), (5, 8), ATTENTION),
+        (attention(attn_mask=torch.zeros(5, 5), need_weights=False), (5, 8), ATTENTION),
+        (Calls(scaled), (5, 8), PRODUCTS),
+        (Calls(lambda x: F.scaled_dot_product_attention(x, x, x)), (5, 8), PRODUCTS),
+        (Calls(lambda x: (x @ x.mT).softmax(-1) @ x), (5, 8), PRODUCTS),
+        (Calls(lambda x: torch.einsum("nik,njk->nij", x, x)), (5, 8), PRODUCTS // 2),
+        (Calls(F.linear, (7, 8)), (5, 8), 5 * 7 * 8),
+        (Calls(F.linear, (7, 8), (7,)), (8,), 7 * 8),
+        (Calls(lambda x, w: x @ w, (8, 7)), (5, 8), 5 * 7 * 8),
+        (Calls(lambda x, w: x @ w, (8,)), (5, 8), 5 * 8),
+        (Calls(lambda x, b, w: torch.addmm(b, x, w), (7,), (8, 7)), (8,), 7 * 8),
+        (Calls(lambda x, w: F.conv2d(x, w, stride=2, padding=1), (6, 4, 3, 3)), (4, 8, 8), 6 * 4 * 9 * 16),
+        (Calls(lambda x, w: F.conv2d(x, w, groups=2), (6, 2, 3, 3)), (4, 8, 8), 6 * 2 * 9 * 36),
+        (nn.Conv1d(4, 6, 3), (4, 10), 6 * 4 * 3 * 8),
+        (nn.ConvTranspose1d(4, 6, 3, stride=2), (4, 10), 4 * 6 * 3 * 10),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5), 4 * 3 * 9 * 25),
+        (nn.Conv3d(4, 6, 3), (4, 5, 5, 5), 6 * 4 * 27 * 27),
+    ],
+)
+def test_macs_by_hand(model: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    """Whatever module or function computes it, for one input, and in every mode of autograd."""
+    assert count(model, torch.zeros(3, *shape)).macs == macs
+    with torch.inference_mode():
+        assert count(model, torch.zeros(1, *shape)).macs == macs
 
 
 def test_counting_changes_nothing() -> None:
