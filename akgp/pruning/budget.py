@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from akgp.counting import evaluated
-from akgp.pruning.graph import PRUNABLE, Group, PruningError
+from akgp.counting import count_macs
+from akgp.pruning.cutting import PRUNABLE, width
+from akgp.pruning.graph import Group
+from akgp.pruning.tracing import PruningError
 
 TOLERANCE = 0.02
 """A budget is met if the cost is at most this share of it away."""
@@ -152,17 +154,18 @@ class Costs:
             unit: `MACs`, for one input, or `parameters`.
         """
         self.unit, self.groups = unit, groups
-        macs = _macs(model, example_input) if unit == "MACs" else {}
+        macs = count_macs(model, example_input) if unit == "MACs" else None
+        by_weight = macs.by_parameter if macs else {}
         touched: dict[nn.Module, tuple[dict[int, float], dict[int, float]]] = {}
         for index, group in enumerate(groups):
             for part in group.parts:
                 outputs, inputs = touched.setdefault(part.module, ({}, {}))
-                share = len(part.indices) / group.width / _size(part.module, part.writes)
+                share = len(part.indices) / group.width / width(part.module, part.writes)
                 (outputs if part.writes else inputs)[index] = share
         self.parts = [
-            self._cost(module, outputs, inputs, macs) for module, (outputs, inputs) in touched.items()
+            self._cost(module, outputs, inputs, by_weight) for module, (outputs, inputs) in touched.items()
         ]
-        every = sum(macs.values()) if unit == "MACs" else sum(p.numel() for p in model.parameters())
+        every = macs.total if macs else sum(p.numel() for p in model.parameters())
         self.fixed = every - sum(part.weight + part.other for part in self.parts)
         self.dense = float(every)
 
@@ -171,10 +174,11 @@ class Costs:
         module: nn.Module,
         outputs: dict[int, float],
         inputs: dict[int, float],
-        macs: Mapping[nn.Module, int],
+        macs: Mapping[nn.Parameter, int],
     ) -> _Cost:
         if self.unit == "MACs":
-            return _Cost(macs.get(module, 0), 0, outputs, inputs)
+            own_macs = sum(macs.get(parameter, 0) for parameter in module.parameters(recurse=False))
+            return _Cost(own_macs, 0, outputs, inputs)
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         weight = module.weight.numel() if isinstance(module, PRUNABLE) else 0
         return _Cost(weight, own - weight, outputs, inputs)
@@ -188,30 +192,3 @@ class Costs:
             inputs = 1 - sum(share * removed[index] for index, share in part.inputs.items())
             cost += part.weight * outputs * inputs + part.other * outputs
         return cost
-
-
-def _size(module: nn.Module, outputs: bool) -> int:
-    """How many outputs or inputs a module has."""
-    if isinstance(module, nn.Linear):
-        return module.out_features if outputs else module.in_features
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return module.out_channels if outputs else module.in_channels
-    return max((p.numel() for p in module.parameters(recurse=False)), default=1)
-
-
-def _macs(model: nn.Module, example_input: Tensor) -> dict[nn.Module, int]:
-    """MACs of every convolution and linear layer for one input."""
-    found: dict[nn.Module, int] = {}
-
-    def add(module: nn.Module, _: object, output: Tensor) -> None:
-        assert isinstance(module, PRUNABLE)
-        found[module] = found.get(module, 0) + output.numel() // len(example_input) * module.weight[0].numel()
-
-    handles = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, PRUNABLE)]
-    try:
-        with evaluated(model), torch.no_grad():
-            model(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found

@@ -6,38 +6,22 @@ their outputs are summed), with everything that reads them. Nothing is scored or
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import parametrize
 
 from akgp.models import ChannelMap
+from akgp.pruning.cutting import PRUNABLE, Part, is_depthwise, side, tensors
+from akgp.pruning.tracing import PruningError, told, traced
 
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Statistics over several channels: without some of them the others come out differently.
 MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
-
-
-class PruningError(ValueError):
-    """A network cannot be pruned as asked; the message says what to change."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One module of a group: which of its channels belong to the group.
-
-    indices: positions in the module, channels: those in the group that they belong to, alike in
-    length. A linear layer behind a flattened feature map has many positions for a channel.
-    """
-
-    name: str
-    module: nn.Module
-    writes: bool  # its outputs are the group's channels; otherwise they are among its inputs
-    indices: tuple[int, ...]
-    channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,59 +58,43 @@ class Group:
         ]
 
 
-class _ChannelMapPruner:
-    """How Torch-Pruning cuts option A's shortcut: inputs and outputs may go independently."""
-
-    pruning_dim = 1
-
-    def prune_out_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> nn.Module:
-        layer.index = layer.index[_without(len(layer.index), idxs)]
-        return layer
-
-    def prune_in_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> nn.Module:
-        kept = _without(layer.in_channels, idxs)
-        position = torch.full((layer.in_channels + 1,), -1)  # the last one stands for index -1
-        position[kept] = torch.arange(len(kept))
-        layer.index = position[layer.index]
-        layer.in_channels = len(kept)
-        return layer
-
-    def get_out_channels(self, layer: ChannelMap) -> int:
-        return len(layer.index)
-
-    def get_in_channels(self, layer: ChannelMap) -> int:
-        return layer.in_channels
-
-
 class Graph:
-    """The dependencies of `model`, which `remove` changes in place.
+    """The dependencies of `model`, a copy that is used up by tracing it.
+
+    Attributes:
+        groups: in the order of the modules; a layer is a member of one or more.
+        outside: layer that is in none -> why.
 
     Raises:
-        PruningError: the network's graph cannot be traced.
+        PruningError: the network's graph cannot be traced or followed.
     """
 
     def __init__(self, model: nn.Module, example_input: Tensor, skip: Sequence[str] = ()) -> None:
         self.names = {module: name for name, module in model.named_modules()}
-        _check_skip(skip, list(self.names.values()))
-        self.dependencies = _traced(model, example_input)
-        self.groups = list(self._groups(skip))
+        self.skipped = _skipped(model, skip)
+        self.tied = _tied(model)
+        self.dependencies, called = traced(model, example_input)
+        with told(model, "has connections that cannot be followed"):
+            self.groups = list(self._groups())
+        self.outside = {
+            name: "no gradient passes through it" if module in called else "not reached from the input"
+            for module, name in self.names.items()
+            if isinstance(module, PRUNABLE) and module not in self.dependencies.module2node
+        }
 
-    def _groups(self, skip: Sequence[str]) -> Iterator[Group]:
-        """Groups in the order of the modules; every layer is a member of one or more."""
+    def _groups(self) -> Iterator[Group]:
         seen: set[nn.Module] = set()
         for module in self.names:
-            if module in seen or not isinstance(module, PRUNABLE) or module not in self._nodes:
+            if module in seen or not isinstance(module, PRUNABLE):
+                continue
+            if module not in self.dependencies.module2node:
                 continue
             width = self.dependencies.get_out_channels(module)
             items = list(self._items(module, range(width)))
             parts = tuple(self._parts(items))
-            group = Group(module, width, parts, self._reason(items, parts, width, skip))
+            group = Group(module, width, parts, self._reason(items, parts, width))
             seen |= {part.module for part in group.layers}
             yield group
-
-    @property
-    def _nodes(self) -> dict[Any, Any]:
-        return self.dependencies.module2node
 
     def _items(self, root: nn.Module, channels: Sequence[int]) -> Any:
         pruner = self.dependencies.get_pruner_of_module(root)
@@ -135,7 +103,7 @@ class Graph:
     def _parts(self, items: Sequence[Any]) -> Iterator[Part]:
         for item in items:
             module = item.dep.target.module
-            if module in self.names:
+            if module in self.names and not (isinstance(module, nn.PReLU) and module.num_parameters == 1):
                 yield Part(
                     self.names[module],
                     module,
@@ -144,71 +112,75 @@ class Graph:
                     tuple(item.root_idxs),
                 )
 
-    def _reason(
-        self, items: Sequence[Any], parts: Sequence[Part], width: int, skip: Sequence[str]
-    ) -> str | None:
+    def _reason(self, items: Sequence[Any], parts: Sequence[Part], width: int) -> str | None:
         """Why a group stays dense, or None."""
         readers = {part.module for part in parts if not part.writes}
         if any(not item.dep.target.outputs and item.dep.target.module not in readers for item in items):
             return "is the network's output"
-        layers = [part.name for part in parts if part.writes and isinstance(part.module, PRUNABLE)]
-        skipped = [name for name in layers if _skips(name, skip)]
+        layers = [part for part in parts if part.writes and isinstance(part.module, PRUNABLE)]
+        skipped = [part.name for part in layers if part.module in self.skipped]
         if skipped:
-            return "skipped" if skipped == layers else f"summed with {skipped[0]}, which is skipped"
+            alone = len(skipped) == len(layers)
+            return "skipped" if alone else f"summed with {skipped[0]}, which is skipped"
         for part in parts:
-            groups = getattr(part.module, "groups", 1)
-            if groups > 1 and groups != part.module.out_channels:
-                return f"grouped convolution {part.name}"
-            if isinstance(part.module, MIXING):
-                return f"{type(part.module).__name__} {part.name} mixes the channels"
-            if (
-                part.writes
-                and isinstance(part.module, PRUNABLE)
-                and sorted(part.channels) != list(range(width))
-            ):
-                return f"shares only some channels with {part.name}"
+            if reason := self._uncuttable(part, width):
+                return reason
         if any(isinstance(item.dep.target.module, nn.Parameter) for item in items):
             return "scaled by a parameter outside of a layer"
         return None
 
-    def remove(self, group: Group, channels: Sequence[int]) -> None:
-        """Remove `channels` of the group from every module of the network."""
-        if channels:
-            self._items(group.root, channels).prune(record_history=False)
+    def _uncuttable(self, part: Part, width: int) -> str | None:
+        """Why the channels of a group cannot be cut out of one of its modules, or None."""
+        module, name, kind = part.module, part.name, type(part.module).__name__
+        if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
+            return f"grouped convolution {name}"
+        if isinstance(module, MIXING):
+            return f"{kind} {name} mixes the channels"
+        if isinstance(module, _InstanceNorm) and module.affine:
+            return f"{kind} {name} adds a bias to channels that are zero"
+        if not isinstance(module, ChannelMap):
+            known = side(module, part.writes)
+            if known is None:
+                return f"{kind} {name} cannot be cut"
+            if module in self.tied:
+                return f"{name} shares {self.tied[module]}"
+            if parametrize.is_parametrized(module) or "weight" not in module._parameters:
+                return f"the weight of {name} is computed from other tensors"
+            others = {each: tensor.numel() for each, tensor in tensors(module)}
+            odd = [each for each, size in others.items() if size > 1 and each not in (*known.tensors, *KEPT)]
+            if odd:
+                return f"{name} holds {odd[0]} beside its weight"
+        if part.writes and isinstance(module, PRUNABLE) and sorted(part.channels) != list(range(width)):
+            return f"shares only some channels with {name}"
+        return None
 
 
-def _traced(model: nn.Module, example_input: Tensor) -> Any:
-    import torch_pruning
-
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    try:
-        with torch.enable_grad():  # it follows the gradient's graph
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            return torch_pruning.DependencyGraph().build_dependency(
-                model, example_input, customized_pruners={ChannelMap: _ChannelMapPruner()}, verbose=False
-            )
-    except Exception as error:  # whatever the user's forward pass or the tracer raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PruningError(
-            f"{type(model).__name__} cannot be traced with an input of {list(example_input.shape)}: {reason}"
-        ) from error
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+KEPT = ("bias", "num_batches_tracked")
+"""Tensors that stay as they are when a module's inputs are cut, or always."""
 
 
-def _check_skip(skip: Sequence[str], names: list[str]) -> None:
+def _tied(model: nn.Module) -> dict[nn.Module, str]:
+    """Module -> which of its tensors is another module's too, and whose."""
+    owners: dict[int, dict[nn.Module, str]] = defaultdict(dict)
+    names = {module: name for name, module in model.named_modules()}
+    for module, name in names.items():
+        for own, tensor in tensors(module):
+            owners[tensor.untyped_storage()._cdata].setdefault(module, f"{name}.{own}")
+    found = {}
+    for sharing in owners.values():
+        for module, own in sharing.items():
+            others = [other for each, other in sharing.items() if each is not module]
+            if others:
+                found[module] = f"its {own.rpartition('.')[2]} with {', '.join(others)}"
+    return found
+
+
+def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
+    names = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(skip, str):
+        raise PruningError(f"skip must be a list of names of modules, got {skip!r}")
     for name in skip:
         if not name or name not in names:
-            raise PruningError(f"skip: {name!r} is not a module of the network, such as {names[1]!r}")
-
-
-def _skips(name: str, skip: Sequence[str]) -> bool:
-    return any(name == each or name.startswith(f"{each}.") for each in skip)
-
-
-def _without(count: int, removed: Sequence[int]) -> Tensor:
-    kept = torch.ones(count, dtype=torch.bool)
-    kept[list(removed)] = False
-    return kept.nonzero().flatten()
+            like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""
+            raise PruningError(f"skip: {name!r} is not a module of the network{like}")
+    return {module for name in skip for module in names[name].modules()}

@@ -6,7 +6,7 @@ the given network with the same filters set to zero, which is checked after ever
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akgp.counting import evaluated
+from akgp.counting import Counts, count, evaluated
 from akgp.models import ChannelMap
-from akgp.pruning.budget import Costs, Widths, budget_widths, ratio_widths
+from akgp.pruning.budget import TOLERANCE, Costs, Widths, budget_widths, ratio_widths
 from akgp.pruning.criteria import CRITERIA, coupled_scores
-from akgp.pruning.graph import NORMS, PRUNABLE, Graph, Group, Part, PruningError
+from akgp.pruning.cutting import PRUNABLE, Part, cut
+from akgp.pruning.graph import Graph, Group
+from akgp.pruning.tracing import PruningError, copied, ordinary, refuse
+from akgp.pruning.verification import verify
 
-EXACT = 1e-4
-"""Largest difference between surgered and masked outputs, as a share of their largest magnitude."""
+log = logging.getLogger(__name__)
+
+Amount = tuple[str, float]
+MEANING = {
+    "ratio": "the share of each layer's filters to remove",
+    "macs": "the share of the MACs to keep",
+    "params": "the share of the parameters to keep",
+}
+UNITS = {"macs": "MACs", "params": "parameters"}
 
 
 @dataclass(frozen=True)
@@ -81,26 +91,31 @@ def prune(
         PruningError: an argument is out of its range; the network cannot be traced, holds values
             that are not finite, or cannot be cut exactly.
     """
-    _check(ratio, macs, params, criterion, round_to)
-    smaller = copy.deepcopy(model)
-    with evaluated(smaller):
-        graph = Graph(smaller, example_input, skip)
-        scores = _scores(graph.groups, criterion, seed)
-        floors = _floors(graph.groups)
-        if ratio is not None:
-            widths = ratio_widths(graph.groups, ratio, round_to)
-        else:
-            share, unit = (macs, "MACs") if macs is not None else (params, "parameters")
-            assert share is not None
-            costs = Costs(smaller, graph.groups, example_input, unit)
-            widths = budget_widths(graph.groups, scores, costs, share * costs.dense, round_to, floors)
+    amount = _check(ratio, macs, params, criterion, round_to)
+    refuse(model)
+    with ordinary():
+        example_input = _at(model, example_input)
+        traced = copied(model)
+        with evaluated(traced):
+            graph = Graph(traced, example_input, skip)
+            dense = count(traced, example_input)
+            scores = _scores(graph.groups, criterion, seed)
+            widths = _widths(traced, graph.groups, scores, example_input, amount, round_to)
         removed = _removed(graph.groups, scores, widths)
-        gone: list[Part] = []
-        for group, channels in zip(graph.groups, removed, strict=True):
-            gone += group.only(channels)
-            graph.remove(group, channels)
-    _verify(masked(model, gone), smaller, example_input)
-    return Pruned(smaller, _layers(model, graph.groups, gone, round_to))
+        gone = [
+            part
+            for group, channels in zip(graph.groups, removed, strict=True)
+            for part in group.only(channels)
+            if part.indices
+        ]
+        layers = _layers(traced, graph, gone, round_to)
+        if not any(removed) and amount != ("ratio", 0):
+            raise PruningError(_nothing(model, amount, layers))
+        smaller = copied(model)
+        cut(smaller, gone)
+        verify(model, gone, smaller, example_input)
+        _report(amount, layers, dense, count(copied(smaller), example_input))
+    return Pruned(smaller, layers)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -116,21 +131,10 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     ]
 
 
-def masked(model: nn.Module, gone: Iterable[Part]) -> nn.Module:
-    """A copy of `model` with removed filters, and γ and β of their BatchNorms, set to zero."""
-    masked = copy.deepcopy(model)
-    with torch.no_grad():
-        for part in gone:
-            module = masked.get_submodule(part.name)
-            if part.writes and isinstance(module, (*PRUNABLE, *NORMS)):
-                for parameter in module.parameters(recurse=False):
-                    parameter[list(part.indices)] = 0
-    return masked
-
-
 def _check(
     ratio: float | None, macs: float | None, params: float | None, criterion: str, round_to: int
-) -> None:
+) -> Amount:
+    """Which of the three is given, and its value."""
     amounts = {"ratio": ratio, "macs": macs, "params": params}
     given = {key: value for key, value in amounts.items() if value is not None}
     if len(given) != 1:
@@ -138,13 +142,39 @@ def _check(
             f"exactly one of ratio, macs, params must be given, got {', '.join(given) or 'none'}"
         )
     ((key, value),) = given.items()
-    allowed = 0 <= value < 1 if key == "ratio" else 0 < value < 1
-    if not allowed:
-        raise PruningError(f"{key} must be in {'[' if key == 'ratio' else '('}0, 1), got {value}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (0 <= value < 1 if key == "ratio" else 0 < value < 1):
+        start = "[" if key == "ratio" else "("
+        raise PruningError(f"{key} must be in {start}0, 1), got {value}; it is {MEANING[key]}")
     if criterion not in CRITERIA:
         raise PruningError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     if round_to < 1:
         raise PruningError(f"round_to must be 1 or more, got {round_to}")
+    return key, float(value)
+
+
+def _at(model: nn.Module, example_input: Tensor) -> Tensor:
+    """The example as an ordinary tensor on the network's device."""
+    if not isinstance(example_input, Tensor):
+        raise PruningError(f"example_input must be a tensor [N, ...], got {type(example_input).__name__}")
+    if not example_input.numel():
+        raise PruningError(f"example_input must hold an input, got one of {list(example_input.shape)}")
+    return example_input.detach().clone().to(next(model.parameters()).device)
+
+
+def _widths(
+    model: nn.Module,
+    groups: Sequence[Group],
+    scores: Sequence[Tensor],
+    example_input: Tensor,
+    amount: Amount,
+    round_to: int,
+) -> Widths:
+    key, share = amount
+    if key == "ratio":
+        return ratio_widths(groups, share, round_to)
+    costs = Costs(model, groups, example_input, UNITS[key])
+    return budget_widths(groups, scores, costs, share * costs.dense, round_to, _floors(groups))
 
 
 def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
@@ -208,37 +238,12 @@ def _removed(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) 
     return [decide(index) for index in range(len(groups))]
 
 
-def _verify(masked: nn.Module, surgered: nn.Module, example_input: Tensor) -> None:
-    """Raise PruningError unless both networks give the same outputs for random inputs."""
-    noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(example_input.device, example_input.dtype)
-    try:
-        with torch.no_grad(), evaluated(masked), evaluated(surgered):
-            expected, got = masked(noise), surgered(noise)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise PruningError(
-            f"{type(surgered).__name__} does not run without the removed channels ({reason}): "
-            "name the modules around it in skip"
-        ) from error
-    if not expected.isfinite().all():
-        raise PruningError(
-            f"{type(masked).__name__} gives values that are not finite; did its training diverge?"
-        )
-    difference = float((expected - got).abs().max())
-    if difference > EXACT * float(expected.abs().max()):
-        raise PruningError(
-            f"{type(surgered).__name__} without the removed channels differs by {difference:.3g} from the "
-            "network with them set to zero: something makes more of zeros than zeros; name it in skip"
-        )
-
-
-def _layers(model: nn.Module, groups: Sequence[Group], gone: Iterable[Part], round_to: int) -> list[Layer]:
+def _layers(model: nn.Module, graph: Graph, gone: Iterable[Part], round_to: int) -> list[Layer]:
     removed: dict[str, set[int]] = defaultdict(set)
     for part in gone:
         if part.writes:
             removed[part.name].update(part.indices)
-    reasons = {layer.name: group.reason for group in groups for layer in group.layers}
+    reasons = graph.outside | {layer.name: group.reason for group in graph.groups for layer in group.layers}
     layers = []
     for name, module in model.named_modules():
         if isinstance(module, PRUNABLE):
@@ -247,6 +252,38 @@ def _layers(model: nn.Module, groups: Sequence[Group], gone: Iterable[Part], rou
             reason = None
             if len(kept) == width:
                 narrow = f"no wider than round_to ({round_to})" if width <= round_to else "ratio or budget"
-                reason = reasons.get(name, "not reached from the input") or narrow
+                reason = reasons[name] or narrow
             layers.append(Layer(name, kept, width, len(kept), reason))
     return layers
+
+
+def _nothing(model: nn.Module, amount: Amount, layers: Sequence[Layer]) -> str:
+    """Why no filter of any layer was removed, by reason."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for layer in layers:
+        by_reason[str(layer.reason)].append(layer.name)
+    key, value = amount
+    why = "; ".join(
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {reason}"
+        for reason, names in by_reason.items()
+    )
+    return f"{type(model).__name__}: nothing can be removed by {key} {value:g} ({MEANING[key]}): {why}"
+
+
+def _report(amount: Amount, layers: Sequence[Layer], dense: Counts, pruned: Counts) -> None:
+    """Log what was removed and kept; raise PruningError where a budget of MACs or parameters was not met."""
+    key, share = amount
+    filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
+    kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}
+    log.info(
+        "%s %g is %s. Kept: %s of %s filters, %s of %s MACs (%.1f %%), %s of %s parameters (%.1f %%)",
+        *(key, share, MEANING[key]),
+        *(f"{each:,}" for each in reversed(filters)),
+        *(f"{pruned.macs:,}", f"{dense.macs:,}", 100 * kept["macs"]),
+        *(f"{pruned.params:,}", f"{dense.params:,}", 100 * kept["params"]),
+    )
+    if key in kept and abs(kept[key] / share - 1) > TOLERANCE:
+        raise PruningError(
+            f"a budget of {share:g} of the {UNITS[key]} was not met: {kept[key]:.3f} of them are left when "
+            "counted on the smaller network, where its layers' widths promised otherwise; use ratio"
+        )

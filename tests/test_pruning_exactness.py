@@ -1,0 +1,495 @@
+"""What pruning leaves as it was, in which modes it works, what it refuses, and that a wrong cut is found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from akgp.counting import count
+from akgp.models import cifar_resnet
+from akgp.pruning import Pruned, PruningError, cutting, prune
+
+IMAGES = torch.zeros(2, 3, 12, 12)
+
+
+class Small(nn.Module):
+    """A residual branch, a concatenation and a flattened head: each a way to cut wrongly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.inner = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.inner_norm = nn.BatchNorm2d(32)
+        self.outer = nn.Conv2d(32, 16, 3, padding=1, bias=False)
+        self.outer_norm = nn.BatchNorm2d(16)
+        self.side = nn.Conv2d(16, 24, 1)
+        self.both = nn.Conv2d(40, 16, 1)
+        self.head = nn.Linear(16 * 4, 5)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.outer_norm(self.outer(F.relu(self.inner_norm(self.inner(x)))))
+        x = F.relu(self.both(torch.cat([self.side(x), x], 1)))
+        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+def kept(pruned: Pruned) -> dict[str, tuple[int, ...]]:
+    return {layer.name: layer.kept for layer in pruned.layers}
+
+
+EXPECTED = kept(prune(Small(), IMAGES, ratio=0.5))
+
+
+def test_every_layer_of_the_small_network_is_cut() -> None:
+    widths = {name: len(filters) for name, filters in EXPECTED.items()}
+    assert widths == {"stem": 8, "inner": 16, "outer": 8, "side": 16, "both": 8, "head": 5}
+
+
+# What stays as it was
+
+
+def test_parameters_stay_frozen_and_modules_in_their_mode() -> None:
+    model = Small().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = ["stem.weight", "norm.weight", "norm.bias", "inner.weight", "head.bias"]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    model.norm.eval()
+    pruned = prune(model, IMAGES, ratio=0.5).model
+    for network in (model, pruned):
+        assert [n for n, p in network.named_parameters() if not p.requires_grad] == frozen
+        assert [n for n, m in network.named_modules() if not m.training] == ["norm"]
+        assert network.inner.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not network.inner.weight.is_contiguous()
+    assert isinstance(pruned.inner.weight, nn.Parameter) and pruned.inner.weight.is_leaf
+    assert {n: b.dtype for n, b in pruned.named_buffers()} == {n: b.dtype for n, b in model.named_buffers()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_precision_stays(dtype: torch.dtype) -> None:
+    pruned = prune(Small().to(dtype), IMAGES.to(dtype), ratio=0.5).model
+    assert {tensor.dtype for tensor in pruned.parameters()} == {dtype}
+
+
+def test_hooks_stay() -> None:
+    model, seen = Small(), []
+    model.side.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    pruned = prune(model, IMAGES, ratio=0.5).model
+    seen.clear()
+    pruned(IMAGES)
+    assert seen == [16]
+
+
+class Tied(nn.Module):
+    """Two layers of one weight: one module called twice, one parameter in two, or two of one memory."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 24), nn.Linear(24, 5)
+        self.one, self.free, self.two = nn.Linear(24, 24), nn.Linear(24, 32), nn.Linear(32, 24)
+        self.three = self.one if by == "module" else nn.Linear(24, 24)
+        if by == "parameter":
+            self.three.weight = self.one.weight
+        if by == "memory":
+            self.three.weight.data = self.one.weight.data.T
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.one(F.relu(self.first(x))))
+        x = F.relu(self.two(F.relu(self.free(x))))
+        return self.last(F.relu(self.three(x)))
+
+
+@pytest.mark.parametrize("by", ["module", "parameter", "memory"])
+def test_tied_weights_stay_tied(by: str) -> None:
+    torch.manual_seed(0)
+    model, example = Tied(by), torch.zeros(2, 12)
+    result = prune(model, example, ratio=0.5)
+    pruned, reasons = result.model, {layer.name: layer.reason for layer in result.layers}
+    assert len(list(pruned.parameters())) == len(list(model.parameters()))
+    assert pruned.free.out_features == 16
+    if by == "module":
+        assert pruned.three is pruned.one and pruned.one.out_features == 16
+    elif by == "parameter":
+        assert pruned.three.weight is pruned.one.weight
+        assert reasons["one"] == "one shares its weight with three.weight"
+        assert reasons["first"] == "one shares its weight with three.weight"
+        assert reasons["three"] == "three shares its weight with one.weight"
+    else:
+        pruned.one.weight.data[1, 2] = 7.0
+        assert pruned.three.weight[2, 1] == 7.0
+        assert reasons["one"] == "one shares its weight with three.weight"
+
+
+def test_a_budget_of_parameters_counts_a_tied_one_once() -> None:
+    model, example = Tied("parameter"), torch.zeros(2, 12)
+    pruned = prune(model, example, params=0.75, round_to=1).model
+    assert count(pruned, example).params / count(model, example).params == pytest.approx(0.75, rel=0.02)
+
+
+# Modes of autograd
+
+
+class Decorated(Small):
+    forward = torch.no_grad()(Small.forward)
+
+
+class Inferred(Small):
+    forward = torch.inference_mode()(Small.forward)
+
+
+class Halfway(Small):
+    """Turns gradients off in the middle, detaches, and goes on with data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = F.relu(self.norm(self.stem(x)))
+            inner = F.relu(self.inner_norm(self.inner(x).detach()))
+        x = x.data + torch.detach(self.outer_norm(self.outer(inner)))
+        torch.set_grad_enabled(False)
+        x = F.relu(self.both(torch.cat([self.side(x), x], 1)))
+        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+class Writes(Small):
+    """Clips a weight in place, as only no_grad allows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head.bias.clamp_(-1, 1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [Small, Decorated, Inferred, Halfway, Writes])
+def test_gradients_turned_off_by_the_forward_pass(kind: type[Small]) -> None:
+    with torch.enable_grad():
+        assert kept(prune(kind(), IMAGES, ratio=0.5)) == EXPECTED
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("amount", [{"ratio": 0.5}, {"macs": 0.5}])
+def test_gradients_turned_off_by_the_caller(mode: Callable[[], Any], amount: dict[str, float]) -> None:
+    expected = kept(prune(Small(), IMAGES, **amount))  # type: ignore[arg-type]
+    with mode():
+        pruned = prune(Small(), torch.zeros(2, 3, 12, 12), **amount)  # type: ignore[arg-type]
+    assert kept(pruned) == expected
+    assert not any(tensor.is_inference() for tensor in pruned.model.state_dict().values())
+    pruned.model.train()(IMAGES).sum().backward()
+
+
+def test_frozen_everywhere_and_in_training_mode() -> None:
+    pruned = prune(Small().train().requires_grad_(False), IMAGES, ratio=0.5)
+    assert kept(pruned) == EXPECTED
+    assert not any(parameter.requires_grad for parameter in pruned.model.parameters())
+
+
+def test_the_given_network_is_not_run() -> None:
+    """Not even its buffers change."""
+
+    class Counts(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counts()
+    assert prune(model, IMAGES, ratio=0.5).model.calls == model.calls == 0
+
+
+# What cannot be pruned
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.jit.trace(nn.Conv2d(3, 16, 3), IMAGES)
+        self.head = nn.Conv2d(16, 5, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)).flatten(1)
+
+
+class TrainingHead(Small):
+    """A head that only training sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Conv2d(16, 5, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.auxiliary(self.norm(self.stem(x)))
+        return super().forward(x)
+
+
+def quantized() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 8)), {nn.Linear})  # type: ignore[no-any-return]
+
+
+def of_narrow_layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(256, 5))
+
+
+@pytest.mark.filterwarnings("ignore")  # what makes these networks is deprecated
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [
+        (lambda: torch.jit.trace(Small().eval(), IMAGES), {}, "it is a scripted or traced module"),
+        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 16, 3))), {}, "it is a scripted or traced"),
+        (Scripted, {}, "its module features is a scripted or traced module"),
+        (quantized, {}, "its module 0 is quantized"),
+        pytest.param(
+            lambda: torch.compile(Small()),
+            {},
+            "it is compiled; prune it before torch",
+            marks=pytest.mark.slow,
+        ),
+        (lambda: Small().to("meta"), {}, "stem.weight has no values"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), {}, "0.weight has no values yet; run the network once"),
+        (nn.ReLU, {}, "has no convolution and no linear layer"),
+        (lambda: "resnet18", {}, "model must be a torch.nn.Module, got str"),
+        (
+            of_narrow_layers,
+            {},
+            r"ratio 0.5 \(the share of .* to remove\): 0, 2: no wider than round_to \(8\); 4: is",
+        ),
+        (
+            Small,
+            {"ratio": 0.01},
+            r"nothing can be removed by ratio 0.01 .* ratio or budget; head: is the network's",
+        ),
+        (Small, {"ratio": None, "macs": 0.99}, r"by macs 0.99 \(the share of the MACs to keep\)"),
+        (
+            Small,
+            {"ratio": None, "params": 1.5},
+            r"params must be in \(0, 1\), got 1.5; it is the share .* to keep",
+        ),
+        (Small, {"ratio": "0.5"}, r"ratio must be in \[0, 1\), got 0.5; it is the share .* to remove"),
+        (Small, {"skip": "stem"}, "skip must be a list"),
+        (lambda: nn.Conv2d(3, 8, 3), {"skip": ["x"]}, "skip: 'x' is not a module of the network"),
+        (TrainingHead, {}, "does not run in training mode without the removed channels"),
+    ],
+)
+def test_refused_in_one_line(build: Callable[[], Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(PruningError, match=message) as raised:
+        prune(build(), IMAGES, **({"ratio": 0.5} | arguments))
+    assert "\n" not in str(raised.value)
+
+
+# A wrong cut is found
+
+
+def wrong_inputs(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
+    return torch.arange(count - len(kept), count) if dimension == 1 else kept
+
+
+def wrong_statistics(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
+    return torch.arange(count - len(kept), count) if name == "running_var" else kept
+
+
+def wrong_order(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
+    return kept.flip(0) if name == "weight" and dimension == 0 else kept
+
+
+def one_wrong_filter(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
+    """A single removed channel in the place of a kept one."""
+    gone = sorted(set(range(count)) - set(kept.tolist()))
+    return torch.tensor([gone[0], *kept.tolist()[1:]]) if dimension == 0 and name != "bias" else kept
+
+
+def plain(model: Small) -> None:
+    pass
+
+
+def zero_head(model: Small) -> None:
+    nn.init.zeros_(model.head.weight)
+
+
+def zero_branch(model: Small) -> None:
+    nn.init.zeros_(model.outer_norm.weight)
+    nn.init.zeros_(model.outer_norm.bias)
+
+
+def constant_output(model: Small) -> None:
+    zero_head(model)
+    nn.init.constant_(model.head.bias, 3.0)
+    nn.init.constant_(model.both.bias, -1e6)  # all of its features are dead
+
+
+def huge_constant(model: Small) -> None:
+    model.head.weight.data *= 1e-3
+    nn.init.constant_(model.head.bias, 1e6)
+
+
+def huge_logits(model: Small) -> None:
+    model.head.weight.data *= 1e6
+
+
+def tiny_logits(model: Small) -> None:
+    model.head.weight.data *= 1e-12
+    model.head.bias.data *= 1e-12
+
+
+@pytest.mark.parametrize(
+    "weights", [plain, zero_head, zero_branch, constant_output, huge_constant, huge_logits, tiny_logits]
+)
+def test_wrong_surgery_is_found(weights: Callable[[Small], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the weights hide, and at the layer where it first shows; the right one passes."""
+    model = Small()
+    weights(model)
+    assert count(prune(model, IMAGES, ratio=0.5).model, IMAGES).macs < 0.5 * count(model, IMAGES).macs
+    right = cutting._cut_tensor
+    for wrong in (wrong_inputs, wrong_statistics, wrong_order, one_wrong_filter):
+
+        def cut(module: nn.Module, name: str, dimension: int, kept: Tensor, wrong: Any = wrong) -> None:
+            tensor = getattr(module, name)
+            if tensor is not None:
+                kept = wrong(name, dimension, kept, tensor.shape[dimension])
+            right(module, name, dimension, kept)
+
+        monkeypatch.setattr(cutting, "_cut_tensor", cut)
+        with pytest.raises(
+            PruningError, match=r"without the removed channels differs by .* in \w+, which varies"
+        ):
+            prune(model, IMAGES, ratio=0.5)
+    monkeypatch.undo()
+
+
+class Single(Small):
+    """Insists on float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(torch.float32))
+
+
+def deep() -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
+    for _ in range(60):
+        layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+@pytest.mark.parametrize("build", [Single, deep, lambda: cifar_resnet(56)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_right_surgery_passes(build: Callable[[], nn.Module], batch: int) -> None:
+    """Also where float64 cannot be had, signals fade (60 layers at default weights) or batches are of one."""
+    torch.manual_seed(0)
+    prune(build(), IMAGES[:batch], ratio=0.5)
+
+
+# Parametrized and unusual layers stay dense by name
+
+
+def with_weight_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), parametrizations.weight_norm(nn.Conv2d(16, 16, 3)), nn.ReLU(),
+        nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 5, 6), nn.Flatten(),
+    )  # fmt: skip
+
+
+def with_transposed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.ConvTranspose2d(32, 16, 3), nn.InstanceNorm2d(16, affine=True),
+        nn.Conv2d(16, 5, 12), nn.Flatten(),
+    )  # fmt: skip
+
+
+def with_shared_groups() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3, groups=16), nn.PReLU(), nn.Conv2d(16, 32, 1), nn.PReLU(32),
+        nn.InstanceNorm2d(32, affine=True), nn.Conv2d(32, 5, 8), nn.Flatten(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("build", "reasons"),
+    [
+        (
+            with_weight_norm,
+            {
+                "0": "the weight of 2 is computed from other tensors",
+                "2": "the weight of 2 is computed from other tensors",
+                "4": None,
+                "6": "is the network's output",
+            },
+        ),
+        (with_transposed, {"0": None, "4": "is the network's output"}),
+        (
+            with_shared_groups,
+            {
+                "0": "grouped convolution 1",
+                "1": "grouped convolution 1",
+                "3": "InstanceNorm2d 5 adds a bias to channels that are zero",
+                "6": "is the network's output",
+            },
+        ),
+    ],
+)
+def test_reasons(build: Callable[[], nn.Module], reasons: dict[str, str | None]) -> None:
+    asserted = contextlib.nullcontext()
+    if all(reasons.values()):
+        message = f"0, 1: {reasons['0']}; 3: {reasons['3']}"
+        asserted = pytest.raises(PruningError, match=message)  # type: ignore[assignment]
+    with asserted:
+        layers = prune(build(), IMAGES, ratio=0.5).layers
+        assert {layer.name: layer.reason for layer in layers} == reasons
+
+
+# Budgets
+
+
+class Attends(nn.Module):
+    """A patch embedding, attention, a hidden layer that can be cut, and a head without a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 3, stride=3)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+        self.head = nn.Parameter(torch.randn(16, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = x + self.down(F.gelu(self.up(x)))
+        return x.mean(1) @ self.head
+
+
+@pytest.mark.parametrize("amount", [{"macs": 0.8}, {"params": 0.8}])
+def test_a_budget_counts_what_count_counts(amount: dict[str, float]) -> None:
+    model = Attends()
+    dense = count(model, IMAGES)
+    tokens = 16
+    assert dense.macs == tokens * (27 * 16 + 4 * 16 * 16 + 2 * tokens * 16 + 2 * 16 * 64) + 16 * 5
+    pruned = prune(model, IMAGES, round_to=1, **amount)  # type: ignore[arg-type]
+    ((key, share),) = amount.items()
+    assert getattr(count(pruned.model, IMAGES), key) / getattr(dense, key) == pytest.approx(share, rel=0.02)
+    assert {layer.name for layer in pruned.layers if not layer.reason} == {"up"}
+
+
+def test_the_log_says_what_was_removed_and_kept(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "akgp.pruning")
+    model = Small()
+    pruned = prune(model, IMAGES, ratio=0.5).model
+    dense, left = count(model, IMAGES), count(pruned, IMAGES)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("akgp")]
+    assert line.startswith(
+        "ratio 0.5 is the share of each layer's filters to remove. Kept: 61 of 109 filters, "
+    )
+    assert f"{left.macs:,} of {dense.macs:,} MACs ({100 * left.macs / dense.macs:.1f} %)" in line
