@@ -200,7 +200,7 @@ def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _described(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file; akgp.artifacts.save writes it") from None
     except (OSError, ValueError) as error:

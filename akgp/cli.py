@@ -17,6 +17,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from akgp import console
+
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
     no_args_is_help=True,
@@ -238,6 +240,7 @@ def main() -> None:
 
     AKGP_TRACEBACK=1 shows where an error came from.
     """
+    console.set_up()
     logging.basicConfig(level=logging.WARNING, format="akgp: %(message)s")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of third parties: ours go through logging

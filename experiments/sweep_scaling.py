@@ -87,7 +87,7 @@ def between(trials: Sequence[Timed], concurrent: int) -> list[float]:
 
 def read_trial(file: Path) -> Timed:
     """From Ray Tune's rows, one an epoch. It notes times in whole seconds, so gaps are right on average."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     began = rows[0]["timestamp"] - rows[0]["time_this_iter_s"]
     return Timed(began, began + rows[-1]["time_total_s"], sum(row["seconds"] for row in rows))
 
@@ -114,7 +114,7 @@ def write_params(root: Path, trials: int, epochs: int, concurrent: int, against:
         "grace_epochs": epochs,
         "space": SPACE,
     }
-    (root / "params.yaml").write_text(params.dump(params.validate(tree)))
+    (root / "params.yaml").write_text(params.dump(params.validate(tree)), encoding="utf-8")
 
 
 def measure(root: Path, trials: int, epochs: int, concurrent: int, against: str | None) -> Case:
@@ -167,7 +167,9 @@ def objectives(case: Case) -> str:
 
 
 def conditions(trials: int, epochs: int) -> str:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, encoding="utf-8"
+    )
     cpu = torch.cpu.get_capabilities().get("cpu_name", "?")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "optuna", "onnxruntime"))
     return (
@@ -185,7 +187,7 @@ def main(trials: int = 8, epochs: int = 20) -> None:
     cases = [measure(RUNS, trials, epochs, concurrent, against) for concurrent, against in CASES]
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = f"# Sweeps: overhead and scaling\n\n{conditions(trials, epochs)}\n\n{table(cases)}\n"
-    (RESULTS / "table.md").write_text(text)
+    (RESULTS / "table.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

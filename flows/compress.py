@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
 from ruamel.yaml import YAML
 
-from akgp import params, recipes, report
+from akgp import console, params, recipes, report
 from flows.processes import CommandError, run
 
 METRICS = Path("reports") / "metrics.json"
@@ -62,7 +62,7 @@ def compress(
 
 def stages(folder: Path) -> list[str]:
     """Names of the stages, in the order of dvc.yaml."""
-    tree: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text())
+    tree: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     return list(tree["stages"])
 
 
@@ -73,6 +73,7 @@ def publish(key: str, text: str) -> None:
 
 def start(flow_of_ours: Callable[[], str]) -> None:
     """Run a flow from the command line: its table, or one line about what went wrong and status 1."""
+    console.set_up()
     try:
         print(flow_of_ours().rstrip())
     except (ValueError, CommandError) as error:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from akgp import console
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
@@ -114,7 +116,7 @@ def prepare() -> None:
         )
         for run in _unfinished(client):
             client.set_flow_run_state(run.id, Crashed(message="its server ended before it"), force=True)
-    done = subprocess.run([*PREFECT, "deploy", "--all"], capture_output=True, text=True)
+    done = subprocess.run([*PREFECT, "deploy", "--all"], capture_output=True, text=True, encoding="utf-8")
     if done.returncode != 0:
         raise ServerError(f"prefect.yaml cannot be deployed:\n{done.stdout}{done.stderr}".rstrip())
 
@@ -172,6 +174,7 @@ def _await(server: subprocess.Popen[bytes], url: str) -> None:
 
 
 def main() -> None:
+    console.set_up()
     parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
     default = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
     parser.add_argument("--port", type=int, default=default, help="of the server, on the loopback")

@@ -43,7 +43,7 @@ def server(
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
     (folder / "s3.json").touch(mode=0o600)
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
     ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
     ports["s3.port"] = port or ports["s3.port"]
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
@@ -62,7 +62,7 @@ def server(
     }  # fmt: skip
     command = [str(Path(sys.executable).with_name("weed")), "-logtostderr", "mini"]
     command += [f"-{name}={value}" for name, value in options.items()]
-    with (folder / "log").open("w") as log, subprocess.Popen(
+    with (folder / "log").open("w", encoding="utf-8") as log, subprocess.Popen(
         command, cwd=folder, stdout=log, stderr=log, env={"HOME": str(folder)}, start_new_session=True
     ) as process:  # fmt: skip
         try:
@@ -115,7 +115,7 @@ def _await(process: subprocess.Popen[bytes], environment: dict[str, str], bucket
                 return
             except (BotoCoreError, ClientError):
                 time.sleep(0.1)
-    raise RuntimeError(f"the S3 server didn't start:\n{log.read_text()[-3000:]}")
+    raise RuntimeError(f"the S3 server didn't start:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def main() -> None:

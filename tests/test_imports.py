@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "params": {"yaml_text"},
     "yaml_text": set(),
+    "console": set(),
     "remote": {"params"},
     "data": {"params", "remote"},
     "counting": set(),
@@ -55,8 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "predict": {"data", "runtime"},
     "doctor": {"params"},
     "release": {"data", "evaluation", "params", "remote", "report"},
-    "cli": BELOW_STAGES | {"stages", "sweep", "recipes", "predict", "doctor", "release"},
-    "flows": {"params", "recipes", "release", "report"},
+    "cli": BELOW_STAGES | {"console", "stages", "sweep", "recipes", "predict", "doctor", "release"},
+    "flows": {"console", "params", "recipes", "release", "report"},
 }
 FILES = sorted([*(ROOT / "akgp").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
 

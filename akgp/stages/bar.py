@@ -70,7 +70,7 @@ class Unbroken:
 
 
 def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
-    with file.open() as rows:
+    with file.open(encoding="utf-8") as rows:
         while True:
             last = done.is_set()
             for line in rows:

@@ -17,7 +17,7 @@ def write_sums(folder: Path) -> None:
     """Write the digests of all files in `folder`, as sha256sum does."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}" for file in files]
-    (folder / SUMS).write_text("\n".join(lines) + "\n")
+    (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def drop_damaged(path: str) -> None:

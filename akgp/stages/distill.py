@@ -215,7 +215,7 @@ def _sentence(lesson: Lesson, params: Params, w0: Measured | None, shares: dict[
 def _write_weights(file: Path, weights: Tensor | None, lesson: Lesson) -> None:
     """The teacher's weight by class; the header alone where no weight was known before training."""
     if weights is None:
-        file.write_text(",".join(WEIGHT_COLUMNS) + "\n")
+        file.write_text(",".join(WEIGHT_COLUMNS) + "\n", encoding="utf-8")
         return
     classes = lesson.summary.classes
     groups = by_group(weights, lesson.images.labels, len(classes))

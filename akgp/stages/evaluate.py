@@ -119,9 +119,9 @@ def _report(task: Task, summary: Summary, metrics: dict[str, dict[str, Any]]) ->
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _table(file: Path) -> list[dict[str, Any]]:
-    with file.open(newline="") as rows:
+    with file.open(newline="", encoding="utf-8") as rows:
         return list(csv.DictReader(rows))

@@ -46,5 +46,5 @@ class Epochs(tune.Callback):
 
 
 def _append(file: Path, row: dict[str, Any]) -> None:
-    with file.open("a") as rows:
+    with file.open("a", encoding="utf-8") as rows:
         rows.write(json.dumps(row) + "\n")

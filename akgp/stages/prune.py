@@ -57,7 +57,7 @@ def size(task: Task) -> dict[str, int]:
 
 def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
     """Rows of equal keys as CSV, which `dvc plots` reads."""
-    with file.open("w", newline="") as text:
+    with file.open("w", newline="", encoding="utf-8") as text:
         table = csv.DictWriter(text, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)

@@ -59,7 +59,7 @@ def check(params: Params, root: Path) -> None:
             record = folder / SOURCES
             if not record.exists():
                 continue
-            before, now = json.loads(record.read_text()), digests(network, root)
+            before, now = json.loads(record.read_text(encoding="utf-8")), digests(network, root)
             if changed := sorted(file for file in {*before, *now} if before.get(file) != now.get(file)):
                 raise StageError(
                     f"{changed[0]} has changed since the network {name!r} was made of it: "

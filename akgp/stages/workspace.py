@@ -100,7 +100,7 @@ def held(workspace: Workspace, label: str) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            who = json.loads(holder.read_text()) if holder.exists() else {}
+            who = json.loads(holder.read_text(encoding="utf-8")) if holder.exists() else {}
             if not _is_ending(who) or time.monotonic() > deadline:
                 raise StageError(
                     f"{workspace.root} is held by process {who.get('pid', '?')}, which computes "
@@ -180,7 +180,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 def write_json(file: Path, content: Any) -> None:
     """Write beside `file`, then move into place; keys keep their order."""
     beside = file.with_name(f".{file.name}.new")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     beside.replace(file)
 
 

@@ -83,7 +83,7 @@ def apply(number: int, root: str | Path = ".") -> Params:
         raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
     params = parameters.with_values(parameters.load(Path(root) / FOLDER / BASE), trials[number].values)
     beside = Path(root) / ".params.yaml.new"
-    beside.write_text(parameters.dump(params))
+    beside.write_text(parameters.dump(params), encoding="utf-8")
     beside.replace(Path(root) / "params.yaml")
     return params
 
@@ -139,7 +139,7 @@ def write(root: Path, trials: list[Trial], params: Params) -> None:
     folder = root / FOLDER
     rows = [vars(trial) | {"values": json.dumps(trial.values)} for trial in trials]
     pq.write_table(pa.Table.from_pylist(rows), folder / f".{TABLE}")
-    (folder / BASE).write_text(parameters.dump(params))
+    (folder / BASE).write_text(parameters.dump(params), encoding="utf-8")
     _plot(trials, folder / PLOT)
     (folder / f".{TABLE}").replace(folder / TABLE)
 

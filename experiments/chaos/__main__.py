@@ -92,14 +92,16 @@ def record(seed: int, name: str, experiment: Experiment) -> None:
         done = {each: found[each] for each in EXPERIMENTS if each in found}
         header = heading(seed) | {"not_run": [each for each in EXPERIMENTS if each not in done]}
         records.save(FILE, header, done)
-        (RESULTS / "table.md").write_text(records.table(header, done))
+        (RESULTS / "table.md").write_text(records.table(header, done), encoding="utf-8")
 
 
 def commit() -> str:
     """Of the code that a fault can meet; with a digest of what is not committed."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout
 
     last = git("log", "-1", "--format=%h", "--", *CODE).strip()
     return last + ("-changed" if git("status", "--porcelain", "--", *CODE) else "")

@@ -77,8 +77,8 @@ def bench(folder: Path) -> Bench:
         _timed(workspace, durations, "prune")
         workspace.copied(folder / "pruned")
         _timed(workspace, durations)
-        record.write_text(json.dumps(durations))
-    return Bench(folder, json.loads(record.read_text()))
+        record.write_text(json.dumps(durations), encoding="utf-8")
+    return Bench(folder, json.loads(record.read_text(encoding="utf-8")))
 
 
 def _timed(workspace: Workspace, durations: dict[str, float], *targets: str) -> None:

@@ -189,7 +189,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True)
+    done = subprocess.run(mount, capture_output=True, text=True, encoding="utf-8")
     if done.returncode != 0:
         raise RuntimeError(f"no file system can be mounted: {done.stderr.strip()}")
     try:

@@ -288,7 +288,7 @@ def went_on(workspace: Workspace, stage: str, before: list[dict[str, float]]) ->
 
 def _history(workspace: Workspace, folder: str) -> list[dict[str, float]]:
     file = workspace.root / "models" / folder / "history.json"
-    return json.loads(file.read_text()) if file.exists() else []
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def _common(one: list[dict[str, float]], other: list[dict[str, float]]) -> Iterator[None]:

@@ -36,7 +36,7 @@ def marked(marker: str) -> list[Process]:
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, IndexError):
             if folder.name.isdigit() and wanted in (folder / "environ").read_bytes():
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                state, parent = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:2]
                 command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if state != "Z":
                     found.append(Process(int(folder.name), int(parent), tuple(command)))

@@ -67,7 +67,7 @@ def load(file: Path, seed: int) -> Done:
     """The experiments recorded for a seed, by name."""
     if not file.exists():
         return {}
-    content = json.loads(file.read_text())
+    content = json.loads(file.read_text(encoding="utf-8"))
     if content["seed"] != seed:
         return {}
     return {
@@ -88,7 +88,10 @@ def save(file: Path, header: dict[str, Any], done: Done) -> None:
         for name, each in done.items()
     }
     beside = file.with_name(f".{file.name}.new")
-    beside.write_text(json.dumps(header | {"experiments": experiments}, indent=1, ensure_ascii=False) + "\n")
+    beside.write_text(
+        json.dumps(header | {"experiments": experiments}, indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     beside.replace(file)
 
 

@@ -127,7 +127,7 @@ def prefect(bench: Bench, draw: random.Random) -> list[Fault]:
             faults[-1].happened.append(f"the run is {state}, another one is asked for")
             there.start()
             state = there.last_state()
-        workspace.log("log").write_text(workspace.said("server")[-1])
+        workspace.log("log").write_text(workspace.said("server")[-1], encoding="utf-8")
     bench.judge(workspace, [fault for fault in faults if MISSED not in fault.happened], state != "Completed")
     return faults
 
@@ -247,7 +247,12 @@ def store_in_promotion(bench: Bench, draw: random.Random) -> list[Fault]:
     )
     file = workspace.root / "params.yaml"
     with store(bench.folder / "s3-promotion") as there:
-        file.write_text(file.read_text().replace("releases: releases", f"releases: s3://{BUCKET}/releases"))
+        file.write_text(
+            file.read_text(encoding="utf-8").replace(
+                "releases: releases", f"releases: s3://{BUCKET}/releases"
+            ),
+            encoding="utf-8",
+        )
         akgp = str(Path(sys.executable).with_name("akgp"))
         process = workspace.started(akgp, "release", "promote")
         fault.delay = draw.uniform(0.5, 8)

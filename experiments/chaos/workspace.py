@@ -90,7 +90,7 @@ class Workspace:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
         subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-        (root / "params.yaml").write_text(params.dump(params.validate(PARAMS)))
+        (root / "params.yaml").write_text(params.dump(params.validate(PARAMS)), encoding="utf-8")
         return cls(root)
 
     def copied(self, root: Path) -> Workspace:
@@ -104,9 +104,9 @@ class Workspace:
 
     def set_ray(self, **settings: Any) -> None:
         """Change `ray` of params.yaml, which re-runs nothing."""
-        tree = YAML(typ="safe").load((self.root / "params.yaml").read_text())
+        tree = YAML(typ="safe").load((self.root / "params.yaml").read_text(encoding="utf-8"))
         tree["ray"] |= settings
-        (self.root / "params.yaml").write_text(params.dump(params.validate(tree)))
+        (self.root / "params.yaml").write_text(params.dump(params.validate(tree)), encoding="utf-8")
 
     @property
     def marker(self) -> str:
@@ -142,7 +142,7 @@ class Workspace:
 
     def said(self, log: str = "log") -> list[str]:
         """What the last command wrote, without the bars' earlier states."""
-        text = self.log(log).read_text(errors="replace").replace("\r", "\n")
+        text = self.log(log).read_text(errors="replace", encoding="utf-8").replace("\r", "\n")
         for folder in (self.root, ROOT, Path(sys.prefix)):  # where they lie is of no interest
             text = text.replace(f"{folder}/", "")
         return [line for line in text.splitlines() if line.strip()]
@@ -189,7 +189,7 @@ class Workspace:
     def metrics(self) -> dict[str, dict[str, Any]] | None:
         """reports/metrics.json without what a clock gave; None: there is none."""
         file = self.root / "reports" / "metrics.json"
-        return _untimed(json.loads(file.read_text())) if file.exists() else None
+        return _untimed(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
     def half_written(self) -> list[str]:
         """Files and folders that a replacement has left beside its destination."""

@@ -48,8 +48,8 @@ def main(
         loads.append(os.getloadavg()[0])
         used = parameters.load(piped / "params.yaml")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
-    (out / "table.md").write_text(table(measured, used, same, loads, sys.argv[1:]))
+    (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(table(measured, used, same, loads, sys.argv[1:]), encoding="utf-8")
 
 
 def workspace(root: Path, recipe: str, changes: dict[str, Any]) -> Path:
@@ -60,7 +60,9 @@ def workspace(root: Path, recipe: str, changes: dict[str, Any]) -> Path:
     shutil.copytree(ROOT / "akgp", root / "akgp", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     tree = parameters.load(ROOT / "recipes" / f"{recipe}.yaml").model_dump(mode="json")
-    (root / "params.yaml").write_text(parameters.dump(parameters.validate(_changed(tree, changes))))
+    (root / "params.yaml").write_text(
+        parameters.dump(parameters.validate(_changed(tree, changes))), encoding="utf-8"
+    )
     return root
 
 
@@ -78,7 +80,7 @@ def called(module: str, root: Path, *arguments: str) -> dict[str, Any]:
         [sys.executable, "-m", f"experiments.overhead.{module}", str(result), *arguments],
         cwd=root, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    measured: dict[str, Any] = json.loads(result.read_text())
+    measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return measured
 
 

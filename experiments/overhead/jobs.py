@@ -31,7 +31,7 @@ def run(root: Path, epochs: int, stages: list[str]) -> dict[str, dict[str, Any]]
         task = Task(stage, params, root, params.student if stage == "teacher" else None)
         destination = root / "timed" / stage
         fit(task, timed.__name__, keys=("seed",), inputs=[], steps=epochs, destination=destination)
-        taken[task.label] = json.loads((destination / timed.FILE).read_text())
+        taken[task.label] = json.loads((destination / timed.FILE).read_text(encoding="utf-8"))
     return taken
 
 

@@ -32,8 +32,8 @@ def run(root: Path) -> dict[str, dict[str, Any]]:
     begun = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "dvc", "repro"], cwd=root, text=True, bufsize=1,
-        stdout=subprocess.PIPE, stderr=(root / "stderr").open("w"),
-    )  # fmt: skip
+        stdout=subprocess.PIPE, stderr=(root / "stderr").open("w", encoding="utf-8"),
+    encoding="utf-8")  # fmt: skip
     assert process.stdout is not None
     usage: dict[tuple[int, float], float] = {}
     sampler = threading.Thread(target=_sample, args=(process.pid, usage), daemon=True)
@@ -45,7 +45,7 @@ def run(root: Path) -> dict[str, dict[str, Any]]:
         elif line.startswith("Updating lock file"):
             committed = ("end", time.perf_counter(), sum(usage.values()))
     if process.wait() != 0:
-        raise RuntimeError((root / "stderr").read_text())
+        raise RuntimeError((root / "stderr").read_text(encoding="utf-8"))
     sampler.join()
     marks += [committed, ("", time.perf_counter(), sum(usage.values()))]
     return {

@@ -68,7 +68,7 @@ def report(name: Name = "grid") -> None:
     from experiments.weighting.reporting import Results, plots, tables
 
     found = Results(pd.read_parquet(results(name) / "trials.parquet"), DESIGNS[name])
-    (results(name) / "tables.md").write_text(tables(found))
+    (results(name) / "tables.md").write_text(tables(found), encoding="utf-8")
     plots(found, results(name))
 
 

@@ -61,7 +61,7 @@ def train_students(design: Design, root: Path, cell: Cell) -> None:
         with replaced(folder_of(root, cell, arm)) as new:
             artifacts.save(student.cpu(), new / STUDENT)
             row = _row(cell, arm) | found | {"seconds": time.perf_counter() - start}
-            (new / ROW).write_text(json.dumps(row, indent=1))
+            (new / ROW).write_text(json.dumps(row, indent=1), encoding="utf-8")
 
 
 def _row(cell: Cell, arm: Arm) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Course:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
         first = self.at.design.first_student(self.cell.teacher_seed)
         own = Cell(self.cell.setting, self.cell.teacher_seed, first)
-        measured = json.loads((folder_of(self.at.root, own, AKGP_LOW) / ROW).read_text())
+        measured = json.loads((folder_of(self.at.root, own, AKGP_LOW) / ROW).read_text(encoding="utf-8"))
         found["w_error"] = measured["w_error"]
         if self.cell.student_seed == first:
             trunk, branch = branch_epochs(params.training.epochs)

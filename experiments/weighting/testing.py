@@ -75,8 +75,12 @@ def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
         if not (trained / TESTED).exists():
             student = artifacts.load(trained / STUDENT).to(device())
             loss, top1, _ = evaluate(student, images, mean=summary.mean, std=summary.std)
-            (trained / TESTED).write_text(json.dumps({"test_loss": loss, "test_top1": top1}))
-        row = json.loads((trained / ROW).read_text()) | json.loads((trained / TESTED).read_text())
+            (trained / TESTED).write_text(
+                json.dumps({"test_loss": loss, "test_top1": top1}), encoding="utf-8"
+            )
+        row = json.loads((trained / ROW).read_text(encoding="utf-8")) | json.loads(
+            (trained / TESTED).read_text(encoding="utf-8")
+        )
         rows.append(row | {"dense_test_top1": dense})
     return rows
 
