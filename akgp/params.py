@@ -372,7 +372,9 @@ class Ray(Section):
         None, description="null: a local Ray, started and stopped; auto or host:port: that cluster"
     )
     workers: Annotated[int, Field(ge=1)] = Field(1, description="data-parallel workers a stage")
-    cpus_per_worker: Annotated[int, Field(ge=1)] = Field(2, description="CPU cores a worker")
+    cpus_per_worker: Annotated[int, Field(ge=1)] = Field(
+        1, description="CPU cores a worker, and threads; more pay for large networks on an idle machine"
+    )
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = Field(0, description="GPUs a worker: 0 or 1")
     min_workers: Annotated[int, Field(ge=1)] | None = Field(
         None, description="of a cluster: go on with as few while nodes are missing; null: wait for `workers`"

@@ -30,6 +30,18 @@ OWN_ENVIRONMENT = {  # of a local Ray
     "RAY_prestart_worker_first_driver": "0",  # for tasks; a job has actors alone
     "RAY_worker_niceness": "0",  # 15 by default; a stage has the priority of its command
 }
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Say how OpenMP's threads wait; GNU's (torch on Linux) reads the first two, LLVM's (macOS) the others."""
+
+
+def openmp() -> dict[str, str]:
+    """How OpenMP's threads wait for work in the workers: asleep, unless this environment says otherwise.
+
+    OpenMP reads it once, when torch is imported. A thread that spins while the one it waits for has no
+    core takes that core's time (docs/threads.md); with one thread a worker it makes no difference.
+    """
+    said = {key: os.environ[key] for key in WAITING if key in os.environ}
+    return said or {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @contextlib.contextmanager
@@ -48,7 +60,7 @@ def session(params: parameters.Ray, workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_ray(params: parameters.Ray, workers: int) -> Iterator[None]:
-    os.environ |= ENVIRONMENT | OWN_ENVIRONMENT
+    os.environ |= ENVIRONMENT | OWN_ENVIRONMENT | openmp()
     from akgp.stages.own import attended, contained, without_services
 
     _listen_on_loopback(True)
@@ -70,7 +82,7 @@ def _cluster(address: str) -> Iterator[None]:
         f"ray.address: {address!r}: {{}}; if the cluster asks for a token, set RAY_AUTH_MODE=token here and "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the same as there"
     )
-    with runtime_env(ENVIRONMENT) as environment:
+    with runtime_env(ENVIRONMENT | openmp()) as environment:
         _connect(refused, address=address, runtime_env=environment)
     with _disconnected_at_the_end():
         yield
