@@ -41,6 +41,8 @@ JUDGED_BY = {"best": "val_top1", "balanced": "val_balanced_top1", "last": "epoch
 """What the row of the epoch whose weights are kept has most of, for each `Training.keep`."""
 
 EVALUATION_BATCH = 512
+DIVERGED = 1e6
+"""A mean loss an epoch, nats, from which no training comes back."""
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -108,8 +110,9 @@ def train(
         schedule: of the learning rate; None: `learning_rate_factor`.
 
     Raises:
-        TrainingError: the loss is no longer finite; the device lacks the precision, CUDA graphs or a
-            common BatchNorm; several workers can't share the images, the batch or the parameters.
+        TrainingError: the loss is no longer finite, or above DIVERGED; the device lacks the precision,
+            CUDA graphs or a common BatchNorm; several workers can't share the images, the batch or the
+            parameters.
     """
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -141,12 +144,12 @@ def train(
                 progress = (step - 1) / (steps * params.epochs)
                 sums += optimization.step(batch, rate, progress)
         loss_sum, correct, seen = _all_reduced(sums)
-        _require_finite("loss", loss_sum, epoch, params)
+        _require_sane("loss", loss_sum / seen, epoch, params, DIVERGED)
         trained = time.perf_counter() - start
         optimization.agree_on_buffers()
         judged = optimization.judged
         found = evaluate(judged, validation, mean=mean, std=std, rank=rank, world=world)
-        _require_finite("val_loss", found.loss, epoch, params)
+        _require_sane("val_loss", found.loss, epoch, params, math.inf)
         row = {
             "epoch": epoch + 1, "loss": loss_sum / seen, "train_top1": 100 * correct / seen,
             "val_loss": found.loss, "val_top1": found.top1, "val_balanced_top1": found.balanced_top1,
@@ -409,10 +412,10 @@ def _average_gradients(module: nn.Module, world: int) -> None:
             gradient.copy_(mean.view_as(gradient))
 
 
-def _require_finite(name: str, value: float, epoch: int, params: Training) -> None:
-    if not math.isfinite(value):
+def _require_sane(name: str, value: float, epoch: int, params: Training, below: float) -> None:
+    if not value < below:
         raise TrainingError(
-            f"{name} is {value} in epoch {epoch + 1}: lower learning_rate ({params.learning_rate}) "
+            f"{name} is {value:.3g} in epoch {epoch + 1}: lower learning_rate ({params.learning_rate}) "
             f"or raise warmup_epochs ({params.warmup_epochs})"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import tempfile
 import threading
@@ -13,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from akgp.stages.notices import SAID
 from akgp.stages.workspace import Task
+
+log = logging.getLogger(__name__)
 
 SHOWN = ("loss", "val_top1", "images_per_second")
 
@@ -75,6 +80,10 @@ def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
             last = done.is_set()
             for line in rows:
                 row = json.loads(line)
+                if said := row.pop(SAID, None):
+                    _say(said)
+                if not row:
+                    continue
                 bar.set_postfix_str(
                     " ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row), refresh=False
                 )
@@ -82,3 +91,9 @@ def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
             if last:
                 return
             time.sleep(0.2)
+
+
+def _say(messages: list[str]) -> None:
+    with logging_redirect_tqdm():
+        for message in messages:
+            log.warning("%s", message)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.counting import count
 from akgp.data import read_summary
-from akgp.pruning import layers_table, prune
+from akgp.params import Prune
+from akgp.pruning import Pruned, layers_table, prune
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
@@ -23,17 +25,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
     example = torch.zeros(1, summary.channels, *summary.image_size)
-    pruned = prune(
-        dense,
-        example,
-        ratio=params.ratio,
-        macs=params.macs,
-        params=params.params,
-        criterion=params.criterion,
-        round_to=params.round_to,
-        skip=params.skip,
-        seed=task.params.seed,
-    )
+    pruned = pruned_as(params, dense, example, task.params.seed)
     before, after = count(dense, example), count(pruned.model, example)
     dense_filters = sum(layer.dense_width for layer in pruned.layers)
     kept_filters = sum(layer.pruned_width for layer in pruned.layers)
@@ -46,6 +38,21 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     write_table(out / "layers.csv", layers_table(pruned.layers))
     write_json(out / "metrics.json", metrics)
     yield Step(metrics)
+
+
+def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pruned:
+    """`prune` with the parameters of its section."""
+    return prune(
+        model,
+        example,
+        ratio=params.ratio,
+        macs=params.macs,
+        params=params.params,
+        criterion=params.criterion,
+        round_to=params.round_to,
+        skip=params.skip,
+        seed=seed,
+    )
 
 
 def size(task: Task) -> dict[str, int]:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
+from akgp.stages.dry_run import passage
+from akgp.stages.notices import SAID, noticed
 from akgp.stages.sources import SOURCES, digests, located
-from akgp.stages.trained import kept, options, steps
+from akgp.stages.trained import kept, options, require_better_than_chance, steps
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate, train
 
+log = logging.getLogger(__name__)
+
+LEAK = (
+    "networks.%s.checkpoint: images that it was trained on may be among the test images, drawn here: "
+    "its accuracy may read too high, and its student's too; folders train/ and test/ keep them apart"
+)
+
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Train (or load) the network; write it with its history and metrics."""
+    """Train (or load) the network; write it with its history and metrics.
+
+    Before, it is taken through the later stages dry: see `dry_run`.
+    """
     assert task.network is not None
     network = task.params.networks[task.network]
+    model = _built(task)
+    if state is None:
+        said = None
+        if not (dist.is_initialized() and dist.get_rank()):
+            said = passage(model, task.network, task.params, read_summary(task.workspace.data))
+        yield Step({SAID: [said]} if said else {})
     if network.checkpoint:
-        yield from _taken_over(task, located(network.checkpoint, task.root), out)
+        yield from _taken_over(task, model, out)
     else:
         yield from train_dense(task, read_split(task.workspace.data, "train"), out, state)
     write_json(out / SOURCES, digests(network, task.root))
@@ -31,48 +51,59 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
 
 def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Train the network that the task names on `images`; write it with its history and metrics."""
-    model, training = _built(task), task.params.teacher
+    model, training, data = _built(task), task.params.teacher, task.workspace.data
     artifacts.describe(model)  # fails before the training rather than after it
-    data = task.workspace.data
-    epochs = train(
-        model,
-        images,
-        read_split(data, "validation"),
-        objective=cross_entropy(training.label_smoothing),
-        **options(task, training, read_summary(data), state),
-    )
-    history, _ = yield from steps(epochs, state)
-    _write(task, model.cpu(), history, out)
-
-
-def _taken_over(task: Task, checkpoint: str, out: Path) -> Iterator[Step]:
-    model, data = _built(task), task.workspace.data
     summary = read_summary(data)
-    models.load_checkpoint(model, checkpoint)
-    found = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
-    row = {
-        "epoch": 0,
-        "val_loss": found.loss,
-        "val_top1": found.top1,
-        "val_balanced_top1": found.balanced_top1,
-    }
+    with noticed() as warnings:
+        epochs = train(
+            model,
+            images,
+            read_split(data, "validation"),
+            objective=cross_entropy(training.label_smoothing),
+            **options(task, training, summary, state),
+        )
+        history, _ = yield from steps(epochs, state)
+        require_better_than_chance(history, task, summary)
+    _write(task, model.cpu(), history, warnings, out)
+
+
+def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
+    data = task.workspace.data
+    summary = read_summary(data)
+    with noticed() as warnings:
+        found = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
+        row = {
+            "epoch": 0,
+            "val_loss": found.loss,
+            "val_top1": found.top1,
+            "val_balanced_top1": found.balanced_top1,
+        }
+        require_better_than_chance([row], task, summary)
+        if task.params.data.splits.test is not None:
+            log.warning(LEAK, task.network)
     yield Step(row)
-    _write(task, model, [row], out)
+    _write(task, model, [row], warnings, out)
 
 
 def _built(task: Task) -> nn.Module:
+    """The network, with the weights of its checkpoint if it has one."""
     assert task.network is not None
-    summary = read_summary(task.workspace.data)
+    network, summary = task.params.networks[task.network], read_summary(task.workspace.data)
     torch.manual_seed(task.params.seed)
-    return models.build(
-        task.params.networks[task.network],
+    model = models.build(
+        network,
         num_classes=len(summary.classes),
         in_channels=summary.channels,
         image_size=summary.image_size,
     )
+    if network.checkpoint:
+        models.load_checkpoint(model, located(network.checkpoint, task.root))
+    return model
 
 
-def _write(task: Task, model: nn.Module, history: list[dict[str, float]], out: Path) -> None:
+def _write(
+    task: Task, model: nn.Module, history: list[dict[str, float]], warnings: list[str], out: Path
+) -> None:
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    write_json(out / "metrics.json", kept(history, task.params.teacher.keep))
+    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | {"warnings": warnings})

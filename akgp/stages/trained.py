@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from akgp.data import Summary
 from akgp.params import Training
 from akgp.stages.worker import Step, device
-from akgp.stages.workspace import Task
+from akgp.stages.workspace import StageError, Task
 from akgp.training import JUDGED_BY, Epoch
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, float]
 
@@ -54,3 +58,43 @@ def kept(history: Sequence[Mapping[str, float]], keep: str) -> Row:
     """ACCURACIES (%) of the epoch whose weights are kept by `Training.keep`."""
     row = max(history, key=lambda row: row[JUDGED_BY[keep]])
     return {key: row[key] for key in ACCURACIES}
+
+
+def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Task, summary: Summary) -> None:
+    """Refuse a network that has diverged, and warn of one that classifies as well as by chance.
+
+    Chance is 1 / C of the mean over the C classes of validation accuracy, and two standard errors of as many
+    validation images. Diverged is what then has a loss of more than twice that of equal logits, ln C nats.
+
+    Raises:
+        StageError: it has diverged, or gives logits that are not finite.
+    """
+    network, training = task.params.networks[task.network or task.params.student], task.params.teacher
+    best = max(history, key=lambda row: row["val_balanced_top1"])
+    chance = 1 / len(summary.classes)
+    spread = 2 * math.sqrt(chance * (1 - chance) / sum(summary.counts["validation"]))
+    loss = best["val_loss"]
+    if math.isfinite(loss) and best["val_balanced_top1"] > 100 * (chance + spread):
+        return
+    said = (
+        f"networks.{task.network}: classifies {best['val_balanced_top1']:.1f} % of the validation images "
+        f"(mean over classes), no more than chance ({100 * chance:.1f} %)"
+    )
+    if network.checkpoint:
+        remedy = "are its classes in this order, its images of this size, colour and normalisation?"
+        if not math.isfinite(loss):
+            raise StageError(
+                f"networks.{task.network}.checkpoint: its loss on validation images is {loss}: {remedy}"
+            )
+        log.warning("%s: %s", said, remedy)
+    elif max(row["loss"] for row in history[-1:]) > 2 * math.log(len(summary.classes)):
+        raise StageError(
+            f"{said}, and its loss is {history[-1]['loss']:.3g}: the training has diverged; lower "
+            f"teacher.learning_rate ({training.learning_rate}) or raise teacher.warmup_epochs "
+            f"({training.warmup_epochs})"
+        )
+    else:
+        log.warning(
+            "%s: raise teacher.epochs (%s), or change teacher.learning_rate (%s)",
+            said, training.epochs, training.learning_rate,
+        )  # fmt: skip

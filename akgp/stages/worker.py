@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from akgp.stages.checkpoints import write_sums
 from akgp.stages.cluster import brought
 from akgp.stages.failures import told
+from akgp.stages.notices import noticed, with_notices
 from akgp.stages.workspace import LOCK_SECONDS, StageError, Task
 
 if TYPE_CHECKING:
@@ -84,9 +85,12 @@ def carry_out(task: Task, compute: Compute, api: ModuleType, *, place: int, keep
         state = resumed(api)
         if state == WRITTEN:
             return
-        for step in compute(task, out, state):
-            report(api, step if keep else Step(step.row))
-        report(api, Step({}, WRITTEN if keep else None), out)
+        told = 0
+        with noticed() as said:
+            for step in compute(task, out, state):
+                row, told = with_notices(step.row, said, told), len(said)
+                report(api, Step(row, step.state if keep else None))
+        report(api, Step(with_notices({}, said, told), WRITTEN if keep else None), out)
 
 
 def resumed(api: ModuleType) -> dict[str, Any] | None:
