@@ -61,6 +61,12 @@ LONGEST = 100
 """Characters of a value that an error shows."""
 
 
+RETIRED = {
+    "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
+}
+"""Parameters of earlier versions: why each is gone and what to do."""
+
+
 class ParamsError(ValueError):
     """params.yaml is not valid; the message has one line for each thing wrong."""
 
@@ -349,9 +355,6 @@ class Quantize(Section):
     )
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="images of the calibration split used, at most"
-    )
-    reduce_range: bool = Field(
-        False, description="7-bit weights: for x86 processors without VNNI, whose sums saturate"
     )
 
 
@@ -701,7 +704,7 @@ def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
         key = (prefix + ".".join(map(_printable, problem["loc"]))).removesuffix(".[key]")
         match problem["type"]:
             case "extra_forbidden":
-                yield f"{key}: unknown parameter"
+                yield f"{key}: " + (f"retired: {RETIRED[key]}" if key in RETIRED else "unknown parameter")
             case "missing":
                 yield f"{key}: missing"
             case "value_error":

@@ -37,7 +37,8 @@ class Report:
 
     Attributes:
         metrics: as in reports/metrics.json; `int8` may also hold integer_convolutions and
-            floating_convolutions, the kernels that onnxruntime chose.
+            floating_convolutions, the kernels that onnxruntime chose, and floating_operations, those
+            whose result depends on the processor.
         characteristics: what was measured of the data, None if the strategy needs none.
         sentence: the characteristics in words.
         histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
@@ -89,6 +90,7 @@ def write(directory: str | Path, content: Report) -> Path:
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         kernels=_kernels(content.metrics),
+        logits=_logits(content.metrics),
         faster=faster(content.metrics),
         balanced=balance_matters(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
@@ -296,6 +298,16 @@ def _kernels(metrics: Metrics) -> tuple[int, int] | None:
     if "integer_convolutions" not in int8:
         return None
     return int(int8["integer_convolutions"]), int(int8["floating_convolutions"])
+
+
+def _logits(metrics: Metrics) -> str | None:
+    """What can be promised of the int8 file's logits on other processors."""
+    floating = metrics.get("int8", {}).get("floating_operations")
+    if floating is None:
+        return None
+    if floating:
+        return f"{floating} operations stay in floating point: the last bits depend on the processor"
+    return "all integer: bit for bit the same wherever onnxruntime runs the file"
 
 
 def _spread(counts: Iterable[int]) -> str:

@@ -20,8 +20,11 @@ class GraphError(ValueError):
     """onnxruntime cannot load, run or quantize a file."""
 
 
-def session(path: str | Path, *, threads: int) -> onnxruntime.InferenceSession:
+def session(path: str | Path | bytes, *, threads: int) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; `threads` workers that sleep while they wait, 0: one a core.
+
+    Args:
+        path: a file, or its content.
 
     Raises:
         GraphError: onnxruntime cannot load the file.
@@ -56,11 +59,12 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(path: str | Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _session(path: str | Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    with guarded(f"{path}: onnxruntime cannot load it"):
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = path if isinstance(path, bytes) else str(path)
+    with guarded(f"{'the graph' if isinstance(path, bytes) else path}: onnxruntime cannot load it"):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

@@ -43,6 +43,13 @@ SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nst
         ({"colour": 1}, ["colour: unknown parameter"]),
         ({"distill__temprature": 2.0}, ["distill.temprature: unknown parameter"]),
         ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
+        (
+            {"quantize__reduce_range": False},
+            [
+                "quantize.reduce_range: retired: weights keep all 8 bits and saturate on no processor any "
+                "more; remove the line"
+            ],
+        ),
         # wrong types: nothing is converted
         ({"distill__temperature": True}, ["distill.temperature: got true, must be a valid number"]),
         ({"distill__temperature": "2"}, ['distill.temperature: got "2", must be a valid number']),

@@ -1,7 +1,17 @@
-"""int8: export to ONNX, static quantization, and a check of the kernels a runtime runs."""
+"""int8: export to ONNX, static quantization, and a check of what a runtime computes for the file."""
 
 from akgp.quantization.checking import QuantizationError, require_finite
 from akgp.quantization.export import Kernels, convolution_kernels, export_onnx
 from akgp.quantization.static import quantize
+from akgp.quantization.verification import Verification, verify
 
-__all__ = ["Kernels", "QuantizationError", "convolution_kernels", "export_onnx", "quantize", "require_finite"]
+__all__ = [
+    "Kernels",
+    "QuantizationError",
+    "Verification",
+    "convolution_kernels",
+    "export_onnx",
+    "quantize",
+    "require_finite",
+    "verify",
+]

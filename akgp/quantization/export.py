@@ -63,6 +63,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         raise QuantizationError(f"{what}: {reason}{at(cause)}") from error
     if not _takes_any_batch(graph):
         graph = _traced_again(network, batch, what)
+    pool_in_integers(graph)
     strip(graph)
     flatten_biases(graph)
     onnx.checker.check_model(graph)
@@ -133,9 +134,51 @@ def for_runtimes(model: nn.Module) -> nn.Module:
     return model
 
 
+def pool_in_integers(model: onnx.ModelProto) -> None:
+    """Replace, in place, every ReduceMean over all pixels by the GlobalAveragePool that is the same.
+
+    onnxruntime has an integer kernel for the latter alone; a mean in floating point depends on the order of
+    its sum, and so on the processor.
+    """
+    from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+    body = shape_inference.infer_shapes(model).graph
+    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*body.value_info, *body.input)}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+        rank = ranks.get(node.input[0], 0) if node.input else 0
+        axes = constants.get(node.input[1]) if node.op_type == "ReduceMean" and len(node.input) > 1 else None
+        if axes is None or rank < 3 or {a % rank for a in numpy_helper.to_array(axes)} != {*range(2, rank)}:
+            nodes.append(node)
+        elif given.get("keepdims", 1):
+            nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name))
+        else:
+            mean, shape = f"{node.output[0]}_mean", f"{node.output[0]}_shape"
+            model.graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [2], [0, -1]))
+            nodes += [
+                helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
+                helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
+            ]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+
+
 def strip(graph: onnx.ModelProto) -> None:
-    """Remove, in place, what a runtime does not need: metadata, documentation, intermediate shapes."""
+    """Remove, in place, what a runtime does not need.
+
+    That is metadata, documentation, intermediate shapes, constants and operator sets that no node uses.
+    """
     body = graph.graph
+    used = {name for node in body.node for name in node.input}
+    domains = {node.domain for node in body.node} | {""}
+    for field, unused in (
+        (body.initializer, [x for x in body.initializer if x.name not in used]),
+        (graph.opset_import, [x for x in graph.opset_import if x.domain not in domains]),
+    ):
+        for each in unused:
+            field.remove(each)
     body.ClearField("value_info")
     for part in (graph, body, *body.node, *body.initializer, *body.input, *body.output):
         part.ClearField("metadata_props")

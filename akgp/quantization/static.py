@@ -1,7 +1,8 @@
 """Static post-training int8 (Jacob et al. 2018) by onnxruntime's quantizer, as a QDQ ONNX graph.
 
 Activations are unsigned 8-bit, one scale a tensor; weights signed 8-bit, one scale an output
-channel; sums int32. Quantization-aware training is not done here.
+channel, such that no processor's sums can saturate; sums int32. Quantization-aware training is not
+done here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from akgp.params import Quantize
 from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
+from akgp.quantization.weights import make_safe
 from akgp.runtime import guarded, session
 
 BATCH = 32
@@ -34,8 +36,6 @@ def quantize(
     Args:
         fp32_path: as `export_onnx` writes it.
         inputs: float32 [N, C, H, W], normalised calibration images; the first `params.images` count.
-        params: `reduce_range` quantizes weights to 7 bits, so that the sums of two products, which
-            x86 processors without VNNI keep in 16 bits, do not saturate.
         destination: the file to write.
 
     Raises:
@@ -66,13 +66,13 @@ def quantize(
             reader,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=params.reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[params.calibration],
             extra_options={"CalibStridedMinMax": 1},  # ranges are merged batch by batch, in bounded memory
         )
-        graph = onnx.load(str(quantized))
+        graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
+    make_safe(graph, floating)
     strip(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(destination))

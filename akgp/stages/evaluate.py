@@ -23,6 +23,7 @@ from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 
+KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
 RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
 
 
@@ -48,7 +49,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         metrics["int8"] = (
             metrics["student"]
             | _row(logits, images.labels, [graphs["int8"]])
-            | {key: kernels[key] for key in ("integer_convolutions", "floating_convolutions")}
+            | {key: kernels[key] for key in KERNELS}
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)

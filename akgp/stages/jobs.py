@@ -61,7 +61,7 @@ def quantize(task: Task) -> None:
         "akgp.stages.quantize",
         keys=("seed", "quantize"),
         inputs=[task.workspace.data, task.workspace.student],
-        steps=3,
+        steps=4,
         destination=task.workspace.int8,
     )
 

@@ -14,13 +14,13 @@ from akgp import artifacts
 from akgp.data import read_split, read_summary
 from akgp.data.batches import normalize
 from akgp.evaluation import accuracy, onnx_logits
-from akgp.quantization import export_onnx, quantize, require_finite
+from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Export, calibrate and quantize; write the graph, its preprocessing and what its kernels are."""
+    """Export, calibrate, quantize and verify; write the graph, its preprocessing and what its kernels are."""
     params, workspace = task.params.quantize, task.workspace
     summary = read_summary(workspace.data)
     calibration = read_split(workspace.data, "calibration")
@@ -39,6 +39,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         yield Step({"done": "export"})
         kernels = quantize(floating, inputs, params, model_file)
         yield Step({"done": "quantize"})
+    verified = verify(model_file, inputs)
+    yield Step({"done": "verify"})
     validation = read_split(workspace.data, "validation")
     logits = onnx_logits(
         model_file, validation, mean=summary.mean, std=summary.std, threads=task.params.ray.cpus_per_worker
@@ -46,6 +48,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     metrics = {
         "val_top1": accuracy(logits, validation.labels),
         **{f"{kind}_convolutions": number for kind, number in asdict(kernels).items()},
+        "verified_images": verified.images,
+        "floating_operations": sum(verified.floating.values()),
     }
     write_json(
         out / "preprocessing.json",
@@ -53,5 +57,5 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             mode="json", include={"classes", "image_size", "channels", "mean", "std", "bit_depth"}
         ),
     )
-    write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)

@@ -1,0 +1,82 @@
+"""Reading a QDQ graph: constants, what makes a tensor, which integers and scale stand for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""Operations with a weight as their second input, for which onnxruntime has integer kernels."""
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """Names of the initializers (or, of an activation, the integer tensor) behind a DequantizeLinear."""
+
+    integers: str
+    scale: str
+    zero_point: str | None
+
+
+class Qdq:
+    """A graph, indexed."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.made_by = {name: node for node in self.nodes for name in node.output}
+
+    def constant(self, name: str) -> NDArray[Any]:
+        """The value of an initializer."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.tensors[name])
+
+    @cached_property
+    def constants(self) -> dict[str, NDArray[Any]]:
+        return {name: self.constant(name) for name in self.tensors}
+
+    def dequantized(self, name: str) -> Dequantized | None:
+        """What is de-quantized to the tensor `name`; None: something else makes it."""
+        node = self.made_by.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        return Dequantized(node.input[0], node.input[1], node.input[2] if len(node.input) > 2 else None)
+
+    def weighted(self) -> list[NodeProto]:
+        """The nodes with a quantized constant as their weight."""
+        return [
+            node
+            for node in self.nodes
+            if node.op_type in WEIGHTED
+            and (weight := self.dequantized(node.input[1]))
+            and weight.integers in self.tensors
+        ]
+
+
+def rows(node: NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
+    """A node's weight as [O, K], K in the order in which onnxruntime's kernels sum: kh, kw, c."""
+    if node.op_type == "Conv":
+        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+    return weight if attributes(node).get("transB") else weight.T
+
+
+def unrows(node: NodeProto, weight_OK: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The inverse of `rows`, for a weight of `shape`."""
+    if node.op_type == "Conv":
+        return np.moveaxis(weight_OK.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    return weight_OK if attributes(node).get("transB") else weight_OK.T
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

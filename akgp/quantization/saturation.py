@@ -1,0 +1,82 @@
+"""Weight scales for which no processor's integer kernel can saturate.
+
+Processors without VNNI multiply unsigned 8-bit activations with signed 8-bit weights by instructions
+that add two neighbouring products in 16 bits and saturate (`vpmaddubsw`, in onnxruntime's AVX2, AVX-512
+and SSE4.1 kernels). Whether 255 (q₁ + q₂) fits depends on the weights q alone, so scales can be chosen
+with which every sum fits: then all processors give the sums that the file states. Weights keep their
+8 bits; where large weights of one sign stand side by side, the steps get coarser, at most by a factor of 2.
+
+Depthwise convolutions run on other kernels and would not need it. They are treated alike: no file may
+depend on which kernel a runtime picks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST_WEIGHT = 127
+LARGEST_PAIR = 128
+"""Of two neighbouring weights of one sign: 255 · 128 < 2¹⁵ ≤ 255 · 129."""
+STEPS = 16  # of bisection in a bracket of 1 %: 1e-7 of the scale remains
+MARGIN = 2.0**-20  # a scale is stored as float32
+CHUNK = 2**20  # weights at a time, so that they stay in the cache
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int8]
+
+
+def safe_scales(weight_OK: Floats) -> Floats:
+    """The smallest symmetric scale of each output channel with which no neighbouring pair can saturate.
+
+    A scale s is safe if every |w / s| ≤ 127 and, of every two neighbours round(w / s) along K, the
+    positive ones sum to at most 128 and the negative ones too. Any two neighbours count, whether the kernel's
+    pairs start at even or odd positions, so padding of K and odd channel counts change nothing.
+
+    For magnitudes a, b of one sign (a + b) / s ≤ 128 suffices and (a + b) / s ≤ 129 is necessary, because of
+    the rounding; between the two a bisection finds the least scale.
+
+    Returns:
+        float32 [O]; 1 for a channel of zeros.
+    """
+    chunks = np.array_split(weight_OK, max(1, weight_OK.size // CHUNK))
+    scales = np.concatenate([_safe_scales(chunk) for chunk in chunks if len(chunk)])
+    return np.where(scales > np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
+
+
+def _safe_scales(weight_OK: Floats) -> NDArray[np.float64]:
+    parts = [np.maximum(weight_OK, 0), np.maximum(-weight_OK, 0)]
+    sums = [part[:, 1:] + part[:, :-1] for part in parts]
+    largest, widest = (
+        np.maximum(*(part.max(1, initial=0) for part in of_both)).astype(np.float64)
+        for of_both in (parts, sums)
+    )
+    largest = largest / LARGEST_WEIGHT
+    low = np.maximum(largest, widest / (LARGEST_PAIR + 1))
+    high = np.maximum(largest, widest / LARGEST_PAIR * (1 + MARGIN))
+    pairs = []
+    for part, total in zip(parts, sums, strict=True):
+        row, k = np.nonzero(total > (LARGEST_PAIR * low[:, None]).astype(np.float32))
+        pairs.append((row, part[row, k], part[row, k + 1]))
+    row, first, second = map(np.concatenate, zip(*pairs, strict=True))
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        saturates = np.rint(first / middle[row]) + np.rint(second / middle[row]) > LARGEST_PAIR
+        saturated = np.isin(np.arange(len(middle)), row[saturates])
+        low, high = np.where(saturated, middle, low), np.where(saturated, high, middle)
+    return np.where(high > largest, high * (1 + MARGIN), largest)
+
+
+def quantized(weight_OK: Floats, scales: Floats) -> Integers:
+    """round(w / s), ties to even, within ±127: int8 [O, K]."""
+    steps = np.rint(weight_OK / scales[:, None])
+    return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
+
+
+def saturating_channels(integers_OK: Integers) -> NDArray[np.intp]:
+    """The output channels that have a pair of neighbours whose sum of products may exceed 16 bits."""
+    wide = integers_OK.astype(np.int32)
+    worst = np.zeros(len(wide), np.int32)
+    for part in (np.maximum(wide, 0), np.maximum(-wide, 0)):
+        worst = np.maximum(worst, (part[:, 1:] + part[:, :-1]).max(1, initial=0))
+    return np.flatnonzero(worst > LARGEST_PAIR)

@@ -1,0 +1,281 @@
+"""The integer arithmetic that an int8 file states, as onnxruntime computes it: an oracle for its kernels.
+
+A QDQ file says de-quantize, compute in floating point, quantize. onnxruntime fuses such a triple into an
+integer kernel: sums of products in int32 (exact), one multiplication by a float32 factor, rounding to even.
+Here the same is computed from the file alone, without saturation, without overflow, in no particular
+instruction set. Where the file keeps an operation in floating point whose result depends on the order of
+its sums, `Simulation.floating` names it: of such a file no logits can be promised bit for bit.
+
+Tensors: NCHW integers beside their scale and zero point.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from akgp.quantization.qdq import attributes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+Array = NDArray[Any]
+f32 = np.float32
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers q that stand for (q − zero) · scale; scale and zero: a number, or one a channel (weights)."""
+
+    q: Array
+    scale: Array
+    zero: Array
+    axis: int = 1
+
+    def floats(self) -> Array:
+        """float32, as DequantizeLinear computes it."""
+        scale, zero = self.scale, self.zero.astype(np.int32)
+        if scale.ndim:
+            shape = [-1 if axis == self.axis % self.q.ndim else 1 for axis in range(self.q.ndim)]
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+        return ((self.q.astype(np.int32) - zero).astype(f32) * scale).astype(f32)
+
+    def centred(self) -> Array:
+        """q − zero as float64, in which sums of products are exact."""
+        return self.q.astype(np.float64) - self.zero.astype(np.float64).reshape(-1)[0]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A node on quantized inputs, to be computed when it is known by which scale its output is quantized."""
+
+    node: NodeProto
+    inputs: tuple[Any, ...]
+
+    @property
+    def fused(self) -> bool:
+        """Whether onnxruntime has an integer kernel for it."""
+        quantized = all(isinstance(value, Quantized) for value in self.inputs if value is not None)
+        return quantized and self.node.op_type in KERNELS
+
+
+@dataclass
+class Simulation:
+    """What a file computes: its logits, the integers of every activation, what it computes in floats."""
+
+    logits: Array
+    integers: dict[str, Array]
+    floating: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
+    """Run the network of an int8 file on float32 images."""
+    from onnx import numpy_helper
+
+    found = Simulation(np.empty(0), {})
+    values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    values[model.graph.input[0].name] = images_NCHW
+    for node in model.graph.node:
+        inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
+        if node.op_type == "QuantizeLinear":
+            values[node.output[0]] = found.integers[node.output[0]] = _quantize(
+                inputs[0], inputs[1], inputs[2], found.floating
+            )
+        elif node.op_type == "DequantizeLinear":
+            axis = attributes(node).get("axis", 1)
+            values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], axis)
+        elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
+            moved = _reference(node, (inputs[0].q, *inputs[1:]))
+            for name, q in zip(node.output, moved, strict=True):
+                values[name] = Quantized(q, inputs[0].scale, inputs[0].zero)
+        elif any(isinstance(value, Quantized) for value in inputs):
+            values[node.output[0]] = Pending(node, inputs)
+        else:
+            results = _float(node, inputs, found.floating)
+            values.update(zip(node.output, results, strict=True))
+    found.logits = _floats(values[model.graph.output[0].name], found.floating)
+    return found
+
+
+def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:
+    """The integers of a tensor that is a float one, a quantized one or a pending operation's result."""
+    low, high = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
+    if isinstance(value, Quantized) and value.scale == scale and value.zero == zero:
+        return value.q
+    if isinstance(value, Pending) and value.fused:
+        steps = KERNELS[value.node.op_type](value.node, value.inputs, scale, zero)
+    else:
+        steps = np.rint(_floats(value, floating) / scale) + zero.astype(np.float64)
+    return np.clip(steps, low, high).astype(zero.dtype)
+
+
+def _floats(value: Any, floating: Counter[str]) -> Array:
+    if isinstance(value, Quantized):
+        return value.floats()
+    if isinstance(value, Pending):
+        (result, *_) = _float(value.node, value.inputs, floating)
+        return result
+    return np.asarray(value)
+
+
+def _float(node: NodeProto, inputs: tuple[Any, ...], floating: Counter[str]) -> list[Array]:
+    """A node's outputs in float32, by onnx's reference implementation."""
+    if node.op_type not in EXACT:
+        floating[node.op_type] += 1
+    return _reference(node, tuple(None if value is None else _floats(value, floating) for value in inputs))
+
+
+def _reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[Array]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = [name for name, value in zip(node.input, inputs, strict=True) if value is not None]
+    feed = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
+    kinds = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(feed[name].dtype), None)
+        for name in dict.fromkeys(names)
+    ]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
+    graph = onnx.helper.make_graph([node], "one node", kinds, outputs)
+    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feed))
+
+
+# Integer kernels: node, inputs, output scale and zero point → rounded steps of the output, not yet clipped.
+
+
+def _fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
+    """a · b + c rounded once to float32; exact before, since a has 8 bits."""
+    return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(f32)
+
+
+def _requantized(sums: Array, scale: Array, zero: Array) -> Array:
+    """Sums in int32 to steps: float32 product, rounded half to even, then the zero point."""
+    return np.rint(sums.astype(f32) * scale) + zero.astype(np.float64)
+
+
+def _by_channel(values: Array, dims: int) -> Array:
+    return values.reshape(1, -1, *[1] * (dims - 2)) if values.ndim else values
+
+
+def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    x, weight, *bias = inputs
+    given = attributes(node)
+    spatial = x.q.ndim - 2
+    begin, end = np.split(np.array(given.get("pads", [0] * 2 * spatial)), 2)
+    padding = [int(side) for pair in zip(begin[::-1], end[::-1], strict=True) for side in pair]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
+    sums = convolve(
+        F.pad(torch.from_numpy(x.centred()), padding),
+        torch.from_numpy(weight.q.astype(np.float64)),
+        torch.from_numpy(bias[0].q.astype(np.float64)) if bias else None,
+        stride=given.get("strides", 1),
+        dilation=given.get("dilations", 1),
+        groups=given.get("group", 1),
+    ).numpy()
+    return _requantized(sums, _by_channel(x.scale * weight.scale / scale, sums.ndim), zero)
+
+
+def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    x, weight, *bias = inputs
+    given = attributes(node)
+    left = x.centred().T if given.get("transA") else x.centred()
+    right = weight.q.astype(np.float64)
+    sums = left @ (right.T if given.get("transB") else right)
+    if bias and bias[0] is not None:
+        sums = sums + bias[0].q.astype(np.float64)
+    factor = f32(given.get("alpha", 1.0)) * x.scale * weight.scale
+    return _requantized(sums, factor / scale, zero)
+
+
+def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    x, y = inputs
+    return _requantized(x.centred() @ y.centred(), x.scale * y.scale / scale, zero)
+
+
+def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    a, b = inputs
+    ratio_a, ratio_b = a.scale / scale, b.scale / scale
+    fixed = f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
+    return np.rint(_fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed)))
+
+
+def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    a, b = inputs
+    products = (a.centred() * b.centred()).astype(f32)
+    return np.rint(products * (a.scale * b.scale / scale) + f32(zero))
+
+
+def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    """Sums of float32 in the order of the pixels, as this kernel alone has them; rounded with the zero."""
+    given = attributes(node)
+    kernel = given["kernel_shape"]
+    dims = len(kernel)
+    strides = given.get("strides", [1] * dims)
+    begin, end = np.split(np.array(given.get("pads", [0] * 2 * dims)), 2)
+    x = inputs[0].floats()
+    lengths = np.array(x.shape[2:]) + begin + end - kernel
+    steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
+    beyond = np.maximum(steps * strides - lengths, 0)
+    widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
+    axes = tuple(range(2, 2 + dims))
+    every: Any = (..., *(slice(None, None, stride) for stride in strides), *[slice(None)] * dims)
+
+    def total(values: Array) -> Any:
+        windows: Any = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), kernel, axes)[every]
+        return sum(windows[(..., *place)] for place in np.ndindex(*kernel))
+
+    count = f32(np.prod(kernel)) if given.get("count_include_pad") else total(np.ones_like(x))
+    return np.rint(total(x) / count / scale + f32(zero))
+
+
+def _global_average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    (x,) = inputs
+    pixels = tuple(range(2, x.q.ndim))
+    size = int(np.prod(x.q.shape[2:]))
+    sums = x.centred().sum(pixels, keepdims=True)
+    return _requantized(sums, x.scale / (scale * f32(size)), zero)
+
+
+def _concat(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
+    parts = [np.rint(part.floats() / scale) + zero.astype(np.float64) for part in inputs]
+    return np.concatenate(parts, attributes(node)["axis"])
+
+
+KERNELS: Mapping[str, Callable[..., Array]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Add": _add,
+    "Mul": _mul,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": _global_average_pool,
+    "Concat": _concat,
+}
+MOVES = frozenset(
+    {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"}
+    | {"Gather", "GatherND", "Identity"}
+)
+"""Operations that only move values or choose among them: on integers they are what they are on floats."""
+EXACT = MOVES | {
+    "Relu",
+    "Clip",
+    "HardSigmoid",
+    "HardSwish",
+    "Sigmoid",
+    "LeakyRelu",
+    "Abs",
+    "Neg",
+    "Max",
+    "Min",
+}
+EXACT |= {"Mul", "Add", "Sub", "Div", "Shape", "Cast", "Concat", "Constant"}
+"""Float operations that sum over no elements: every processor rounds them alike."""

@@ -1,0 +1,99 @@
+"""Whether onnxruntime computes, on this processor, what an int8 file states: its logits by the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from akgp.quantization.export import QuantizationError
+from akgp.quantization.simulator import simulate
+from akgp.runtime import session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PIXELS, FEWEST = 2**18, 8
+"""As many images are compared as have PIXELS in all, FEWEST at least: 256 of 32×32, 8 of 224×224; seconds."""
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared.
+
+    Attributes:
+        images: how many.
+        floating: operations that the file leaves in floating point and whose sums every processor may
+            order otherwise, with their number. Without any, the logits are the same everywhere.
+        equal: whether all logits agreed, bit for bit; of a file without such operations always true.
+    """
+
+    images: int
+    floating: Mapping[str, int]
+    equal: bool
+
+
+def verify(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> Verification:
+    """Compare the logits of the first images, as many as PIXELS allow, by onnxruntime and by the simulator.
+
+    Args:
+        path: an int8 graph that `quantize` has written.
+        inputs: float32 [N, C, H, W], normalised images.
+
+    Raises:
+        QuantizationError: the file is all integers, and yet they differ; names the first layer that does.
+    """
+    import onnx
+
+    images = np.asarray(inputs, dtype=np.float32)
+    images = images[: max(FEWEST, PIXELS // int(np.prod(images.shape[2:])))]
+    model, running = onnx.load(str(path)), session(path, threads=1)
+    floating: Mapping[str, int] = {}
+    different = 0
+    for batch in np.array_split(images, -(-len(images) // BATCH)):
+        stated = simulate(model, batch)
+        (logits,) = running.run(None, {running.get_inputs()[0].name: batch})
+        rows = (logits.view(np.int32) != stated.logits.view(np.int32)).any(tuple(range(1, logits.ndim)))
+        different += int(rows.sum())
+        floating = stated.floating
+        if rows.any() and not floating:
+            raise QuantizationError(
+                f"{path}: onnxruntime's integer kernels on this processor don't compute what the file "
+                f"states: the logits of {rows.sum()} of {len(batch)} images differ; first in "
+                f"{_first_difference(model, batch, stated.integers)}"
+            )
+    return Verification(len(images), floating, different == 0)
+
+
+def _first_difference(
+    model: ModelProto, batch: NDArray[np.float32], stated: Mapping[str, NDArray[np.uint8]]
+) -> str:
+    """The first operation whose integers differ, and by how much."""
+    import onnx
+
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for node in quantizers:
+        watched.graph.output.append(
+            onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, None)
+        )
+    names = [node.output[0] for node in quantizers]
+    running = session(watched.SerializeToString(), threads=1)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = running.run(names, {running.get_inputs()[0].name: batch})
+    for node, steps in zip(quantizers, found, strict=True):
+        error = np.abs(steps.astype(int) - stated[node.output[0]].astype(int))
+        if error.any():
+            maker = made_by.get(node.input[0], node)
+            return (
+                f"{maker.op_type} {maker.name or node.input[0]}: {np.count_nonzero(error)} of {error.size} "
+                f"values, by up to {error.max()} steps"
+            )
+    return "the last layer: its logits alone"
