@@ -26,6 +26,7 @@ from akgp.pruning import (
     prune,
 )
 from akgp.pruning.budget import rounded
+from akgp.stages.jobs import removed
 
 SMALL = torch.zeros(2, 3, 32, 32)
 
@@ -316,6 +317,11 @@ def test_table_has_a_row_a_layer() -> None:
         "pruned_width": 10,
         "reason": "is the network's output",
     }
+
+
+def test_the_stage_says_what_is_removed_and_what_is_kept() -> None:
+    line = removed({"filters_removed": 0.493, "macs_reduction": 0.747, "params_reduction": 0.748})
+    assert line == "prune: 49.3% of the filters removed; kept: 25.3% of the MACs, 25.2% of the parameters"
 
 
 @pytest.mark.slow

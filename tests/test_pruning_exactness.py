@@ -384,8 +384,30 @@ def deep() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
 
 
-@pytest.mark.parametrize("build", [Single, deep, lambda: cifar_resnet(56)])
-@pytest.mark.parametrize("batch", [1, 2])
+class GeM(Small):
+    """Generalised mean pooling, which makes 1e-6 of zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = self.both(torch.cat([self.side(x), x], 1)).clamp(min=1e-6).pow(3)
+        return self.head(F.adaptive_avg_pool2d(x, 2).pow(1 / 3).flatten(1))
+
+
+class OneByOne(Small):
+    """Takes one image at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (image,) = x
+        return super().forward(image[None])
+
+
+@pytest.mark.parametrize(
+    ("build", "batch"),
+    [
+        (Single, 2), (Single, 1), (deep, 2), (deep, 1), (GeM, 1), (GeM, 2), (OneByOne, 1),
+        (lambda: cifar_resnet(56), 2),
+    ],
+)  # fmt: skip
 def test_right_surgery_passes(build: Callable[[], nn.Module], batch: int) -> None:
     """Also where float64 cannot be had, signals fade (60 layers at default weights) or batches are of one."""
     torch.manual_seed(0)
@@ -416,9 +438,38 @@ def with_shared_groups() -> nn.Module:
     )  # fmt: skip
 
 
+def with_statistics_alone() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32, affine=False), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 5, 8),
+        nn.Flatten(),
+    )  # fmt: skip
+
+
+def with_gates() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.GLU(1), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 5, 8), nn.Flatten(),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("build", "reasons"),
     [
+        (
+            with_statistics_alone,
+            {
+                "0": "BatchNorm2d 1 has no γ and β by which channels could be zero",
+                "2": None,
+                "3": "is the network's output",
+            },
+        ),
+        (
+            with_gates,
+            {
+                "0": "connected to 2 in a way that cannot be followed",
+                "2": None,
+                "3": "is the network's output",
+            },
+        ),
         (
             with_weight_norm,
             {

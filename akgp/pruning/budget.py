@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.counting import count_macs
-from akgp.pruning.cutting import PRUNABLE, width
+from akgp.pruning.cutting import PRUNABLE, width_of
 from akgp.pruning.graph import Group
 from akgp.pruning.tracing import PruningError
 
@@ -160,7 +160,7 @@ class Costs:
         for index, group in enumerate(groups):
             for part in group.parts:
                 outputs, inputs = touched.setdefault(part.module, ({}, {}))
-                share = len(part.indices) / group.width / width(part.module, part.writes)
+                share = len(part.indices) / group.width / width_of(part.module, part.writes)
                 (outputs if part.writes else inputs)[index] = share
         self.parts = [
             self._cost(module, outputs, inputs, by_weight) for module, (outputs, inputs) in touched.items()

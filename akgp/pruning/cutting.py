@@ -70,7 +70,7 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, PRUNABLE[:3]) and module.groups == module.in_channels == module.out_channels
 
 
-def width(module: nn.Module, outputs: bool) -> int:
+def width_of(module: nn.Module, outputs: bool) -> int:
     """How many outputs or inputs a module has that can be cut."""
     known = side(module, outputs)
     return getattr(module, known.widths[0]) if known else 1
@@ -90,7 +90,7 @@ def cut(model: nn.Module, gone: Iterable[Part]) -> None:
             continue
         known = side(module, outputs)
         assert known is not None, f"{name} was never to be cut"
-        kept = _without(width(module, outputs), positions)
+        kept = _without(width_of(module, outputs), positions)
         for tensor, dimension in known.tensors.items():
             _cut_tensor(module, tensor, dimension, kept)
         for attribute in known.widths:

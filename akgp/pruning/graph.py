@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from akgp.models import ChannelMap
-from akgp.pruning.cutting import PRUNABLE, Part, is_depthwise, side, tensors
+from akgp.pruning.cutting import PRUNABLE, Part, is_depthwise, side, tensors, width_of
 from akgp.pruning.tracing import PruningError, told, traced
 
 # Statistics over several channels: without some of them the others come out differently.
@@ -138,10 +139,14 @@ class Graph:
             return f"{kind} {name} mixes the channels"
         if isinstance(module, _InstanceNorm) and module.affine:
             return f"{kind} {name} adds a bias to channels that are zero"
+        if isinstance(module, _BatchNorm) and not module.affine and module.track_running_stats:
+            return f"{kind} {name} has no γ and β by which channels could be zero"
         if not isinstance(module, ChannelMap):
             known = side(module, part.writes)
             if known is None:
                 return f"{kind} {name} cannot be cut"
+            if max(part.indices) >= width_of(module, part.writes):
+                return f"connected to {name} in a way that cannot be followed"
             if module in self.tied:
                 return f"{name} shares {self.tied[module]}"
             if parametrize.is_parametrized(module) or "weight" not in module._parameters:

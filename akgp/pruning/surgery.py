@@ -66,7 +66,10 @@ def prune(
     skip: Sequence[str] = (),
     seed: int = 0,
 ) -> Pruned:
-    """A smaller copy of `model` without its least important filters; `model` stays as it is.
+    """A smaller copy of `model` without its least important filters; `model` stays as it is and is not run.
+
+    The copy's parameters are as trainable, its modules in the same mode, its tied weights as tied as those of
+    `model`; it works alike under no_grad and inference_mode, around it or in the forward pass.
 
     Exactly one of `ratio`, `macs` and `params` says how many filters go. Layers whose outputs are
     summed lose the same channels and are scored together (`criteria.coupled_scores`). The classifier,
@@ -77,10 +80,11 @@ def prune(
 
     Args:
         example_input: [N, ...] for a forward pass.
-        ratio: share of the filters of each layer to remove, in [0, 1).
-        macs: share of the multiply-accumulates to keep, in (0, 1), met within 2 %; the filters to
-            remove are found by a ranking over all layers, scores divided by their layer's mean.
-        params: likewise for parameters.
+        ratio: share of the filters of each layer to *remove*, in [0, 1).
+        macs: share of the multiply-accumulates to *keep*, in (0, 1), as `counting.count` counts them, met
+            within 2 %; the filters to remove are found by a ranking over all layers, scores divided by
+            their layer's mean.
+        params: share of the parameters to *keep*, likewise; one that modules share counts once.
         criterion: fpgm, l1, l2 or random; the filters of lowest score go.
         round_to: widths are rounded to multiples of this (a tie: to the wider), at least one; layers
             that are no wider stay dense.
@@ -88,8 +92,9 @@ def prune(
         seed: of the criterion random.
 
     Raises:
-        PruningError: an argument is out of its range; the network cannot be traced, holds values
-            that are not finite, or cannot be cut exactly.
+        PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
+            or quantized), holds values that are not finite, or cannot be cut exactly; nothing would be
+            removed, though some was asked for; a budget is not met.
     """
     amount = _check(ratio, macs, params, criterion, round_to)
     refuse(model)

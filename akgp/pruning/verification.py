@@ -19,11 +19,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from akgp.counting import evaluated
-from akgp.pruning.cutting import NORMS, PRUNABLE, Part, cut, mask, width
+from akgp.pruning.cutting import NORMS, PRUNABLE, Part, cut, mask, width_of
 from akgp.pruning.tracing import PruningError, copied, one_line, ordinary
 
-VARIATION, ROUNDING = (1e-6, 1e-3), (1e-10, 1e-4)
-"""Largest difference, as shares of a feature's variation and of its magnitude; in float64, in others."""
+VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
+"""Largest difference, as shares of a feature's variation and of its magnitude; in float64, in others.
+
+What a layer makes of zeros may be nearly zero: GeM pooling of 1e-6. A wrong filter of a thousand is 1e-2.
+"""
 SEEN = 2
 """Inputs of a batch whose features are compared."""
 
@@ -141,7 +144,9 @@ def _masked(
 ) -> tuple[nn.Module, Tensor, bool, list[tuple[str, Tensor, int]]]:
     """A masked copy, its inputs, whether it runs in float64, and its features without what will be cut."""
     integer = not example_input.is_floating_point()
-    for exact in (True, False):
+    given = len(example_input)
+    attempts = [(True, max(given, 2)), (True, given), (False, given)]  # of one input not every feature varies
+    for exact, batch in attempts[given > 1 :]:
         twin = copied(model)
         if random:
             randomise(twin)
@@ -151,14 +156,14 @@ def _masked(
         try:
             if exact:
                 twin.double()
-            for noise in _noise(example_input):
+            for noise in _noise(example_input, batch):
                 features.clear()
                 noise = noise.to(torch.float64 if exact and not integer else example_input.dtype)
                 _run(twin, noise, record)
                 if _finite(features[-1][1]):
                     break
             return twin, noise, exact, features
-        except Exception as error:  # a forward pass that insists on its precision, a device without float64
+        except Exception as error:  # a forward pass that insists on precision or batch; no float64 there
             if not exact:
                 reason = one_line(error)
                 raise PruningError(f"{type(model).__name__} does not run on noise ({reason})") from error
@@ -169,11 +174,12 @@ def _append(features: list[tuple[str, Tensor, int]], *feature: Any) -> None:
     features.append(feature)
 
 
-def _noise(example_input: Tensor) -> list[Tensor]:
+def _noise(example_input: Tensor, batch: int) -> list[Tensor]:
     """Inputs to try: normal ones, and for networks that take logarithms, positive ones."""
     generator = torch.Generator().manual_seed(0)
+    shape = (batch, *example_input.shape[1:])
     both = (torch.randn, torch.rand)
-    return [make(example_input.shape, generator=generator).to(example_input.device) for make in both]
+    return [make(shape, generator=generator).to(example_input.device) for make in both]
 
 
 def _kept(model: nn.Module, gone: Sequence[Part]) -> dict[str, Tensor]:
@@ -184,7 +190,7 @@ def _kept(model: nn.Module, gone: Sequence[Part]) -> dict[str, Tensor]:
             removed[part.name].update(part.indices)
     modules = {name: model.get_submodule(name) for name in removed}
     return {
-        name: torch.tensor(sorted(set(range(width(modules[name], True))) - gone_there))
+        name: torch.tensor(sorted(set(range(width_of(modules[name], True))) - gone_there))
         for name, gone_there in removed.items()
     }
 

@@ -6,6 +6,9 @@ needs no torch, which takes longer to import than most stages take to compute.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from akgp.stages.folds import networks
 from akgp.stages.ray import fit
 from akgp.stages.sources import sources
@@ -34,6 +37,16 @@ def prune(task: Task) -> None:
         inputs=[task.workspace.data / "summary.json", task.workspace.dense(task.params.student)],
         steps=1,
         destination=task.workspace.pruned,
+    )
+    print(removed(json.loads((task.workspace.pruned / "metrics.json").read_text())))
+
+
+def removed(metrics: Mapping[str, float]) -> str:
+    """What `prune` did in a line: `ratio` asks for what is removed, `macs` and `params` for what is kept."""
+    macs, parameters = 1 - metrics["macs_reduction"], 1 - metrics["params_reduction"]
+    return (
+        f"prune: {metrics['filters_removed']:.1%} of the filters removed; kept: {macs:.1%} of the MACs, "
+        f"{parameters:.1%} of the parameters"
     )
 
 
