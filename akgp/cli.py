@@ -91,7 +91,9 @@ def recipe_use(name: str, file: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="data, teacher, folds, prune, distill, quantize or evaluate")],
+    name: Annotated[
+        str, typer.Argument(help="data, network_files, teacher, folds, prune, distill, quantize or evaluate")
+    ],
     network: Annotated[str | None, typer.Option(help="teacher and folds: which of the networks")] = None,
 ) -> None:
     """Run one stage; `dvc repro` calls this."""

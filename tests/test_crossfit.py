@@ -18,8 +18,8 @@ from akgp.data import Images
 from akgp.data.batches import Batch
 from akgp.distillation import cross_fitted, folds, out_of_fold
 from akgp.stages import distill, fold, prune, teacher
-from akgp.stages.sources import SOURCES
-from akgp.stages.sources import check as check_sources
+from akgp.stages.network_files import SOURCES
+from akgp.stages.network_files import check as check_sources
 from akgp.stages.teachers import teaching
 from akgp.stages.worker import Compute
 from akgp.stages.workspace import StageError, Task
@@ -193,7 +193,9 @@ def test_folds_of_a_changed_file_are_found_out(tmp_path: Path) -> None:
     record = Task("distill", checked, tmp_path).workspace.folds("small") / SOURCES
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"mine.py": "0" * 64}))
-    with pytest.raises(StageError, match=r"mine.py has changed .* --single-item folds@small` makes it anew"):
+    with pytest.raises(
+        StageError, match=r"mine.py has changed since models/folds/small was made of it: `dvc repro` makes it"
+    ):
         check_sources(checked, tmp_path)
 
 

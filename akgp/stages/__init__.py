@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 
 from akgp import params as parameters
-from akgp.stages import sources
+from akgp.stages import network_files
 from akgp.stages.workspace import StageError, Task, Workspace, held
 
-STAGES = ("data", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
+STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
 
 __all__ = ["STAGES", "StageError", "run"]
 
@@ -42,14 +42,14 @@ def run(name: str, *, network: str | None = None, root: str | Path = ".") -> Non
     if networks is not None and network not in networks:
         raise StageError(f"--network: got {network!r}, must be one of {', '.join(networks)}")
     task = Task(stage=name, params=params, root=workspace.root, network=network)
-    if name not in ("data", "teacher", "folds"):
-        sources.check(params, workspace.root)
+    if name not in ("data", "network_files", "teacher", "folds"):
+        network_files.check(params, workspace.root)
     with held(workspace, task.label):
         _run(task)
 
 
 def _run(task: Task) -> None:
-    if task.stage in ("data", "folds"):
+    if task.stage in ("data", "network_files", "folds"):
         import_module(f"akgp.stages.{task.stage}").run(task)
     else:
         getattr(import_module("akgp.stages.jobs"), task.stage)(task)

@@ -17,9 +17,9 @@ from akgp.distillation import folds
 from akgp.stages.bar import bar
 from akgp.stages.cluster import brought, make_readable, nodes, require_room
 from akgp.stages.failures import raise_cause, told
+from akgp.stages.network_files import SOURCES, digests, sources
 from akgp.stages.ray import job_name, lasting, remove, storage_of
 from akgp.stages.session import session
-from akgp.stages.sources import SOURCES, digests, sources
 from akgp.stages.teacher import train_dense
 from akgp.stages.trials import one_worker, tuned
 from akgp.stages.worker import ARTIFACT, Step, carry_out, prepare

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 
 from akgp.stages.folds import networks
+from akgp.stages.network_files import sources
 from akgp.stages.ray import fit
-from akgp.stages.sources import sources
 from akgp.stages.workspace import Task
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
 from akgp.stages.dry_run import passage
+from akgp.stages.network_files import SOURCES, digests, located
 from akgp.stages.notices import SAID, noticed
-from akgp.stages.sources import SOURCES, digests, located
 from akgp.stages.trained import kept, options, require_better_than_chance, steps
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json

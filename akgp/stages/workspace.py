@@ -54,6 +54,11 @@ class Workspace:
     def reports(self) -> Path:
         return self.root / "reports"
 
+    @property
+    def network_files(self) -> Path:
+        """Of each network a file, NAME.json: the digests of the user's own files that it is made of."""
+        return self.root / "models" / "files"
+
     def dense(self, network: str) -> Path:
         return self.root / "models" / "dense" / network
 

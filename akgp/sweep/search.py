@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.characteristics import IMBALANCED
-from akgp.stages import sources
+from akgp.stages import network_files
 from akgp.stages.cluster import nodes, require_shared, room
 from akgp.stages.session import session
 from akgp.stages.teachers import teaching
@@ -46,7 +46,7 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     task = Task("sweep", params, workspace.root)
     inputs = [workspace.data, workspace.dense(params.student), *teaching(task)]
     require(*inputs)
-    sources.check(params, workspace.root)
+    network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
