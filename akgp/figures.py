@@ -75,18 +75,17 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
     """The teacher's weight in each class: mean, and the 10th to 90th percentile. Empty without rows."""
     if not weights:
         return ""
+    many = len(weights) > LABELLED
+    rows = sorted(weights, key=lambda row: float(row["mean"])) if many else weights
 
     def draw(axes: list[Axes]) -> None:
         (axis,) = axes
-        places = range(len(weights))
-        low, mean, high = ([float(row[key]) for row in weights] for key in ("p10", "mean", "p90"))
-        axis.vlines(
-            places, low, high, color=SERIES[1], alpha=0.45, linewidth=5, label="10th to 90th percentile"
-        )
-        axis.plot(places, mean, "o", color=SERIES[1], markersize=5, label="mean")
+        places = range(len(rows))
+        low, mean, high = ([float(row[key]) for row in rows] for key in ("p10", "mean", "p90"))
+        _ranges(axis, places, low, high, mean, ("10th to 90th percentile", "mean"))
         axis.set_ylim(-0.03, 1.03)
         axis.set_ylabel("teacher's weight")
-        _name(axis, [str(row["class"]) for row in weights], "class")
+        _name(axis, [str(row["class"]) for row in rows], "classes, by the mean")
         _legend(axis)
 
     return _svg("weights", "Weight of the teacher against the label, by class", draw, height=3.0)
@@ -95,26 +94,31 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
 def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
     """Of each class its training images, and the share of labels that look wrong: from the lower end up.
 
-    The second panel is there where that is known of some class. Empty without characteristics.
+    The second panel is there where that is known of some class. More classes than can be named are drawn as
+    curves, sorted. Empty without characteristics.
     """
     if characteristics is None:
         return ""
     rates, lows = characteristics["noise_rate_by_class"], characteristics["noise_rate_by_class_low"]
     known = [k for k, rate in enumerate(rates) if rate is not None]
+    counts, many = list(characteristics["class_counts"]), len(classes) > LABELLED
+    if many:
+        counts.sort(reverse=True)
+        known.sort(key=lambda k: -rates[k])
 
     def draw(axes: list[Axes]) -> None:
-        axes[0].bar(range(len(classes)), characteristics["class_counts"], color=SERIES[0], alpha=0.6)
+        if many:
+            axes[0].fill_between(range(len(counts)), counts, color=SERIES[0], alpha=0.6, step="mid")
+        else:
+            axes[0].bar(range(len(counts)), counts, color=SERIES[0], alpha=0.6)
         axes[0].set_ylabel("training images")
         for labels in axes[1:]:
-            wrong = [100 * rates[k] for k in known]
-            labels.vlines(
-                known, [100 * lows[k] for k in known], wrong, color=SERIES[1], alpha=0.45, linewidth=5
-            )
-            labels.plot(known, wrong, "o", color=SERIES[1], markersize=5)
+            wrong, low = [100 * rates[k] for k in known], [100 * lows[k] for k in known]
+            _ranges(labels, range(len(known)) if many else known, low, wrong, wrong)
             labels.set_ylim(bottom=0)
             labels.set_ylabel("labelled otherwise, %")
         for axis in axes:
-            _name(axis, list(classes), "class", room=60 // len(axes))
+            _name(axis, list(classes), "classes, most first", room=60 // len(axes))
 
     title = "Training images and doubtful labels of each class"
     return _svg("classes", title, draw, panels=2 if known else 1, height=3.0)
@@ -126,7 +130,7 @@ def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence
     The second panel is there where labels are wrong by estimate. Empty without characteristics and with
     more classes than can be named.
     """
-    if characteristics is None or len(classes) > LABELLED:
+    if characteristics is None or characteristics["overlap"] is None or len(classes) > LABELLED:
         return ""
     panels = {"the teacher answers": ("probability of", characteristics["overlap"])}
     if characteristics["doubtful"]:
@@ -166,6 +170,19 @@ def _squares(axis: Axes, matrix: Sequence[Sequence[float]], classes: Sequence[st
     axis.set_xticks(range(len(classes)), classes, rotation=90 if sum(map(len, classes)) > 20 else 0)
     axis.set_yticks(range(len(classes)), classes)
     axis.grid(False)
+
+
+def _ranges(
+    axis: Axes, places: Sequence[int], low: list[float], high: list[float], mark: list[float],
+    names: tuple[str, str] = ("", ""),
+) -> None:  # fmt: skip
+    """A bar from low to high and a mark at each place; bands and a line where there are too many for that."""
+    if len(places) > LABELLED:
+        axis.fill_between(places, low, high, color=SERIES[1], alpha=0.3, linewidth=0, label=names[0])
+        axis.plot(places, mark, color=SERIES[1], linewidth=1.6, label=names[1])
+        return
+    axis.vlines(places, low, high, color=SERIES[1], alpha=0.45, linewidth=5, label=names[0])
+    axis.plot(places, mark, "o", color=SERIES[1], markersize=5, label=names[1])
 
 
 def _legend(axis: Axes) -> None:

@@ -25,6 +25,8 @@ ROLES = {
     "int8": "the student in 8-bit integers",
 }
 COUNTS = ("params", "macs", "bytes")
+ROWS = 48
+"""Of more classes than this a table shows so many."""
 
 
 class ReportError(ValueError):
@@ -89,6 +91,7 @@ def write(directory: str | Path, content: Report) -> Path:
         characteristics=list(_characteristics(content.characteristics or {})),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
+        weights=_lowest_and_highest(content.weights),
         kernels=_kernels(content.metrics),
         logits=_logits(content.metrics),
         faster=faster(content.metrics),
@@ -291,6 +294,14 @@ def _training(training: parameters.Training) -> str:
         f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
         f"({training.schedule})"
     )
+
+
+def _lowest_and_highest(weights: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows; of more than can be looked through those of the lowest and the highest mean."""
+    if len(weights) <= ROWS:
+        return weights
+    ordered = sorted(weights, key=lambda row: float(row["mean"]))
+    return [*ordered[: ROWS // 2], *ordered[-ROWS // 2 :]]
 
 
 def _kernels(metrics: Metrics) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ from akgp.distillation.crossfit import cross_fitted, folds, out_of_fold
 from akgp.distillation.learned import LearnedTeachers
 from akgp.distillation.losses import Ensemble, distillation_loss, standardized
 from akgp.distillation.objective import Guide, guide, guided, together
+from akgp.distillation.record import recorded
 from akgp.distillation.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.stacking import Measured, stacked_weight, stacked_weights
 from akgp.distillation.strategies import strategy_loss
@@ -30,6 +31,7 @@ __all__ = [
     "log_prior",
     "measure",
     "out_of_fold",
+    "recorded",
     "self_distillation_loss",
     "sentence",
     "stacked_weight",

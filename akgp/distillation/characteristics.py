@@ -316,11 +316,10 @@ def _error_rate(wrong_N: Tensor, level: float) -> tuple[float, float]:
 
 def _overlap(probability_NC: Tensor) -> Tensor:
     """Mean probabilities of the samples by their most probable class, [C, C]."""
-    classes = probability_NC.shape[1]
-    answered = torch.nn.functional.one_hot(probability_NC.argmax(1), classes).double()
-    counts = answered.sum(0)[:, None]
-    mean = answered.T @ probability_NC / counts.clamp_min(1)
-    return torch.where(counts > 0, mean, torch.eye(classes, dtype=torch.float64))
+    classes, answer_N = probability_NC.shape[1], probability_NC.argmax(1)
+    counts = answer_N.bincount(minlength=classes)[:, None]
+    total = torch.zeros(classes, classes, dtype=torch.float64).index_add_(0, answer_N, probability_NC)
+    return torch.where(counts > 0, total / counts.clamp_min(1), torch.eye(classes, dtype=torch.float64))
 
 
 def _most_confident(confidence_N: Tensor, part: int) -> Tensor:
@@ -353,8 +352,9 @@ def _calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) 
 
 
 def _brier(probability_NC: Tensor, labels_N: Tensor, weight_N: Tensor) -> float:
-    given = torch.nn.functional.one_hot(labels_N, probability_NC.shape[1])
-    return float((weight_N * (probability_NC - given).square().sum(1)).mean())
+    error_NC = probability_NC.clone()
+    error_NC[torch.arange(len(labels_N)), labels_N] -= 1
+    return float((weight_N * error_NC.square_().sum(1)).mean())
 
 
 def checked(logits: Tensor, labels: Tensor, names: str) -> Tensor:

@@ -21,6 +21,7 @@ from akgp.distillation import (
     by_group,
     guided,
     log_prior,
+    recorded,
     sentence,
     teacher_weights,
     together,
@@ -86,7 +87,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     artifacts.save(student.cpu(), out)
     write_json(
         out / "characteristics.json",
-        lesson.characteristics.model_dump(mode="json")
+        recorded(lesson.characteristics, lesson.summary.classes)
         | {
             "doubtful": lesson.characteristics.doubtful,
             "sentence": _sentence(lesson, task.params, found, learned.get("teacher_weights")),
