@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,39 @@ def test_nested_checkpoints_of_others_are_loaded(tmp_path: Path, wrapper: str) -
     assert torch.equal(model(x), trained(x))
 
 
+def pruned_by_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    ones = torch.ones_like(state["conv1.weight"])
+    return {("conv1.weight_orig" if name == "conv1.weight" else name): t for name, t in state.items()} | {
+        "conv1.weight_mask": ones
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {name: t.half().float().to_sparse() if t.ndim == 2 else t for name, t in state.items()},
+        lambda state: {name: t.half() if t.is_floating_point() else t for name, t in state.items()},
+        lambda state: {f"net.model.{name}": t for name, t in state.items()},
+        lambda state: {f"module.{name}": t for name, t in state.items()} | {"n_averaged": torch.tensor(3)},
+        lambda state: {"model_state_dict": state, "optimizer": {"step": 3}},
+        pruned_by_mask,
+    ],
+    ids=["sparse", "half", "prefix", "average", "wrapper", "mask"],
+)
+def test_checkpoints_in_other_clothes_are_loaded(tmp_path: Path, change: Any) -> None:
+    trained, model = tiny(seed=1).half().float(), tiny()
+    torch.save(change(trained.state_dict()), tmp_path / "weights.pt")
+    load_checkpoint(model, tmp_path / "weights.pt")
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+        assert model.state_dict()[name].dtype == tensor.dtype
+
+
+def changed(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    state = tiny().state_dict()
+    return {**state, name: change(state[name])}
+
+
 def test_remote_checkpoints_are_loaded() -> None:
     import fsspec
 
@@ -380,6 +414,12 @@ class Payload:
          "has a tensor 'layer1.1.conv1.weight', which cifar_resnet8 has not"),
         (lambda: dict(list(tiny().state_dict().items())[1:]),
          "lacks the tensor 'conv1.weight' of cifar_resnet8"),
+        (lambda: changed("conv1.weight", lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8)),
+         r"conv1.weight is quantized \(torch.qint8\): give the floating-point checkpoint"),
+        (lambda: changed("conv1.weight", lambda w: w.to(torch.int8)), "conv1.weight holds torch.int8 numb"),
+        (lambda: {**tiny().state_dict(), "fc._packed_params": (1,)}, "is quantized: give the floating-point"),
+        (lambda: changed("linear.bias", lambda b: b / 0), "linear.bias holds values that are not finite"),
+        (lambda: {1: torch.zeros(1)}, "must be a state dict of tensors"),
         (lambda: {"state_dict": {}}, "must be a state dict of tensors"),
         (lambda: {"a": 1}, "must be a state dict of tensors"),
         (lambda: [1, 2], "must be a state dict of tensors"),
@@ -387,6 +427,7 @@ class Payload:
         (lambda: tiny(), "neither safetensors nor a state dict; write it by torch.save[(]model.state_dict"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_refused_checkpoints(tmp_path: Path, content: Any, message: str) -> None:
     file, model = tmp_path / "weights.pt", tiny()
     torch.save(content(), file)

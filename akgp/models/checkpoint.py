@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,21 +16,30 @@ from akgp.models.resnet import ChannelMap
 from akgp.models.spec import ModelError, called, one_line
 from akgp.params import REMOTE
 
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+UNQUANTIZED = ": give the floating-point checkpoint from before it was quantized"
+
 
 def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     """Load trained weights into `model`: safetensors, or a state dict that `torch.save` wrote.
 
-    Prefixes that wrappers leave (`module.`, `_orig_mod.`) and an outer `state_dict` or `model`
-    are stripped. Nothing but tensors is unpickled.
+    Prefixes that wrappers leave (`module.`, `_orig_mod.`, one that all names share) and an outer `state_dict`
+    or the like are stripped, sparse tensors are made dense, the masks of `torch.nn.utils.prune` are applied,
+    and other precisions are converted. Nothing but tensors is unpickled.
 
     Args:
         path_or_url: a file, or a URL that fsspec reads, such as s3://.
 
     Raises:
-        ModelError: unreadable, or not of this architecture: names the file and the first tensor that differs.
+        ModelError: unreadable, quantized, not finite, or not of this architecture: names the file and the
+            first tensor that differs.
     """
-    found = {_unprefixed(name): tensor for name, tensor in _read(path_or_url).items()}
     expected = model.state_dict()
+    read = {_unprefixed(name): tensor for name, tensor in _read(path_or_url).items()}
+    found = _without_common_prefix(_masked(read), expected)
+    found.pop("n_averaged", None)  # of torch's AveragedModel
+    for name, tensor in found.items():
+        found[name] = _plain(f"{path_or_url}: {name}", tensor)
     # Option A's channel layout is a constant here, which other implementations don't save.
     maps = {f"{name}.index" for name, module in model.named_modules() if isinstance(module, ChannelMap)}
     optional = maps | {name for name in expected if name.endswith("num_batches_tracked")}
@@ -45,6 +55,8 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
                 f"{path_or_url}: {name} has shape {list(found[name].shape)}, "
                 f"{called(model)} needs {list(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() and not found[name].is_floating_point():
+            raise ModelError(f"{path_or_url}: {name} holds {found[name].dtype} numbers{UNQUANTIZED}")
     model.load_state_dict({**expected, **found})
 
 
@@ -69,18 +81,62 @@ def _state_dict(name: str, content: bytes) -> dict[str, Tensor]:
         if name.endswith(".safetensors"):
             state = safetensors.torch.load(content)
         else:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of sparse and quantized tensors: see `_plain`
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle have their own
         raise ModelError(
             f"{name}: neither safetensors nor a state dict; write it by torch.save(model.state_dict(), ...)"
         ) from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+    if isinstance(state, Mapping) and any(str(key).endswith("_packed_params") for key in state):
+        raise ModelError(f"{name}: is quantized{UNQUANTIZED}")
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items())
+    ):
         raise ModelError(f"{name}: must be a state dict of tensors, if need be under 'state_dict' or 'model'")
     return dict(state)
 
 
 def _unprefixed(name: str) -> str:
     return re.sub(r"^((module|_orig_mod)\.)+", "", name)
+
+
+def _without_common_prefix(found: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without `model.` or the like, if all names begin with it and none of the network's does."""
+    while found and not set(found) & set(expected):
+        prefixes = {name.partition(".")[0] + "." for name in found}
+        if len(prefixes) > 1 or any("." not in name for name in found):
+            break
+        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
+    return found
+
+
+def _masked(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weight_orig` times `weight_mask` as `weight`, for each such pair (torch.nn.utils.prune)."""
+    result = {}
+    for name, tensor in found.items():
+        base = name.removesuffix("_orig")
+        if base != name and f"{base}_mask" in found:
+            result[base] = tensor * found[f"{base}_mask"]
+        elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in found):
+            result[name] = tensor
+    return result
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    """The tensor as a dense one.
+
+    Raises:
+        ModelError: it is quantized, or holds values that are not finite.
+    """
+    if tensor.is_quantized:
+        raise ModelError(f"{name} is quantized ({tensor.dtype}){UNQUANTIZED}")
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if not tensor.isfinite().all():
+        raise ModelError(f"{name} holds values that are not finite: its training has diverged")
+    return tensor
