@@ -5,7 +5,7 @@ pruning and saving are elsewhere.
 """
 
 from akgp.models.building import build, check_output, create
-from akgp.models.checkpoint import load_checkpoint
+from akgp.models.checkpoint import load_checkpoint, read_checkpoint
 from akgp.models.resnet import ChannelMap, cifar_resnet
 from akgp.models.spec import ModelError, Spec, spec_of
 
@@ -18,5 +18,6 @@ __all__ = [
     "cifar_resnet",
     "create",
     "load_checkpoint",
+    "read_checkpoint",
     "spec_of",
 ]

@@ -35,7 +35,7 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
             first tensor that differs.
     """
     expected = model.state_dict()
-    read = {_unprefixed(name): tensor for name, tensor in _read(path_or_url).items()}
+    read = {_unprefixed(name): tensor for name, tensor in read_checkpoint(path_or_url).items()}
     found = _without_common_prefix(_masked(read), expected)
     found.pop("n_averaged", None)  # of torch's AveragedModel
     for name, tensor in found.items():
@@ -60,7 +60,12 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     model.load_state_dict({**expected, **found})
 
 
-def _read(path_or_url: str | Path) -> dict[str, Tensor]:
+def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, as they are.
+
+    Raises:
+        ModelError: unreadable, or no state dict of tensors.
+    """
     name = str(path_or_url)
     try:
         if REMOTE.match(name):

@@ -1,0 +1,57 @@
+"""What can be said of the networks in params.yaml without computing: they import, build, fit checkpoints.
+
+Networks that are known to be right, our CIFAR ResNets without a checkpoint, cost nothing: torch is imported
+for the others alone. What takes a forward pass or an export is `dry_run`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from akgp.params import CIFAR_RESNETS, Network, Params
+from akgp.stages.network_files import located, sources
+from akgp.stages.workspace import StageError, Workspace
+
+GUESSED_CLASSES = 10
+"""Where the images have not been prepared yet; a checkpoint is then not compared, only read."""
+
+
+def check(params: Params, root: Path) -> None:
+    """Build every network, and read its checkpoint if it has one; compare both once the images are prepared.
+
+    Raises:
+        StageError: names the network and what is wrong with it.
+    """
+    for name, network in params.networks.items():
+        if network.checkpoint or network.architecture not in CIFAR_RESNETS:
+            try:
+                with contextlib.chdir(root):
+                    _check(network, root, Workspace(root), 1 if params.data.color == "gray" else 3)
+            except ValueError as error:  # of models, data and ours
+                raise StageError(
+                    f"networks.{name}.{error}" if _named(error) else f"networks.{name}: {error}"
+                ) from error
+
+
+def _named(error: ValueError) -> bool:
+    """Whether the message begins with a parameter of the network's."""
+    return str(error).partition(":")[0] in Network.model_fields
+
+
+def _check(network: Network, root: Path, workspace: Workspace, channels: int) -> None:
+    from akgp import models
+    from akgp.data import read_summary
+
+    sources(network, root)  # before a network that may be large is built
+    known = read_summary(workspace.data) if (workspace.data / "summary.json").exists() else None
+    model = models.build(
+        network.model_copy(update={"weights": None}),  # which may have to be downloaded
+        num_classes=len(known.classes) if known else GUESSED_CLASSES,
+        in_channels=known.channels if known else channels,
+        image_size=known.image_size if known else None,
+    )
+    if network.checkpoint and known:
+        models.load_checkpoint(model, located(network.checkpoint, root))
+    elif network.checkpoint:
+        models.read_checkpoint(located(network.checkpoint, root))

@@ -1,0 +1,61 @@
+"""What `params check` can say of the networks before anything is computed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from akgp import models, params, stages
+from akgp.stages.network_check import check
+from akgp.stages.workspace import StageError
+
+OURS = "cifar_resnet20"
+
+
+def asked(**network: Any) -> params.Params:
+    tree = {
+        "data": {"splits": {"test": 0.25}},
+        "networks": {"mine": network},
+        "teachers": ["mine"],
+        "student": "mine",
+    }
+    return params.validate(tree)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"architecture": "nowhere_at_all:f"}, "mine.architecture: 'nowhere_at_all:f' cannot be imported"),
+        ({"architecture": "resnet19"}, "mine.architecture: unknown network 'resnet19', did you mean resnet1"),
+        ({"architecture": OURS, "checkpoint": "none.pt"}, "mine.checkpoint: .*none.pt: no such file"),
+        ({"architecture": OURS, "checkpoint": "text.pt"}, "mine: .*text.pt: neither safetensors nor"),
+        ({"architecture": OURS, "checkpoint": "other.pt"}, None),  # of other images, perhaps
+    ],
+)  # fmt: skip
+def test_without_images(network: dict[str, Any], message: str | None, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("not weights")
+    torch.save(models.cifar_resnet(32).state_dict(), tmp_path / "other.pt")
+    if message is None:
+        check(asked(**network), tmp_path)
+        return
+    with pytest.raises(StageError, match=f"^networks.{message}") as raised:
+        check(asked(**network), tmp_path)
+    assert str(tmp_path) in str(raised.value) or "resnet19" in message
+
+
+def test_with_images_a_checkpoint_is_compared(tmp_path: Path) -> None:
+    checked = asked(architecture=OURS, checkpoint="other.pt")
+    (tmp_path / "params.yaml").write_text(params.dump(checked))
+    torch.save(models.cifar_resnet(32).state_dict(), tmp_path / "other.pt")
+    stages.run("data", root=tmp_path)
+    with pytest.raises(StageError, match=r"networks.mine: .*other.pt: has a tensor 'layer1.3"):
+        check(checked, tmp_path)
+
+
+def test_a_network_of_ours_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    check(asked(architecture=OURS), tmp_path)
