@@ -42,9 +42,9 @@ class Macs:
 def count(model: nn.Module, example_input: Tensor) -> Counts:
     """Parameters and MACs of `model` in eval mode.
 
-    MACs are those of convolutions and of matrix products, whatever calls them: linear layers,
-    attention's projections, and attention's own two products, fused or written out. Biases, norms,
-    activations, pooling and sums count nothing. Torchvision publishes the same figures.
+    MACs are those of convolutions and of matrix products, whatever calls them: linear and recurrent
+    layers, attention's projections, and attention's own two products, fused or written out. Biases,
+    norms, activations, pooling and sums count nothing. Torchvision publishes the same figures.
 
     Args:
         example_input: [N, ...]; the MACs are divided by N.
@@ -104,6 +104,13 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
+def _recurrent(inputs: Tensor, *weights: Any, **_: Any) -> int:
+    """Of one layer in one direction, given two matrices; of all of them, given a list (cuDNN)."""
+    matrices = weights[0] if isinstance(weights[0], (list, tuple)) else weights[:2]
+    steps = inputs.shape[0] * inputs.shape[1]
+    return 2 * steps * sum(each.numel() for each in matrices if each.ndim == 2)
+
+
 # What torch's counter leaves out.
 UNCOUNTED: dict[Any, Formula] = {
     aten.mv: _product,
@@ -111,6 +118,8 @@ UNCOUNTED: dict[Any, Formula] = {
     aten.dot: _product,
     aten.addbmm: lambda _, first, second, **__: 2 * first.numel() * second.shape[2],
     aten._addmm_activation: lambda _, first, second, **__: 2 * first.numel() * second.shape[1],
+    aten.mkldnn_rnn_layer: _recurrent,
+    aten._cudnn_rnn: _recurrent,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
 }

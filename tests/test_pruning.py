@@ -296,6 +296,11 @@ def nothing_finite() -> nn.Module:
         (OnePlus(), {"ratio": 0.5}, "OnePlus without the removed channels differs by"),
         (nothing_finite(), {"ratio": 0.5}, "layer2.0.conv1.weight holds values that are not finite"),
         (nn.Linear(7, 7), {"ratio": 0.5}, r"Linear cannot be traced with an input of \[2, 3, 32, 32\]"),
+        (
+            torchvision.models.shufflenet_v2_x0_5(num_classes=5),  # on which Torch-Pruning's graph raises
+            {"ratio": 0.5},
+            r"ShuffleNetV2 cannot be traced with an input of .*: ZeroDivisionError: integer division",
+        ),
     ],
 )
 def test_refused(model: nn.Module, arguments: dict[str, Any], message: str) -> None:

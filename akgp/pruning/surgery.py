@@ -185,7 +185,7 @@ def _widths(
 def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
     """Scores of each group's channels, divided by their mean; ones where nothing may be removed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return [
             torch.ones(group.width, dtype=torch.float64)
             if group.reason
