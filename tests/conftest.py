@@ -1,14 +1,17 @@
-"""What several test files share: which tests run one after the other, and a real S3 server."""
+"""What several test files share: which tests run one after the other, a real S3 server, Ray clusters."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from akgp.stages.session import ENVIRONMENT
 from infra.s3 import client, server
 
 # Tiny tensors are slower on several threads, much slower beside another computation.
@@ -54,3 +57,22 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = tmp_path_factory.mktemp("s3")
     with server(folder, BUCKET, ACCESS_KEY, SECRET_KEY) as environment:
         yield S3(BUCKET, environment["AWS_ENDPOINT_URL"], environment)
+
+
+@contextlib.contextmanager
+def ray_cluster(head_cpus: int) -> Iterator[Any]:
+    """A `ray.cluster_utils.Cluster` on this machine, whatever Ray has run in this process before."""
+    import ray
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (ENVIRONMENT | {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "1"}).items():
+            patched.setenv(name, value)
+        patched.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # a local Ray leaves it off
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus})
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()

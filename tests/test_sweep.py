@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import ray_cluster
 
 from akgp import artifacts, data, params, stages, sweep
 from akgp.counting import count
 from akgp.models import cifar_resnet
-from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import StageError
 from akgp.sweep import results
 from akgp.sweep.latency import latencies_ms
@@ -476,16 +476,10 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A cluster whose head computes nothing, with three nodes of one processor each."""
-    from ray._private import ray_constants
-    from ray.cluster_utils import Cluster
-
-    os.environ |= ENVIRONMENT | {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "1"}
-    ray_constants.ENABLE_RAY_CLUSTER = True  # a local Ray of another test leaves it off
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(3):
-        made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+    with ray_cluster(head_cpus=0) as made:
+        for _ in range(3):
+            made.add_node(num_cpus=1)
+        yield made
 
 
 @pytest.mark.slow
