@@ -16,6 +16,10 @@ from infra.s3 import client, server
 
 # Tiny tensors are slower on several threads, much slower beside another computation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nobody's settings: of stores, servers and clusters other than the tests' own.
+for name in [*os.environ]:
+    if name.startswith(("AWS_", "RAY_", "PREFECT_", "DVC_")) or name == "AKGP_TRACEBACK":
+        del os.environ[name]
 
 BUCKET, ACCESS_KEY, SECRET_KEY = "akgp-tests", "AKGPTESTACCESSKEY", "secret-of-the-test-server"
 
