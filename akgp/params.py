@@ -356,6 +356,9 @@ class Quantize(Section):
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="images of the calibration split used, at most"
     )
+    license: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"
+    )
 
 
 class Evaluate(Section):

@@ -7,26 +7,37 @@ from pathlib import Path
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
+from akgp.quantization.metadata import preprocessing
 from akgp.runtime import GraphError, guarded, session
 
 
 class Classifier:
     """A quantized network and its preprocessing: image file → (class, probability), likeliest first."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read `model.onnx` and `preprocessing.json`, as the quantize stage writes them.
+    def __init__(self, model: Path) -> None:
+        """Read an int8 file, as the quantize stage writes it.
+
+        Args:
+            model: the file, or the folder of `model.onnx`. A file without metadata, as earlier versions
+                wrote it, needs `preprocessing.json` beside.
 
         Raises:
             DataError: a file is missing or not what quantize writes.
         """
-        self.expected = _preprocessing(folder / "preprocessing.json")
-        file = folder / "model.onnx"
+        file = model if model.suffix == ".onnx" and not model.is_dir() else model / "model.onnx"
+        beside = file.with_name("preprocessing.json")
         if not file.exists():
+            _preprocessing(beside)  # the first thing to say is what is missing first
             raise DataError(f"{file}: no such file; `dvc repro` writes it")
         try:
             self.session = session(file, threads=0)
         except GraphError as error:
-            raise DataError(f"{error}; `dvc repro quantize` writes it anew") from error
+            raise DataError(f"{error}; `dvc repro quantize` writes it again") from error
+        try:
+            known = preprocessing(self.session.get_modelmeta().custom_metadata_map)
+        except ValueError as error:
+            raise DataError(f"{file}: its metadata are not valid JSON ({error})") from None
+        self.expected = Summary.model_construct(**known) if known else _preprocessing(beside)
 
     def __call__(self, image: Path) -> list[tuple[str, float]]:
         """All classes with their probabilities (softmax), in falling order.
@@ -55,9 +66,9 @@ def _preprocessing(file: Path) -> Summary:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; `dvc repro` writes it") from None
     except ValueError as error:
-        raise DataError(f"{file}: not valid JSON ({error}); `dvc repro quantize` writes it anew") from None
+        raise DataError(f"{file}: not valid JSON ({error}); `dvc repro quantize` writes it again") from None
     needed = ("classes", "image_size", "channels", "mean", "std")
     if not isinstance(content, dict) or not set(needed) <= set(content):
-        raise DataError(f"{file}: must hold {', '.join(needed)}; `dvc repro quantize` writes it anew")
+        raise DataError(f"{file}: must hold {', '.join(needed)}; `dvc repro quantize` writes it again")
     known = (*needed, "bit_depth") if "bit_depth" in content else needed
     return Summary.model_construct(**{key: content[key] for key in known})

@@ -15,6 +15,7 @@ from akgp.data import read_split, read_summary
 from akgp.data.batches import normalize
 from akgp.evaluation import accuracy, onnx_logits
 from akgp.quantization import export_onnx, quantize, require_finite, verify
+from akgp.quantization.metadata import PREPROCESSING, write_metadata
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
@@ -51,11 +52,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
     }
-    write_json(
-        out / "preprocessing.json",
-        summary.model_dump(
-            mode="json", include={"classes", "image_size", "channels", "mean", "std", "bit_depth"}
-        ),
-    )
+    preprocessing = summary.model_dump(mode="json", include=set(PREPROCESSING))
+    write_metadata(model_file, preprocessing, params.license)
+    write_json(out / "preprocessing.json", preprocessing)
     write_json(out / "metrics.json", metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)
