@@ -63,6 +63,7 @@ def examine(root: Path) -> list[Check]:
             else []
         ),
         device(),
+        instructions(),
         cuda(checked.ray.gpus_per_worker if checked else 0),
         *([ray(checked.ray.address)] if checked else []),
         *(s3(name, address) for name, address in _addresses(checked.model_dump() if checked else {})),
@@ -141,6 +142,30 @@ def device() -> Check:
     bf16 = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no bf16"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Check("device", f"{cores} ({bf16}), " + (f"GPUs: {', '.join(gpus)}" if gpus else "no GPU"))
+
+
+INTEGER = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bw": "AVX-512",
+    "avx512_vnni": "AVX512-VNNI",
+    "amx_int8": "AMX-INT8",
+    "neon": "NEON",
+    "dot": "NEON dot product",
+    "i8mm": "NEON I8MM",
+}
+"""Instructions that int8 kernels are written in, by torch's names."""
+
+
+def instructions() -> Check:
+    """Which integer instructions this processor has: they decide how fast int8 is, not what it computes."""
+    try:
+        import torch
+    except ImportError:
+        return Check("int8", "unknown without torch", INSTALL)
+    has = torch.cpu.get_capabilities()
+    found = ", ".join(name for key, name in INTEGER.items() if has.get(key)) or "none known here"
+    return Check("int8", f"integer instructions of {has.get('cpu_name') or platform.machine()}: {found}")
 
 
 def cuda(wanted: int) -> Check:

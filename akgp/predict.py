@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
-from akgp.quantization.metadata import preprocessing
+from akgp.data.tables import PREPROCESSING
 from akgp.runtime import GraphError, guarded, session
 
 
@@ -34,7 +36,7 @@ class Classifier:
         except GraphError as error:
             raise DataError(f"{error}; `dvc repro quantize` writes it again") from error
         try:
-            known = preprocessing(self.session.get_modelmeta().custom_metadata_map)
+            known = _carried(self.session.get_modelmeta().custom_metadata_map)
         except ValueError as error:
             raise DataError(f"{file}: its metadata are not valid JSON ({error})") from None
         self.expected = Summary.model_construct(**known) if known else _preprocessing(beside)
@@ -54,6 +56,13 @@ class Classifier:
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
         return [(self.expected.classes[index], float(shares[index])) for index in order]
+
+
+def _carried(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a file itself says of its preprocessing, as JSON; None: nothing, as those of earlier versions."""
+    if not set(PREPROCESSING) <= set(metadata):
+        return None
+    return {key: json.loads(metadata[key]) for key in PREPROCESSING}
 
 
 def _preprocessing(file: Path) -> Summary:

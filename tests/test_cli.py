@@ -11,7 +11,7 @@ import threading
 import time
 from importlib.metadata import requires
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -180,6 +180,26 @@ def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:
     )
     (tmp_path / "params.yaml").write_text(PARTIAL)
     assert not doctor.workspace(tmp_path).remedy
+
+
+@pytest.mark.parametrize(
+    ("has", "line"),
+    [
+        ({"avx2": True, "avx512_vnni": False, "cpu_name": "X"}, "integer instructions of X: AVX2"),
+        (
+            {"avx2": True, "avx512_bw": True, "avx512_vnni": True, "amx_int8": True, "cpu_name": "Y"},
+            "integer instructions of Y: AVX2, AVX-512, AVX512-VNNI, AMX-INT8",
+        ),
+        ({"cpu_name": "Z"}, "integer instructions of Z: none known here"),
+    ],
+)
+def test_doctor_names_the_integer_instructions(
+    has: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert doctor.instructions().line() == f"ok    int8       {line}"
 
 
 def test_doctor_wants_free_space(tmp_path: Path) -> None:

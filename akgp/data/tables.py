@@ -14,6 +14,8 @@ from akgp.data.storage import DataError, parquet_file
 from akgp.params import Regime, Section
 
 SPLITS = ("train", "calibration", "validation", "test")
+PREPROCESSING = ("classes", "image_size", "channels", "mean", "std", "bit_depth")
+"""What inference needs of a `Summary`; every int8 file carries it."""
 
 
 class Altered(Section):

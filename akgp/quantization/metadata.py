@@ -14,12 +14,11 @@ from typing import Any
 import onnx
 
 from akgp import __version__
+from akgp.data.tables import PREPROCESSING
 
 LAYOUT = "NCHW"
 NORMALIZATION = "(pixel / 255 - mean) / std"
 RESIZE = "bilinear with antialiasing (Pillow's BILINEAR) to image_size, whatever the proportions"
-PREPROCESSING = ("classes", "image_size", "channels", "mean", "std", "bit_depth")
-"""What inference needs of a data summary; image_size is height, width."""
 
 
 def write_metadata(path: str | Path, summary: Mapping[str, Any], license: str | None) -> None:
@@ -47,14 +46,3 @@ def write_metadata(path: str | Path, summary: Mapping[str, Any], license: str | 
 def digest(model: onnx.ModelProto) -> str:
     """SHA-256 of the graph, serialized: of its operations and weights, not of the metadata."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
-
-
-def preprocessing(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """PREPROCESSING of a file's metadata; None: the file has none, as those of earlier versions.
-
-    Raises:
-        ValueError: what is there is not JSON.
-    """
-    if not set(PREPROCESSING) <= set(metadata):
-        return None
-    return {key: json.loads(metadata[key]) for key in PREPROCESSING}

@@ -13,9 +13,10 @@ import torch
 from akgp import artifacts
 from akgp.data import read_split, read_summary
 from akgp.data.batches import normalize
+from akgp.data.tables import PREPROCESSING
 from akgp.evaluation import accuracy, onnx_logits
 from akgp.quantization import export_onnx, quantize, require_finite, verify
-from akgp.quantization.metadata import PREPROCESSING, write_metadata
+from akgp.quantization.metadata import write_metadata
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
