@@ -209,10 +209,15 @@ class Training(Section):
     """One training: SGD with Nesterov momentum, warm-up, then decay to zero."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="passes over the training split")
-    batch_size: Annotated[int, Field(ge=2)] = Field(
-        128, description="images a step, over all workers together"
+    batch_size: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="images a step, over all workers together; null: a twentieth of the training images, "
+        "as a power of two, 16 to 128",
     )
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(0.2, description="peak value")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None,
+        description="peak value; null: 0.2 · batch_size / 128, and a tenth of that from networks.*.weights",
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Nesterov")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         5e-4, description="L2; not applied to norms and biases"
@@ -527,7 +532,7 @@ class Params(Section):
                 )
         for section, training in (("teacher", self.teacher), ("distill.training", self.distill.training)):
             for workers in self.ray.counts():
-                if training.batch_size % workers:
+                if training.batch_size is not None and training.batch_size % workers:
                     raise ValueError(
                         f"{section}.batch_size: {training.batch_size} must be divisible by "
                         f"ray.workers ({workers})"

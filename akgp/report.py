@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from akgp import params as parameters
+from akgp.training_defaults import dense_training, student_training
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """reports/metrics.json: for each network its top1 (%), params, macs, bytes, latency_ms, latency_runtime."""
@@ -87,7 +88,7 @@ def write(directory: str | Path, content: Report) -> Path:
         report=content,
         rows=list(_rows(content.metrics)),
         saved=list(saved(content)),
-        settings=list(_settings(content.params)),
+        settings=list(_settings(content.params, sum(content.summary["counts"]["train"]))),
         characteristics=list(_characteristics(content.characteristics or {})),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
@@ -248,19 +249,23 @@ def _w0(params: parameters.Params) -> str:
     return given + ("measured on the way, " if distill.measures_w0 else "")
 
 
-def _settings(params: parameters.Params) -> Iterator[tuple[str, str]]:
-    """The parameters that a reader wants first; the whole file is further down the page."""
+def _settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]]:
+    """The parameters that a reader wants first; the whole file is further down the page.
+
+    Args:
+        images: of the training split.
+    """
     names = dict.fromkeys((*params.teachers, params.student))
     yield "networks", ", ".join(f"{name} ({params.networks[name].architecture})" for name in names)
     yield "teaches", ", ".join(params.teachers)
     yield "is pruned", params.student
-    yield "dense training", _training(params.teacher)
+    yield "dense training", _training(dense_training(params, params.student, images))
     yield "pruning criterion", params.prune.criterion
     yield (
         "distillation",
         f"{params.distill.strategy}, {_w0(params)}temperature {params.distill.temperature:g}",
     )
-    yield "recovery", _training(params.distill.training)
+    yield "recovery", _training(student_training(params, images))
     yield (
         "quantization",
         f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most",

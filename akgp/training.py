@@ -26,6 +26,7 @@ from akgp.data.batches import Batch, epoch_batches, ordered_batches
 from akgp.data.images import Images
 from akgp.memory_format import format_of, settle
 from akgp.params import Training
+from akgp.training_defaults import resolved
 
 Objective = Callable[[Batch, Tensor, float], Tensor]
 """(batch, logits [B, C], progress) -> scalar loss, in nats a sample.
@@ -107,6 +108,7 @@ def train(
         validation: measured after every epoch, exactly, over all workers.
         mean, std: of each channel, in units of 255.
         state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
+        params: a batch size or a learning rate that is None is `training_defaults.resolved`.
         schedule: of the learning rate; None: `learning_rate_factor`.
 
     Raises:
@@ -118,12 +120,15 @@ def train(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if len(images) < world:
         raise TrainingError(f"got {len(images)} training images for {world} workers: use fewer workers")
-    if params.batch_size % world:
-        raise TrainingError(f"batch_size ({params.batch_size}) must be divisible by the {world} workers")
+    params = resolved(params, len(images), workers=(world,))
+    batch_size, peak = params.batch_size, params.learning_rate
+    assert batch_size is not None and peak is not None
+    if batch_size % world:
+        raise TrainingError(f"batch_size ({batch_size}) must be divisible by the {world} workers")
     images, validation = images.to(device), validation.to(device)
     channels_last = settle(model.to(device), images.pixels.shape[1:], channels_last=params.channels_last)
     optimization = _Optimization(model, objective, params, device, world)
-    steps = max(len(images) // params.batch_size, 1)
+    steps = max(len(images) // batch_size, 1)
     schedule = schedule or learning_rate_factor
     done, best = 0, -math.inf
     kept: dict[str, Tensor] = {}
@@ -135,12 +140,12 @@ def train(
         start = time.perf_counter()
         sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
         batches = epoch_batches(
-            images, batch_size=params.batch_size, mean=mean, std=std, augment=params.augment, seed=seed,
+            images, batch_size=batch_size, mean=mean, std=std, augment=params.augment, seed=seed,
             epoch=epoch, rank=rank, world=world, channels_last=channels_last,
         )  # fmt: skip
         with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
             for step, batch in enumerate(batches, epoch * steps + 1):
-                rate = params.learning_rate * schedule(step, steps, params)
+                rate = peak * schedule(step, steps, params)
                 progress = (step - 1) / (steps * params.epochs)
                 sums += optimization.step(batch, rate, progress)
         loss_sum, correct, seen = _all_reduced(sums)

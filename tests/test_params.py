@@ -138,7 +138,10 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
             {"networks__net__architecture": "resnet18", "data__color": "gray", "data__splits__test": 0.2},
             "networks.net.architecture: 'resnet18' takes three channels: data.color must be rgb",
         ),
-        ({"ray__workers": 3}, "teacher.batch_size: 128 must be divisible by ray.workers (3)"),
+        (
+            {"ray__workers": 3, "teacher__batch_size": 128},
+            "teacher.batch_size: 128 must be divisible by ray.workers (3)",
+        ),
         (
             {"distill__training__precision": "fp16"},
             "distill.training.precision: fp16 needs ray.gpus_per_worker 1",

@@ -30,18 +30,26 @@ from akgp.distillation import (
 from akgp.evaluation import count, predict_logits
 from akgp.params import Distill, Params, Training
 from akgp.stages.lesson import Lesson, read_lesson
+from akgp.stages.notices import SAID
 from akgp.stages.prune import write_table
-from akgp.stages.trained import kept, options, steps
+from akgp.stages.trained import kept, options, step_size, steps
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
 from akgp.training import Objective, autocast_dtype, train
+from akgp.training_defaults import announcement, resolved, student_training
 
 WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Distill; write the student, what the data is like, who was trusted where, history and metrics."""
-    yield from recover(task, read_lesson(task), out, state)
+    lesson = read_lesson(task)
+    if state is None:
+        images = len(lesson.images)
+        used = student_training(task.params, images)
+        said = announcement(task.params.distill.training, used, images)
+        yield Step({SAID: [said]} if said else {})
+    yield from recover(task, lesson, out, state)
 
 
 def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -49,6 +57,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     params, summary = task.params.distill, lesson.summary
     student = artifacts.load(task.workspace.pruned)
     training = training_of(params, lesson.characteristics)
+    training = resolved(training, len(lesson.images), workers=task.params.ray.counts())
     common = options(task, training, summary, state)
     asks = params.strategy == "akgp" and params.w0 is None
     found, shares = (lesson.answered_w0(params) if asks else None) or (None, None)
@@ -104,6 +113,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
             "teacher_weight": None if weights is None else float(weights.mean()),
             "folds": task.params.folds,
         }
+        | step_size(training)
         | learned,
     )
 

@@ -16,10 +16,11 @@ from akgp.data import Images, read_split, read_summary
 from akgp.stages.dry_run import passage
 from akgp.stages.network_files import SOURCES, digests, located
 from akgp.stages.notices import SAID, noticed
-from akgp.stages.trained import kept, options, require_better_than_chance, steps
+from akgp.stages.trained import kept, options, require_better_than_chance, step_size, steps
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 from akgp.training import cross_entropy, evaluate, train
+from akgp.training_defaults import announcement, dense_training
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     network = task.params.networks[task.network]
     model = _built(task)
     if state is None:
-        said = None
+        said = []
         if not (dist.is_initialized() and dist.get_rank()):
-            said = passage(model, task.network, task.params, read_summary(task.workspace.data))
-        yield Step({SAID: [said]} if said else {})
+            said = _said(task, task.network, model)
+        yield Step({SAID: said} if said else {})
     if network.checkpoint:
         yield from _taken_over(task, model, out)
     else:
@@ -51,7 +52,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
 
 def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Train the network that the task names on `images`; write it with its history and metrics."""
-    model, training, data = _built(task), task.params.teacher, task.workspace.data
+    assert task.network is not None
+    model, data = _built(task), task.workspace.data
+    training = dense_training(task.params, task.network, len(images))
     artifacts.describe(model)  # fails before the training rather than after it
     summary = read_summary(data)
     with noticed() as warnings:
@@ -64,7 +67,18 @@ def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | N
         )
         history, _ = yield from steps(epochs, state)
         require_better_than_chance(history, task, summary)
-    _write(task, model.cpu(), history, warnings, out)
+    _write(task, model.cpu(), history, {"warnings": warnings} | step_size(training), out)
+
+
+def _said(task: Task, network: str, model: nn.Module) -> list[str]:
+    """What the user is told before the training: of the later stages, and of what is set by the images."""
+    summary, params = read_summary(task.workspace.data), task.params
+    images = sum(summary.counts["train"])
+    used = dense_training(params, network, images)
+    told = [passage(model, network, params, summary)]
+    if not params.networks[network].checkpoint:
+        told.append(announcement(params.teacher, used, images))
+    return [each for each in told if each]
 
 
 def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
@@ -82,7 +96,7 @@ def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
         if task.params.data.splits.test is not None:
             log.warning(LEAK, task.network)
     yield Step(row)
-    _write(task, model, [row], warnings, out)
+    _write(task, model, [row], {"warnings": warnings}, out)
 
 
 def _built(task: Task) -> nn.Module:
@@ -102,8 +116,8 @@ def _built(task: Task) -> nn.Module:
 
 
 def _write(
-    task: Task, model: nn.Module, history: list[dict[str, float]], warnings: list[str], out: Path
+    task: Task, model: nn.Module, history: list[dict[str, float]], more: dict[str, Any], out: Path
 ) -> None:
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | {"warnings": warnings})
+    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | more)

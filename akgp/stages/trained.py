@@ -12,6 +12,7 @@ from akgp.params import Training
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import StageError, Task
 from akgp.training import JUDGED_BY, Epoch
+from akgp.training_defaults import dense_training
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ def kept(history: Sequence[Mapping[str, float]], keep: str) -> Row:
     return {key: row[key] for key in ACCURACIES}
 
 
+def step_size(training: Training) -> dict[str, Any]:
+    """For the metrics: the batch size and the peak learning rate that were used."""
+    return {"batch_size": training.batch_size, "learning_rate": training.learning_rate}
+
+
 def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Task, summary: Summary) -> None:
     """Refuse a network that has diverged, and warn of one that classifies as well as by chance.
 
@@ -69,7 +75,9 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
     Raises:
         StageError: it has diverged, or gives logits that are not finite.
     """
-    network, training = task.params.networks[task.network or task.params.student], task.params.teacher
+    name = task.network or task.params.student
+    network = task.params.networks[name]
+    training = dense_training(task.params, name, sum(summary.counts["train"]))
     best = max(history, key=lambda row: row["val_balanced_top1"])
     chance = 1 / len(summary.classes)
     spread = 2 * math.sqrt(chance * (1 - chance) / sum(summary.counts["validation"]))
