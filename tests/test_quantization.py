@@ -19,9 +19,11 @@ from akgp.params import Quantize
 from akgp.quantization import (
     Kernels,
     QuantizationError,
+    Verification,
     convolution_kernels,
     export_onnx,
     quantize,
+    verify,
 )
 from akgp.quantization.export import for_runtimes
 from akgp.quantization.simulator import simulate
@@ -119,17 +121,24 @@ def test_a_pruned_shortcut_computes_what_torch_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchvisions_depthwise_network_computes_what_torch_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "convolutions"),
+    [("mobilenet_v2", 52), ("mobilenet_v3_small", 52), ("shufflenet_v2_x0_5", 56), ("squeezenet1_1", 26),
+     ("efficientnet_b0", 81), ("resnet18", 20)],
+)  # fmt: skip
+def test_torchvisions_networks_are_integers_throughout(name: str, convolutions: int, tmp_path: Path) -> None:
     from torchvision import models
 
-    model = lively(models.mobilenet_v2(num_classes=10))
-    export_onnx(model, inputs(1), tmp_path / "fp32.onnx")
+    x = torch.randn(48, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = models.get_model(name, num_classes=10)
+    model.train()(x)  # BatchNorms see data
+    export_onnx(model.eval(), x[:1], tmp_path / "fp32.onnx")
     with torch.no_grad():
-        torch.testing.assert_close(
-            run(tmp_path / "fp32.onnx", inputs(4)), model(inputs(4)), rtol=1e-3, atol=1e-3
-        )
-    kernels = quantize(tmp_path / "fp32.onnx", inputs(), Quantize(), tmp_path / "int8.onnx")
-    assert kernels == Kernels(integer=52, floating=0)
+        torch.testing.assert_close(run(tmp_path / "fp32.onnx", x[:4]), model(x[:4]), rtol=1e-3, atol=1e-3)
+    kernels = quantize(tmp_path / "fp32.onnx", x, Quantize(), tmp_path / "int8.onnx")
+    assert kernels == Kernels(integer=convolutions, floating=0)
+    assert verify(tmp_path / "int8.onnx", x) == Verification(images=48, floating={}, equal=True)
 
 
 def test_export_changes_nothing() -> None:
