@@ -26,11 +26,13 @@ def settle(model: nn.Module, image_shape: Sequence[int], *, channels_last: bool)
     Args:
         image_shape: (C, H, W).
     """
-    refusal = _laid_out(model, image_shape, torch.channels_last) if channels_last else None
-    if channels_last and refusal is None:
+    if not channels_last or all(weight.ndim != 4 for weight in model.parameters()):
+        model.to(memory_format=torch.contiguous_format)
+        return False
+    refusal = _laid_out(model, image_shape, torch.channels_last)
+    if refusal is None:
         return True
-    failure = _laid_out(model, image_shape, torch.contiguous_format)
-    if refusal is not None and failure is None:
+    if _laid_out(model, image_shape, torch.contiguous_format) is None:
         log.warning("channels_last is not used, the network takes contiguous images alone: %s", refusal)
     return False
 
