@@ -101,7 +101,7 @@ def _unwrapped(root: str, top: Folder) -> Folder:
             break
         inside = only
     if inside is not top:
-        log.info("%s holds one folder, %s: taken from there", root, printable(inside.path))
+        log.warning("%s holds one folder, %s: taken from there", root, printable(inside.path))
     return inside
 
 

@@ -55,12 +55,15 @@ def test_every_container_of_deep_values_is_scaled_alike(kind: str, dtype: Any, t
     assert (summary.bit_depth, summary.digest) == (12, other.digest)
 
 
-def test_the_test_split_shares_the_scale(tmp_path: Path) -> None:
+def test_the_test_split_shares_the_scale_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "images"
     deep_folder(folder / "train", 200)
     deep_folder(folder / "test", 3000)
     splits = {"calibration": 0.2, "validation": 0.2}
     assert prepared(tmp_path / "out", **GRAY, path=str(folder), splits=splits)[0].bit_depth == 12
+    assert [r.getMessage() for r in caplog.records] == ["images of 16 bits hold 12: scaled from these to 8"]
 
 
 def test_without_deep_images_deep_ones_show_their_upper_eight_bits(tmp_path: Path) -> None:
