@@ -40,9 +40,9 @@ server: $(VENV)/.pipeline
 s3: setup
 	@exec python -m infra.s3 $(if $(PORT),--port $(PORT))
 
-# Each worker takes up to 2 GB; tests of one shared server or cluster stay on one of them (tests/conftest.py).
+# Each worker takes up to 2 GB; the tests of a file share servers, clusters and trainings, and so a worker.
 WORKERS := 2
-PYTEST := python -m pytest -q --numprocesses $(WORKERS) --dist loadgroup --durations 10
+PYTEST := python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 10
 
 test: setup
 	@$(PYTEST)

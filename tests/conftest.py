@@ -1,4 +1,4 @@
-"""What several test files share: which tests run one after the other, a real S3 server, Ray clusters."""
+"""What several test files share: a real S3 server, started when the first test asks for it, and Ray clusters."""
 
 from __future__ import annotations
 
@@ -22,19 +22,6 @@ for name in [*os.environ]:
         del os.environ[name]
 
 BUCKET, ACCESS_KEY, SECRET_KEY = "akgp-tests", "AKGPTESTACCESSKEY", "secret-of-the-test-server"
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module, or else of the session, are one group.
-
-    With several workers (`-n 2 --dist loadgroup`) a group runs on one of them, which makes the fixture once.
-    """
-    for item in items:
-        known = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
-        made = [definitions[-1] for definitions in known.values()]
-        if shared := {each.baseid for each in made if each.baseid and each.scope != "function"}:
-            item.add_marker(pytest.mark.xdist_group(max(shared, key=len)))
 
 
 @dataclass(frozen=True)

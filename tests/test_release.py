@@ -183,8 +183,7 @@ def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:
 # The place
 
 
-# In the group of the other tests of `s3`, which it asks for by name.
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.xdist_group("tests"))])
+@pytest.fixture(params=["disk", "s3"])
 def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "disk":
         return str(tmp_path / "releases")
