@@ -129,7 +129,7 @@ class Worker:
         self.process = subprocess.Popen(
             [*command, "--channels-last" if variant.channels_last else "--contiguous"],
             env=os.environ | variant.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        encoding="utf-8")  # fmt: skip
         self._line()
         self.process.send_signal(signal.SIGSTOP)
 
@@ -223,9 +223,11 @@ def main(
         f"priority {os.nice(0)}."
     )
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "table.md").write_text(table(speeds, about))
+    (RESULTS / "table.md").write_text(table(speeds, about), encoding="utf-8")
     rows = [asdict(speed) | {"case": speed.case._asdict()} for speed in speeds]
-    (RESULTS / "table.json").write_text(json.dumps({"about": about, "speeds": rows}, indent=1) + "\n")
+    (RESULTS / "table.json").write_text(
+        json.dumps({"about": about, "speeds": rows}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

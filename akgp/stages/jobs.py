@@ -38,7 +38,7 @@ def prune(task: Task) -> None:
         steps=1,
         destination=task.workspace.pruned,
     )
-    print(removed(json.loads((task.workspace.pruned / "metrics.json").read_text())))
+    print(removed(json.loads((task.workspace.pruned / "metrics.json").read_text(encoding="utf-8"))))
 
 
 def removed(metrics: Mapping[str, float]) -> str:
