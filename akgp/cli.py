@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from akgp import console
+from akgp import console, home
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
@@ -253,6 +253,7 @@ def main() -> None:
         if _received:  # libraries turn the exit into an interruption of their own
             sys.exit(128 + _received[0])
         raise
+    home.set_up(Path())
     except (ValueError, OSError) as error:
         if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
             raise

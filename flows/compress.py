@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
 from ruamel.yaml import YAML
 
-from akgp import console, params, recipes, report
+from akgp import console, home, params, recipes, report
 from flows.processes import CommandError, run
 
 METRICS = Path("reports") / "metrics.json"
@@ -75,6 +75,7 @@ def start(flow_of_ours: Callable[[], str]) -> None:
     """Run a flow from the command line: its table, or one line about what went wrong and status 1."""
     console.set_up()
     try:
+    home.set_up(Path())
         print(flow_of_ours().rstrip())
     except (ValueError, CommandError) as error:
         sys.exit(f"akgp: {str(error).splitlines()[0]}")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from akgp import console
+from akgp import console, home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -175,6 +175,7 @@ def _await(server: subprocess.Popen[bytes], url: str) -> None:
 
 def main() -> None:
     console.set_up()
+    home.set_up(Path())
     parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
     default = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
     parser.add_argument("--port", type=int, default=default, help="of the server, on the loopback")

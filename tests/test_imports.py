@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "params": {"yaml_text"},
     "yaml_text": set(),
     "console": set(),
+    "home": set(),
+    "precheck": {"doctor", "models", "params"},
     "remote": {"params"},
     "data": {"params", "remote"},
     "counting": set(),
@@ -54,12 +56,13 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"figures", "params", "training_defaults"},
     "stages": BELOW_STAGES,
     "sweep": BELOW_STAGES | {"stages"},
-    "recipes": {"params"},
+    "recipes": {"params", "yaml_text"},
     "predict": {"data", "runtime"},
-    "doctor": {"params"},
+    "doctor": {"params", "recipes"},
     "release": {"data", "evaluation", "params", "remote", "report"},
-    "cli": BELOW_STAGES | {"console", "stages", "sweep", "recipes", "predict", "doctor", "release"},
-    "flows": {"console", "params", "recipes", "release", "report"},
+    "cli": BELOW_STAGES
+    | {"console", "home", "precheck", "stages", "sweep", "recipes", "predict", "doctor", "release"},
+    "flows": {"console", "home", "params", "recipes", "release", "report"},
 }
 FILES = sorted([*(ROOT / "akgp").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from akgp import params as parameters
 from akgp.stages.cluster import runtime_env
+from akgp.stages.ray_folder import ray_folder
 from akgp.stages.workspace import StageError
 
 ENVIRONMENT = {
@@ -67,7 +68,12 @@ def _own_ray(params: parameters.Ray, workers: int) -> Iterator[None]:
     _check_local(params, workers)
     with contained():
         with without_services():
-            _connect("Ray can't be started here: {}", address="local", include_dashboard=False)
+            _connect(
+                "Ray can't be started here: {}",
+                address="local",
+                include_dashboard=False,
+                _temp_dir=ray_folder(),
+            )
         with _disconnected_at_the_end(), attended():
             yield
 
