@@ -51,10 +51,20 @@ def params_check(
     file: ParamsFile = Path("params.yaml"),
     quiet: Annotated[bool, typer.Option("--quiet", help="say nothing if it is valid")] = False,
 ) -> None:
-    """Validate the whole file; one line for each thing wrong."""
-    from akgp import params
+    """Validate the whole file, and look at what it names; one line for each thing wrong.
+
+    Files and folders on this disk are always looked at. Without --quiet also stores (s3://) are asked, each
+    for a few seconds, and networks of your own, of torchvision and of checkpoints are built.
+    """
+    from akgp import params, precheck, recipes
 
     checked = params.load(file)
+    recipes.require_complete(file)
+    problems = list(precheck.quick(checked, Path()))
+    if not quiet and not problems:
+        problems = list(precheck.thorough(checked, Path().resolve()))
+    if problems:
+        raise params.ParamsError("\n".join(f"{file}: {problem}" for problem in problems))
     if not quiet:
         teachers = ", ".join(checked.teachers)
         typer.echo(
@@ -243,6 +253,7 @@ def main() -> None:
     AKGP_TRACEBACK=1 shows where an error came from.
     """
     console.set_up()
+    home.set_up(Path())
     logging.basicConfig(level=logging.WARNING, format="akgp: %(message)s")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of third parties: ours go through logging
@@ -253,7 +264,6 @@ def main() -> None:
         if _received:  # libraries turn the exit into an interruption of their own
             sys.exit(128 + _received[0])
         raise
-    home.set_up(Path())
     except (ValueError, OSError) as error:
         if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
             raise

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from akgp import params
+from akgp import params, recipes
 
 GIB = 2**30
 FREE_DISK, SHARED_MEMORY = 2 * GIB, GIB
@@ -66,7 +66,7 @@ def examine(root: Path) -> list[Check]:
         instructions(),
         cuda(checked.ray.gpus_per_worker if checked else 0),
         *([ray(checked.ray.address)] if checked else []),
-        *(s3(name, address) for name, address in _addresses(checked.model_dump() if checked else {})),
+        *(s3(name, address) for name, address in addresses(checked.model_dump() if checked else {})),
         *dvc_remotes(root / ".dvc"),
         *prefect(os.environ),
     ]
@@ -113,6 +113,7 @@ def workspace(root: Path) -> Check:
         )
     try:
         checked = params.load(root / "params.yaml")
+        recipes.require_complete(root / "params.yaml")
     except params.ParamsError as error:
         lines = str(error).splitlines()
         return Check(
@@ -289,11 +290,11 @@ def prefect(environment: Mapping[str, str]) -> Iterator[Check]:
         yield Check("prefect", found, "make server starts one; or unset PREFECT_API_URL")
 
 
-def _addresses(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def addresses(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every s3:// address among the parameters, with its dotted name."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _addresses(value, f"{name}.{key}".lstrip("."))
+            yield from addresses(value, f"{name}.{key}".lstrip("."))
     elif isinstance(tree, str) and tree.startswith("s3://"):
         yield name, tree
 

@@ -34,15 +34,15 @@ SCHEMES = ("s3", "abfs", "az", "file", "gcs", "gs", "hdfs", "http", "https", "me
 
 def _address(address: str) -> str:
     """A path, or a URL whose scheme is known and spelled as fsspec needs it."""
-    scheme, _, rest = address.partition(":")
-    known, named = scheme.lower() in SCHEMES, rest.removeprefix("//")
+    scheme, colon, rest = address.partition(":")
+    known, named = bool(colon) and scheme.lower() in SCHEMES, rest.removeprefix("//")
     if not address.strip() or "\0" in address:
         raise ValueError(f"must be a path or an s3:// address, got {address!r}")
     if not known and rest.startswith("//"):
         raise ValueError(f"must be a path or an s3:// address, got {address!r}: {scheme}:// is not known")
     if known and (scheme != scheme.lower() or named == rest):
         raise ValueError(f"must begin with {scheme.lower()}://, got {address!r}")
-    if scheme == "s3" and not named.partition("/")[0]:
+    if known and scheme == "s3" and not named.partition("/")[0]:
         raise ValueError(f"must name a bucket, such as s3://bucket/folder, got {address!r}")
     return address
 

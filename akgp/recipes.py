@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from akgp import params
+from akgp.yaml_text import parse
 
 FOLDER = Path("recipes")
 
@@ -50,3 +51,19 @@ def use(name: str, file: Path, folder: Path = FOLDER) -> None:
     beside = file.with_name(f".{file.name}.new")
     beside.write_text(content, encoding="utf-8")
     beside.replace(file)
+
+
+def require_complete(file: Path) -> None:
+    """Raise ParamsError unless the params file holds all that dvc.yaml beside it reads of it.
+
+    A parameter that is left out has a default, but DVC does not know it.
+    """
+    graph = file.parent / "dvc.yaml"
+    stages = (parse(graph.read_bytes()) or {}).get("stages", {}) if graph.exists() else {}
+    read = {str(key).partition(".")[0]: None for stage in stages.values() for key in stage.get("params", [])}
+    tree = parse(file.read_bytes())
+    if missing := [key for key in read if key not in tree]:
+        raise params.ParamsError(
+            f"{file}: {', '.join(missing)}: missing, and DVC reads what a stage depends on from this file "
+            "alone: `akgp recipe use` writes a complete one"
+        )

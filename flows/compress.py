@@ -53,6 +53,7 @@ def compress(
     if recipe is not None:
         recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER)
     params.load(folder / "params.yaml")
+    recipes.require_complete(folder / "params.yaml")
     for name in stages(folder):
         stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)(name, folder)
     table = report.table(report.read_metrics(folder / METRICS))
@@ -74,8 +75,8 @@ def publish(key: str, text: str) -> None:
 def start(flow_of_ours: Callable[[], str]) -> None:
     """Run a flow from the command line: its table, or one line about what went wrong and status 1."""
     console.set_up()
-    try:
     home.set_up(Path())
+    try:
         print(flow_of_ours().rstrip())
     except (ValueError, CommandError) as error:
         sys.exit(f"akgp: {str(error).splitlines()[0]}")

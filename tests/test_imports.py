@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_text": set(),
     "console": set(),
     "home": set(),
-    "precheck": {"doctor", "models", "params"},
+    "precheck": {"doctor", "params", "stages"},
     "remote": {"params"},
     "data": {"params", "remote"},
     "counting": set(),

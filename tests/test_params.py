@@ -319,6 +319,8 @@ def test_a_folder_is_no_params_file(tmp_path: Path) -> None:
         ("a:b/c", ""),
         ("C:\\data", ""),
         ("./runs", ""),
+        ("s3", ""),
+        ("memory/x", ""),
     ],
 )
 def test_addresses(address: str, message: str) -> None:

@@ -1,0 +1,64 @@
+"""What params.yaml names, looked at before anything computes: files, stores, modules and checkpoints.
+
+Quick checks look at this disk alone. The others import torch where a network of another kind than ours is
+named, and ask the stores, each for a few seconds. Nothing is written; what the stages find out later, such as
+damaged images, is not looked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from akgp import doctor
+from akgp.params import REMOTE, Params
+
+
+def quick(params: Params, root: Path) -> Iterator[str]:
+    """A line for each thing on this disk that is not there, or cannot be used."""
+    path = params.data.path
+    if path and not REMOTE.match(path):
+        yield from _readable("data.path", root / path)
+    for name, network in params.networks.items():
+        if network.checkpoint and not REMOTE.match(network.checkpoint):
+            yield from _readable(f"networks.{name}.checkpoint", root / network.checkpoint, file=True)
+    for key, folder in (("ray.storage", params.ray.storage), ("nightly.releases", params.nightly.releases)):
+        if not REMOTE.match(folder):
+            yield from _writable(key, root / folder)
+
+
+def thorough(params: Params, root: Path) -> Iterator[str]:
+    """A line for each store that does not answer; if all do, for each network that cannot be built.
+
+    Which networks are built, and what a checkpoint is compared with, is `network_check`'s.
+    """
+    from akgp.stages import network_check
+
+    unanswered = False
+    for name, address in doctor.addresses(params.model_dump()):
+        if (check := doctor.s3(name, address)).remedy:
+            unanswered = True
+            yield f"{check.found}: {check.remedy}"
+    for name, network in params.networks.items() if not unanswered else ():
+        try:
+            network_check.check(params.model_copy(update={"networks": {name: network}}), root)
+        except ValueError as error:
+            yield str(error)
+
+
+def _readable(key: str, path: Path, file: bool = False) -> Iterator[str]:
+    if not path.exists():
+        yield f"{key}: {path}: no such file" + ("" if file else " or directory")
+    elif file and not path.is_file():
+        yield f"{key}: {path}: is a directory, must be a file"
+    elif not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        yield f"{key}: {path}: cannot be read (permission denied)"
+
+
+def _writable(key: str, folder: Path) -> Iterator[str]:
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not existing.is_dir():
+        yield f"{key}: {folder}: {existing} is a file, must be a directory"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"{key}: {folder}: {existing} cannot be written (permission denied)"
