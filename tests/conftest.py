@@ -1,4 +1,4 @@
-"""What several test files share: a real S3 server, started when the first test asks for it, and Ray clusters."""
+"""What several test files share: a real S3 server, started when a test asks for it, and Ray clusters."""
 
 from __future__ import annotations
 
