@@ -123,7 +123,8 @@ def _splits(root: str, top: Folder) -> dict[str, Folder]:
         return {}
     if beside:
         raise DataError(
-            f"{_at(root, beside[0])}: beside {_listed(named)} there must be no other images: move it away, "
+            f"{_at(root, beside[0])}: beside {_listed(named)} there must be no other images (splits are "
+            "called train, val and test): move it away, "
             "or rename what is a class"
         )
     if top.images:
