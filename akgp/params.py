@@ -182,8 +182,17 @@ class Network(Section):
         None, description="a trained network instead of training: safetensors or state dict; path or s3://"
     )
 
+    mean: tuple[float, ...] | None = Field(
+        None, description="of each channel of its images, in units of 255; null: that of the training images"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="standard deviation likewise; a trained network needs those it was trained with"
+    )
+
     @model_validator(mode="after")
     def _fits_architecture(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std must both be given, or neither")
         if self.widths is not None and self.architecture not in CIFAR_RESNETS:
             raise ValueError(f"widths is for {', '.join(CIFAR_RESNETS)} only, not {self.architecture!r}")
         if self.widths is not None and len(self.widths) != 3:
@@ -523,7 +532,14 @@ class Params(Section):
                     f"folds: {self.folds}, but networks.{name}.checkpoint is trained already, on all images: "
                     "folds must be null, or teachers networks without a checkpoint"
                 )
+        channels = 1 if self.data.color == "gray" else 3
         for name, network in self.networks.items():
+            for key, values in (("mean", network.mean), ("std", network.std)):
+                if values is not None and len(values) != channels:
+                    raise ValueError(
+                        f"networks.{name}.{key}: must be {channels} number(s), one a channel of data.color "
+                        f"{self.data.color!r}, got {list(values)}"
+                    )
             torchvision = network.architecture not in CIFAR_RESNETS and ":" not in network.architecture
             if torchvision and self.data.color == "gray":
                 raise ValueError(

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from akgp import artifacts, report
 from akgp.counting import count
-from akgp.data import Summary, read_split, read_summary
+from akgp.data import Summary, read_split
 from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
+from akgp.stages.normalization import summary_for
 from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
@@ -30,7 +31,7 @@ RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Measure teacher, dense, pruned, student and int8 on the test split; write metrics and report."""
     workspace, params = task.workspace, task.params
-    summary, images = read_summary(workspace.data), read_split(workspace.data, "test")
+    summary, images = summary_for(task), read_split(workspace.data, "test")
     example = torch.zeros(1, summary.channels, *summary.image_size)
     metrics: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:

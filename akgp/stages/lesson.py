@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from akgp import artifacts
-from akgp.data import Images, Summary, read_split, read_summary
+from akgp.data import Images, Summary, read_split
 from akgp.distillation import Characteristics, Measured, log_prior, measure, stacked_weights
 from akgp.distillation.losses import mean_teacher
 from akgp.params import Distill
+from akgp.stages.normalization import summary_for
 from akgp.stages.teachers import Teacher, load_teachers
 from akgp.stages.worker import device
 from akgp.stages.workspace import Task
@@ -87,7 +88,7 @@ def read_lesson(task: Task) -> Lesson:
         network = artifacts.load(task.workspace.dense(task.params.student))
         dense = Teacher([network], torch.zeros_like(images.labels))
     return ask(
-        read_summary(data),
+        summary_for(task),
         images,
         read_split(data, "validation"),
         read_split(data, "calibration"),

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from akgp import artifacts
-from akgp.data import read_split, read_summary
+from akgp.data import read_split
 from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
 from akgp.evaluation import accuracy, onnx_logits
 from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.quantization.metadata import write_metadata
+from akgp.stages.normalization import summary_for
 from akgp.stages.worker import Step
 from akgp.stages.workspace import Task, write_json
 
@@ -24,7 +25,7 @@ from akgp.stages.workspace import Task, write_json
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Export, calibrate, quantize and verify; write the graph, its preprocessing and what its kernels are."""
     params, workspace = task.params.quantize, task.workspace
-    summary = read_summary(workspace.data)
+    summary = summary_for(task)
     calibration = read_split(workspace.data, "calibration")
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
     chosen = calibration.take(order[: params.images])

@@ -15,6 +15,7 @@ from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
 from akgp.stages.dry_run import passage
 from akgp.stages.network_files import SOURCES, digests, located
+from akgp.stages.normalization import summary_for
 from akgp.stages.notices import SAID, noticed
 from akgp.stages.trained import kept, options, require_better_than_chance, step_size, steps
 from akgp.stages.worker import Step
@@ -56,7 +57,7 @@ def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | N
     model, data = _built(task), task.workspace.data
     training = dense_training(task.params, task.network, len(images))
     artifacts.describe(model)  # fails before the training rather than after it
-    summary = read_summary(data)
+    summary = summary_for(task, task.network)
     with noticed() as warnings:
         epochs = train(
             model,
@@ -83,7 +84,7 @@ def _said(task: Task, network: str, model: nn.Module) -> list[str]:
 
 def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
     data = task.workspace.data
-    summary = read_summary(data)
+    summary = summary_for(task, task.network)
     with noticed() as warnings:
         found = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
         row = {
@@ -120,4 +121,8 @@ def _write(
 ) -> None:
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | more)
+    own = task.params.networks[task.network or task.params.student].model_dump(
+        include={"mean", "std"}, exclude_none=True
+    )
+    # A normalisation of its own is written too, so that all that follows runs again when it changes.
+    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | more | own)

@@ -17,6 +17,7 @@ from akgp import artifacts
 from akgp.data import Images, Summary
 from akgp.distillation import Ensemble, Guide, cross_fitted, folds, guide, out_of_fold
 from akgp.stages.folds import networks
+from akgp.stages.normalization import as_student
 from akgp.stages.workspace import Task
 
 
@@ -48,19 +49,24 @@ class Teacher:
 
 
 def load_teachers(task: Task, labels: Tensor) -> list[Teacher]:
-    """The teachers, in the order of params.yaml.
+    """The teachers, in the order of params.yaml, for images in the student's normalisation.
 
     Args:
         labels: int64 [N], of the training images.
     """
     count = task.params.folds
     fold = folds(labels, count, task.params.seed) if count else torch.zeros_like(labels)
-    return [Teacher([artifacts.load(folder) for folder in folders], fold) for folders in networks(task)]
+    return [
+        Teacher([as_student(artifacts.load(folder), task, name) for folder in folders], fold)
+        for name, folders in zip(task.params.teachers, networks(task), strict=True)
+    ]
 
 
 def load_ensemble(task: Task) -> nn.Module:
-    """The teachers' dense networks as one network."""
-    dense = [artifacts.load(task.workspace.dense(name)) for name in task.params.teachers]
+    """The teachers' dense networks as one network, for images in the student's normalisation."""
+    dense = [
+        as_student(artifacts.load(task.workspace.dense(name)), task, name) for name in task.params.teachers
+    ]
     return dense[0] if len(dense) == 1 else Ensemble(dense)
 
 

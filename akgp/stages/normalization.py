@@ -1,0 +1,28 @@
+"""In which normalisation a network gets its images: its own, if params.yaml gives it one, or the data's.
+
+All that follows the dense networks computes in the student's; teachers with another one are adapted to it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from akgp.data import Summary, read_summary
+from akgp.models.renormalized import Renormalized
+from akgp.stages.workspace import Task
+
+
+def summary_for(task: Task, network: str | None = None) -> Summary:
+    """The data's summary with the mean and standard deviation of `network`, by default the student."""
+    summary, chosen = read_summary(task.workspace.data), task.params.networks[network or task.params.student]
+    if chosen.mean is None or chosen.std is None:
+        return summary
+    return summary.model_copy(update={"mean": chosen.mean, "std": chosen.std})
+
+
+def as_student(model: nn.Module, task: Task, network: str) -> nn.Module:
+    """`model`, which is `network` or one of its folds, for images in the student's normalisation."""
+    given, own = summary_for(task), summary_for(task, network)
+    if (given.mean, given.std) == (own.mean, own.std):
+        return model
+    return Renormalized(model, (given.mean, given.std), (own.mean, own.std)).eval()
