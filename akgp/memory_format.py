@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.counting import evaluated
+from akgp.data.batches import laid_out
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,10 @@ def settle(model: nn.Module, image_shape: Sequence[int], *, channels_last: bool)
     if not channels_last or all(weight.ndim != 4 for weight in model.parameters()):
         model.to(memory_format=torch.contiguous_format)
         return False
-    refusal = _laid_out(model, image_shape, torch.channels_last)
+    refusal = _refusal(model, image_shape, torch.channels_last)
     if refusal is None:
         return True
-    if _laid_out(model, image_shape, torch.contiguous_format) is None:
+    if _refusal(model, image_shape, torch.contiguous_format) is None:
         log.warning("channels_last is not used, the network takes contiguous images alone: %s", refusal)
     return False
 
@@ -49,17 +50,17 @@ def format_of(model: nn.Module) -> torch.memory_format:
 
 def as_weights(images_NCHW: Tensor, model: nn.Module) -> Tensor:
     """The images in the format of the network's weights; the same tensor if they are."""
-    return images_NCHW.contiguous(memory_format=format_of(model))
+    return laid_out(images_NCHW, format_of(model))
 
 
-def _laid_out(model: nn.Module, image_shape: Sequence[int], layout: torch.memory_format) -> str | None:
+def _refusal(model: nn.Module, image_shape: Sequence[int], layout: torch.memory_format) -> str | None:
     """What `model`, its weights laid out like this, raises in eval mode on such images; None: nothing."""
     parameter = next(model.parameters(), torch.zeros(0))
     images = torch.zeros(2, *image_shape, device=parameter.device, dtype=parameter.dtype)
     try:
         model.to(memory_format=layout)
         with torch.no_grad(), evaluated(model), torch.random.fork_rng(devices=[]):
-            model(images.contiguous(memory_format=layout))
+            model(laid_out(images, layout))
     except Exception as error:  # whatever the user's forward raises, and torch on weights of five dimensions
         return " ".join(str(error).split()) or type(error).__name__
     return None

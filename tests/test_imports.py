@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "remote": {"params"},
     "data": {"params", "remote"},
     "counting": set(),
-    "memory_format": {"counting"},
+    "memory_format": {"counting", "data"},
     "runtime": set(),
     "models": {"params"},
     "artifacts": {"models", "params"},

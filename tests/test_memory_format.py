@@ -25,18 +25,18 @@ STILL = Augment(crop_padding=0, flip=False)
 class Viewing(nn.Module):
     """Its forward takes contiguous feature maps alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.convolution, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 36, 3)
+        self.convolution, self.head = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4 * 36, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.convolution(x).relu()
         return self.head(x.view(x.size(0), -1))
 
 
-def images(count: int = 16, seed: int = 0) -> Images:
+def images(count: int = 16, seed: int = 0, channels: int = 3) -> Images:
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (count, channels, 6, 6), generator=generator, dtype=torch.uint8)
     return Images(pixels, torch.randint(0, 3, (count,), generator=generator))
 
 
@@ -95,6 +95,18 @@ def test_a_network_that_views_its_feature_maps_computes_contiguously(
     for name, tensor in asked.state_dict().items():
         assert torch.equal(tensor, refused.state_dict()[name]), name
     assert evaluate(asked, images(), **STATISTICS).loss == evaluate(refused, images(), **STATISTICS).loss
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_of_one_channel_are_laid_out_by_their_strides(channels_last: bool) -> None:
+    """They are contiguous in both senses, and augmentation leaves the strides of channels-last."""
+    network = Viewing(channels=1)
+    gray, statistics = images(channels=1), {"mean": (0.5,), "std": (0.25,)}
+    params = Training(epochs=1, batch_size=8, warmup_epochs=0, channels_last=channels_last, precision="fp32")
+    list(train(network, gray, gray, params=params, objective=cross_entropy(), seed=0, **statistics))
+    teach = guide(network, channels_last=channels_last)
+    last = torch.rand(4, 6, 6, 1).permute(0, 3, 1, 2)
+    assert teach(Batch(torch.arange(4), last, torch.zeros(4, dtype=torch.int64))).shape == (4, 3)
 
 
 def test_such_a_teacher_answers_a_student_in_channels_last() -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from akgp.data.images import Images
 from akgp.params import Augment
 
+NCHW = torch.contiguous_format
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,8 +41,19 @@ def normalize(
     shift = torch.tensor(mean, device=pixels.device).view(shape) / torch.tensor(
         std, device=pixels.device
     ).view(shape)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return (pixels.float() * scale - shift).contiguous(memory_format=memory_format)
+    return laid_out(pixels.float() * scale - shift, torch.channels_last if channels_last else NCHW)
+
+
+def laid_out(images_NCHW: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The images in this memory format, by their strides too; copied only where they lie otherwise.
+
+    Images of one channel are in both formats at once, so that `contiguous` leaves their strides as they are;
+    but by these a convolution chooses the format of its outputs.
+    """
+    if memory_format is NCHW:
+        return images_NCHW.contiguous().flatten().view(images_NCHW.shape)
+    images_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
+    return images_NHWC.flatten().view(images_NHWC.shape).permute(0, 3, 1, 2)
 
 
 def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tensor:
