@@ -141,6 +141,35 @@ def test_torchvisions_networks_are_integers_throughout(name: str, convolutions: 
     assert verify(tmp_path / "int8.onnx", x) == Verification(images=48, floating={}, equal=True)
 
 
+def test_a_normalization_before_its_convolution_is_an_integer_convolution(tmp_path: Path) -> None:
+    """As in DenseNet and pre-activation ResNets: it cannot be folded into a convolution."""
+
+    class Preactivated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+            self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for norm, conv in zip(self.norms, self.convs, strict=False):
+                x = x + conv(torch.relu(norm(x)))
+            return self.out(torch.relu(self.norms[2](x)).mean((2, 3)))
+
+    model = Preactivated()
+    lively(model)
+    with torch.no_grad():
+        model.norms[0].weight[:3] = torch.tensor([0.0, -1.0, 1e-7])
+    file, x = tmp_path / "int8.onnx", inputs()
+    export_onnx(model, inputs(1), tmp_path / "fp32.onnx")
+    assert quantize(tmp_path / "fp32.onnx", x, Quantize(), file) == Kernels(integer=6, floating=0)
+    with torch.no_grad():
+        torch.testing.assert_close(run(tmp_path / "fp32.onnx", x), model(x), rtol=1e-4, atol=1e-4)
+        assert (run(file, x) - model(x)).abs().mean() < 0.05 * model(x).abs().mean()
+    assert verify(file, x) == Verification(images=48, floating={}, equal=True)
+
+
 def test_export_changes_nothing() -> None:
     model = cifar_resnet(8, (4, 4, 8)).train()
     model.bn1.eval()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from akgp.models import ChannelMap
 from akgp.models.own import at, at_in
 from akgp.quantization.checking import QuantizationError, require_same
+from akgp.quantization.rewriting import use_integer_operations
 from akgp.runtime import optimized
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         raise QuantizationError(f"{what}: {reason}{at(cause)}") from error
     if not _takes_any_batch(graph):
         graph = _traced_again(network, batch, what)
-    pool_in_integers(graph)
+    use_integer_operations(graph)
     strip(graph)
     flatten_biases(graph)
     onnx.checker.check_model(graph)
@@ -132,37 +133,6 @@ def for_runtimes(model: nn.Module) -> nn.Module:
         if isinstance(module, ChannelMap) and name:
             model.set_submodule(name, module.as_convolution())
     return model
-
-
-def pool_in_integers(model: onnx.ModelProto) -> None:
-    """Replace, in place, every ReduceMean over all pixels by the GlobalAveragePool that is the same.
-
-    onnxruntime has an integer kernel for the latter alone; a mean in floating point depends on the order of
-    its sum, and so on the processor.
-    """
-    from onnx import TensorProto, helper, numpy_helper, shape_inference
-
-    body = shape_inference.infer_shapes(model).graph
-    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*body.value_info, *body.input)}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        rank = ranks.get(node.input[0], 0) if node.input else 0
-        axes = constants.get(node.input[1]) if node.op_type == "ReduceMean" and len(node.input) > 1 else None
-        if axes is None or rank < 3 or {a % rank for a in numpy_helper.to_array(axes)} != {*range(2, rank)}:
-            nodes.append(node)
-        elif given.get("keepdims", 1):
-            nodes.append(helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name))
-        else:
-            mean, shape = f"{node.output[0]}_mean", f"{node.output[0]}_shape"
-            model.graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [2], [0, -1]))
-            nodes += [
-                helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
-                helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
-            ]
-    model.graph.ClearField("node")
-    model.graph.node.extend(nodes)
 
 
 def strip(graph: onnx.ModelProto) -> None:

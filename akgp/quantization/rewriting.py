@@ -1,0 +1,73 @@
+"""Operations of a float graph, replaced by equal ones that onnxruntime has integer kernels for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.quantization.qdq import attributes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+def use_integer_operations(model: ModelProto) -> None:
+    """Replace, in place, means over all pixels and batch normalizations that follow no convolution.
+
+    The former become GlobalAveragePool: a mean in floating point depends on the order of its sum, and so on
+    the processor. The latter, which cannot be folded into a convolution, become one: 1×1, a filter a channel.
+    """
+    from onnx import numpy_helper, shape_inference
+
+    body = shape_inference.infer_shapes(model).graph
+    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*body.value_info, *body.input)}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        rank = ranks.get(node.input[0], 0) if node.input else 0
+        values = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
+        if rank < 3 or not values or len(values) != len(node.input) - 1:
+            nodes.append(node)
+        elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
+            nodes += _pooling(model, node)
+        elif node.op_type == "BatchNormalization" and len(node.output) == 1:
+            nodes.append(_convolution(model, node, values, rank))
+        else:
+            nodes.append(node)
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+
+
+def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:
+    from onnx import helper
+
+    if attributes(node).get("keepdims", 1):
+        return [helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)]
+    mean, shape = f"{node.output[0]}_mean", f"{node.output[0]}_shape"
+    _constant(model, shape, np.array([0, -1]))
+    return [
+        helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
+        helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
+    ]
+
+
+def _convolution(
+    model: ModelProto, node: NodeProto, values: list[NDArray[np.float32]], rank: int
+) -> NodeProto:
+    from onnx import helper
+
+    scale, shift, mean, variance = (value.astype(np.float64) for value in values)
+    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    weight, bias = f"{node.output[0]}_weight", f"{node.output[0]}_bias"
+    _constant(model, weight, factor.astype(np.float32).reshape(-1, *[1] * (rank - 1)))
+    _constant(model, bias, (shift - mean * factor).astype(np.float32))
+    inputs, kernel = [node.input[0], weight, bias], [1] * (rank - 2)
+    return helper.make_node("Conv", inputs, node.output, node.name, group=len(factor), kernel_shape=kernel)
+
+
+def _constant(model: ModelProto, name: str, value: NDArray[Any]) -> None:
+    from onnx import numpy_helper
+
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
