@@ -112,7 +112,7 @@ def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
         arms=(*design.fixed(0.0, 0.7), design.AKGP_LOW, *GRID.arms[-2:], design.ANSWERS),
         duels=((design.ANSWERS.name, "fixed 0.7"),),
         subset=dict.fromkeys(design.REGIMES, 300),
-        widths=(4, 4, 4),
+        widths=(8, 8, 8),
         folds=2,
         teacher=design.LONG.teacher | {"epochs": 2, "precision": "fp32"},
         student=design.LONG.student | {"epochs": 4, "precision": "fp32"},
