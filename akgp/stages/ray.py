@@ -156,7 +156,14 @@ def trainer(
         from ray.train.torch import TorchConfig
 
         backend = TorchConfig(backend="nccl" if gpu else "gloo")
-    kind = DataParallelTrainer
+
+    class Interruptible(DataParallelTrainer):
+        """Ctrl-C is Python's exception. Ray's own handler would end this process with status 0."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    kind: type[DataParallelTrainer] = Interruptible
     if own:
         from akgp.stages.lean import lean
 

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables whatever its verbosity
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # each report waits for it; 2 s by default
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its own ends an interrupted run as if it were finished
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for which a trial waits until a stopped one leaves its process
 }
 OWN_ENVIRONMENT = {  # of a local Ray

@@ -1,0 +1,74 @@
+"""How the command `akgp` ends.
+
+An error of the user's is one line on standard error and status 1; an interruption is one line and status
+130 (143 where it is terminated).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+INTERRUPTED = 128 + signal.SIGINT
+
+_received: list[int] = []  # signals to end, less SIGINT, of which Python and asyncio make an exception
+_resumable: list[bool] = []  # whether the command that runs can be resumed
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run `command`, then exit as said above. AKGP_TRACEBACK=1 shows where an error came from."""
+    _received.clear()
+    _resumable.clear()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command()
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else None
+        if _received or code == INTERRUPTED or isinstance(error, KeyboardInterrupt):
+            # Whatever libraries have made of it: an exit, an interruption or an error of their own.
+            complain("interrupted; run it again to resume" if _resumable else "interrupted")
+            sys.exit(128 + _received[0] if _received else INTERRUPTED)
+        if not isinstance(error, (ValueError, OSError)):
+            raise
+        if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
+            raise
+        complain(str(error) or type(error).__name__)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """In this block runs what goes on from its last epoch when it is run again."""
+    _resumable.append(True)
+    yield
+    _resumable.pop()
+
+
+def complain(text: str) -> None:
+    """Say something on standard error, each line marked as ours; a reader that is gone is no error."""
+    with contextlib.suppress(OSError):
+        for line in text.splitlines():
+            print(f"akgp: {line}", file=sys.stderr, flush=True)
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Whether `error` is about the input: of a type of ours, or a ValueError raised in our own code.
+
+    A file that the system refuses counts too, since the message names it.
+    """
+    if isinstance(error, OSError):
+        return error.filename is not None
+    if type(error).__module__.startswith("akgp."):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].startswith("akgp.") and frames[-1] != "akgp.cli"
+
+
+def _terminate(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
+    sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders go

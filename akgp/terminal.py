@@ -1,0 +1,46 @@
+"""Text for a terminal of 80 columns, and JSON for programs: what commands print on standard output."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+WIDTH = 80
+"""Columns of a terminal as it opens: what commands print fits into them, also through a pipe."""
+
+
+def as_json(content: Any) -> str:
+    """One JSON document; text stays readable, and what JSON cannot hold (NaN) is null."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False)
+
+
+def wrapped(text: str, hanging: int = 0) -> str:
+    """`text` in lines of at most WIDTH columns, all but the first indented by `hanging`."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=" " * hanging, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
+def aligned(rows: Iterable[Iterable[str]], left: frozenset[int] = frozenset({0})) -> str:
+    """Rows of cells as lines of columns two blanks apart, right-aligned but for those in `left`."""
+    lines = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and content - content != 0:  # NaN and both infinities
+        return None
+    return content
