@@ -1,4 +1,4 @@
-"""The page a person looks at after a run, and the table that `make repro` prints.
+"""The page a person looks at after a run.
 
 It formats what it is given; it measures nothing and reads no artifact. The page is one HTML file
 with its figures inside: it works offline and loads nothing.
@@ -6,17 +6,15 @@ with its figures inside: it works offline and loads nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from akgp import params as parameters
+from akgp.reporting.metrics import Metrics
+from akgp.reporting.table import balance_matters, faster, latency, number, reductions
 from akgp.training_defaults import dense_training, student_training
-
-Metrics = Mapping[str, Mapping[str, Any]]
-"""reports/metrics.json: for each network its top1 (%), params, macs, bytes, latency_ms, latency_runtime."""
 
 ROLES = {
     "teacher": "teaches the student",
@@ -25,13 +23,8 @@ ROLES = {
     "student": "recovered by distillation",
     "int8": "the student in 8-bit integers",
 }
-COUNTS = ("params", "macs", "bytes")
 ROWS = 48
 """Of more classes than this a table shows so many."""
-
-
-class ReportError(ValueError):
-    """There is nothing to report, or it is not what evaluate writes."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +32,9 @@ class Report:
     """Everything on the page.
 
     Attributes:
-        metrics: as in reports/metrics.json; `int8` may also hold integer_convolutions and
-            floating_convolutions, the kernels that onnxruntime chose, and floating_operations, those
-            whose result depends on the processor.
+        metrics: of each network what reports/metrics.json and details.json hold; `int8` may also hold
+            integer_convolutions and floating_convolutions, the kernels that onnxruntime chose, and
+            floating_operations, those whose result depends on the processor.
         characteristics: what was measured of the data, None if the strategy needs none.
         sentence: the characteristics in words.
         histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
@@ -49,6 +42,7 @@ class Report:
         weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
         summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
             not_taken, and regime, None or absent where images and labels are the source's.
+        warnings: what went less well than it should, and what to turn.
         provenance: what ran where: label and value, in the order to be shown.
     """
 
@@ -61,6 +55,7 @@ class Report:
     weights: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    warnings: Sequence[str] = ()
 
 
 def write(directory: str | Path, content: Report) -> Path:
@@ -105,72 +100,6 @@ def write(directory: str | Path, content: Report) -> Path:
     return file
 
 
-def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
-    """The content of reports/metrics.json.
-
-    Raises:
-        ReportError: missing, or not written by evaluate.
-    """
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReportError(f"{file}: no such file; `dvc repro` writes it") from None
-    except ValueError as error:
-        raise ReportError(f"{file}: not valid JSON ({error}); `dvc repro` writes it anew") from None
-    if not isinstance(metrics, dict) or not metrics or not all("top1" in row for row in metrics.values()):
-        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
-    return metrics
-
-
-def table(metrics: Metrics) -> str:
-    """The metrics as aligned text, a line for each network, reductions against the dense one."""
-    balanced = balance_matters(metrics)
-    mean = ["mean over classes"] if balanced else []
-    lines = [["", "top-1", *mean, "params", "", "MACs", "", "on disk", "", "latency, batch 1"]]
-    for name, row in metrics.items():
-        less = reductions(row, metrics.get("dense"))
-        cells = [name, f"{row['top1']:.2f} %"]
-        cells += [f"{row['balanced_top1']:.2f} %"] if balanced else []
-        for key in COUNTS:
-            cells += [number(row[key]) + ("B" if key == "bytes" else ""), less[key]]
-        lines.append([*cells, latency(row)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in (0, len(line) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-    runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
-    notes = f"Latency: {'; '.join(runtimes)}. Top-1 on the test split. Reductions against dense."
-    return "\n".join(filter(None, (text, notes, faster(metrics))))
-
-
-def balance_matters(metrics: Metrics) -> bool:
-    """Whether top-1 and its mean over the classes of the test split are half a point apart somewhere."""
-    return any(abs(row["top1"] - row.get("balanced_top1", row["top1"])) >= 0.5 for row in metrics.values())
-
-
-def faster(metrics: Metrics) -> str:
-    """How many times faster than dense the student and the int8 network run; empty if not measured."""
-    said = [
-        f"{name} runs {row['times_faster']:.2f} times as fast as dense "
-        f"({row['times_faster_low']:.2f} to {row['times_faster_high']:.2f})"
-        for name, row in metrics.items()
-        if name in ("student", "int8") and "times_faster" in row
-    ]
-    return f"{', '.join(said)}: 95 % intervals." if said else ""
-
-
-def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
-    """Change of params, macs and bytes against the dense network in percent; empty where there is none."""
-    changes = {key: row[key] / dense[key] - 1 if dense else 0 for key in COUNTS}
-    return {
-        key: f"{100 * change:+.1f} %".replace("-", "−") if change else "" for key, change in changes.items()
-    }
-
-
 def saved(content: Report) -> Iterator[tuple[str, str]]:
     """What was asked of pruning and what it gave: filters, MACs and parameters, which are three things."""
     prune = content.params.prune
@@ -208,24 +137,6 @@ def regime(altered: Mapping[str, Any] | None) -> str:
         of = "" if asked["noise"] == "symmetric" else " of the flipped classes"
         said.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
     return "; ".join(said) + "; the test split is as it was"
-
-
-def number(value: float) -> str:
-    """Three significant digits and a prefix, ready for a unit: 271962 is "272 k", 12 is "12 "."""
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:.3g} "
-
-
-def latency(row: Mapping[str, Any]) -> str:
-    """Milliseconds with their interval, as far as known."""
-    if "latency_ms" not in row:
-        return "not measured"
-    interval = ""
-    if "latency_low_ms" in row and "latency_high_ms" in row:
-        interval = f" ({row['latency_low_ms']:.3f}–{row['latency_high_ms']:.3f})"
-    return f"{row['latency_ms']:.3f} ms{interval}"
 
 
 def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:

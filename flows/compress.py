@@ -16,10 +16,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
 from ruamel.yaml import YAML
 
-from akgp import console, home, params, recipes, report
+from akgp import console, home, params, recipes
+from akgp.reporting.table import results
 from flows.processes import CommandError, run
-
-METRICS = Path("reports") / "metrics.json"
 
 
 def announced(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -56,7 +55,7 @@ def compress(
     recipes.require_complete(folder / "params.yaml")
     for name in stages(folder):
         stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)(name, folder)
-    table = report.table(report.read_metrics(folder / METRICS))
+    table = results(folder / "reports")
     publish("compress", table)
     return table
 

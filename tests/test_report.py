@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -241,81 +240,11 @@ def test_many_classes_are_drawn_without_names() -> None:
     assert "class 7<" not in figures.teacher_weights(rows)
 
 
-def test_table() -> None:
-    lines = report.table(metrics()).splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == ["teacher", "dense", "pruned", "student", "int8"]
-    assert lines[2].split() == [
-        "dense",
-        "98.44",
-        "%",
-        "272",
-        "k",
-        "2.55",
-        "M",
-        "1.1",
-        "MB",
-        "0.200",
-        "ms",
-        "(0.190–0.210)",
-    ]
-    assert "68 k  −75.0 %" in lines[3] and "1.02 M  −60.0 %" in lines[3] and "275 kB  −75.0 %" in lines[3]
-    assert len({line.index("ms (") for line in lines[1:6]}) == 1
-    assert lines[6].startswith("Latency: onnxruntime, CPU, 1 thread(s).")
-
-
 def test_the_mean_over_classes_is_told_where_it_is_another(tmp_path: Path, content: report.Report) -> None:
     rows = {name: row | {"balanced_top1": row["top1"] - 0.3} for name, row in metrics().items()}
-    assert "mean over classes" not in report.table(rows)
     rows["student"]["balanced_top1"] = 91.25
-    assert "mean over classes" in report.table(rows) and re.search(r"98\.20 % +91\.25 %", report.table(rows))
     page = report.write(tmp_path, replace(content, metrics=rows)).read_text(encoding="utf-8")
     assert "91.25" in page and "its mean over the classes" in page
-
-
-def test_table_without_latency_or_dense() -> None:
-    row = {"top1": 50.0, "params": 10, "macs": 1_000, "bytes": 0}
-    assert "not measured" in report.table({"student": row})
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 "),
-        (12, "12 "),
-        (999, "999 "),
-        (1000, "1 k"),
-        (271_962, "272 k"),
-        (999_600, "1 M"),
-        (2_550_000, "2.55 M"),
-        (1.7e9, "1.7 G"),
-    ],
-)
-def test_number(value: float, text: str) -> None:
-    assert report.number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        (None, r"metrics.json: no such file; `dvc repro` writes it"),
-        ("{", r"metrics.json: not valid JSON"),
-        ("{}", r"metrics.json: must hold top1 for each network"),
-        (json.dumps({"student": {"val_top1": 1}}), r"must hold top1"),
-    ],
-)
-def test_unreadable_metrics(tmp_path: Path, written: str | None, message: str) -> None:
-    file = tmp_path / "metrics.json"
-    if written is not None:
-        file.write_text(written)
-    with pytest.raises(report.ReportError, match=message):
-        report.read_metrics(file)
-
-
-def test_speed_is_said_against_the_dense_network() -> None:
-    speed = {"times_faster": 2.1, "times_faster_low": 2.04, "times_faster_high": 2.16}
-    rows = {name: {"top1": 90.0} | speed for name in ("dense", "student")} | {"int8": {"top1": 90.0}}
-    assert report.faster(rows) == "student runs 2.10 times as fast as dense (2.04 to 2.16): 95 % intervals."
-    assert report.faster({"dense": {"top1": 90.0}}) == ""
 
 
 def test_doubtful_labels_are_drawn_where_they_are_known() -> None:

@@ -80,7 +80,7 @@ def test_dvc_leaves_earlier_artifacts_to_a_stage_that_fails() -> None:
     """Plain outs are deleted before a stage runs; it replaces its own at its end."""
     tree = YAML(typ="safe").load((Path(__file__).parents[1] / "dvc.yaml").read_text())
     outs = [out for stage in tree["stages"].values() for out in stage["outs"] + stage.get("metrics", [])]
-    assert len(outs) == 8
+    assert len(outs) == 9
     for out in outs:
         ((_, options),) = out.items()
         assert options == {"persist": True}

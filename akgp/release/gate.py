@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from akgp import report
 from akgp.params import Nightly, Params
 from akgp.release import store
 from akgp.release.files import ReleaseError
 from akgp.release.store import FILES, Network
+from akgp.reporting.metrics import METRICS, read_metrics
+from akgp.reporting.table import latency as latency_text
+from akgp.reporting.table import number
 
 if TYPE_CHECKING:
     from akgp.data import Images
@@ -61,7 +63,7 @@ class Review:
     def text(self) -> str:
         """A line for each row, and the reasons."""
         rows = [
-            f"{name:<13}  {row['top1']:6.2f} %  {report.number(row['bytes'])}B  {report.latency(row)}"
+            f"{name:<13}  {row['top1']:6.2f} %  {number(row['bytes'])}B  {latency_text(row)}"
             for name, row in self.rows.items()
         ]
         return "\n".join([*rows, *self.decision.reasons])
@@ -100,7 +102,7 @@ def candidate(root: Path) -> Network:
     for file in files.values():
         if not file.exists():
             raise ReleaseError(f"{file}: no such file; `dvc repro` writes it")
-    row = report.read_metrics(root / "reports" / "metrics.json").get("int8")
+    row = read_metrics(root / "reports" / METRICS).get("int8")
     if row is None:
         raise ReleaseError(f"{root / 'reports' / 'metrics.json'}: must hold int8; `dvc repro` writes it anew")
     images = read_split(root / "data" / "prepared", "test")

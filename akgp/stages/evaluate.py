@@ -19,6 +19,8 @@ from akgp.counting import count
 from akgp.data import Summary, read_split
 from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, ratio
 from akgp.quantization import export_onnx
+from akgp.reporting.findings import findings
+from akgp.reporting.metrics import DETAILS, METRICS, split
 from akgp.stages.normalization import summary_for
 from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
@@ -67,8 +69,19 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "times_faster_low": speedup.low,
             "times_faster_high": speedup.high,
         }
-    write_json(out / "metrics.json", metrics)
-    report.write(out, _report(task, summary, metrics))
+    contract, details = split(metrics)
+    warnings = [*findings(metrics, summary.counts["test"], params), *_stages_warnings(task)]
+    write_json(out / METRICS, contract)
+    write_json(
+        out / DETAILS,
+        {
+            "networks": details,
+            "data": data_of(summary),
+            "params": params.model_dump(mode="json"),
+            "warnings": warnings,
+        },
+    )
+    report.write(out, _report(task, summary, metrics, warnings))
     yield Step({"done": "report"})
 
 
@@ -93,7 +106,30 @@ def _row(logits: Tensor, labels: Tensor, files: list[Path]) -> dict[str, Any]:
     }
 
 
-def _report(task: Task, summary: Summary, metrics: dict[str, dict[str, Any]]) -> report.Report:
+def data_of(summary: Summary) -> dict[str, Any]:
+    """Which images the networks were made and judged with."""
+    return {
+        "source": summary.source,
+        "digest": summary.digest,
+        "classes": len(summary.classes),
+        "test": sum(summary.counts["test"]),
+    }
+
+
+def _stages_warnings(task: Task) -> Iterator[str]:
+    """`warnings` in the metrics.json of the stages that made what is judged here."""
+    workspace, params = task.workspace, task.params
+    dense = dict.fromkeys((*params.teachers, params.student))
+    folders = {f"network {name}": workspace.dense(name) for name in dense}
+    folders |= {"pruned": workspace.pruned, "student": workspace.student, "int8": workspace.int8}
+    for label, folder in folders.items():
+        for warning in _json(folder / "metrics.json").get("warnings", []):
+            yield f"{label}: {warning}"
+
+
+def _report(
+    task: Task, summary: Summary, metrics: dict[str, dict[str, Any]], warnings: list[str]
+) -> report.Report:
     workspace = task.workspace
     characteristics = _json(workspace.student / "characteristics.json")
     return report.Report(
@@ -111,6 +147,7 @@ def _report(task: Task, summary: Summary, metrics: dict[str, dict[str, Any]]) ->
         layers=_table(workspace.pruned / "layers.csv"),
         weights=_table(workspace.student / "weights.csv"),
         summary=summary.model_dump(mode="json"),
+        warnings=warnings,
         provenance={
             "machine": f"{platform.machine()}, {torch.cpu.get_capabilities().get('cpu_name', '?')}, "
             f"{task.params.ray.cpus_per_worker} cores used",

@@ -1,0 +1,69 @@
+"""reports/metrics.json and reports/details.json: what evaluate measured.
+
+metrics.json holds KEYS of each network and is what `dvc metrics` shows. details.json holds all else:
+
+    networks    by network: balanced_top1 (%), latency intervals (ms), times_faster, and others
+    data        source, digest, classes (how many) and test (images) of the prepared images
+    params      the parameters of that evaluation
+    warnings    sentences: what went less well than it should, and what to turn
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS, DETAILS = "metrics.json", "details.json"
+KEYS = ("top1", "params", "macs", "bytes", "latency_ms", "latency_runtime")
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""By network: its top1 (%), params, macs, bytes, latency_ms, latency_runtime, and details."""
+
+
+class ReportError(ValueError):
+    """There is nothing to report, or it is not what evaluate writes."""
+
+
+def split(rows: Metrics) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Of each network what metrics.json holds, and what details.json holds."""
+    metrics = {name: {key: row[key] for key in KEYS if key in row} for name, row in rows.items()}
+    details = {name: {key: row[key] for key in row if key not in KEYS} for name, row in rows.items()}
+    return metrics, details
+
+
+def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
+    """The networks' rows in metrics.json, with what details.json beside it adds to them.
+
+    Raises:
+        ReportError: metrics.json is missing, or one of them is not what evaluate writes.
+    """
+    metrics = _read(file)
+    if metrics is None:
+        raise ReportError(f"{file}: no such file; `dvc repro` writes it")
+    if not metrics or not all(isinstance(row, dict) and "top1" in row for row in metrics.values()):
+        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
+    more = read_details(file.with_name(DETAILS)).get("networks", {})
+    return {name: {**row, **more.get(name, {})} for name, row in metrics.items()}
+
+
+def read_details(file: Path) -> dict[str, Any]:
+    """The content of details.json; empty where there is none, as of earlier versions.
+
+    Raises:
+        ReportError: it is not what evaluate writes.
+    """
+    return _read(file) or {}
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ReportError(f"{file}: not valid JSON ({error}); `dvc repro` writes it anew") from None
+    if not isinstance(content, dict):
+        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
+    return content

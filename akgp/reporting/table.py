@@ -1,0 +1,122 @@
+"""The results as text of at most 80 columns: a line for each network, and what is to be known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from akgp.reporting.metrics import DETAILS, METRICS, Metrics, read_details, read_metrics
+from akgp.terminal import aligned, wrapped
+
+COUNTS = ("params", "macs", "bytes")
+HEADS = {"params": "params", "macs": "MACs", "bytes": "on disk"}
+
+
+def table(metrics: Metrics, data: Mapping[str, Any] | None = None) -> str:
+    """The metrics as aligned text, a line for each network, reductions against the dense one.
+
+    Args:
+        data: as in details.json; None: nothing is said of the images.
+    """
+    balanced = balance_matters(metrics)  # then a column more has to fit
+    head = ["", "top-1"] + (["balanced"] if balanced else [])
+    head += [cell for key in COUNTS for cell in ([HEADS[key]] if balanced else [HEADS[key], ""])]
+    lines = [[*head, "latency"]]
+    for name, row in metrics.items():
+        less = reductions(row, metrics.get("dense"))
+        cells = [name, f"{row['top1']:.2f} %"]
+        cells += [f"{row['balanced_top1']:.2f} %"] if balanced else []
+        for key in COUNTS:
+            value = number(row[key]) + ("B" if key == "bytes" else "")
+            if balanced:
+                whole = less[key].split(" ")[0].split(".")[0] + "%" if less[key] else ""
+                cells.append(f"{value.rstrip()} {whole:<4}")
+            else:
+                cells += [value, less[key]]
+        lines.append([*cells, _milliseconds(row)])
+    notes = " ".join(filter(None, (_notes(metrics, data, balanced), faster(metrics))))
+    return f"{aligned(lines)}\n{wrapped(notes)}"
+
+
+def results(folder: Path) -> str:
+    """The table of what evaluate wrote to `folder`, the page's path, and the warnings at the end.
+
+    Raises:
+        ReportError: as `read_metrics`.
+    """
+    details = read_details(folder / DETAILS)
+    shown = table(read_metrics(folder / METRICS), details.get("data"))
+    page = f"Report: {folder / 'index.html'}" if (folder / "index.html").exists() else ""
+    return "\n".join(filter(None, (shown, page, warned(details.get("warnings", [])))))
+
+
+def warned(warnings: Iterable[str]) -> str:
+    """A paragraph for each warning."""
+    return "\n".join(wrapped(f"Warning: {warning}", hanging=4) for warning in warnings)
+
+
+def _notes(metrics: Metrics, data: Mapping[str, Any] | None, balanced: bool) -> str:
+    runtimes = dict.fromkeys(row["latency_runtime"] for row in metrics.values() if "latency_runtime" in row)
+    timed = [
+        f"{name} {row['latency_low_ms']:.3f}–{row['latency_high_ms']:.3f}"
+        for name, row in metrics.items()
+        if "latency_low_ms" in row and "latency_high_ms" in row
+    ]
+    said = [f"Latency: {'; '.join(runtimes) or 'not measured'}, median at batch 1."]
+    if timed:
+        said.append(f"Its 95 % intervals, ms: {', '.join(timed)}.")
+    tested = f" ({data['test']:,} images of {data['source']})" if data else ""
+    said.append(
+        f"Top-1 on the test split{tested}." + (" Balanced: its mean over classes." if balanced else "")
+    )
+    return " ".join([*said, "Reductions against dense."])
+
+
+def balance_matters(metrics: Metrics) -> bool:
+    """Whether top-1 and its mean over the classes of the test split are half a point apart somewhere."""
+    return any(abs(row["top1"] - row.get("balanced_top1", row["top1"])) >= 0.5 for row in metrics.values())
+
+
+def faster(metrics: Metrics) -> str:
+    """How many times faster than dense the student and the int8 network run; empty if not measured."""
+    said = [
+        f"{name} runs {row['times_faster']:.2f} times as fast as dense "
+        f"({row['times_faster_low']:.2f} to {row['times_faster_high']:.2f})"
+        for name, row in metrics.items()
+        if name in ("student", "int8") and "times_faster" in row
+    ]
+    return f"{', '.join(said)}: 95 % intervals." if said else ""
+
+
+def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
+    """Change of params, macs and bytes against the dense network in percent; empty where there is none."""
+    changes = {key: row[key] / dense[key] - 1 if dense else 0 for key in COUNTS}
+    return {
+        key: f"{100 * change:+.{0 if abs(change) >= 0.9995 else 1}f} %".replace("-", "−") if change else ""
+        for key, change in changes.items()
+    }
+
+
+def number(value: float) -> str:
+    """Three significant digits and a prefix, ready for a unit: 271962 is "272 k", 12 is "12 "."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def latency(row: Mapping[str, Any]) -> str:
+    """Milliseconds with their interval, as far as known."""
+    if "latency_ms" not in row:
+        return "not measured"
+    interval = ""
+    if "latency_low_ms" in row and "latency_high_ms" in row:
+        interval = f" ({row['latency_low_ms']:.3f}–{row['latency_high_ms']:.3f})"
+    return f"{row['latency_ms']:.3f} ms{interval}"
+
+
+def _milliseconds(row: Mapping[str, Any]) -> str:
+    if "latency_ms" not in row:
+        return "-"
+    return f"{row['latency_ms']:.{3 if row['latency_ms'] < 10 else 1}f} ms"
