@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from akgp import params
@@ -41,16 +42,36 @@ def text(name: str, folder: Path = FOLDER) -> str:
     return params.dump(params.load(found[name]))
 
 
-def use(name: str, file: Path, folder: Path = FOLDER) -> None:
-    """Write the recipe beside `file` and move it into place; on an error `file` stays as it is.
+def use(name: str, file: Path, folder: Path = FOLDER, force: bool = False) -> None:
+    """Write the recipe as `file`; on an error `file` stays as it is.
 
     Raises:
-        ParamsError: as `text`.
+        ParamsError: as `text`, or as `write`.
     """
-    content = text(name, folder)
+    write(text(name, folder), file, f"akgp recipe use {name}", folder, force=force)
+
+
+def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, force: bool = False) -> None:
+    """Write a params file beside `file`, move it into place, and remember it as not edited.
+
+    Args:
+        command: that would write it, for the message.
+        force: also over a file that has been edited.
+
+    Raises:
+        ParamsError: `file` has been edited: it is neither what was last written here nor a recipe.
+    """
+    memory = file.with_name(".akgp") / "params.sha256"
+    if not force and _is_edited(file, memory, folder):
+        raise params.ParamsError(
+            f"{file}: has been edited, and would be lost; keep it as a recipe (cp {file} "
+            f"{folder}/NAME.yaml), or overwrite it: {command} --force"
+        )
     beside = file.with_name(f".{file.name}.new")
     beside.write_text(content, encoding="utf-8")
     beside.replace(file)
+    memory.parent.mkdir(exist_ok=True)
+    memory.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 
 
 def require_complete(file: Path) -> None:
@@ -67,3 +88,23 @@ def require_complete(file: Path) -> None:
             f"{file}: {', '.join(missing)}: missing, and DVC reads what a stage depends on from this file "
             "alone: `akgp recipe use` writes a complete one"
         )
+
+
+def _is_edited(file: Path, memory: Path, folder: Path) -> bool:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return False
+    if memory.exists() and memory.read_text(encoding="ascii").strip() == _digest(content):
+        return False
+    for name in available(folder):
+        try:
+            if text(name, folder).encode() == content:
+                return False
+        except params.ParamsError:  # a recipe that is not valid has written nothing
+            continue
+    return True
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

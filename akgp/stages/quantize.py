@@ -56,6 +56,6 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     }
     preprocessing = summary.model_dump(mode="json", include=set(PREPROCESSING))
     write_metadata(model_file, preprocessing, params.license)
-    write_json(out / "preprocessing.json", preprocessing)
+    write_json(out / "preprocessing.json", {"source": summary.source} | preprocessing)
     write_json(out / "metrics.json", metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)

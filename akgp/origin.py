@@ -1,0 +1,110 @@
+"""Of which parameters and data the workspace's artifacts are, and how params.yaml now differs from those.
+
+DVC keeps in dvc.lock the parameters and the digests with which each stage last ran; that is read here
+without DVC, which takes a second to import. Artifacts of stages that were run by hand are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from akgp import params as parameters
+from akgp.params import Params
+
+STAGES = ("data", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
+SHOWN = 4  # differences that are named; a recipe differs from another one in dozens
+
+
+def outdated(root: Path, stage: str) -> str:
+    """A sentence where the results of `stage` are not of params.yaml as it is now; empty if they are.
+
+    Empty, too, where that cannot be told: no dvc.lock, or a params.yaml that is not valid, of which
+    `akgp params check` tells.
+
+    Args:
+        stage: quantize (models/int8) or evaluate (reports).
+    """
+    try:
+        params = parameters.load(root / "params.yaml")
+        stages = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, YAMLError, KeyError, TypeError):
+        return ""
+    upstream = STAGES[: STAGES.index(stage) + 1]
+    ran = {name: entry for name, entry in stages.items() if name.split("@")[0] in upstream}
+    if stage not in ran:
+        return ""
+    changed = list(dict.fromkeys((*_changed_parameters(ran, params), *_made_again(ran))))
+    if not changed:
+        return ""
+    what = {"quantize": "models/int8 is", "evaluate": "these results are"}[stage]
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    source = _source(root, stage) or _source_asked(ran)
+    return (
+        f"{what} of {source}, and of other parameters than params.yaml now holds: "
+        f"{', '.join(changed[:SHOWN])}{more}; `make repro` makes them again"
+    )
+
+
+def _source(root: Path, stage: str) -> str:
+    """The data's source, as the artifacts themselves say it; empty where they don't."""
+    file, keys = {
+        "quantize": ("models/int8/preprocessing.json", ("source",)),
+        "evaluate": ("reports/details.json", ("data", "source")),
+    }[stage]
+    try:
+        node = json.loads((root / file).read_text(encoding="utf-8"))
+        for key in keys:
+            node = node[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(node)
+
+
+def _source_asked(ran: Mapping[str, Any]) -> str:
+    """The data's source by the parameters with which they were last prepared."""
+    asked = ran.get("data", {}).get("params", {}).get("params.yaml", {}).get("data", {})
+    return " ".join(str(asked[key]) for key in ("source", "path") if asked.get(key)) or "unknown data"
+
+
+def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]:
+    """Each parameter that has another value now than when its stage ran, with both."""
+    present = params.model_dump(mode="json")
+    for name, entry in ran.items():
+        stage, _, network = name.partition("@")
+        if network and network not in (params.networks if stage == "teacher" else params.teachers):
+            continue  # `student` and `teachers` tell
+        for key, then in entry.get("params", {}).get("params.yaml", {}).items():
+            now: Any = present
+            for part in key.split("."):
+                now = now.get(part) if isinstance(now, Mapping) else None
+            yield from _differences(key, then, now)
+
+
+def _differences(key: str, then: Any, now: Any) -> Iterator[str]:
+    """A parameter, or those below it, that two trees have otherwise; one that only one has is left out."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in then:
+            if name in now:
+                yield from _differences(f"{key}.{name}", then[name], now[name])
+    elif then != now:
+        yield f"{key} {_shown(then)} (now {_shown(now)})"
+
+
+def _made_again(ran: Mapping[str, Any]) -> Iterator[str]:
+    """Each artifact that is not the one any more from which a later stage's results were made."""
+    made = {out["path"]: out.get("md5") for entry in ran.values() for out in entry.get("outs", [])}
+    for entry in ran.values():
+        for used in entry.get("deps", []):
+            if made.get(used["path"], used.get("md5")) != used.get("md5"):
+                yield f"{used['path']} was made again afterwards"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{…}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
