@@ -7,25 +7,54 @@ stay quick. What the commands do is written elsewhere.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
-import traceback
+import tempfile
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from akgp import console, home
+from akgp import console, entry, home
+from akgp.terminal import as_json as as_json_text
+from akgp.terminal import wrapped
+
+STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
+
+
+def _names_of_recipes() -> list[str]:
+    """For shell completion, which must not fail."""
+    from akgp import recipes
+
+    return sorted(file.stem for file in recipes.FOLDER.glob("*.yaml"))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from akgp import __version__
+
+        typer.echo(f"akgp {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 params_app = typer.Typer(help="Look at params.yaml.", no_args_is_help=True, rich_markup_mode=None)
 recipe_app = typer.Typer(
     help="Whole parameter sets in recipes/.", no_args_is_help=True, rich_markup_mode=None
@@ -41,9 +70,24 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(release_app, name="release")
 
-_received: list[int] = []  # signals to end
-
+RecipeName = Annotated[str, typer.Argument(autocompletion=_names_of_recipes)]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document; see docs/cli.md")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
+
+
+def _note(text: str) -> None:
+    """Say on standard error what is worth knowing of the output, if anything."""
+    if text:
+        entry.complain(text)
+
+
+def _say_json(**content: Any) -> None:
+    typer.echo(as_json_text(content))
+
+
+def _is_here(folder: Path, place: str) -> bool:
+    """Whether `folder` is this workspace's own."""
+    return folder.resolve() == Path(place).resolve()
 
 
 @params_app.command("check")
@@ -78,12 +122,13 @@ def recipe_list() -> None:
     from akgp import recipes
 
     found = recipes.available()
+    column = min(max(map(len, found)), 24)
     for name, file in found.items():
-        typer.echo(f"{name:<{max(map(len, found))}}  {recipes.description(file)}".rstrip())
+        typer.echo(wrapped(f"{name:<{column}}  {recipes.description(file)}".rstrip(), hanging=column + 2))
 
 
 @recipe_app.command("show")
-def recipe_show(name: str) -> None:
+def recipe_show(name: RecipeName) -> None:
     """Print the recipe as the params.yaml that it makes."""
     from akgp import recipes
 
@@ -91,63 +136,127 @@ def recipe_show(name: str) -> None:
 
 
 @recipe_app.command("use")
-def recipe_use(name: str, file: ParamsFile = Path("params.yaml")) -> None:
-    """Write the recipe, completed and validated, as params.yaml."""
-    from akgp import recipes
+def recipe_use(
+    name: RecipeName,
+    file: ParamsFile = Path("params.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="although the file has been edited")] = False,
+) -> None:
+    """Write the recipe, completed and validated, as params.yaml.
 
-    recipes.use(name, file)
+    A params.yaml that was edited is kept, unless --force is given.
+    """
+    from akgp import origin, recipes
+
+    recipes.use(name, file, recipes.FOLDER, force)
     typer.echo(f"{file}: recipe {name}; `make repro` runs it")
+    _note(origin.outdated(file.parent, "evaluate"))
 
 
 @app.command()
 def stage(
     name: Annotated[
-        str, typer.Argument(help="data, network_files, teacher, folds, prune, distill, quantize or evaluate")
+        str,
+        typer.Argument(
+            help="data, network_files, teacher, folds, prune, distill, quantize or evaluate",
+            autocompletion=lambda: list(STAGES),
+        ),
     ],
     network: Annotated[str | None, typer.Option(help="teacher and folds: which of the networks")] = None,
 ) -> None:
     """Run one stage; `dvc repro` calls this."""
     from akgp import stages
 
-    stages.run(name, network=network)
+    with entry.resumable():
+        stages.run(name, network=network)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Option("--reports", help="where evaluate wrote")] = Path("reports"),
+    as_json: Json = False,
 ) -> None:
-    """Print the table of the last evaluation and the report's file."""
-    from akgp import report as page
+    """Print the table of the last evaluation, the report's file, and what went less well than it should."""
+    from akgp import origin
+    from akgp.reporting.metrics import DETAILS, METRICS, read_details, read_metrics
+    from akgp.reporting.table import results
 
-    typer.echo(page.table(page.read_metrics(folder / "metrics.json")))
-    typer.echo(f"\nReport: {folder / 'index.html'}")
+    rows = read_metrics(folder / METRICS)
+    old = origin.outdated(Path(), "evaluate") if _is_here(folder, "reports") else ""
+    if as_json:
+        details = read_details(folder / DETAILS)
+        _say_json(
+            networks=rows,
+            data=details.get("data"),
+            warnings=details.get("warnings", []),
+            outdated=old or None,
+            report=str(folder / "index.html"),
+        )
+    else:
+        typer.echo(results(folder))
+        _note(old)
 
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="image files")],
-    model: Annotated[Path, typer.Option(help="folder of model.onnx and preprocessing.json")] = Path(
-        "models/int8"
-    ),
+    images: Annotated[
+        list[str],
+        typer.Argument(help="image files, folders, patterns; - for standard input: an image, or names"),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="folder of model.onnx and preprocessing.json; or releases (nightly.releases), or a place of "
+            "releases, local or s3://, for the network in production"
+        ),
+    ] = "models/int8",
     top: Annotated[int, typer.Option(min=1, help="classes shown for each image")] = 3,
+    as_json: Json = False,
 ) -> None:
-    """Classify images with the compressed network: the likeliest classes, in percent."""
-    from akgp.predict import Classifier
+    """Classify images with the compressed network: the likeliest classes, in percent.
 
-    classify = Classifier(model)
-    for image in images:
-        guesses = ", ".join(f"{name} {100 * share:.1f} %" for name, share in classify(image)[:top])
-        typer.echo(f"{image}: {guesses}")
+    A file that is no image is named on standard error; the others are classified, and the status is 1.
+    """
+    from akgp import origin
+    from akgp.image_files import image_files
+    from akgp.predict import Classifier, Prediction, predictions
+    from akgp.released import model_folder
+
+    found: list[Prediction] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, version = model_folder(model, Path(scratch))
+        classify = Classifier(folder)
+        if _is_here(folder, "models/int8"):
+            _note(origin.outdated(Path(), "quantize"))
+        given = image_files(images, sys.stdin.buffer, Path(scratch))
+        for note in given.notes():
+            entry.complain(note)
+        for each in predictions(classify, given):
+            found.append(each)
+            if each.error:
+                entry.complain(each.error)
+            elif not as_json:
+                typer.echo(each.line(top))
+    if as_json:
+        _say_json(
+            model=model,
+            release=version,
+            predictions=[each.as_row(top) for each in found if not each.error],
+            failed=[{"file": each.file, "error": each.error} for each in found if each.error],
+        )
+    raise typer.Exit(1 if any(each.error for each in found) else 0)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: Json = False) -> None:
     """Check this machine and workspace: a line for each, with what to do about it."""
     from akgp import doctor as checks
 
     found = checks.examine(Path())
-    for check in found:
-        typer.echo(check.line())
+    if as_json:
+        _say_json(checks=[{**vars(check), "ok": not check.remedy} for check in found])
+    else:
+        for check in found:
+            typer.echo(wrapped(check.line(), hanging=17))
     raise typer.Exit(1 if any(check.remedy for check in found) else 0)
 
 
@@ -163,7 +272,8 @@ def sweep_run(
     """
     from akgp import sweep
 
-    found = sweep.run(trials=trials)
+    with entry.resumable():
+        found = sweep.run(trials=trials)
     typer.echo(sweep.table(found))
     for trial in found:
         if trial.error:
@@ -193,24 +303,29 @@ def sweep_apply(number: Annotated[int, typer.Argument(min=0, help="the trial's n
 
 
 @release_app.command("list")
-def release_list() -> None:
+def release_list(as_json: Json = False) -> None:
     """Name all releases, oldest first; the one in production has a star."""
     from akgp import params, release
 
     where = release.place(Path(), params.load())
+    current, rows = release.current(where), []
     for version in release.releases(where):
-        mark = "*" if version == release.current(where) else " "
+        rows.append({"version": version, "production": version == current, "int8": None, "error": None})
         try:
-            row = release.show(where, version).int8
+            rows[-1]["int8"] = row = dict(release.show(where, version).int8)
             said = f"{row['top1']:.2f} %  {row['bytes']:,} bytes  {row['latency_ms']:.3f} ms"
         except release.ReleaseError as error:
-            said = str(error)
-        typer.echo(f"{mark} {version}  {said}")
+            rows[-1]["error"] = said = str(error)
+        if not as_json:
+            typer.echo(wrapped(f"{'*' if version == current else ' '} {version}  {said}", hanging=4))
+    if as_json:
+        _say_json(releases=where, production=current, versions=rows)
 
 
 @release_app.command("show")
 def release_show(
     version: Annotated[str | None, typer.Argument(help="by default the one in production")] = None,
+    as_json: Json = False,
 ) -> None:
     """Print what is known of a release, after comparing its files with their digests."""
     from akgp import params, release
@@ -218,76 +333,59 @@ def release_show(
     where = release.place(Path(), params.load())
     record = release.show(where, version)
     release.load(where, record.version)
-    typer.echo(f"{where}/{record.version}\n{record.model_dump_json(indent=2)}")
+    if as_json:
+        _say_json(**record.model_dump(mode="json"), place=f"{where}/{record.version}")
+    else:
+        typer.echo(f"{where}/{record.version}\n{record.model_dump_json(indent=2)}")
 
 
 @release_app.command("promote")
 def release_promote(
     force: Annotated[bool, typer.Option("--force", help="although the gate rejects it")] = False,
+    as_json: Json = False,
 ) -> None:
     """Put models/int8 into production if it passes the gate (nightly.* in params.yaml)."""
-    from akgp import params, release
+    from akgp import origin, params, release
 
     checked = params.load()
+    _note(origin.outdated(Path(), "evaluate"))
     review = release.review(Path(), checked)
-    typer.echo(review.text())
-    if not (review.decision.promote or (force and review.rejected)):
-        raise typer.Exit(1 if review.rejected else 0)
-    typer.echo(f"in production: {release.promote(release.place(Path(), checked), review.network)}")
+    promote, version = review.decision.promote or (force and review.rejected), review.production
+    if not as_json:
+        typer.echo(review.text())
+    if promote:
+        version = release.promote(release.place(Path(), checked), review.network)
+    if as_json:
+        _say_json(promoted=promote, production=version, reasons=review.decision.reasons, rows=review.rows)
+    elif promote:
+        typer.echo(f"in production: {version}")
+    raise typer.Exit(1 if review.rejected and not promote else 0)
 
 
 @release_app.command("rollback")
 def release_rollback(
     version: Annotated[str | None, typer.Argument(help="by default the one before the present one")] = None,
+    as_json: Json = False,
 ) -> None:
     """Put an earlier release into production again."""
     from akgp import params, release
 
     where = release.place(Path(), params.load())
-    typer.echo(f"in production: {release.rollback(where, version)}")
+    production = release.rollback(where, version)
+    if as_json:
+        _say_json(production=production)
+    else:
+        typer.echo(f"in production: {production}")
 
 
 def main() -> None:
-    """Entry point: run the command; an error of the user's is one line on stderr and status 1.
-
-    AKGP_TRACEBACK=1 shows where an error came from.
-    """
+    """Entry point: run the command; `entry.run` says how it ends."""
     console.set_up()
     home.set_up(Path())
     logging.basicConfig(level=logging.WARNING, format="akgp: %(message)s")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of third parties: ours go through logging
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        app()
-    except SystemExit:
-        if _received:  # libraries turn the exit into an interruption of their own
-            sys.exit(128 + _received[0])
-        raise
-    except (ValueError, OSError) as error:
-        if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
-            raise
-        for line in str(error).splitlines() or [type(error).__name__]:
-            print(f"akgp: {line}", file=sys.stderr)
-        sys.exit(1)
-
-
-def is_for_the_user(error: Exception) -> bool:
-    """Whether `error` is about the input: of a type of ours, or a ValueError raised in our own code.
-
-    A file that the system refuses counts too, since the message names it.
-    """
-    if isinstance(error, OSError):
-        return error.filename is not None
-    if type(error).__module__.startswith("akgp."):
-        return True
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].startswith("akgp.") and frames[-1] != __name__
-
-
-def _terminated(signum: int, _frame: object) -> NoReturn:
-    _received.append(signum)
-    sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders go
+    entry.run(lambda: app(prog_name="akgp"))
 
 
 if __name__ == "__main__":

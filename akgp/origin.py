@@ -16,7 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from akgp import params as parameters
 from akgp.params import Params
 
-STAGES = ("data", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
+STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
 SHOWN = 4  # differences that are named; a recipe differs from another one in dozens
 
 
@@ -76,7 +76,7 @@ def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]
     present = params.model_dump(mode="json")
     for name, entry in ran.items():
         stage, _, network = name.partition("@")
-        if network and network not in (params.networks if stage == "teacher" else params.teachers):
+        if network and network not in (params.teachers if stage == "folds" else params.networks):
             continue  # `student` and `teachers` tell
         for key, then in entry.get("params", {}).get("params.yaml", {}).items():
             now: Any = present

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
+from akgp.image_files import ImageFiles
 from akgp.runtime import GraphError, guarded, session
 
 
@@ -63,6 +65,35 @@ def _carried(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     if not set(PREPROCESSING) <= set(metadata):
         return None
     return {key: json.loads(metadata[key]) for key in PREPROCESSING}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one file all classes with their probabilities, likeliest first; or why there are none."""
+
+    file: str
+    classes: list[tuple[str, float]]
+    error: str = ""
+
+    def line(self, top: int) -> str:
+        return f"{self.file}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in self.classes[:top])
+
+    def as_row(self, top: int) -> dict[str, Any]:
+        named = [{"class": name, "probability": p} for name, p in self.classes[:top]]
+        return {"file": self.file, "classes": named}
+
+
+def predictions(classify: Classifier, given: ImageFiles) -> Iterator[Prediction]:
+    """A prediction for each file; one that is no image does not keep the others from theirs."""
+    for name in given.empty:
+        yield Prediction(name, [], f"{name}: no images here")
+    for name, file in given.files:
+        shown = name.encode(errors="surrogateescape").decode(errors="replace")  # not all are UTF-8
+        try:
+            yield Prediction(shown, classify(file))
+        except (DataError, GraphError) as error:
+            said = str(error).replace(str(file), name)
+            yield Prediction(shown, [], said.encode(errors="surrogateescape").decode(errors="replace"))
 
 
 def _preprocessing(file: Path) -> Summary:

@@ -52,7 +52,7 @@ def test_recipe_use_writes_a_whole_file(folder: Path, monkeypatch: pytest.Monkey
     text = (folder / "params.yaml").read_text()
     assert params.load("params.yaml") == params.load("recipes/mine.yaml")
     assert "temperature: 2.0  " in text and "# softens the logits" in text
-    assert sorted(file.name for file in folder.iterdir()) == ["params.yaml", "recipes"]
+    assert sorted(file.name for file in folder.iterdir()) == [".akgp", "params.yaml", "recipes"]
 
 
 def test_recipe_show_prints_what_use_writes(
@@ -145,7 +145,7 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
         time.sleep(0.02)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert "Traceback" not in error
+    assert error == "akgp: interrupted\n"
     assert process.returncode == status
 
 

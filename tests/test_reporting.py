@@ -131,6 +131,9 @@ SETTINGS: dict[str, Any] = {
 BALANCED = [1000] * 10
 
 
+SETTINGS["teacher"] = {"learning_rate": 0.2}
+
+
 def found(top1: dict[str, float], counts: list[int] = BALANCED, **changed: Any) -> list[str]:
     rows = {name: {"top1": value} for name, value in top1.items()}
     return list(findings(rows, counts, params.validate(SETTINGS | changed)))

@@ -115,9 +115,11 @@ def _training_of_dense(params: Params, *names: str) -> str:
     """What to turn where dense networks have learnt too little."""
     said = []
     if any(params.networks[name].checkpoint is None for name in names):
+        rate = params.teacher.learning_rate
+        now = "" if rate is None else f" (now {rate:g})"
         said.append(
-            f"Raise teacher.epochs (now {params.teacher.epochs}) or lower teacher.learning_rate (now "
-            f"{params.teacher.learning_rate:g}), and look at the labels"
+            f"Raise teacher.epochs (now {params.teacher.epochs}) or lower teacher.learning_rate{now}, and look "
+            "at the labels"
         )
     if taken := [name for name in names if params.networks[name].checkpoint is not None]:
         said.append(

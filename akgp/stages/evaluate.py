@@ -25,6 +25,7 @@ from akgp.stages.normalization import summary_for
 from akgp.stages.teachers import load_ensemble
 from akgp.stages.worker import Step, device
 from akgp.stages.workspace import Task, write_json
+from akgp.training_defaults import dense_training
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
 RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
@@ -70,7 +71,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "times_faster_high": speedup.high,
         }
     contract, details = split(metrics)
-    warnings = [*findings(metrics, summary.counts["test"], params), *_stages_warnings(task)]
+    teacher = dense_training(params, params.student, sum(summary.counts["train"]))
+    used = params.model_copy(update={"teacher": teacher})
+    warnings = [*findings(metrics, summary.counts["test"], used), *_stages_warnings(task)]
     write_json(out / METRICS, contract)
     write_json(
         out / DETAILS,

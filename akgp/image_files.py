@@ -1,0 +1,122 @@
+"""Image files as a command names them: files, folders, patterns, and `-` for standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+STDIN = "-"
+
+
+@dataclass
+class ImageFiles:
+    """What was named.
+
+    Attributes:
+        files: name, as it is shown, and path of each, in the order they were named; of a folder by name.
+        skipped: of each folder how many files are no images, by ending.
+        empty: folders and patterns that gave no file.
+    """
+
+    files: list[tuple[str, Path]] = field(default_factory=list)
+    skipped: dict[str, Counter[str]] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+
+    def notes(self) -> Iterator[str]:
+        """A line for each folder of which files were left out."""
+        for folder, endings in self.skipped.items():
+            named = ", ".join(f"{ending or 'no ending'} {count}" for ending, count in endings.most_common(5))
+            yield f"{folder}: files that are no images are left out ({named})"
+
+
+def image_files(named: Iterable[str], stdin: BinaryIO, scratch: Path) -> ImageFiles:
+    """The files that `named` stand for.
+
+    A folder stands for the images below it, links followed, hidden files left out; a pattern (`*`, `?`,
+    `**`), where no file has that name, for what matches it. `-` is standard input: one image, or the names
+    of files and folders, one a line or, as of `find -print0`, each ended by a zero byte.
+
+    Args:
+        scratch: a folder that receives the image of standard input.
+    """
+    given = ImageFiles()
+    for name in named:
+        if name == STDIN:
+            _add_stdin(given, stdin.read(), scratch)
+        else:
+            _add(given, name)
+    return given
+
+
+def _add(given: ImageFiles, name: str) -> None:
+    path = Path(name)
+    if path.is_dir():
+        before = len(given.files)
+        for file in _below(path):
+            if _is_image(file):
+                given.files.append((str(file), file))
+            else:
+                given.skipped.setdefault(name, Counter())[file.suffix.lower()] += 1
+        if len(given.files) == before:
+            given.empty.append(name)
+    elif path.exists() or not glob.has_magic(name):
+        given.files.append((name, path))  # one that doesn't exist is named when it is read
+    elif matched := glob.glob(name, recursive=True):  # noqa: PTH207 (of absolute patterns, too)
+        # Links may lead to a file by many paths: it is taken once, by the shortest.
+        for each in sorted({os.path.realpath(one): one for one in sorted(matched, key=len)[::-1]}.values()):
+            _add(given, each)
+    else:
+        given.empty.append(name)
+
+
+def _add_stdin(given: ImageFiles, content: bytes, scratch: Path) -> None:
+    file = scratch / "stdin"
+    file.write_bytes(content)
+    names = [line for line in content.split(b"\0" if b"\0" in content else b"\n") if line.strip(b"\r")]
+    if _identified(file) or not names or not _are_names(names):
+        given.files.append((STDIN, file))
+        return
+    for line in names:
+        _add(given, os.fsdecode(line.removesuffix(b"\r")))
+
+
+def _are_names(lines: list[bytes]) -> bool:
+    """Whether the first is the name of a file here, or could be one; a damaged image is none."""
+    first = os.fsdecode(lines[0].removesuffix(b"\r"))
+    return len(first) < 4096 and (os.path.lexists(first) or first.isprintable())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below `folder` that are not hidden, by name; a folder that links lead to again is left."""
+    seen = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_image(file: Path) -> bool:
+    """By content; a file that has an image's ending is one too, which may turn out to be damaged."""
+    from PIL import Image
+
+    Image.init()
+    kind = Image.registered_extensions().get(file.suffix.lower())
+    return kind in Image.OPEN or _identified(file)
+
+
+def _identified(file: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file):
+            return True
+    except Exception:  # of damaged bytes Pillow's plugins raise many kinds
+        return False
