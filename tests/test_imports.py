@@ -117,9 +117,12 @@ def test_imports_point_down(file: Path) -> None:
                 assert used == own or used in ALLOWED[own], f"{own} imports {name}"
         assert root != "flows" or own == "flows", f"{own} imports {name}"
         if root in ORCHESTRATORS:
-            assert (own, root) in {("stages", "ray"), ("sweep", "ray"), ("flows", "prefect"), ("flows", "dvc")}, (
-                f"{own} imports {name}"
-            )
+            assert (own, root) in {
+                ("stages", "ray"),
+                ("sweep", "ray"),
+                ("flows", "prefect"),
+                ("flows", "dvc"),
+            }, f"{own} imports {name}"
 
 
 @pytest.mark.parametrize("stage", ["data", "teacher", "folds", "prune", "distill", "quantize", "evaluate"])

@@ -118,8 +118,8 @@ def _training_of_dense(params: Params, *names: str) -> str:
         rate = params.teacher.learning_rate
         now = "" if rate is None else f" (now {rate:g})"
         said.append(
-            f"Raise teacher.epochs (now {params.teacher.epochs}) or lower teacher.learning_rate{now}, and look "
-            "at the labels"
+            f"Raise teacher.epochs (now {params.teacher.epochs}) or lower teacher.learning_rate{now}, and "
+            "look at the labels"
         )
     if taken := [name for name in names if params.networks[name].checkpoint is not None]:
         said.append(
