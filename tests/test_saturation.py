@@ -203,21 +203,34 @@ def test_operations_that_stay_in_floating_point_are_named(tmp_path: Path) -> Non
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.norm, self.out = nn.Conv2d(3, 8, 3), nn.LayerNorm(8), nn.Linear(8, 4)
+            self.places = nn.Parameter(torch.randn(1, 36, 8))
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.norm(self.stem(x).flatten(2).transpose(1, 2))
+            x = self.norm(self.stem(x).flatten(2).transpose(1, 2) + self.places)
             x = torch.softmax(x @ x.transpose(1, 2), -1) @ x
             return self.out(x.mean(1))
 
     torch.manual_seed(0)
     verified = verify(int8_file(Normalised(), tmp_path), inputs())
-    assert set(verified.floating) >= {"LayerNormalization", "Softmax", "ReduceMean"}
+    assert set(verified.floating) >= {"LayerNormalization", "Softmax", "ReduceMean", "Add of two shapes"}
 
 
-@pytest.mark.parametrize("ceil", [False, True])
-@pytest.mark.parametrize("include", [False, True])
-def test_average_pools_with_borders(tmp_path: Path, ceil: bool, include: bool) -> None:
-    pool = nn.AvgPool2d(3, 2, 1, ceil_mode=ceil, count_include_pad=include)
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d(SIDE),
+        nn.AvgPool2d((SIDE, 2)),
+        nn.MaxPool2d(3, 2, 1),
+        nn.AdaptiveAvgPool2d(4),
+    ],
+    ids=str,
+)
+def test_pools(tmp_path: Path, pool: nn.Module) -> None:
+    """Borders that count or don't, incomplete windows, and the whole map, which has another kernel."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), pool, nn.Conv2d(6, 4, 1), nn.Flatten(), nn.LazyLinear(5)
