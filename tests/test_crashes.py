@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ray_cluster
 
 from akgp import artifacts, params, stages
 from akgp.models import cifar_resnet
-from akgp.stages.session import ENVIRONMENT
 
 DYING = """
 import os, signal, sys
@@ -41,12 +40,8 @@ stages.run({stage!r})
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    os.environ |= ENVIRONMENT
-    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield running.address
-    running.shutdown()
+    with ray_cluster(head_cpus=2) as running:
+        yield running.address
 
 
 def write_params(root: Path, address: str, *, new: bool) -> None:
