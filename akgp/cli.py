@@ -282,7 +282,9 @@ def sweep_run(
 
 
 @sweep_app.command("best")
-def sweep_best(count: Annotated[int, typer.Argument(min=1, help="how many")] = 10) -> None:
+def sweep_best(
+    count: Annotated[int, typer.Argument(min=1, help="how many")] = 10, as_json: Json = False
+) -> None:
     """Show the best finished trials.
 
     They are ranked by validation accuracy; if sweep.against names a second objective, those on the Pareto
@@ -290,7 +292,12 @@ def sweep_best(count: Annotated[int, typer.Argument(min=1, help="how many")] = 1
     """
     from akgp import sweep
 
-    typer.echo(sweep.table(sweep.best(count)))
+    trials = sweep.best(count)
+    if as_json:
+        front = sweep.pareto_front(trials)
+        _say_json(trials=[vars(trial) | {"front": trial in front} for trial in trials])
+    else:
+        typer.echo(sweep.table(trials))
 
 
 @sweep_app.command("apply")

@@ -160,6 +160,8 @@ def _plot(trials: list[Trial], file: Path) -> None:
     axes = figure.subplots()
     for status, marker in (("finished", "o"), ("stopped", "x")):
         points = _points([trial for trial in trials if trial.status == status])
+        if not points:
+            continue  # nor does the legend name them
         axes.scatter(
             [cost for _, cost, _ in points], [top1 for _, _, top1 in points], marker=marker, label=status
         )
