@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from PIL import Image
 
 from akgp.data.batches import Batch
 from akgp.training import Epoch
-from experiments import sweep_scaling
+from experiments import defaults, sweep_scaling
 from experiments.sweep_scaling import Case, Timed
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
@@ -280,3 +280,17 @@ def test_a_sweeps_table_compares_one_with_two_trials_at_a_time(tmp_path: Path) -
     assert "| accuracy | 1 | 40 | 10 | 14 | 3.25 | 3.25 | 1.00 | 0.1, 1.2 |" in text
     assert "- accuracy: the trials take 1.75 times less, the whole command 1.25 times." in text
     assert "- accuracy, 1 at a time: 7.0, 3.5, 3.5; 6.0, 3.0, 3.0" in text
+
+
+# Batch size and learning rate by the number of images
+
+
+def test_the_defaults_are_measured_on_four_sizes_and_two_networks_each_run_once() -> None:
+    runs = list(defaults.plan())
+    assert len(set(runs)) == len(runs)
+    assert {run.images for run in runs} == set(defaults.EPOCHS) == {600, 1078, 5000, 40000}
+    assert {run.network for run in runs} == set(defaults.SIDE)
+    assert all(run.training.learning_rate == run.rate * run.batch / 128 for run in runs)
+    rows = [asdict(run) | {"val_top1": 40.0 + run.seed} for run in runs]
+    table = defaults.table(rows)
+    assert f"{len(runs)} of {len(runs)}" in table and "| 32 |" in table and "40.5 (2)" in table

@@ -47,8 +47,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     if state is None:
         images = len(lesson.images)
         used = student_training(task.params, images)
-        said = announcement(task.params.distill.training, used, images)
-        yield Step({SAID: [said]} if said else {})
+        if said := announcement(task.params.distill.training, used, images):
+            yield Step({SAID: [said]})
     yield from recover(task, lesson, out, state)
 
 
