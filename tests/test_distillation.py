@@ -1382,7 +1382,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_task(workspace: Path, **changes: Any) -> Task:
     networks = {name: {"architecture": "cifar_resnet20"} for name in ("one", "two")}
     epochs = changes.pop("epochs", 1)
-    training = {"epochs": epochs, "batch_size": 256, "warmup_epochs": 0, "precision": "fp32"}
+    training = {"epochs": epochs, "batch_size": 256, "learning_rate": 0.2, "warmup_epochs": 0}
+    training["precision"] = "fp32"
     teachers = changes.pop("teachers", ["one", "two"])
     tree = {
         "networks": networks, "teachers": teachers, "student": "one",
