@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -728,7 +729,7 @@ def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
         key = (prefix + ".".join(map(_printable, problem["loc"]))).removesuffix(".[key]")
         match problem["type"]:
             case "extra_forbidden":
-                yield f"{key}: " + (f"retired: {RETIRED[key]}" if key in RETIRED else "unknown parameter")
+                yield f"{key}: " + (f"retired: {RETIRED[key]}" if key in RETIRED else _unknown(key))
             case "missing":
                 yield f"{key}: missing"
             case "value_error":
@@ -739,6 +740,28 @@ def _lines(error: ValidationError, prefix: str) -> Iterator[str]:
                 allowed = re.sub(r" after validation, not \d+$", "", allowed)
                 allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
                 yield f"{key}: got {_shown(problem['input'])}, {allowed}"
+
+
+def _unknown(key: str) -> str:
+    """That there is no such parameter, and which ones of the same or a similar name there are."""
+    named: dict[str, list[str]] = {}
+    for known in _keys(Params):
+        named.setdefault(known.rsplit(".", 1)[-1], []).append(known)
+    alike = get_close_matches(key.rsplit(".", 1)[-1], named, n=1, cutoff=0.75)
+    meant = named[alike[0]] if alike else []
+    section = key.rpartition(".")[0]
+    near = [each for each in meant if section and each.startswith(f"{section}.")] or meant
+    return "unknown parameter" + (f"; did you mean {' or '.join(near[:2])}?" if near else "")
+
+
+def _keys(model: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all sections and parameters; * stands for a name that the user gives."""
+    for key, field in model.model_fields.items():
+        yield prefix + key
+        named = "*." if getattr(field.annotation, "__origin__", None) is dict else ""
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from _keys(part, f"{prefix}{key}.{named}")
 
 
 def _printable(part: object) -> str:

@@ -49,7 +49,8 @@ def image_data(root: Path) -> dict[str, Any]:
 
 
 def unknown_parameter(root: Path) -> tuple[dict[str, Any], str]:
-    return tree(prune={"ratio": 0.5, "ration": 0.5}), "prune.ration: unknown parameter"
+    params = tree(prune={"ratio": 0.5, "ration": 0.5})
+    return params, "prune.ration: unknown parameter; did you mean prune.ratio?"
 
 
 def ratio_out_of_range(root: Path) -> tuple[dict[str, Any], str]:

@@ -40,8 +40,23 @@ SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nst
     ("changes", "lines"),
     [
         # unknown and missing
-        ({"colour": 1}, ["colour: unknown parameter"]),
-        ({"distill__temprature": 2.0}, ["distill.temprature: unknown parameter"]),
+        ({"colour": 1}, ["colour: unknown parameter; did you mean data.color?"]),
+        (
+            {"distill__temprature": 2.0},
+            ["distill.temprature: unknown parameter; did you mean distill.temperature?"],
+        ),
+        (
+            {"distill__epochs": 5},
+            ["distill.epochs: unknown parameter; did you mean distill.training.epochs?"],
+        ),
+        (
+            {"networks__net__epochs": 5},
+            [
+                "networks.net.epochs: unknown parameter; did you mean teacher.epochs or "
+                "distill.training.epochs?"
+            ],
+        ),
+        ({"teacher__mean": [0.5]}, ["teacher.mean: unknown parameter; did you mean networks.*.mean?"]),
         ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
         (
             {"quantize__reduce_range": False},
