@@ -277,7 +277,7 @@ def sweep_run(
     typer.echo(sweep.table(found))
     for trial in found:
         if trial.error:
-            typer.echo(f"trial {trial.number} failed: {trial.error}", err=True)
+            typer.echo(wrapped(f"trial {trial.number} failed: {trial.error}", hanging=4), err=True)
     raise typer.Exit(0 if any(trial.status == "finished" for trial in found) else 1)
 
 

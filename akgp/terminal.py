@@ -36,6 +36,26 @@ def aligned(rows: Iterable[Iterable[str]], left: frozenset[int] = frozenset({0})
     )
 
 
+def aligned_blocks(rows: Iterable[Iterable[str]]) -> str:
+    """Rows of cells as right-aligned columns, in as many blocks below each other as WIDTH asks for.
+
+    Every block begins with the first column, which names the rows. A cell that is too long even for a block
+    of its own is cut.
+    """
+    first, *columns = zip(*rows, strict=True)
+    space = WIDTH - max(map(len, first))
+    blocks: list[list[list[str]]] = [[]]
+    used = 0
+    for column in columns:
+        cells = [cell if len(cell) <= space - 2 else f"{cell[: space - 3]}…" for cell in column]
+        width = 2 + max(map(len, cells))
+        if used + width > space:
+            blocks, used = [*blocks, []], 0
+        blocks[-1].append(cells)
+        used += width
+    return "\n\n".join(aligned(zip(first, *block, strict=True), left=frozenset()) for block in blocks)
+
+
 def _finite(content: Any) -> Any:
     if isinstance(content, dict):
         return {str(key): _finite(value) for key, value in content.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pyarrow.parquet as pq
 
 from akgp import params as parameters
 from akgp.params import Params
+from akgp.reporting.table import number as short
 from akgp.stages.workspace import StageError
+from akgp.terminal import aligned_blocks
 
 FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.yaml"
 
@@ -50,15 +54,16 @@ class Trial:
         return self.latency_ms if self.latency_ms is not None else self.macs or 0
 
 
-FIGURES = {
-    "val_top1": ("val top-1 %", ".2f"),
-    "val_balanced_top1": ("val balanced top-1 %", ".2f"),
-    "macs": ("MACs", ","),
-    "params": ("params", ","),
-    "latency_ms": ("int8 ms", ".4f"),
-    "compute": ("compute", ".2f"),
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val_top1": ("val top-1 %", "{:.2f}".format),
+    "val_balanced_top1": ("val balanced top-1 %", "{:.2f}".format),
+    "macs": ("MACs", lambda count: short(count).rstrip()),
+    "params": ("params", lambda count: short(count).rstrip()),
+    "latency_ms": ("int8 ms", "{:.4f}".format),
+    "compute": ("compute", "{:.2f}".format),
 }
 """What the table shows of a trial: heads and formats. What no trial has is left out."""
+COURSE = ("epochs", "seconds", "status", "front")
 
 
 def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
@@ -99,22 +104,33 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
 
 
 def table(trials: list[Trial]) -> str:
-    """Trials as aligned text, a line each: figures, searched parameters, and a star if on the Pareto front.
+    """Trials as aligned text, a line each: figures, a star if on the Pareto front, and searched parameters.
 
-    The front is that of `trials`; of those that `best` gives it is that of the whole sweep. Where there is a
-    balanced top-1, it is by this that trials were judged.
+    What is wider than a terminal is continued in further blocks below. A parameter goes by the end of its
+    name that tells it from the others. The front is that of `trials`; of those that `best` gives it is that
+    of the whole sweep. Where there is a balanced top-1, it is by this that trials were judged.
     """
     keys = sorted({key for trial in trials for key in trial.values})
     figures = [name for name in FIGURES if any(getattr(trial, name) is not None for trial in trials)]
     front = pareto_front(trials)
+    heads = ["trial", *(FIGURES[name][0] for name in figures), *COURSE]
     rows = [
-        ["trial", *(FIGURES[name][0] for name in figures), *keys, "epochs", "seconds", "status", "front"],
+        [*heads, *_short_names(keys, heads)],
         *(_cells(trial, figures, keys, trial in front) for trial in trials),
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned_blocks(rows)
+
+
+def _short_names(keys: list[str], taken: list[str]) -> list[str]:
+    """The shortest end of each dotted name that is no end of another one, nor a head of the table."""
+    heads = {head.lower() for head in taken}
+
+    def ends(key: str) -> list[str]:
+        parts = key.split(".")
+        return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+    every = Counter(end for key in keys for end in ends(key))
+    return [next((end for end in ends(key) if every[end] == 1 and end not in heads), key) for key in keys]
 
 
 def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) -> list[str]:
@@ -122,16 +138,16 @@ def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) ->
     return [
         str(trial.number),
         *(_cell(getattr(trial, name), FIGURES[name][1]) for name in figures),
-        *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
         str(trial.epochs),
         f"{trial.seconds:.1f}",
         trial.status,
         "*" if on_front else "",
+        *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
     ]
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _cell(value: float | None, form: Callable[[float], str]) -> str:
+    return "-" if value is None else form(value)
 
 
 def write(root: Path, trials: list[Trial], params: Params) -> None:
