@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
 from akgp.models import ModelError, Spec, create, spec_of
@@ -149,6 +150,10 @@ def _tree(model: nn.Module) -> list[tuple[str, type]]:
 
 def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
     """The numbers held by modules of `model` that `dense` has otherwise, by module."""
+    if lazy := [name for name, module in dense.named_modules() if isinstance(module, LazyModuleMixin)]:
+        raise ModelError(
+            f"{type(model).__name__}: lazy layers cannot be saved: give {', '.join(lazy)} their sizes"
+        )
     if _tree(model) != _tree(dense):
         raise ModelError(
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from akgp import artifacts
 from akgp.models import (
     ChannelMap,
     ModelError,
@@ -260,6 +261,13 @@ def test_a_users_own(own: None, name: str) -> None:
     )
     assert model(torch.zeros(3, 2, 6, 5)).shape == (3, 4)
     assert spec_of(model) == Spec(f"own_networks:{name}", 4, 2)
+
+
+def test_lazy_layers_are_refused_where_the_network_is_described(own: None) -> None:
+    """Their sizes come from the images, which no file of a network holds."""
+    model = build(Network(architecture="own_networks:small"), num_classes=4, in_channels=2, image_size=(6, 5))
+    with pytest.raises(ModelError, match=r"lazy layers cannot be saved: give 1 their sizes$"):
+        artifacts.describe(model)
 
 
 def test_channels_are_passed_only_by_name(own: None, monkeypatch: pytest.MonkeyPatch) -> None:
