@@ -200,6 +200,11 @@ def test_a_network_that_cannot_be_traced(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_weights_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=r"0.weight is torch.float64, must be float32: call"):
+        export_onnx(nn.Sequential(nn.Conv2d(3, 4, 3).double()), inputs(1), tmp_path / "model.onnx")
+
+
 # The int8 graph
 
 

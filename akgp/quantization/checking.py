@@ -49,7 +49,8 @@ def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> N
         if not difference <= CLOSE * max(float(expected.abs().max()), CLOSE):
             raise QuantizationError(
                 f"{type(model).__name__}: for {count} image(s) its ONNX graph gives logits that differ by "
-                f"{difference:.3g} from the network's: is its forward random, or does it keep a state?"
+                f"{difference:.3g} from the network's: is its forward random, does it keep a state, "
+                "or does it depend on how many images there are?"
             )
 
 

@@ -47,8 +47,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         example_input: [any N, C, H, W], on the network's device.
 
     Raises:
-        QuantizationError: torch.export cannot trace the network for any batch size, or the graph does not
-            compute what the network does.
+        QuantizationError: a weight is not float32, torch.export cannot trace the network for any batch size,
+            or the graph does not compute what the network does.
     """
     import onnx
 
@@ -56,6 +56,9 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     # torch.export takes a batch of 1 as fixed.
     batch = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
     what = f"{type(model).__name__} cannot be exported to ONNX for input [N, {_shape(batch)}]"
+    for name, weight in network.named_parameters():
+        if weight.dtype != torch.float32:
+            raise QuantizationError(f"{what}: {name} is {weight.dtype}, must be float32: call .float()")
     try:
         graph = _converted(network, batch)
     except torch.onnx.OnnxExporterError as error:
