@@ -43,7 +43,7 @@ def run(command: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
-    """In this block runs what goes on from its last epoch when it is run again."""
+    """In this block runs what resumes from its last epoch when it is run again."""
     _resumable.append(True)
     yield
     _resumable.pop()

@@ -42,7 +42,7 @@ def compress(
     Args:
         recipe: name of the recipe that params.yaml is written from first; None: params.yaml as it is.
         folder: the workspace, which holds dvc.yaml; by default the working directory.
-        retries: how often a failed stage is tried again. It goes on from its last epoch.
+        retries: how often a failed stage is tried again. It resumes from its last epoch.
         retry_delay_seconds: how long to wait before.
 
     Raises:

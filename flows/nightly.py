@@ -11,7 +11,7 @@ from akgp import params, release
 from flows.compress import announced, compress, publish, start
 from flows.processes import run
 
-# Nobody watches at night: a stage outlasts a store that is away for minutes, and goes on from its last epoch.
+# Nobody watches at night: a stage outlasts a store that is away for minutes, and resumes from its last epoch.
 RETRIES, RETRY_SECONDS = 3, 60
 
 

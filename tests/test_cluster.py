@@ -160,7 +160,7 @@ GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] 
 @pytest.mark.parametrize(
     ("failures", "expected", "message"),
     [
-        ([DEAD], WorkerLost, "^teacher: a worker died .*; `dvc repro` goes on"),
+        ([DEAD], WorkerLost, "^teacher: a worker died .*; `dvc repro` resumes"),
         ([GLOO, DEAD], WorkerLost, "a worker died"),
         ([GLOO], WorkerLost, "a worker died"),  # seen before the peer's death
         ([RuntimeError("a fault"), GLOO], ComputationError, "^teacher: RuntimeError: a fault$"),

@@ -753,7 +753,7 @@ def test_damaged_artifacts_are_named(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for damaged in (b"", whole[:-20], whole[:1600] + bytes([whole[1600] ^ 1]) + whole[1601:]):
         file.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"^{file}: .*; `dvc repro data` writes it anew$"):
+        with pytest.raises(DataError, match=rf"^{file}: .*; `dvc repro data` writes it again$"):
             read_split(tmp_path, "test")
     pq.write_table(pa.table({"label": [1]}), file)
     with pytest.raises(DataError, match=r"test\.parquet: must hold pixels and label"):

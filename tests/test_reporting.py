@@ -145,7 +145,7 @@ def test_nothing_is_said_of_a_good_run() -> None:
 
 def test_a_dense_network_near_chance_is_said_once_with_what_to_turn() -> None:
     (said,) = found({"teacher": 12.0, "dense": 12.0, "pruned": 10, "student": 10.0, "int8": 10.0})
-    assert said.startswith("dense is near chance: 12.0 %, and 10.0 % is what naming always the largest class")
+    assert said.startswith("dense is near chance: 12.0 %, and 10.0 % is what always naming the largest class")
     assert "Raise teacher.epochs (now 20) or lower teacher.learning_rate (now 0.2)" in said
 
 

@@ -239,7 +239,7 @@ def test_a_ray_that_is_killed_is_told_at_once_and_leaves_no_process(victim: str,
     assert process.wait(30) == 1
     assert not psutil.wait_procs(below, timeout=15)[1]
     assert errors(tmp_path) == [
-        "akgp: Ray's own processes died; the same command goes on from its last epoch"
+        "akgp: Ray's own processes died; the same command resumes from its last epoch"
     ]
 
 
@@ -269,7 +269,7 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(
     assert process.wait(300) != 0
     if victim == "worker":
         (line,) = errors(tmp_path)
-        assert line.startswith("akgp: teacher@small: a worker died") and "goes on from its last epoch" in line
+        assert line.startswith("akgp: teacher@small: a worker died") and "resumes from its last epoch" in line
     assert not (tmp_path / "models" / "dense").exists()
     if victim == "driver and checkpoint":
         time.sleep(5)  # its workers outlive it, and may write once more

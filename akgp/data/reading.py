@@ -92,7 +92,7 @@ def read_parts(
             notes.framed[0],
         )
     if notes.deep and bit_depth < BIT_DEPTHS[-1]:
-        log.warning("images of 16 bits hold %d: scaled from these to 8", bit_depth)
+        log.warning("images of more than 8 bits use %d of them: scaled to 8", bit_depth)
     return parts, bit_depth if notes.deep else BIT_DEPTHS[-1]
 
 

@@ -88,9 +88,9 @@ def read_split(directory: Path, name: str) -> Images:
                 pixels[block] = arrays.permute(0, 3, 1, 2)
                 labels[block] = torch.from_numpy(batch["label"].to_numpy().copy())
     except DataError as error:
-        raise DataError(f"{error}; `dvc repro data` writes it anew") from None
+        raise DataError(f"{error}; `dvc repro data` writes it again") from None
     except (AttributeError, KeyError, ValueError):
-        raise DataError(f"{file}: must hold pixels and label; `dvc repro data` writes it anew") from None
+        raise DataError(f"{file}: must hold pixels and label; `dvc repro data` writes it again") from None
     return Images(pixels, labels)
 
 
@@ -108,9 +108,9 @@ def read_true_labels(directory: Path, name: str) -> Tensor:
             column = "true_label" if "true_label" in parquet.schema_arrow.names else "label"
             return torch.from_numpy(parquet.read(columns=[column])[column].to_numpy().copy())
     except DataError as error:
-        raise DataError(f"{error}; `dvc repro data` writes it anew") from None
+        raise DataError(f"{error}; `dvc repro data` writes it again") from None
     except KeyError:
-        raise DataError(f"{file}: must hold label; `dvc repro data` writes it anew") from None
+        raise DataError(f"{file}: must hold label; `dvc repro data` writes it again") from None
 
 
 def read_summary(directory: Path) -> Summary:
@@ -124,5 +124,5 @@ def read_summary(directory: Path) -> Summary:
         return Summary.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` writes it anew"
+            f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` writes it again"
         ) from None

@@ -104,7 +104,8 @@ def candidate(root: Path) -> Network:
             raise ReleaseError(f"{file}: no such file; `dvc repro` writes it")
     row = read_metrics(root / "reports" / METRICS).get("int8")
     if row is None:
-        raise ReleaseError(f"{root / 'reports' / 'metrics.json'}: must hold int8; `dvc repro` writes it anew")
+        file = root / "reports" / "metrics.json"
+        raise ReleaseError(f"{file}: must hold int8; `dvc repro` writes it again")
     images = read_split(root / "data" / "prepared", "test")
     return Network({name: file.read_bytes() for name, file in files.items()}, row, _digest(images))
 

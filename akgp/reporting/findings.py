@@ -43,7 +43,7 @@ def findings(
         for name in ("teacher", "dense")
         if name in metrics and is_near_chance(metrics[name]["top1"], test_counts)
     ]
-    chance = f"{chance_of(test_counts):.1f} % is what naming always the largest class gives"
+    chance = f"{chance_of(test_counts):.1f} % is what always naming the largest class gives"
     if "dense" in poor:
         yield (
             f"dense is near chance: {metrics['dense']['top1']:.1f} %, and {chance}. "

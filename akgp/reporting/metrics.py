@@ -43,7 +43,7 @@ def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
     if metrics is None:
         raise ReportError(f"{file}: no such file; `dvc repro` writes it")
     if not metrics or not all(isinstance(row, dict) and "top1" in row for row in metrics.values()):
-        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
+        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it again")
     more = read_details(file.with_name(DETAILS)).get("networks", {})
     return {name: {**row, **more.get(name, {})} for name, row in metrics.items()}
 
@@ -63,7 +63,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ReportError(f"{file}: not valid JSON ({error}); `dvc repro` writes it anew") from None
+        raise ReportError(f"{file}: not valid JSON ({error}); `dvc repro` writes it again") from None
     if not isinstance(content, dict):
-        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it anew")
+        raise ReportError(f"{file}: must hold top1 for each network; `dvc repro` writes it again")
     return content

@@ -127,7 +127,7 @@ def _stages_warnings(task: Task) -> Iterator[str]:
     folders |= {"pruned": workspace.pruned, "student": workspace.student, "int8": workspace.int8}
     for label, folder in folders.items():
         for warning in _json(folder / "metrics.json").get("warnings", []):
-            yield f"{label}: {warning}"
+            yield warning if warning.startswith("networks.") else f"{label}: {warning}"
 
 
 def _report(

@@ -81,7 +81,7 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
     for cause in (*raised, *failures):
         if isinstance(cause, OSError) and cause.filename is None:  # a store's, or a full disk's
             raise StageError(
-                f"{label}: a file can't be read or written ({first_line(cause)}); `dvc repro` goes on from "
+                f"{label}: a file can't be read or written ({first_line(cause)}); `dvc repro` resumes from "
                 "its last epoch"
             ) from error
         if isinstance(cause, (ValueError, OSError)):
@@ -89,7 +89,7 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
     if (ours := next((cause for cause in raised if not misses_a_peer(cause)), None)) is not None:
         raise ComputationError(f"{label}: {type(ours).__name__}: {first_line(ours)}") from error
     raise WorkerLost(
-        f"{label}: a worker died ({first_line(failures[0])}); `dvc repro` goes on from its last epoch"
+        f"{label}: a worker died ({first_line(failures[0])}); `dvc repro` resumes from its last epoch"
     ) from error
 
 

@@ -107,7 +107,7 @@ def _take(result: Result | None, destination: Path, label: str) -> None:
             if (Path(folder) / ARTIFACT).is_dir():
                 shutil.copytree(Path(folder) / ARTIFACT, destination)
                 return
-    raise StageError(f"{label}: was interrupted; `dvc repro` goes on from its last epoch")
+    raise StageError(f"{label}: was interrupted; `dvc repro` resumes from its last epoch")
 
 
 def _check_classes(task: Task, count: int) -> None:

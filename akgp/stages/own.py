@@ -96,7 +96,7 @@ def attended() -> Iterator[None]:
             attendant.join()
     except BaseException as error:
         if died.is_set():
-            said = "Ray's own processes died; the same command goes on from its last epoch"
+            said = "Ray's own processes died; the same command resumes from its last epoch"
             raise StageError(said) from error
         raise
 

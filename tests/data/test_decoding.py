@@ -63,7 +63,8 @@ def test_the_test_split_shares_the_scale_which_is_said(
     deep_folder(folder / "test", 3000)
     splits = {"calibration": 0.2, "validation": 0.2}
     assert prepared(tmp_path / "out", **GRAY, path=str(folder), splits=splits)[0].bit_depth == 12
-    assert [r.getMessage() for r in caplog.records] == ["images of 16 bits hold 12: scaled from these to 8"]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["images of more than 8 bits use 12 of them: scaled to 8"]
 
 
 def test_without_deep_images_deep_ones_show_their_upper_eight_bits(tmp_path: Path) -> None:
