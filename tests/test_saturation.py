@@ -215,6 +215,21 @@ def test_operations_that_stay_in_floating_point_are_named(tmp_path: Path) -> Non
     assert set(verified.floating) >= {"LayerNormalization", "Softmax", "ReduceMean", "Add of two shapes"}
 
 
+class Grouped(nn.Sequential):
+    """Group normalization, whose exported graph reshapes by a shape that it computes."""
+
+    def __init__(self) -> None:
+        pooled = (nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        super().__init__(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), *pooled)
+
+
+def test_computed_shapes_and_maxima(tmp_path: Path) -> None:
+    """onnxruntime's symbolic shape inference knows no ReduceMax: a head that pools by it was refused."""
+    torch.manual_seed(0)
+    verified = verify(int8_file(Grouped(), tmp_path), inputs())
+    assert "InstanceNormalization" in verified.floating and "ReduceMax" not in verified.floating
+
+
 @pytest.mark.parametrize(
     "pool",
     [

@@ -93,7 +93,8 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             axis = attributes(node).get("axis", 1)
             values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], axis)
         elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
-            moved = _reference(node, (inputs[0].q, *inputs[1:]))
+            others = (None if value is None else _floats(value, found.floating) for value in inputs[1:])
+            moved = _reference(node, (inputs[0].q, *others))
             for name, q in zip(node.output, moved, strict=True):
                 values[name] = Quantized(q, inputs[0].scale, inputs[0].zero)
         elif any(isinstance(value, Quantized) for value in inputs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from akgp.params import Quantize
 from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
 from akgp.quantization.weights import make_safe
 from akgp.runtime import guarded, session
+
+log = logging.getLogger(__name__)
 
 BATCH = 32
 """Calibration images in memory at a time, with all their activations."""
@@ -44,7 +47,6 @@ def quantize(
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     reader = _Batches(_checked(fp32_path, inputs)[: params.images])
     methods = {
@@ -59,7 +61,7 @@ def quantize(
         guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
     ):
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        quant_pre_process(str(fp32_path), str(prepared))
+        _prepare(fp32_path, prepared)
         quantize_static(
             str(prepared),
             str(quantized),
@@ -77,6 +79,20 @@ def quantize(
     onnx.checker.check_model(graph)
     onnx.save(graph, str(destination))
     return convolution_kernels(destination)
+
+
+def _prepare(fp32_path: str | Path, destination: Path) -> None:
+    """Fold and fuse what can be, and infer shapes: symbolically too, where onnxruntime is able to.
+
+    That fails on operations whose axes are an input it doesn't know, such as ReduceMax; few layers need it.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        quant_pre_process(str(fp32_path), str(destination))
+    except Exception as error:  # Python's own kinds, from within its inference
+        log.debug("%s: no symbolic shapes: %s", fp32_path, error)
+        quant_pre_process(str(fp32_path), str(destination), skip_symbolic_shape=True)
 
 
 class _Batches:
