@@ -221,8 +221,8 @@ class Training(Section):
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="passes over the training split")
     batch_size: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="images a step, over all workers together; null: a twentieth of the training images, "
-        "as a power of two, 16 to 128",
+        description="images a step, over all workers together; null: the square root of the number of "
+        "training images, as a power of two, 16 to 128",
     )
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None,

@@ -22,7 +22,8 @@ def step_size(training: Training) -> tuple[int | None, float | None]:
 
 
 @pytest.mark.parametrize("images, batch", [
-    (1, 16), (100, 16), (400, 16), (600, 32), (640, 32), (1078, 64), (2000, 128), (5000, 128), (10**7, 128),
+    (1, 16), (100, 16), (400, 16), (600, 32), (640, 32), (1078, 32), (3000, 64), (5000, 64),
+    (40000, 128), (10**7, 128),
 ])  # fmt: skip
 def test_the_batch_follows_the_images_and_the_rate_the_batch(images: int, batch: int) -> None:
     assert step_size(resolved(Training(), images)) == (batch, pytest.approx(0.2 * batch / 128))
@@ -94,7 +95,7 @@ def test_the_rule_is_told_where_it_is_used() -> None:
     given = Training(batch_size=8, learning_rate=0.1)
     assert announcement(given, given, 600) is None
     said = announcement(Training(), resolved(Training(), 1200), 1200)
-    assert said == "for 1,200 training images: batch_size 64, learning_rate 0.1"
+    assert said == "for 1,200 training images: batch_size 32, learning_rate 0.05"
 
 
 def test_the_library_trains_by_the_rule_too(tmp_path: Path) -> None:
