@@ -177,7 +177,7 @@ def latency(
     """Time ONNX graphs against each other in onnxruntime, in this process.
 
     Each network is warmed up for `params.warmup_seconds`. In each of `params.rounds` rounds every
-    network is timed once, in an order drawn anew, for a block of at least 10 ms. With one thread
+    network is timed once, in a new random order, for a block of at least 10 ms. With one thread
     the thread's CPU time is taken, which other processes on the machine disturb less; with more
     threads wall time. Waiting threads sleep instead of spinning.
 

@@ -25,7 +25,7 @@ def read_again(folder: Path) -> None:
 def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
     """Promote the new network if it passes the gate; what was found, and what is in production now.
 
-    Tried again it starts anew: until the last file is written the old release is in production.
+    Tried again it starts from the beginning: until the last file is written the old release is in production.
     """
     checked = params.load(folder / "params.yaml")
     review = release.review(folder, checked)
@@ -36,7 +36,7 @@ def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
 
 @flow(name="nightly")
 def nightly(folder: Path = Path()) -> str:
-    """Read the images anew, `compress` (the same images re-run nothing), then promote or keep the old one.
+    """Read the images again, `compress` (the same images re-run nothing), then promote or keep the old one.
 
     Returns what was decided and why. It is also the artifact `nightly` and an event, one of
     akgp.release.promoted, .rejected and .unchanged.

@@ -122,7 +122,7 @@ def prepare() -> None:
 
 
 def cancel_runs() -> None:
-    """Let the worker end every run and its processes; terminated, it would wait for them for ever."""
+    """Let the worker end every run and its processes; terminated, it would wait for them forever."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling

@@ -101,7 +101,7 @@ def symmetric_noise(labels: np.ndarray, classes: int, rate: float, seed: int) ->
     """`labels` [N] with the share `rate` wrong: drawn uniformly from the other classes.
 
     Of a class with n labels exactly round(rate · n) are changed, none of them to itself: `rate` is
-    the share of wrong labels, not that of labels drawn anew from all classes, of which 1 / C would
+    the share of wrong labels, not that of labels drawn again from all classes, of which 1 / C would
     stay right.
 
     Args:

@@ -76,7 +76,7 @@ def _teacher(found: Characteristics) -> str:
 
 
 def _memory(found: Characteristics) -> str:
-    """Where labels are noisy a smaller gap tells: what nobody can predict is fitted by heart alone."""
+    """Where labels are noisy a smaller gap tells: what nobody can predict can only be memorised."""
     gap = found.memorisation_gap or 0.0
     if found.noisy and gap < -0.03:
         return " and has memorised training labels, wrong ones too (`folds` is for that)"

@@ -287,4 +287,5 @@ EXACT = MOVES | {
 }
 EXACT |= {"Mul", "Add", "Sub", "Div", "Shape", "Cast", "Concat", "Constant", "ConstantOfShape", "Where"}
 EXACT |= {"Pad", "Expand", "Tile", "ReduceMax", "ReduceMin", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth"}
-"""Float operations that sum over no elements: every processor rounds them alike."""
+"""Float operations that sum over no elements: processors round them alike. Not proven of sigmoids:
+their polynomial may differ in the last bit, which changes an integer only on a rounding boundary."""

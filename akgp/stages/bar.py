@@ -53,7 +53,7 @@ def bar(task: Task, steps: int) -> Iterator[Path]:
 class Unbroken:
     """Standard error, also when its reader is gone, as when the flow was killed.
 
-    Without it tqdm would keep its lock, and the stage wait for that for ever instead of ending.
+    Without it tqdm would keep its lock, and the stage wait for that forever instead of ending.
     It equals standard error, so that tqdm clears the bar before a line of the log.
     """
 

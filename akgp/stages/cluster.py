@@ -107,7 +107,7 @@ def nodes() -> list[dict[str, float]]:
 
 
 def room(have: list[dict[str, float]], params: Ray) -> int:
-    """How many workers find room in `nodes`: each lies in one, and of their sum Ray would wait for ever."""
+    """How many workers find room in `nodes`: each lies in one, and of their sum Ray would wait forever."""
     return sum(_room(resources, params) for resources in have)
 
 

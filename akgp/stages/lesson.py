@@ -41,7 +41,7 @@ class Lesson:
     dense: what the student's dense network says, None where nobody else teaches.
     doubted: by whom wrong labels are found: the teachers, or the dense network where that knows the
     calibration labels better; a weak teacher would take its own errors for theirs. With folds always the
-    teachers: the dense network may have learnt wrong labels by heart.
+    teachers: the dense network may have memorised wrong labels.
     """
 
     summary: Summary

@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Run `compute` of `module` as a Ray Train job and move what it wrote to `destination`.
 
-    A job that was killed goes on from its last step when the same is asked for again: its name
+    A job that was killed is resumed from its last step when the same is asked for again: its name
     holds a digest of the parameters at `keys`, the files in `inputs` and the code.
 
     Args:
@@ -67,7 +67,7 @@ def fit(
     ray_params = task.params.ray
     workers = ray_params.workers if parallel else 1
     enough = min(ray_params.min_workers or workers, workers)
-    keys += ("ray.workers",) if parallel else ()  # a run of two workers is not gone on with by one
+    keys += ("ray.workers",) if parallel else ()  # a run of two workers is not resumed by one
     name, storage = job_name(task, inputs, keys), storage_of(task)
     with session(ray_params, enough):
         require_room(nodes(), ray_params, enough)
@@ -94,7 +94,7 @@ def _compute(module: str, task: Task, out: Path, state: dict[str, Any] | None) -
 
 
 def job_name(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
-    """The name of the task's job: the same for the same computation, which is then gone on with."""
+    """The name of the task's job: the same for the same computation, which then resumes it."""
     return f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
 
 

@@ -36,13 +36,13 @@ def tuned(
 ) -> ResultGrid:
     """Run the trials of the experiment `name`; of one that was killed, go on with those unfinished.
 
-    A trial goes on from its last checkpoint. One that fails does not end the others.
+    A trial is resumed from its last checkpoint. One that fails does not end the others.
 
     Args:
         trial: with its resources.
         storage: the directory or URL below which the experiment is kept.
         retry_failed: go on with the trials that failed, too.
-        max_failures: how often a trial that fails is gone on with at once; Ray Tune does not tell a lost
+        max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost
             node from a mistake of the user's, which fails as often.
     """
     from ray import tune
