@@ -301,11 +301,17 @@ def sweep_best(
 
 
 @sweep_app.command("apply")
-def sweep_apply(number: Annotated[int, typer.Argument(min=0, help="the trial's number")]) -> None:
-    """Write a trial's parameters as params.yaml, for `dvc repro`."""
+def sweep_apply(
+    number: Annotated[int, typer.Argument(min=0, help="the trial's number")],
+    force: Annotated[bool, typer.Option("--force", help="although the file has been edited")] = False,
+) -> None:
+    """Write a trial's parameters as params.yaml, for `dvc repro`.
+
+    A params.yaml that was edited since the sweep is kept, unless --force is given.
+    """
     from akgp import sweep
 
-    sweep.apply(number)
+    sweep.apply(number, force=force)
     typer.echo(f"params.yaml: trial {number}; `make repro` runs it")
 
 

@@ -97,9 +97,9 @@ def _is_edited(file: Path, memory: Path, folder: Path) -> bool:
         return False
     if memory.exists() and memory.read_text(encoding="ascii").strip() == _digest(content):
         return False
-    for name in available(folder):
+    for recipe in folder.glob("*.yaml"):
         try:
-            if text(name, folder).encode() == content:
+            if text(recipe.stem, folder).encode() == content:
                 return False
         except params.ParamsError:  # a recipe that is not valid has written nothing
             continue

@@ -59,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "reporting": {"params", "terminal"},
     "report": {"figures", "params", "reporting", "training_defaults"},
     "stages": BELOW_STAGES,
-    "sweep": BELOW_STAGES | {"stages"},
+    "sweep": BELOW_STAGES | {"recipes", "stages"},
     "recipes": {"params", "yaml_text"},
     "predict": {"data", "image_files", "runtime"},
     "doctor": {"params", "recipes"},

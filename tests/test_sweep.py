@@ -227,6 +227,27 @@ def test_apply_writes_the_trials_params_and_nothing_else(tmp_path: Path) -> None
         sweep.apply(9, tmp_path)
 
 
+def test_apply_keeps_a_params_file_that_was_edited(tmp_path: Path) -> None:
+    """Edited is what is neither the sweep's parameters, in whatever layout, nor those of a trial of it."""
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, TRIALS, base())
+    file = tmp_path / "params.yaml"
+    whole = params.dump(base())
+    for text in (whole, "\n".join(line.partition("  #")[0] for line in whole.splitlines())):
+        file.write_text(text)
+        for number in (5, 1, 5):  # one after the other: no trial's parameters are an edit
+            sweep.apply(number, tmp_path)
+    applied = file.read_text()
+    edits = ("# mine\n" + applied, applied.replace("temperature: 4.0", "temperature: 3.5"), "networks: [\n")
+    for edited in edits:
+        file.write_text(edited)
+        with pytest.raises(params.ParamsError, match=r"params\.yaml: has been edited.*sweep apply 1 --force"):
+            sweep.apply(1, tmp_path)
+        assert file.read_text() == edited
+    sweep.apply(1, tmp_path, force=True)
+    assert params.load(file).prune.ratio == 0.3
+
+
 def test_nothing_to_show_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"trials.parquet: missing; `akgp sweep run` makes it"):
         sweep.best(1, tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from akgp import params as parameters
-from akgp.params import Params
+from akgp import recipes
+from akgp.params import Params, ParamsError
 from akgp.reporting.table import number as short
 from akgp.stages.workspace import StageError
 from akgp.terminal import aligned_blocks
@@ -54,6 +55,19 @@ class Trial:
         return self.latency_ms if self.latency_ms is not None else self.macs or 0
 
 
+@dataclass(frozen=True)
+class Dense:
+    """The student's dense network, with which trials are compared.
+
+    accuracy: of validation, %, of the kind that trials are judged by.
+    latency_ms: in int8 at batch 1; None: not measured.
+    """
+
+    accuracy: float
+    macs: int
+    latency_ms: float | None = None
+
+
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "val_top1": ("val top-1 %", "{:.2f}".format),
     "val_balanced_top1": ("val balanced top-1 %", "{:.2f}".format),
@@ -77,20 +91,52 @@ def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
     return sorted(finished, key=lambda trial: (trial not in front, -trial.accuracy, trial.cost))[:count]
 
 
-def apply(number: int, root: str | Path = ".") -> Params:
+def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params:
     """Write the params.yaml of one trial, so that `dvc repro` reproduces it.
+
+    Args:
+        force: also over a params.yaml that has been edited since the sweep.
 
     Raises:
         StageError: there is no trial of this number.
+        ParamsError: params.yaml has been edited: it is neither the sweep's nor a trial's, nor a recipe.
     """
-    trials = {trial.number: trial for trial in _read(Path(root))}
+    root = Path(root)
+    trials = {trial.number: trial for trial in _read(root)}
     if number not in trials:
         raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
-    params = parameters.with_values(parameters.load(Path(root) / FOLDER / BASE), trials[number].values)
-    beside = Path(root) / ".params.yaml.new"
-    beside.write_text(parameters.dump(params), encoding="utf-8")
-    beside.replace(Path(root) / "params.yaml")
+    base, file = parameters.load(root / FOLDER / BASE), root / "params.yaml"
+    params = parameters.with_values(base, trials[number].values)
+    recipes.write(
+        parameters.dump(params),
+        file,
+        f"akgp sweep apply {number}",
+        root / recipes.FOLDER,
+        force=force or _is_of_sweep(file, base, trials.values()),
+    )
     return params
+
+
+def _is_of_sweep(file: Path, base: Params, trials: Iterable[Trial]) -> bool:
+    """Whether a params file says nothing but what the sweep, or a trial of it, was run with."""
+    try:
+        found, text = parameters.load(file), file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    if _comments(text) - _comments(parameters.dump(found)):
+        return False
+    return found == base or any(found == _tried(base, trial) for trial in trials)
+
+
+def _tried(base: Params, trial: Trial) -> Params | None:
+    try:
+        return parameters.with_values(base, trial.values)
+    except ParamsError:  # of a trial that failed by its values
+        return None
+
+
+def _comments(text: str) -> set[str]:
+    return {comment.strip() for line in text.splitlines() if (comment := line.partition("#")[2])}
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
@@ -150,13 +196,17 @@ def _cell(value: float | None, form: Callable[[float], str]) -> str:
     return "-" if value is None else form(value)
 
 
-def write(root: Path, trials: list[Trial], params: Params) -> None:
-    """Write the table, the params that the trials vary, and the plot; the table last."""
+def write(root: Path, trials: list[Trial], params: Params, dense: Dense | None = None) -> None:
+    """Write the table, the params that the trials vary, and the plot; the table last.
+
+    Args:
+        dense: is drawn beside the trials; None: is not.
+    """
     folder = root / FOLDER
     rows = [vars(trial) | {"values": json.dumps(trial.values)} for trial in trials]
     pq.write_table(pa.Table.from_pylist(rows), folder / f".{TABLE}")
     (folder / BASE).write_text(parameters.dump(params), encoding="utf-8")
-    _plot(trials, folder / PLOT)
+    _draw(trials, dense, folder / PLOT)
     (folder / f".{TABLE}").replace(folder / TABLE)
 
 
@@ -167,36 +217,19 @@ def _read(root: Path) -> list[Trial]:
     return [Trial(**row | {"values": json.loads(row["values"])}) for row in pq.read_table(file).to_pylist()]
 
 
-def _plot(trials: list[Trial], file: Path) -> None:
-    from matplotlib.figure import Figure
+def _point(trial: Trial) -> tuple[float, float]:
+    return trial.cost, trial.accuracy
+
+
+def _draw(trials: list[Trial], dense: Dense | None, file: Path) -> None:
+    from akgp.sweep.plot import STATUSES, pareto
 
     timed = any(trial.latency_ms is not None for trial in trials)
     balanced = any(trial.val_balanced_top1 is not None for trial in trials)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for status, marker in (("finished", "o"), ("stopped", "x")):
-        points = _points([trial for trial in trials if trial.status == status])
-        if not points:
-            continue  # nor does the legend name them
-        axes.scatter(
-            [cost for _, cost, _ in points], [top1 for _, _, top1 in points], marker=marker, label=status
-        )
-    front = _points(pareto_front(trials))
-    axes.plot([cost for _, cost, _ in front], [top1 for _, _, top1 in front], label="Pareto front")
-    for number, cost, top1 in front:
-        axes.annotate(str(number), (cost, top1))
-    axes.set(
-        xlabel="int8 latency at batch 1, ms" if timed else "MMACs",
-        ylabel=f"validation {'balanced ' if balanced else ''}top-1, %",
-    )
-    axes.legend()
+    known = [trial for trial in trials if trial.val_top1 is not None]
+    points = {status: [_point(trial) for trial in known if trial.status == status] for status in STATUSES}
+    front = {trial.number: _point(trial) for trial in pareto_front(known)}
+    cost = None if dense is None else dense.latency_ms if timed else dense.macs
+    reference = None if dense is None or cost is None else (cost, dense.accuracy)
+    figure = pareto(points, front, reference, timed=timed, balanced=balanced)
     figure.savefig(file)
-
-
-def _points(trials: list[Trial]) -> list[tuple[int, float, float]]:
-    """Number, cost (ms or MMACs) and accuracy (%)."""
-    return [
-        (trial.number, trial.cost / (1 if trial.latency_ms is not None else 1e6), trial.accuracy)
-        for trial in trials
-        if trial.val_top1 is not None
-    ]

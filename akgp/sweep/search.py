@@ -6,6 +6,8 @@ and by accuracy it would stop the small networks.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,10 @@ from akgp.stages.session import session
 from akgp.stages.teachers import teaching
 from akgp.stages.trials import one_worker
 from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
-from akgp.sweep.latency import latencies_ms
-from akgp.sweep.results import FOLDER, Trial, write
+from akgp.sweep.latency import dense_latency_ms, latencies_ms
+from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
-from akgp.sweep.trial import BALANCED, NUMBER, TOP1, VALUES, shared, trial
+from akgp.sweep.trial import BALANCED, DENSE_MACS, NUMBER, TOP1, VALUES, shared, trial
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
@@ -56,9 +58,21 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
         check_room(params)
         if params.ray.address is not None:
             require_shared(task)
-        found = _tuned(task, str(path), trials)
-    write(workspace.root, found, params)
+        found, reference = _tuned(task, str(path), trials)
+    write(workspace.root, found, params, reference)
     return found
+
+
+def dense(task: Task, found: Sequence[Mapping[str, Any]]) -> Dense | None:
+    """The student's dense network, as far as it is known; None where no trial has counted it.
+
+    Args:
+        found: the metrics of the trials, which counted and timed it beside their own networks.
+    """
+    metric = objective(read_summary(task.workspace.data)).removeprefix("kept_")
+    metrics = json.loads((task.workspace.dense(task.params.student) / "metrics.json").read_text("utf-8"))
+    macs = [metrics[DENSE_MACS] for metrics in found if DENSE_MACS in metrics]
+    return Dense(metrics[metric], macs[0], dense_latency_ms(found)) if macs and metric in metrics else None
 
 
 def wanted(asked: int | None, default: int, tried: int) -> int:
@@ -87,7 +101,8 @@ def check_room(params: parameters.Params) -> None:
     )
 
 
-def _tuned(task: Task, path: str, trials: int | None) -> list[Trial]:
+def _tuned(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:
+    """The trials, and the dense network that they are compared with."""
     from ray import tune
 
     from akgp.sweep.progress import Progress
@@ -104,7 +119,7 @@ def _tuned(task: Task, path: str, trials: int | None) -> list[Trial]:
     # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
     with Progress.shown(trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
-        results = run(
+        grid = run(
             tune.with_resources(trainable, resources),
             search,
             trials,
@@ -115,7 +130,8 @@ def _tuned(task: Task, path: str, trials: int | None) -> list[Trial]:
             reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
-    return _rows(list(results), params, metric)
+    results = list(grid)
+    return _rows(results, params, metric), dense(task, [each.metrics or {} for each in results])
 
 
 def objective(summary: Summary) -> str:

@@ -21,6 +21,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp import artifacts
+from akgp.counting import count
 from akgp.params import with_values
 from akgp.stages import distill, prune
 from akgp.stages.failures import told
@@ -35,15 +36,18 @@ TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
 """Validation accuracies of the network that a trial would keep so far, %: one of them is the objective."""
 NUMBER, VALUES = "number", "values"
 """A trial's config: its number, counted from 0 in the order of creation, and its values by dotted names."""
+DENSE_MACS = "dense_macs"
+"""Of the student's dense network, in every report, beside those of the trial's own."""
 WORKERS = "placement_group"
 """Where a trial of several workers reports what holds them, so that it can be freed."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials read. dense: the student's dense network as an int8 graph, if latency counts."""
+    """What all trials read; of the dense network its MACs and, if latency counts, its int8 graph."""
 
     lesson: Lesson
+    macs: int
     dense: bytes | None
 
 
@@ -62,10 +66,12 @@ def _shared(task: Task) -> Shared:
 
 def _read(task: Task) -> Shared:
     lesson, dense = read_lesson(task), None
+    network = artifacts.load(task.workspace.dense(task.params.student))
+    summary = lesson.summary
+    macs = count(network, torch.zeros(1, summary.channels, *summary.image_size)).macs
     if task.params.sweep.against == "latency":
-        network = artifacts.load(task.workspace.dense(task.params.student))
-        dense = int8_graph(network, lesson.calibration, lesson.summary, task.params)
-    return Shared(lesson, dense)
+        dense = int8_graph(network, lesson.calibration, summary, task.params)
+    return Shared(lesson, macs, dense)
 
 
 def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -> None:
@@ -106,7 +112,8 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
             pass
         common = ray.get(shared)
         latency = state["latency"] if state else _latency(trial, common)
-        costs = prune.size(trial) | _compute(trial, common.lesson) | latency | _held(task)
+        costs = prune.size(trial) | {DENSE_MACS: common.macs} | _compute(trial, common.lesson) | latency
+        costs |= _held(task)
         training = distill.training_of(task.params.distill, common.lesson.characteristics)
         folder, before = trial.workspace.student, state["distill"] if state else None
         for step in distill.recover(trial, common.lesson, folder, before):
