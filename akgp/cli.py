@@ -323,10 +323,13 @@ def release_list(as_json: Json = False) -> None:
     where = release.place(Path(), params.load())
     current, rows = release.current(where), []
     for version in release.releases(where):
-        rows.append({"version": version, "production": version == current, "int8": None, "error": None})
+        rows.append({"version": version, "production": version == current, "data": None})
+        rows[-1] |= {"int8": None, "error": None}
         try:
             rows[-1]["int8"] = row = dict(release.show(where, version).int8)
+            rows[-1]["data"] = source = release.source(where, version)
             said = f"{row['top1']:.2f} %  {row['bytes']:,} bytes  {row['latency_ms']:.3f} ms"
+            said += f"  of {source or 'unknown data'}"
         except release.ReleaseError as error:
             rows[-1]["error"] = said = str(error)
         if not as_json:
@@ -346,10 +349,13 @@ def release_show(
     where = release.place(Path(), params.load())
     record = release.show(where, version)
     release.load(where, record.version)
+    content = record.model_dump(mode="json") | {"data": release.source(where, record.version)}
     if as_json:
-        _say_json(**record.model_dump(mode="json"), place=f"{where}/{record.version}")
+        _say_json(**content, place=f"{where}/{record.version}")
     else:
-        typer.echo(f"{where}/{record.version}\n{record.model_dump_json(indent=2)}")
+        typer.echo(f"{where}/{record.version}")
+        for line in as_json_text(content).splitlines():
+            typer.echo(wrapped(line, hanging=6))
 
 
 @release_app.command("promote")

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.events import emit_event
 
-from akgp import params, release
+from akgp import params, recipes, release
 from flows.compress import announced, compress, publish, start
 from flows.processes import run
 
@@ -42,8 +42,11 @@ def nightly(folder: Path = Path()) -> str:
     akgp.release.promoted, .rejected and .unchanged.
 
     Raises:
+        ParamsError: params.yaml is not valid, or lacks what DVC reads of it; nothing has been computed then.
         ReleaseError: the new network was rejected, and nightly.on_reject is fail.
     """
+    params.load(folder / "params.yaml")
+    recipes.require_complete(folder / "params.yaml")
     read_again(folder)
     compress(folder=folder, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
     review, version = put_into_production(folder)

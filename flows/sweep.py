@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from akgp import params
+from akgp import params, recipes
 from flows.compress import announced, publish, stage, start
 from flows.processes import run
 
@@ -22,10 +22,11 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
     """Search the space given in params.yaml; returns the table of the `best` trials.
 
     Raises:
-        ParamsError: params.yaml is not valid.
+        ParamsError: params.yaml is not valid, or lacks what DVC reads of it.
         CommandError: the search failed; holds its last lines.
     """
     params.load(folder / "params.yaml")
+    recipes.require_complete(folder / "params.yaml")
     for name in ("teacher", "folds"):  # all trials share their artifacts and the data
         stage(name, folder)
     search(folder)

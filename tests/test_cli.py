@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import json
 import os
 import signal
 import socket
@@ -166,6 +167,18 @@ def test_doctor_names_what_is_missing_and_the_remedy() -> None:
         "TO DO package    no-such-package is missing: pip install -c constraints.txt -e '.[pipeline]'"
     )
     assert lines[2:] == ["ok    packages   1 of 3 as required"]
+
+
+@pytest.mark.parametrize(("needed", "status"), [("pydantic>=2", 0), ("pydantic>=900", 1)])
+def test_doctor_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], needed: str, status: int
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda _: list(doctor.packages([needed])))
+    assert run(monkeypatch, "doctor", "--json") == status
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert checks and all(set(check) >= {"name", "found", "remedy", "ok"} for check in checks)
+    assert all(check["ok"] == (not check["remedy"]) for check in checks)
+    assert all(check["ok"] for check in checks) == (status == 0)
 
 
 def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:

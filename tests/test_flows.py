@@ -168,6 +168,13 @@ def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
         compress(folder=workspace)
     with pytest.raises(ParamsError, match="no recipes here"):
         compress(recipe="digits", folder=workspace)
+    (workspace / "params.yaml").write_text(PARAMS)
+    (workspace / "dvc.yaml").write_text(
+        GRAPH.replace("deps: [flaky.txt]", "deps: [flaky.txt]\n    params: [nightly]")
+    )
+    for flow in (compress, sweep, nightly):
+        with pytest.raises(ParamsError, match="nightly: missing"):
+            flow(folder=workspace)
     assert ran(workspace) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -400,9 +401,40 @@ def test_the_commands(root: Path, akgp: Any) -> None:
     assert (status, output) == (0, f"nothing new: {two} was in production before\n")
 
     (root / "releases" / two / "model.onnx").write_bytes(b"")
+    status, output, _ = akgp("release", "list", "--json")
+    listed = json.loads(output)
+    assert (status, listed["releases"], listed["production"]) == (0, "releases", one)
+    rows = listed["versions"]
+    assert [(row["version"], row["production"], row["error"]) for row in rows] == [
+        (one, True, None), (two, False, None),
+    ]  # fmt: skip
+    assert [row["int8"]["top1"] for row in rows] == [100.0, 50.0]
     status, _, error = akgp("release", "show", two)
     assert (status, error.count("\n")) == (1, 1)
     assert error.startswith(f"akgp: releases/{two}/model.onnx: damaged")
+
+
+def test_the_commands_say_of_which_data_a_release_is(root: Path, akgp: Any) -> None:
+    file = root / "models" / "int8" / "preprocessing.json"
+    status, output, _ = akgp("release", "promote", "--json")
+    promoted = json.loads(output)
+    assert (status, promoted["promoted"], set(promoted["rows"])) == (0, True, {"new"})
+    candidate(root, bias=-2)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"source": "image_folder pets"}))
+    assert akgp("release", "promote", "--force", "--json")[0] == 0
+    status, output, _ = akgp("release", "list")
+    assert max(map(len, output.splitlines())) <= 80
+    assert re.search(r"  2.* of unknown data \* 2.* of image_folder pets$", "  " + " ".join(output.split()))
+    rows = json.loads(akgp("release", "list", "--json")[1])["versions"]
+    assert [row["data"] for row in rows] == [None, "image_folder pets"]
+    shown = json.loads(akgp("release", "show", "--json")[1])
+    assert (shown["data"], shown["place"]) == ("image_folder pets", f"releases/{shown['version']}")
+    assert shown["int8"]["top1"] == 50.0 and set(shown["sha256"]) == {"model.onnx", "preprocessing.json"}
+    _, text, _ = akgp("release", "show")
+    assert max(map(len, text.splitlines())) <= 80
+    place, _, content = text.partition("\n")
+    assert place == shown.pop("place") and json.loads(content) == shown
+    assert json.loads(akgp("release", "rollback", "--json")[1]) == {"production": promoted["production"]}
 
 
 def test_a_release_classifies_images(root: Path) -> None:

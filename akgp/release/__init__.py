@@ -16,6 +16,7 @@ from akgp.release.store import (
     releases,
     rollback,
     show,
+    source,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "review",
     "rollback",
     "show",
+    "source",
 ]

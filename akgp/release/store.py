@@ -109,6 +109,18 @@ def show(where: str, version: str | None = None) -> Record:
     return record
 
 
+def source(where: str, version: str) -> str | None:
+    """The source of the data that a release was trained on; None: it doesn't say, as of earlier versions."""
+    path = f"{where}/{version}/preprocessing.json"
+    try:
+        found = json.loads(_present(path))["source"]
+    except ValueError:
+        raise ReleaseError(f"{path}: damaged: not valid JSON") from None
+    except (KeyError, TypeError):
+        return None
+    return str(found)
+
+
 def load(where: str, version: str) -> Network:
     """A release, compared with the digests that were taken when it was made.
 
