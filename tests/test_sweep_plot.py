@@ -99,3 +99,5 @@ def test_what_is_known_of_the_dense_network(tmp_path: Path, imbalance: float, to
     assert dense(task, found) == Dense(top1, 7, 2.0)
     assert dense(task, [{"dense_macs": 7}, {}]) == Dense(top1, 7, None)
     assert dense(task, [{}]) is None
+    (folder / "metrics.json").unlink()
+    assert dense(task, found) is None

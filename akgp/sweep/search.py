@@ -64,13 +64,14 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
 
 
 def dense(task: Task, found: Sequence[Mapping[str, Any]]) -> Dense | None:
-    """The student's dense network, as far as it is known; None where no trial has counted it.
+    """The student's dense network, as far as it is known; None: no metrics, or no trial has counted it.
 
     Args:
         found: the metrics of the trials, which counted and timed it beside their own networks.
     """
     metric = objective(read_summary(task.workspace.data)).removeprefix("kept_")
-    metrics = json.loads((task.workspace.dense(task.params.student) / "metrics.json").read_text("utf-8"))
+    file = task.workspace.dense(task.params.student) / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     macs = [metrics[DENSE_MACS] for metrics in found if DENSE_MACS in metrics]
     return Dense(metrics[metric], macs[0], dense_latency_ms(found)) if macs and metric in metrics else None
 
