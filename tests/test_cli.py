@@ -267,7 +267,8 @@ def test_doctor_lists_s3(
         output = capsys.readouterr()
         for secret in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
             assert os.environ.get(secret) is None or os.environ[secret] not in output.out + output.err
-        return sorted(line for line in output.out.splitlines() if line[6:].startswith("s3 "))
+        whole = output.out.replace("\n" + 17 * " ", " ")  # lines are wrapped at 80 columns
+        return sorted(line for line in whole.splitlines() if line[6:].startswith("s3 "))
 
     bucket = f"s3://{s3.bucket}"
     assert lines() == [
