@@ -259,7 +259,7 @@ def main() -> None:
     """Train the runs of the plan that results/defaults/table.json does not hold."""
     torch.set_num_threads(1)
     file = RESULTS / "table.json"
-    rows = json.loads(file.read_text()) if file.exists() else []
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
     for run in plan():
         if run in done:
@@ -269,8 +269,8 @@ def main() -> None:
         rows.append(asdict(run) | {"val_top1": top1, "seconds": round(time.perf_counter() - start, 1)})
         print(rows[-1], flush=True)
         RESULTS.mkdir(parents=True, exist_ok=True)
-        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-        (RESULTS / "table.md").write_text(table(rows))
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
