@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [*os.environ]:
     if name.startswith(("AWS_", "RAY_", "PREFECT_", "DVC_")) or name == "AKGP_TRACEBACK":
         del os.environ[name]
+# A command in a shell's background ignores Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUCKET, ACCESS_KEY, SECRET_KEY = "akgp-tests", "AKGPTESTACCESSKEY", "secret-of-the-test-server"
 

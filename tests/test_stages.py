@@ -19,6 +19,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import artifacts, params, stages
+from akgp.reporting.metrics import read_metrics
 from akgp.stages.bar import bar
 from akgp.stages.session import ENVIRONMENT
 from akgp.stages.workspace import Task
@@ -132,7 +133,7 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
     ran = run_stages(tmp_path, *stages.STAGES)
     assert ran.returncode == 0, ran.stderr
-    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text())
+    metrics = read_metrics(tmp_path / "reports" / "metrics.json")
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
     assert all(0 < row["balanced_top1"] <= 100 for row in metrics.values())
