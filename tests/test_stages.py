@@ -210,7 +210,7 @@ def workers(driver: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -> None:
+def test_a_terminated_stage_leaves_no_process_and_says_one_line(tmp_path: Path) -> None:
     import psutil
 
     write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
@@ -223,7 +223,7 @@ def test_a_terminated_stage_leaves_no_process_and_says_nothing(tmp_path: Path) -
     process.terminate()
     assert process.wait(30) == 128 + signal.SIGTERM
     assert not psutil.wait_procs(below, timeout=15)[1]
-    assert errors(tmp_path) == []
+    assert errors(tmp_path) == ["akgp: interrupted; run it again to resume"]
 
 
 @pytest.mark.slow
