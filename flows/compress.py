@@ -35,7 +35,11 @@ def stage(name: str, folder: Path) -> None:
 
 @flow(name="compress")
 def compress(
-    recipe: str | None = None, folder: Path = Path(), retries: int = 1, retry_delay_seconds: float = 10
+    recipe: str | None = None,
+    folder: Path = Path(),
+    retries: int = 1,
+    retry_delay_seconds: float = 10,
+    force: bool = False,
 ) -> str:
     """Run the whole pipeline; returns the table of the results.
 
@@ -44,13 +48,15 @@ def compress(
         folder: the workspace, which holds dvc.yaml; by default the working directory.
         retries: how often a failed stage is tried again. It resumes from its last epoch.
         retry_delay_seconds: how long to wait before.
+        force: write the recipe also over a params.yaml that has been edited.
 
     Raises:
-        ParamsError: no such recipe, or params.yaml is not valid; nothing has been computed then.
+        ParamsError: no such recipe, or params.yaml is not valid, or edited and would be lost; nothing has
+            been computed then.
         CommandError: a stage failed for good; names it and holds its last lines.
     """
     if recipe is not None:
-        recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER)
+        recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER, force)
     params.load(folder / "params.yaml")
     recipes.require_complete(folder / "params.yaml")
     for name in stages(folder):
@@ -86,8 +92,9 @@ def start(flow_of_ours: Callable[[], str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.compress", description="Run the whole pipeline.")
     parser.add_argument("--recipe", help="write params.yaml from this recipe first")
-    recipe = parser.parse_args().recipe
-    start(lambda: compress(recipe=recipe))
+    parser.add_argument("--force", action="store_true", help="also over a params.yaml that has been edited")
+    given = parser.parse_args()
+    start(lambda: compress(recipe=given.recipe, force=given.force))
 
 
 if __name__ == "__main__":

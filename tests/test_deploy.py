@@ -165,7 +165,7 @@ def test_only_on_the_loopback_and_only_once(
 
 
 def test_runs_never_overlap_and_use_the_parameters(deployed: Deployed) -> None:
-    first = deployed.start("compress/compress", "-p", "recipe=digits")
+    first = deployed.start("compress/compress", "-p", "recipe=digits", "-p", "force=true")
     second = deployed.start("compress/compress", "-p", "retries=0")
     runs = [deployed.ended(first), deployed.ended(second)]
     assert [run.state.name for run in runs if run.state] == ["Completed", "Completed"], deployed.log()
