@@ -19,7 +19,12 @@ from akgp import console, entry, home
 from akgp.terminal import as_json as as_json_text
 from akgp.terminal import wrapped
 
-STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
+
+def _names_of_stages() -> list[str]:
+    """For shell completion."""
+    from akgp import stages
+
+    return list(stages.STAGES)
 
 
 def _names_of_recipes() -> list[str]:
@@ -158,7 +163,7 @@ def stage(
         str,
         typer.Argument(
             help="data, network_files, teacher, folds, prune, distill, quantize or evaluate",
-            autocompletion=lambda: list(STAGES),
+            autocompletion=_names_of_stages,
         ),
     ],
     network: Annotated[str | None, typer.Option(help="teacher and folds: which of the networks")] = None,

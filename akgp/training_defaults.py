@@ -24,10 +24,10 @@ def resolved(
     The batch is the power of two nearest (in ratio) to the square root of the number of training images,
     from 16 to 128, then the nearest multiple of the numbers of workers. The rate is 0.2 for 128 images and
     proportional to the batch, given or not (Goyal et al. 2017, the linear scaling rule); a tenth of that from
-    pretrained weights. So a small set gets many small steps. Measured (results/defaults): of 16 to 128 images
-    a step: a ResNet-20 was best with the rule's, or within its error of the best, for 600, 1,078 and 5,000
-    training images; a ShuffleNet gained 4 points more from 16 for 600; for 40,000 and four epochs 64 were
-    better than 128 by 1.3 points, where a longer training has steps enough. Half or twice the rate made no
+    pretrained weights. So a small set gets many small steps. Measured with 16 to 128 images a step, one or
+    two seeds (results/defaults): a narrow ResNet-20 was best with the rule's batch, or within a point of the
+    best, for 600, 1,078 and 5,000 training images; with 40,000 images and four epochs 64 were better than
+    128 by 1.3 points; a ShuffleNet gained 4 points more from 16 for 600. Half or twice the rate made no
     difference that can be told. The tenth is common practice, not measured here.
 
     Args:
