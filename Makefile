@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro server s3 test test-slow chaos lint clean
+.PHONY: help setup repro server s3 test test-slow chaos lint docs docs-serve clean
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,6 +17,7 @@ help:
 	@echo 'make test       run the quick tests; test-slow: the others'
 	@echo 'make chaos      kill, cut off and damage every part of a running pipeline; writes results/chaos'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make docs       the documentation as a site: site/index.html; docs-serve: while writing it'
 	@echo 'make setup      create $(VENV) with everything, development tools included'
 	@echo 'make clean      remove what lint, tests and builds leave; artifacts and $(VENV) stay'
 
@@ -58,6 +59,14 @@ lint: setup
 	@ruff format --check .
 	@mypy
 
+# The theme's makers announce the end of MkDocs 1 at every build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: setup
+	@mkdocs build --quiet
+
+docs-serve: setup
+	@mkdocs serve
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find akgp flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

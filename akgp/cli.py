@@ -76,7 +76,7 @@ app.add_typer(sweep_app, name="sweep")
 app.add_typer(release_app, name="release")
 
 RecipeName = Annotated[str, typer.Argument(autocompletion=_names_of_recipes)]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document; see docs/cli.md")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document; see docs/reference/cli.md")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
 
 

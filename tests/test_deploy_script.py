@@ -1,4 +1,4 @@
-"""What an int8 file says of itself, and the program in docs/deploy.md, which needs nothing else."""
+"""What an int8 file says of itself, and the program in docs/how-to/deploy.md, which needs nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from akgp.quantization import export_onnx, quantize
 from akgp.quantization.metadata import digest, write_metadata
 
 PROGRAM = re.search(
-    r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/deploy.md").read_text(encoding="utf-8"), re.S
+    r"```python\n(.*?)```",
+    (Path(__file__).parents[1] / "docs/how-to/deploy.md").read_text(encoding="utf-8"),
+    re.S,
 )
 SUMMARY = {
     "classes": ["ant", "bée", "c, d"],

@@ -1,6 +1,6 @@
 """What an int8 file says of itself, in ONNX `metadata_props`: all that is needed to use it, and whose it is.
 
-Every value is JSON. The program in docs/deploy.md uses nothing else.
+Every value is JSON. The program in docs/how-to/deploy.md uses nothing else.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class Lesson:
         None where nobody else teaches; but if the dense network then tells no more of labels than their
         frequencies do, w0 is 0. It is assumed that the student recovers about what its dense network knew,
         and that one which only imitates a teacher knows about what that does: then `stacked_weights` of
-        these networks' answers stands for that of branches, and costs no training (docs/weighting.md says
-        where this fails).
+        these networks' answers stands for that of branches, and costs no training
+        (docs/explanation/weighting.md says where this fails).
         Under logit adjustment students predict without the class prior: so it is taken from the answers.
         """
         if self.dense is None:

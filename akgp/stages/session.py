@@ -40,7 +40,8 @@ def openmp() -> dict[str, str]:
     """How OpenMP's threads wait for work in the workers: asleep, unless this environment says otherwise.
 
     OpenMP reads it once, when torch is imported. A thread that spins while the one it waits for has no
-    core takes that core's time (docs/threads.md); with one thread a worker it makes no difference.
+    core takes that core's time (docs/explanation/threads.md); with one thread a worker it makes no
+    difference.
     """
     said = {key: os.environ[key] for key in WAITING if key in os.environ}
     return said or {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -120,7 +120,7 @@ def tables(results: Results) -> str:
         "Written by `python -m experiments.weighting report` from `trials.parquet`: "
         f"{results.students} students, {seeds} pairs of seeds, trained on {devices}.\n"
         "Top-1 on the test split, mean ± standard error over the pairs. What was run, where, and what is\n"
-        "missing: [docs/weighting.md](/docs/weighting.md)."
+        "missing: [docs/explanation/weighting.md](/docs/explanation/weighting.md)."
     )
     settings = (_setting(results, setting) for setting in results.settings)
     another = [key for key in results.settings if key[1] not in ("in-sample", "cross-fitted")]

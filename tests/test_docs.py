@@ -1,0 +1,96 @@
+"""The documentation: what code and pages name exists, and what its site generates is what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "scripts/docs_site.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split("\0") if (ROOT / name).is_file() and name]
+
+
+def test_every_page_that_code_and_configuration_name_exists() -> None:
+    named = {
+        (file.relative_to(ROOT), page)
+        for file in tracked("*.py", "*.yaml", "*.toml", "Makefile", ".ci/run")
+        for page in re.findall(r"\bdocs/[\w/-]+\.(?:md|png|svg)\b", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 5
+    assert [each for each in named if not (ROOT / each[1]).is_file()] == []
+
+
+def test_every_relative_link_of_a_markdown_file_leads_somewhere(site: ModuleType) -> None:
+    """The site's build looks at its own pages; this looks at all of them, as a git host shows them."""
+    broken = [
+        (str(file.relative_to(ROOT)), link)
+        for file in tracked("*.md")
+        for link in site.links(file.read_text(encoding="utf-8"))
+        if not (ROOT if link.startswith("/") else file.parent).joinpath(link.lstrip("/")).exists()
+    ]
+    assert broken == []
+
+
+def test_the_reference_has_every_parameter_and_its_bounds(site: ModuleType) -> None:
+    page = site.parameters()
+    rows = {found[1]: found[0] for found in re.finditer(r'^\| <span id="([^"]+)">.*$', page, re.M)}
+    assert "| number, above 0, at most 100 | `2.0` |" in rows["distill.temperature"]
+    assert "| `error`, `skip` | `error` |" in rows["data.on_bad_rows"]
+    assert "| number, above 0, below 1, or null | `null` |" in rows["prune.macs"]
+    assert "must be given" in rows["networks.NAME.architecture"]
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^ *(\w+):(?! *$)", params, re.M)) - {"resnet20"}
+    assert keys <= {name.rpartition(".")[2] for name in rows} | {"teachers", "heads"}
+
+
+def test_the_reference_has_every_command(site: ModuleType) -> None:
+    page = site.commands()
+    assert "`akgp sweep apply`" in page and "`akgp release rollback`" in page and "--json" in page
+
+
+def test_a_page_that_loads_something_over_the_network_is_refused(site: ModuleType, tmp_path: Path) -> None:
+    from mkdocs.exceptions import PluginError
+
+    (tmp_path / "fine.html").write_text('<a href="https://a.example">a</a><img src="b.png">')
+    config = type("Config", (), {"site_dir": tmp_path})
+    site.on_post_build(config)
+    for number, bad in enumerate(
+        ('<script src="https://cdn.example/x.js">', '<link rel="stylesheet" href="//fonts.example/a.css">')
+    ):
+        (tmp_path / f"{number}.html").write_text(bad)
+        with pytest.raises(PluginError, match=rf"{number}\.html loads .*\.example.* over the network"):
+            site.on_post_build(config)
+        (tmp_path / f"{number}.html").unlink()
+
+
+def test_a_link_that_leaves_the_pages_follows_the_file_s_copy(site: ModuleType) -> None:
+    assert site._uri(site._target("docs/how-to/cluster.md", "../../infra/ray-up.yaml")) == (
+        "repository/infra/ray-up.yaml"
+    )
+    assert site._target("docs/how-to/deploy.md", "../../results/digits") == "results/digits/README.md"
+    assert site._uri(site._target("results/README.md", "../docs/LOG.md")) == "LOG.md"
+    assert [*site.links("[a](b.md#c)\n```\n[no](x.md)\n```\n[w](https://w.example)![p](p.png)")] == [
+        "b.md",
+        "p.png",
+    ]
