@@ -1,4 +1,4 @@
-"""A stage killed at its n-th change of the workspace, for every n, leaves the old artifact or the new one."""
+"""A stage killed at any change of the workspace leaves the old artifact or the new one, and is run again."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ray_cluster
 
 from akgp import artifacts, params, stages
 from akgp.models import cifar_resnet
+from akgp.stages.workspace import Task, replaced
 
-DYING = """
-import os, signal, sys
+# Copies FOLDER to COPIES/n before the n-th change in it, and dies at the one whose number is DEATH: a process
+# that is killed there leaves what is copied.
+WATCHED = """
+import os, shutil, signal, sys
 from akgp import stages
-watched, left = [os.path.realpath(folder) + os.sep for folder in ("data", "models")], {change}
-CHANGES = {{"os.rename", "os.remove", "os.rmdir", "os.mkdir"}}
+stage, folder, copies, death = sys.argv[1:]
+folder, changes, copying = os.path.realpath(folder) + os.sep, 0, False
+RELATIVE = {"os.remove": 1, "os.rmdir": 1}  # where the arguments hold the folder that the name is relative to
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def hook(event, args):
-    global left
-    changes = event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITING)
-    if changes and isinstance(args[0], (str, os.PathLike)):
-        if os.path.realpath(args[0]).startswith(tuple(watched)):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+    global changes, copying
+    changing = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
+        event == "open" and isinstance(args[2], int) and args[2] & WRITING)
+    if copying or not changing or not isinstance(args[0], (str, os.PathLike)):
+        return
+    path, beside = os.fspath(args[0]), args[RELATIVE[event]] if event in RELATIVE else -1
+    if beside != -1:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{beside}"), path)
+    if os.path.realpath(path).startswith(folder):
+        changes, copying = changes + 1, True
+        shutil.copytree(folder, os.path.join(copies, str(changes)))
+        copying = False
+        if changes == int(death):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
-stages.run({stage!r})
+stages.run(stage)
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    with ray_cluster(head_cpus=2) as running:
-        yield running.address
-
-
-def write_params(root: Path, address: str, *, new: bool) -> None:
+def write_params(root: Path, *, new: bool) -> params.Params:
     tree = {
         "seed": int(new),
         "data": {"color": "gray", "splits": {"test": 0.25}},
@@ -53,9 +58,11 @@ def write_params(root: Path, address: str, *, new: bool) -> None:
         "student": "small",
         "prune": {"ratio": 0.5 if new else 0.25, "round_to": 2},
         "quantize": {"images": 64 if new else 32},
-        "ray": {"cpus_per_worker": 1, "address": address},
+        "ray": {"cpus_per_worker": 1},
     }
-    (root / "params.yaml").write_text(params.dump(params.validate(tree)))
+    validated = params.validate(tree)
+    (root / "params.yaml").write_text(params.dump(validated))
+    return validated
 
 
 def content(folder: Path) -> str:
@@ -67,43 +74,72 @@ def content(folder: Path) -> str:
     return digest.hexdigest() if folder.exists() else ""
 
 
-def workspace(root: Path, address: str) -> Path:
+def left(artifact: Path) -> list[str]:
+    """Hidden names beside an artifact: what a death may leave, and the next run clears."""
+    return [path.name for path in artifact.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared digits, and networks that know nothing."""
-    root.mkdir()
-    write_params(root, address, new=False)
+    root = tmp_path_factory.mktemp("untrained")
+    write_params(root, new=False)
     stages.run("data", root=root)
     for seed, folder in enumerate(("dense/small", "student")):
         torch.manual_seed(seed)
         artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
-    return root
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker of one processor
+    yield root
+    torch.set_num_threads(threads)
+
+
+def made(stage: str, artifact: Path, root: Path, *, new: bool) -> str:
+    """The content of the artifact that the stage puts into place in `root`, undisturbed, without Ray."""
+    task = Task(stage, write_params(root, new=new), root)
+    if stage == "data":
+        stages.run(stage, root=root)
+    else:
+        with replaced(artifact) as out:
+            for _ in import_module(f"akgp.stages.{stage}").compute(task, out, None):
+                pass
+    return content(artifact)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "folder"), [("data", "data/prepared"), ("prune", "models/pruned"), ("quantize", "models/int8")]
+    ("stage", "folder", "dies"),
+    [("data", "data/prepared", True), ("prune", "models/pruned", True), ("quantize", "models/int8", False)],
 )
 def test_a_stage_that_dies_at_any_change_leaves_the_old_artifact_or_the_new_one(
-    stage: str, folder: str, cluster: str, tmp_path: Path
+    stage: str, folder: str, dies: bool, untrained: Path, tmp_path: Path
 ) -> None:
-    before = workspace(tmp_path / "before", cluster)
-    stages.run(stage, root=before)
-    undisturbed = shutil.copytree(before, tmp_path / "undisturbed")
-    write_params(undisturbed, cluster, new=True)
-    stages.run(stage, root=undisturbed)
-    old, new = content(before / folder), content(undisturbed / folder)
+    """By a process that is killed, and what others would leave, killed at each change of the next one."""
+    undisturbed, root = (shutil.copytree(untrained, tmp_path / name) for name in ("undisturbed", "root"))
+    new = made(stage, undisturbed / folder, undisturbed, new=True)
+    old = made(stage, root / folder, root, new=False)
     assert old != new
+    write_params(root, new=True)
 
-    write_params(before, cluster, new=True)
-    seen, deaths, status = {old}, 0, -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        deaths += 1
-        code = DYING.format(change=deaths, stage=stage)
-        done = subprocess.run([sys.executable, "-c", code], cwd=before, capture_output=True, text=True)
-        status = done.returncode
-        assert status in (0, -signal.SIGKILL), done.stderr
-        seen.add(content(before / folder))
-        assert seen <= {old, new}, f"after death {deaths}"
-    assert deaths > 4, "it changes at least that much"
-    assert content(before / folder) == new
-    left = [path.name for path in (before / folder).parent.iterdir() if path.name.startswith(".")]
-    assert not left, "what the deaths have left is cleared"
+    def watched(copies: str, death: int) -> int:
+        code = [sys.executable, "-c", WATCHED, stage, str((root / folder).parent), str(tmp_path / copies)]
+        done = subprocess.run([*code, str(death)], cwd=root, capture_output=True, text=True, timeout=300)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode
+
+    if dies:
+        assert watched("killed", 2) == -signal.SIGKILL
+        assert content(root / folder) == old and left(root / folder)
+    assert watched("resumed", 0) == 0
+    assert content(root / folder) == new and not left(root / folder)
+
+    name = Path(folder).name
+    copies = sorted((tmp_path / "resumed").iterdir(), key=lambda copy: int(copy.name))
+    assert len(copies) > 4, "it changes at least that much"
+    seen = [content(copy / name) for copy in copies]
+    assert set(seen) <= {old, new} and seen == sorted(seen, key=[old, new].index), "never back to the old one"
+    for copy in copies:  # as the next run does with what it has computed
+        with replaced(copy / name) as out:
+            shutil.copytree(root / folder, out, dirs_exist_ok=True)
+        assert content(copy / name) == new, f"after a death at change {copy.name}"
+        assert not left(copy / name), "what the death has left is cleared"
