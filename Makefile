@@ -62,7 +62,7 @@ lint: setup
 # The theme's makers announce the end of MkDocs 1 at every build.
 docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs: setup
-	@mkdocs build --quiet
+	@mkdocs build  # --quiet would hide warnings from `strict` too
 
 docs-serve: setup
 	@mkdocs serve

@@ -86,23 +86,27 @@ def _with_links(text: str, change: Callable[[str], str]) -> str:
     return "".join(LINK.sub(changed, line) if prose else line for prose, line in _outside_code(text))
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what pages link to outside docs/, and what these files link to in turn."""
-    waiting = [_place(file.src_uri) for file in files.documentation_pages()]
+def _outside(places: list[str]) -> Iterator[str]:
+    """Of these files and all that they link to, links of links included, those that lie outside docs/."""
+    waiting, seen = [*places], set[str]()
     while waiting:
         place = waiting.pop()
-        if not place.endswith(".md"):
+        if place in seen or not (ROOT / place).is_file():
             continue
-        for link in links((ROOT / place).read_text(encoding="utf-8")):
-            target = _target(place, link)
-            outside = not target.startswith("docs/") and (ROOT / target).is_file()
-            if outside and files.get_file_from_path(_uri(target)) is None:
-                content = (ROOT / target).read_bytes()
-                added = File.generated(
-                    config, _uri(target), content=content, inclusion=InclusionLevel.NOT_IN_NAV
-                )
-                files.append(added)
-                waiting.append(target)
+        seen.add(place)
+        if not place.startswith("docs/"):
+            yield place
+        if place.endswith(".md"):
+            waiting += [_target(place, link) for link in links((ROOT / place).read_text(encoding="utf-8"))]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what pages and the navigation name outside docs/."""
+    pages = [_place(file.src_uri) for file in files.documentation_pages()]
+    named = [_place(uri) for uri in re.findall(rf"{OUTSIDE}/[^'\"]+", str(config.nav))]
+    for place in _outside([*pages, *named]):
+        content, inclusion = (ROOT / place).read_bytes(), InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, _uri(place), content=content, inclusion=inclusion))
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -50,6 +51,20 @@ def test_every_relative_link_of_a_markdown_file_leads_somewhere(site: ModuleType
         if not (ROOT if link.startswith("/") else file.parent).joinpath(link.lstrip("/")).exists()
     ]
     assert broken == []
+
+
+def test_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
+    firsts = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    quoted = {quote for first in firsts for quote in re.findall(r"`([^`]+)`", first)}
+    said = {
+        node.value
+        for file in tracked("akgp/*.py", "akgp/**/*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert len(quoted) > 20
+    assert [quote for quote in quoted if not any(quote in each for each in said)] == []
 
 
 def test_the_reference_has_every_parameter_and_its_bounds(site: ModuleType) -> None:
