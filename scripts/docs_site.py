@@ -161,13 +161,13 @@ def _inner(annotation: Any) -> tuple[type[BaseModel] | None, str]:
 def _default(field: FieldInfo) -> str:
     """A parameter's value where it is left out; of a section, what differs from its own defaults."""
     if field.is_required():
-        return "must be given"
+        return "**must be given**"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_unset=True) or ""
     elif isinstance(value, dict):
         value = {key: each.model_dump(mode="json", exclude_unset=True) for key, each in value.items()}
-    return "" if value == "" else f"`{json.dumps(value, ensure_ascii=False).strip(chr(34))}`"
+    return "" if value == "" else f"default `{json.dumps(value, ensure_ascii=False).strip(chr(34))}`"
 
 
 def _section(
@@ -180,7 +180,7 @@ def _section(
         return
     shown[model] = name
     yield "\n\n".join(" ".join(each.split()) for each in (model.__doc__ or "").split("\n\n")) + "\n"
-    yield "| parameter | value | default | |\n| --- | --- | --- | --- |"
+    yield "| parameter | value | |\n| --- | --- | --- |"
     schemas, below = model.model_json_schema()["properties"], []
     for key, field in model.model_fields.items():
         path = f"{name}.{key}".lstrip(".")
@@ -190,7 +190,8 @@ def _section(
             below.append((path + between, inner))
             label = f"[`{key}`](#{_anchor(path + between)})"
             kind = "sections by name" if between else "section"
-        yield f"| {' | '.join(map(_cell, (label, kind, _default(field), field.description or '')))} |"
+        value = "<br>".join(filter(None, [kind, _default(field)]))
+        yield f"| {' | '.join(map(_cell, (label, value, field.description or '')))} |"
     yield ""
     for path, inner in below:
         yield from _section(path, inner, min(level + bool(name), 4), shown)
@@ -209,7 +210,7 @@ def _anchor(path: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+    return text.replace("|", "\\|").replace(".*", ".\\*")
 
 
 @cache

@@ -70,9 +70,9 @@ def test_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
 def test_the_reference_has_every_parameter_and_its_bounds(site: ModuleType) -> None:
     page = site.parameters()
     rows = {found[1]: found[0] for found in re.finditer(r'^\| <span id="([^"]+)">.*$', page, re.M)}
-    assert "| number, above 0, at most 100 | `2.0` |" in rows["distill.temperature"]
-    assert "| `error`, `skip` | `error` |" in rows["data.on_bad_rows"]
-    assert "| number, above 0, below 1, or null | `null` |" in rows["prune.macs"]
+    assert "| number, above 0, at most 100<br>default `2.0` |" in rows["distill.temperature"]
+    assert "| `error`, `skip`<br>default `error` |" in rows["data.on_bad_rows"]
+    assert "| number, above 0, below 1, or null<br>default `null` |" in rows["prune.macs"]
     assert "must be given" in rows["networks.NAME.architecture"]
     params = (ROOT / "params.yaml").read_text(encoding="utf-8")
     keys = set(re.findall(r"^ *(\w+):(?! *$)", params, re.M)) - {"resnet20"}
