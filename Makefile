@@ -52,7 +52,7 @@ test-slow: setup
 	@$(PYTEST) -m slow
 
 chaos: setup
-	@python -m experiments.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')
+	@python -m benchmarks.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')
 
 lint: setup
 	@ruff check .

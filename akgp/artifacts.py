@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
+from akgp.io.atomic import atomic_file
 from akgp.models import ModelError, Spec, create, spec_of
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
@@ -42,14 +43,16 @@ def save(model: nn.Module, directory: str | Path) -> None:
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors)
-    _replace(folder / WEIGHTS, content)
+    with atomic_file(folder / WEIGHTS) as beside:
+        beside.write_bytes(content)
     described = {
         "format": FORMAT,
         **vars(spec),
         "attributes": attributes,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    _replace(folder / SPEC, (json.dumps(described, indent=1) + "\n").encode())
+    with atomic_file(folder / SPEC) as beside:
+        beside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def describe(model: nn.Module) -> tuple[Spec, dict[str, dict[str, Any]]]:
@@ -216,9 +219,3 @@ def _described(file: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise ModelError(f"{file}: is of format {content['format']}, this version reads {FORMAT}")
     return content
-
-
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_bytes(content)
-    beside.replace(file)

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from akgp import params
-from akgp.yaml_text import parse
+from akgp.io.atomic import atomic_file
+from akgp.params.yaml_text import parse
 
 FOLDER = Path("recipes")
 
@@ -67,9 +68,8 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
             f"{file}: has been edited, and would be lost; keep it as a recipe (cp {file} "
             f"{folder}/NAME.yaml), or overwrite it: {command} --force"
         )
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(content, encoding="utf-8")
-    beside.replace(file)
+    with atomic_file(file) as beside:
+        beside.write_text(content, encoding="utf-8")
     memory.parent.mkdir(exist_ok=True)
     memory.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 

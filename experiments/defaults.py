@@ -29,11 +29,11 @@ from torch.nn import functional as F
 from akgp.data import Images
 from akgp.data.batches import Batch
 from akgp.distillation.losses import distillation_loss
-from akgp.distillation.objective import guide
+from akgp.distillation.objective import frozen_teacher
 from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune
-from akgp.training import Objective, TrainingError, cross_entropy, train
+from akgp.training.loop import Objective, TrainingError, cross_entropy, train
 
 RESULTS = Path("results/defaults")
 WEIGHTS = Path("runs/defaults")
@@ -213,7 +213,7 @@ def save_weights(file: Path, model: nn.Module) -> None:
 
 
 def taught(teacher: nn.Module) -> Objective:
-    answer = guide(teacher)
+    answer = frozen_teacher(teacher)
 
     def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
         return distillation_loss(logits, answer(batch), batch.labels, teacher_weight=0.3, temperature=2.0)
@@ -227,7 +227,7 @@ ABOUT = """# Batch size and learning rate by the number of images
 epoch; mean over the seeds (how many). Rows: images a step; columns: learning rate for 128 images, scaled
 linearly with the batch. One thread, fp32, AMD EPYC (AVX2). Runs of the plan: {done} of {planned}.
 
-The rule (`akgp/training_defaults.py`), the power of two nearest the square root of the number of images,
+The rule (`akgp/params/training_defaults.py`), the power of two nearest the square root of the images,
 takes 32, 32, 64 and 128 images a step for the four sizes, at 0.2. ShuffleNet gains more from 16 with 600
 images, and with 40,000 images and 4 epochs 64 is better than 128.
 """

@@ -16,7 +16,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
 from ruamel.yaml import YAML
 
-from akgp import console, home, params, recipes
+from akgp import params, recipes
+from akgp.cli import console, home
 from akgp.reporting.table import results
 from flows.processes import CommandError, run
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.events import emit_event
 
-from akgp import params, recipes, release
+from akgp import params, recipes
+from akgp.deployment import release
 from flows.compress import announced, compress, publish, start
 from flows.processes import run
 
@@ -39,7 +40,7 @@ def nightly(folder: Path = Path()) -> str:
     """Read the images again, `compress` (the same images re-run nothing), then promote or keep the old one.
 
     Returns what was decided and why. It is also the artifact `nightly` and an event, one of
-    akgp.release.promoted, .rejected and .unchanged.
+    akgp.deployment.release.promoted, .rejected and .unchanged.
 
     Raises:
         ParamsError: params.yaml is not valid, or lacks what DVC reads of it; nothing has been computed then.
@@ -54,8 +55,8 @@ def nightly(folder: Path = Path()) -> str:
     said = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"
     publish("nightly", said)
     emit_event(
-        f"akgp.release.{outcome}",
-        resource={"prefect.resource.id": f"akgp.release.{version or 'none'}"},
+        f"akgp.deployment.release.{outcome}",
+        resource={"prefect.resource.id": f"akgp.deployment.release.{version or 'none'}"},
         payload={"in production": version, "before": review.production, "reasons": review.decision.reasons},
     )
     if review.rejected and params.load(folder / "params.yaml").nightly.on_reject == "fail":

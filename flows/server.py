@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from akgp import console, home
+from akgp.cli import console, home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

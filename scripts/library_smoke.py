@@ -10,7 +10,7 @@ import torch
 
 import akgp
 
-ORCHESTRATED = ("akgp.stages", "akgp.sweep")  # these alone need ray
+ORCHESTRATED = ("akgp.orchestration", "akgp.sweep")  # these alone need ray
 
 for absent in ("ray", "dvc", "prefect"):
     assert importlib.util.find_spec(absent) is None, f"{absent} is installed here: nothing would be shown"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from akgp.stages.session import ENVIRONMENT
+from akgp.orchestration.session import ENVIRONMENT
 from infra.s3 import client, server
 
 # Tiny tensors are slower on several threads, much slower beside another computation.

@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from akgp import models, params, stages
-from akgp.stages.cluster import require_room
+from akgp import models, params
+from akgp.orchestration.capacity import require_capacity
+from akgp.orchestration.run import run_stage
+from akgp.workspace import StageError
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 TEACHER = ["teacher", "--network", "small"]
@@ -109,12 +111,12 @@ def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_p
 def test_more_than_any_node_has() -> None:
     """All nodes together have the CPUs, but a worker lies in one of them."""
     nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
-    require_room(nodes, params.Ray(cpus_per_worker=2), 2)
+    require_capacity(nodes, params.Ray(cpus_per_worker=2), 2)
     for cpus, workers, room in ((4, 1, 0), (3, 2, 1), (2, 3, 2)):
         with pytest.raises(
-            stages.StageError, match=rf"{workers} worker\(s\) with {cpus} CPU.* have room for {room}: a"
+            StageError, match=rf"{workers} worker\(s\) with {cpus} CPU.* have room for {room}: a"
         ):
-            require_room(nodes, params.Ray(cpus_per_worker=cpus), workers)
+            require_capacity(nodes, params.Ray(cpus_per_worker=cpus), workers)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
 def prepared(root: Path) -> None:
     """A workspace whose data stage has run."""
     (root / "params.yaml").write_text(params.dump(params.validate(tree())))
-    stages.run("data", root=root)
+    run_stage("data", root=root)
 
 
 def refused(

@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from akgp.data import Images
 from akgp.data.batches import Batch
 from akgp.distillation import (
-    Measured,
+    WeightEstimate,
     branch_epochs,
     distillation_loss,
     stacked_weight,
     stacked_weights,
     train_measured,
 )
-from akgp.distillation.characteristics import calibration_temperature, class_weights
-from akgp.distillation.stacking import SPREAD
+from akgp.distillation.profile.profile import calibration_temperature, class_weights
+from akgp.distillation.teacher_weight.answers import SPREAD
 from akgp.models import cifar_resnet
 from akgp.params import Training
-from akgp.training import Epoch, Objective, train
+from akgp.training.loop import Epoch, Objective, train
 
 CLASSES = 5
 BALANCED, PRIOR = torch.full((CLASSES,), 100), 0.7
@@ -87,7 +87,7 @@ def test_noise_between_all_classes_cancels(better: float, raw: float) -> None:
 
 def test_branches_that_agree_say_nothing() -> None:
     _, given, logits = sample(50, 0.0)
-    assert stacked_weight(logits, logits, given, BALANCED, PRIOR) == Measured(PRIOR, PRIOR, None, PRIOR)
+    assert stacked_weight(logits, logits, given, BALANCED, PRIOR) == WeightEstimate(PRIOR, PRIOR, None, PRIOR)
 
 
 def test_weights_of_several_are_the_likeliest_of_all_that_are_shares() -> None:

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from akgp import params
-from akgp.stages.worker import Step, report
-from experiments.chaos import processes, records
-from experiments.chaos.bench import Bench
-from experiments.chaos.kills import plan
-from experiments.chaos.records import MISSED, Experiment, Fault
-from experiments.chaos.workspace import PARAMS, Workspace
+from akgp.orchestration.worker import report
+from akgp.workspace import Step
+from benchmarks.chaos import processes, records
+from benchmarks.chaos.bench import ReferenceRun
+from benchmarks.chaos.kills import plan
+from benchmarks.chaos.records import MISSED, Experiment, Fault
+from benchmarks.chaos.workspace import PARAMS, Workspace
 
 METRICS = {"student": {"top1": 90.0, "latency_ms": 0.1, "times_faster_low": 1.0}}
 
@@ -35,19 +36,19 @@ def finished(root: Path, **student: float) -> Workspace:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> ReferenceRun:
     finished(tmp_path / "done")
-    return Bench(tmp_path, {})
+    return ReferenceRun(tmp_path, {})
 
 
-def judged(bench: Bench, workspace: Workspace, status: int = 0) -> Fault:
+def judged(bench: ReferenceRun, workspace: Workspace, status: int = 0) -> Fault:
     workspace.log("log").write_text("akgp: distill: a worker died\n")
     fault = Fault("kill", "goes on")
     bench.judge(workspace, [fault], status)
     return fault
 
 
-def test_what_the_undisturbed_run_gives_is_as_expected_whatever_its_clock_said(bench: Bench) -> None:
+def test_what_the_undisturbed_run_gives_is_as_expected_whatever_its_clock_said(bench: ReferenceRun) -> None:
     workspace = finished(bench.folder / "same", latency_ms=9.0, times_faster_low=0.5)
     fault = judged(bench, workspace)
     assert (fault.outcome, fault.equal, fault.problems) == ("as expected", True, [])
@@ -69,7 +70,7 @@ def test_how_far_a_training_is_is_read_from_its_last_checkpoint(tmp_path: Path) 
     assert Workspace(tmp_path).rows("distill") == [{"epoch": 1, "loss": 0.5}]
 
 
-def test_every_broken_promise_is_a_failure(bench: Bench) -> None:
+def test_every_broken_promise_is_a_failure(bench: ReferenceRun) -> None:
     other = finished(bench.folder / "other", top1=89.9)
     assert judged(bench, other).outcome == "FAILED" and judged(bench, other).equal is False
 
@@ -92,7 +93,7 @@ def test_every_broken_promise_is_a_failure(bench: Bench) -> None:
 
 
 def test_a_process_that_is_left_is_seen_and_killed_and_no_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: ReferenceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = finished(bench.folder / "orphan")
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]

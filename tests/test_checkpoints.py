@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from akgp.stages.checkpoints import SUMS, drop_damaged, write_sums
+from akgp.orchestration.checkpoints import SUMS, drop_damaged, write_sums
 
 
 def checkpoint(folder: Path) -> Path:

@@ -19,11 +19,12 @@ import pytest
 from conftest import ray_cluster
 from ruamel.yaml import YAML
 
-from akgp import params, stages, sweep
-from akgp.stages import cluster
-from akgp.stages.failures import ComputationError, WorkerLost, raise_cause
-from akgp.stages.session import ENVIRONMENT
-from akgp.stages.workspace import StageError, Task
+from akgp import params, sweep
+from akgp.orchestration import cluster
+from akgp.orchestration.failures import ComputationError, WorkerLost, raise_cause
+from akgp.orchestration.run import run_stage
+from akgp.orchestration.session import ENVIRONMENT
+from akgp.workspace import StageError, Task
 
 ROOT = Path(__file__).parents[1]
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -85,8 +86,8 @@ def test_inputs_and_code_travel_and_nothing_else(tmp_path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     task = Task("distill", write_params(root, {}), root)
-    cluster.send(root, [root / "data" / "prepared", root / "models" / "dense" / "small"], url)
-    with cluster.brought(task, url) as there:
+    cluster.upload_inputs(root, [root / "data" / "prepared", root / "models" / "dense" / "small"], url)
+    with cluster.download_inputs(task, url) as there:
         assert there == replace(task, root=there.root)
         files = sorted(path for path in there.root.rglob("*") if path.is_file())
         assert [str(file.relative_to(there.root)) for file in files] == [
@@ -99,14 +100,14 @@ def test_inputs_and_code_travel_and_nothing_else(tmp_path: Path) -> None:
 def test_inputs_outside_of_the_workspace_cannot_travel(tmp_path: Path) -> None:
     (tmp_path / "teacher.pt").touch()
     with pytest.raises(StageError, match=r"teacher\.pt lies outside the workspace .*move it into"):
-        cluster.send(tmp_path / "root", [tmp_path / "teacher.pt"], (tmp_path / "store").as_uri())
+        cluster.upload_inputs(tmp_path / "root", [tmp_path / "teacher.pt"], (tmp_path / "store").as_uri())
 
 
 def test_a_store_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     task = Task("distill", write_params(tmp_path, {}), tmp_path)
     with (
         pytest.raises(StageError, match=rf"file://.*/none cannot be read on {socket.gethostname()} \("),
-        cluster.brought(task, (tmp_path / "none").as_uri()),
+        cluster.download_inputs(task, (tmp_path / "none").as_uri()),
     ):
         pass
 
@@ -244,7 +245,7 @@ def test_a_lost_node_does_not_end_the_run_nor_change_its_result(nodes: Nodes, tm
     for root in roots.values():
         root.mkdir()
         write_params(root, {"address": nodes.running.address, "workers": 2}, epochs=30)
-        stages.run("data", root=root)
+        run_stage("data", root=root)
     assert start(roots["undisturbed"]).wait(300) == 0, said(roots["undisturbed"])
     process = start(roots["killed"])
     kill_a_node_after_a_checkpoint(nodes, roots["killed"], process)
@@ -258,7 +259,7 @@ def test_three_workers_become_two(nodes: Nodes, tmp_path: Path) -> None:
     nodes.grow(3)
     ray = {"address": nodes.running.address, "workers": 3, "min_workers": 2}
     write_params(tmp_path, ray, epochs=30)
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     kill_a_node_after_a_checkpoint(nodes, tmp_path, process)
     assert process.wait(300) == 0, said(tmp_path)
@@ -279,7 +280,7 @@ def test_a_lost_node_does_not_end_a_trial(nodes: Nodes, tmp_path: Path) -> None:
     }
     write_params(tmp_path, {"address": nodes.running.address}, epochs=40, sweep=searched)
     for stage in ("data", "teacher"):
-        stages.run(stage, root=tmp_path)
+        run_stage(stage, root=tmp_path)
     process = start(tmp_path, "sweep", "run")
     kill_a_node_after_a_checkpoint(nodes, tmp_path, process, "sweeps/*/*", "ImplicitFunc")
     assert process.wait(300) == 0, said(tmp_path)
@@ -323,7 +324,7 @@ def test_a_node_that_does_not_see_the_workspace(
         monkeypatch.setenv(key, value)
     with ray_cluster(head_cpus=0) as head, elsewhere(head.address, tmp_path):
         write_params(tmp_path, {"address": head.address})
-        stages.run("data", root=tmp_path)
+        run_stage("data", root=tmp_path)
         wait_for(lambda: processors(head.address) == 2, 120, lambda: "the node did not come")
         assert start(tmp_path).wait(300) == 1
         assert f"does not see {tmp_path} of {socket.gethostname()}: put the" in said(tmp_path)

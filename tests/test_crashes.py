@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from akgp import artifacts, params, stages
+from akgp import artifacts, params
+from akgp.io.atomic import atomic_directory
 from akgp.models import cifar_resnet
-from akgp.stages.workspace import Task, replaced
+from akgp.orchestration.run import run_stage
+from akgp.workspace import Task
 
 # Copies FOLDER to COPIES/n before the n-th change in it, and dies at the one whose number is DEATH: a process
 # that is killed there leaves what is copied.
 WATCHED = """
 import os, shutil, signal, sys
-from akgp import stages
+from akgp.orchestration.run import run_stage
 stage, folder, copies, death = sys.argv[1:]
 folder, changes, copying = os.path.realpath(folder) + os.sep, 0, False
 RELATIVE = {"os.remove": 1, "os.rmdir": 1}  # where the arguments hold the folder that the name is relative to
@@ -45,7 +47,7 @@ def hook(event, args):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
-stages.run(stage)
+run_stage(stage)
 """
 
 
@@ -84,7 +86,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared digits, and networks that know nothing."""
     root = tmp_path_factory.mktemp("untrained")
     write_params(root, new=False)
-    stages.run("data", root=root)
+    run_stage("data", root=root)
     for seed, folder in enumerate(("dense/small", "student")):
         torch.manual_seed(seed)
         artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
@@ -98,9 +100,9 @@ def made(stage: str, artifact: Path, root: Path, *, new: bool) -> str:
     """The content of the artifact that the stage puts into place in `root`, undisturbed, without Ray."""
     task = Task(stage, write_params(root, new=new), root)
     if stage == "data":
-        stages.run(stage, root=root)
+        run_stage(stage, root=root)
     else:
-        with replaced(artifact) as out:
+        with atomic_directory(artifact) as out:
             for _ in import_module(f"akgp.stages.{stage}").compute(task, out, None):
                 pass
     return content(artifact)
@@ -139,7 +141,7 @@ def test_a_stage_that_dies_at_any_change_leaves_the_old_artifact_or_the_new_one(
     seen = [content(copy / name) for copy in copies]
     assert set(seen) <= {old, new} and seen == sorted(seen, key=[old, new].index), "never back to the old one"
     for copy in copies:  # as the next run does with what it has computed
-        with replaced(copy / name) as out:
+        with atomic_directory(copy / name) as out:
             shutil.copytree(root / folder, out, dirs_exist_ok=True)
         assert content(copy / name) == new, f"after a death at change {copy.name}"
         assert not left(copy / name), "what the death has left is cleared"

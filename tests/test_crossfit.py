@@ -13,16 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp import params, stages
+from akgp import params
 from akgp.data import Images
 from akgp.data.batches import Batch
 from akgp.distillation import cross_fitted, folds, out_of_fold
-from akgp.stages import distill, fold, prune, teacher
+from akgp.orchestration import cross_fit
+from akgp.orchestration.run import run_stage
+from akgp.orchestration.worker import Compute
+from akgp.stages import distill, prune, teacher
+from akgp.stages.inputs import teaching
 from akgp.stages.network_files import SOURCES
 from akgp.stages.network_files import check as check_sources
-from akgp.stages.teachers import teaching
-from akgp.stages.worker import Compute
-from akgp.stages.workspace import StageError, Task
+from akgp.workspace import StageError, Task
 
 # A long tail: 41, 17, 5 and 1 images of four classes, in no order.
 LABELS = torch.tensor([0] * 41 + [1] * 17 + [2] * 5 + [3])[
@@ -125,7 +127,7 @@ def tree(**changes: Any) -> dict[str, Any]:
 def prepared(root: Path, **changes: Any) -> Task:
     checked = params.validate(tree(**changes))
     (root / "params.yaml").write_text(params.dump(checked))
-    stages.run("data", root=root)
+    run_stage("data", root=root)
     return Task("test", checked, root, "small")
 
 
@@ -148,7 +150,7 @@ def test_a_cross_fitted_teacher_has_not_memorised_what_it_teaches(tmp_path: Path
     task = prepared(tmp_path, folds=3)
     computed(teacher.compute, task, task.workspace.dense("small"))
     for k in range(3):
-        computed(partial(fold.compute, fold=k), task, task.workspace.folds("small") / str(k))
+        computed(partial(cross_fit.compute, fold=k), task, task.workspace.folds("small") / str(k))
     computed(prune.compute, task, task.workspace.pruned)
     fitted, in_sample = characteristics(task)
     assert in_sample["memorisation_gap"] < -0.2 and in_sample["folds"] is None
@@ -161,7 +163,7 @@ def test_a_cross_fitted_teacher_has_not_memorised_what_it_teaches(tmp_path: Path
 def test_without_folds_earlier_ones_go(tmp_path: Path) -> None:
     task = prepared(tmp_path)
     (task.workspace.folds("small") / "0").mkdir(parents=True)
-    stages.run("folds", root=tmp_path)
+    run_stage("folds", root=tmp_path)
     assert list(task.workspace.folds("small").iterdir()) == []
     assert teaching(task) == [task.workspace.dense("small")]
 
@@ -172,7 +174,7 @@ def test_more_folds_than_images_of_a_class_are_refused_before_anything_is_comput
     with pytest.raises(
         StageError, match=r"folds: got 40, must be at most \d\d, the training images of class"
     ):
-        stages.run("folds", root=tmp_path)
+        run_stage("folds", root=tmp_path)
     assert [folder.name for folder in task.workspace.folds("small").iterdir()] == ["0"]
 
 

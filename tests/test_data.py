@@ -18,7 +18,13 @@ from sklearn.datasets import load_digits
 
 from akgp.data import DataError, Images, Summary, prepare, read_image, read_split, read_summary
 from akgp.data.batches import augmented, epoch_batches, normalize, ordered_batches
-from akgp.data.regimes import asymmetric_noise, flip_targets, long_tail, stratified_subset, symmetric_noise
+from akgp.data.corruptions import (
+    asymmetric_noise,
+    flip_targets,
+    long_tail,
+    stratified_subset,
+    symmetric_noise,
+)
 from akgp.data.sources import CIFAR10_CLASSES, open_source
 from akgp.data.splitting import stratified_split
 from akgp.data.tables import SPLITS, Altered, read_true_labels, write_split

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 import akgp.data
+from akgp.deployment.predict import Classifier
 from akgp.params import Quantize
-from akgp.predict import Classifier
 from akgp.quantization import export_onnx, quantize
 from akgp.quantization.metadata import digest, write_metadata
 

@@ -20,43 +20,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from akgp import artifacts, params
-from akgp.counting import count
 from akgp.data import prepare, read_split, read_summary
 from akgp.data.batches import Batch
 from akgp.data.images import Images
 from akgp.distillation import (
-    Characteristics,
+    DataProfile,
     Ensemble,
     LearnedTeachers,
     SelfDistillation,
-    by_group,
     calibration_temperature,
     distillation_loss,
-    guide,
-    guided,
+    distillation_objective,
+    frozen_teacher,
     log_prior,
-    measure,
+    profile_data,
     self_distillation_loss,
     sentence,
     stacked_weight,
     standardized,
     strategy_loss,
     teacher_weights,
-    together,
+    weighted_ensemble,
+    weights_by_class,
     wrong_label_probability,
 )
-from akgp.distillation.characteristics import BINS, CLEAN
 from akgp.distillation.learned import learned_loss
+from akgp.distillation.profile.profile import BINS, CLEAN
 from akgp.distillation.self_distillation import HINT
-from akgp.distillation.strategies import LOSSES, Answers
-from akgp.distillation.weighting import WEIGHTS
+from akgp.distillation.strategies import LOSSES, LossInputs
+from akgp.distillation.teacher_weight.per_sample import WEIGHTS
 from akgp.evaluation import predict_logits
+from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
 from akgp.stages import distill as distill_stage
-from akgp.stages.lesson import Lesson, read_lesson
-from akgp.stages.worker import Step
-from akgp.stages.workspace import Task
-from akgp.training import evaluate, train
+from akgp.stages.evidence import DistillationData, read_distillation_data
+from akgp.training.loop import evaluate, train
+from akgp.workspace import Step, Task
 
 NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx")
 
@@ -299,7 +298,7 @@ def test_temperature_of_a_saturated_teacher_with_noise() -> None:
 
 def test_calibration_error_is_the_sum_over_bins() -> None:
     logits, labels, _ = world(samples=700, noise=0.3, skill=2.0, jitter=1.5)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     probability = logits.double().softmax(1).numpy()
     confidence, right = probability.max(1), probability.argmax(1) == labels.numpy()
     expected = 0.0
@@ -315,7 +314,7 @@ def test_calibration_error_is_the_sum_over_bins() -> None:
 def test_memorisation_gap_is_negative_where_labels_are_memorised() -> None:
     logits, labels, _ = world(noise=0.4)
     memorised = 9.0 * F.one_hot(labels, 10)
-    found = measure(logits, labels, train_logits=memorised, train_labels=labels)
+    found = profile_data(logits, labels, train_logits=memorised, train_labels=labels)
     t = found.temperature
     brier = [
         float(((z / t).softmax(1) - F.one_hot(labels, 10)).square().sum(1).mean())
@@ -323,9 +322,9 @@ def test_memorisation_gap_is_negative_where_labels_are_memorised() -> None:
     ]
     assert found.memorisation_gap == pytest.approx(brier[0] - brier[1], rel=1e-4)
     assert found.memorisation_gap is not None and found.memorisation_gap < -0.2
-    honest = measure(logits, labels, train_logits=logits, train_labels=labels)
+    honest = profile_data(logits, labels, train_logits=logits, train_labels=labels)
     assert honest.memorisation_gap == pytest.approx(0, abs=1e-12)
-    assert measure(logits, labels).memorisation_gap is None
+    assert profile_data(logits, labels).memorisation_gap is None
 
 
 def test_imbalanced_classes_count_alike() -> None:
@@ -333,11 +332,11 @@ def test_imbalanced_classes_count_alike() -> None:
     logits, labels, _ = world(counts=[400, 100, 80], classes=3, skill=2.0, jitter=2.0, noise=0.1)
     labels = torch.arange(3).repeat_interleave(torch.tensor([400, 100, 80]))
     train_counts = torch.tensor([4000, 1000, 800])
-    weighted = measure(
+    weighted = profile_data(
         logits, labels, train_logits=logits.flip(0), train_labels=labels, train_counts=train_counts
     )
     times = torch.tensor([1, 4, 5])[labels]
-    repeated = measure(
+    repeated = profile_data(
         logits.repeat_interleave(times, 0), labels.repeat_interleave(times),
         train_counts=torch.full((3,), 2000),
         train_logits=logits.flip(0).repeat_interleave(times, 0), train_labels=labels.repeat_interleave(times),
@@ -345,17 +344,17 @@ def test_imbalanced_classes_count_alike() -> None:
     assert weighted.imbalanced and weighted.imbalance == 5 and not repeated.imbalanced
     for name in ("temperature", "accuracy", "ece", "overconfidence", "memorisation_gap"):
         assert getattr(weighted, name) == pytest.approx(getattr(repeated, name), rel=1e-6), name
-    mild = measure(logits, labels, train_counts=torch.tensor([3, 1, 1]))
+    mild = profile_data(logits, labels, train_counts=torch.tensor([3, 1, 1]))
     assert not mild.imbalanced and mild.accuracy != pytest.approx(weighted.accuracy)
 
 
 def test_prior_comes_from_the_training_split() -> None:
     logits, labels, _ = world(samples=100, classes=3)
     train_labels = torch.tensor([0] * 6 + [1] * 2)
-    found = measure(logits, labels, train_labels=train_labels)
+    found = profile_data(logits, labels, train_labels=train_labels)
     assert found.class_counts == (6, 2, 0) and found.imbalance == 6
     torch.testing.assert_close(found.prior(), torch.tensor([6, 2, 1], dtype=torch.float64) / 9)
-    assert measure(logits, labels).class_counts == tuple(labels.bincount().tolist())
+    assert profile_data(logits, labels).class_counts == tuple(labels.bincount().tolist())
 
 
 # Label noise: what is wrong is found, and nothing is found where nothing is wrong
@@ -363,7 +362,7 @@ def test_prior_comes_from_the_training_split() -> None:
 
 def test_symmetric_noise_is_found() -> None:
     logits, labels, wrong = world(noise=0.4)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     assert found.noise_rate == pytest.approx(0.4, abs=0.03)
     doubt = wrong_label_probability(found, logits, labels)
     assert roc_auc_score(wrong, doubt) > 0.99
@@ -374,7 +373,7 @@ def test_symmetric_noise_is_found() -> None:
 def test_symmetric_noise_is_found_by_an_imperfect_teacher() -> None:
     logits, labels, wrong = world(noise=0.4, skill=4.0, jitter=1.5, samples=6000)
     calibration, train = slice(0, 2000), slice(2000, None)
-    found = measure(logits[calibration], labels[calibration])
+    found = profile_data(logits[calibration], labels[calibration])
     assert found.noise_rate is not None and 0.33 < found.noise_rate < 0.5, "reads .45 to .48 at worst"
     doubt = wrong_label_probability(found, logits[train], labels[train])
     assert roc_auc_score(wrong[train], doubt) > 0.9
@@ -382,7 +381,7 @@ def test_symmetric_noise_is_found_by_an_imperfect_teacher() -> None:
 
 def test_confused_pairs_are_found() -> None:
     logits, labels, wrong = world(noise=0.3, flips=True, skill=4.0, jitter=1.2)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     confusion = torch.tensor(found.confusion)
     assert (confusion.argmax(1) == (torch.arange(10) + 1) % 10).all()
     torch.testing.assert_close(confusion.sum(1), torch.ones(10))
@@ -400,7 +399,7 @@ def test_confusion_counts_the_most_confident_fifth_of_each_prediction() -> None:
     logits[10:, 1] = 2.0
     labels = torch.tensor([1, 0, 2, 2, 2, 2, 2, 2, 2, 2] + [1] * 10)
     smoothing = 10 / 2
-    confusion = measure(logits, labels).confusion
+    confusion = profile_data(logits, labels).confusion
     assert confusion[0] == pytest.approx((0, (1 + smoothing) / 11, smoothing / 11))
     assert confusion[1] == pytest.approx((0.5, 0, 0.5)) and confusion[2] == pytest.approx((0.5, 0.5, 0))
 
@@ -431,7 +430,7 @@ def test_noise_is_what_cleanlab_finds(flips: bool) -> None:
     logits, labels, wrong = world(noise=noise, flips=flips, skill=4.0, jitter=1.2, samples=6000)
     away = torch.eye(10).roll(1, 1) if flips else (1 - torch.eye(10)) / 9
     logits = (logits.softmax(1) @ ((1 - noise) * torch.eye(10) + noise * away)).log()
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     doubt = wrong_label_probability(found, logits, labels)
 
     given, probability = labels.numpy(), (logits.double() / found.temperature).softmax(1).numpy()
@@ -455,7 +454,7 @@ def test_noise_of_a_class_is_what_cleanlab_finds(flips: tuple[int, ...], noise: 
 
     logits, labels, _ = world(noise=noise, flips=flips, skill=5.0, jitter=1.0, samples=40_000)
     logits = trained_on_flips(logits, noise, flips)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     assert found.noise_rate == 0
     flipped = [k for k in range(10) if flips[k] != k]
     assert sorted(found.suspects) == flipped
@@ -475,7 +474,7 @@ def test_noise_of_a_class_is_what_cleanlab_finds(flips: tuple[int, ...], noise: 
 
 def test_doubt_is_bayes_rule() -> None:
     logits, labels, _ = world(noise=0.4, skill=2.0, jitter=1.0, samples=800)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     doubt = wrong_label_probability(found, logits[:50], labels[:50])
     transition = found.transition().numpy()
     for z, y, q in zip(logits[:50].double().numpy(), labels[:50].tolist(), doubt.tolist(), strict=True):
@@ -496,7 +495,7 @@ def test_doubt_is_bayes_rule() -> None:
 )
 def test_no_noise_no_doubt(arguments: dict[str, Any]) -> None:
     logits, labels, _ = world(**arguments)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     assert found.noise_rate is not None and found.noise_rate <= CLEAN and not found.noisy
     assert not found.doubtful and sentence(found, NAMES).startswith("labels look right;")
     assert wrong_label_probability(found, logits, labels).eq(0).all()
@@ -514,7 +513,7 @@ def test_a_teacher_that_knows_nothing_casts_no_doubt(teacher: str, counts: list[
         "prior": torch.tensor(counts).log().expand(len(labels), -1),
         "random": torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(1)),
     }[teacher]
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     assert found.noise_rate is None and found.information < 0.01
     assert wrong_label_probability(found, logits, labels).eq(0).all()
     assert "too little" in sentence(found, NAMES[:classes])
@@ -526,7 +525,7 @@ def test_estimates_converge() -> None:
     errors: dict[str, list[float]] = {"noise": [], "confusion": [], "temperature": []}
     for samples in (1000, 10_000, 100_000):
         logits, labels, _ = world(noise=0.3, flips=True, samples=samples)
-        found = measure(logits, labels)
+        found = profile_data(logits, labels)
         errors["noise"].append(abs(found.noise_rate - 0.3))  # type: ignore[operator]
         next_class = torch.eye(10).roll(1, 1)
         errors["confusion"].append(float((torch.tensor(found.confusion) - next_class).abs().max()))
@@ -544,7 +543,7 @@ def test_doubt_on_a_long_tail_is_a_probability() -> None:
     logits, labels, wrong = world(noise=0.2, skill=4.0, jitter=1.2, counts=counts)
     away = (1 - torch.eye(10)) / 9
     logits = (logits.softmax(1) @ (0.8 * torch.eye(10) + 0.2 * away)).log()
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     assert found.imbalanced and found.noisy and found.temperature != found.label_temperature
     doubt = wrong_label_probability(found, logits, labels)
     share = float(wrong.float().mean())
@@ -556,38 +555,38 @@ def test_doubt_on_a_long_tail_is_a_probability() -> None:
 def test_labels_as_often_wrong_as_right_cast_no_doubt() -> None:
     """55 % flipped to the next class: the flipped class would pass for the true one."""
     logits, labels, _ = world(noise=0.55, flips=True)
-    assert measure(logits, labels).noise_rate is None
+    assert profile_data(logits, labels).noise_rate is None
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z, y: measure(z[0], y), r"logits must be \[N, C\] with N ≥ 1 and C ≥ 2, got \[10\]"),
-        (lambda z, y: measure(z[:, :1], y), r"C ≥ 2, got \[50, 1\]"),
-        (lambda z, y: measure(z[:0], y[:0]), r"N ≥ 1 .* got \[0, 10\]"),
-        (lambda z, y: measure(z, y[:9]), r"labels must be int64 \[50\], got torch.int64 \[9\]"),
-        (lambda z, y: measure(z, y.float()), "labels must be int64"),
-        (lambda z, y: measure(z[:, :5], y), r"labels must be in \[0, 5\), got 0 to 9"),
-        (lambda z, y: measure(z / 0, y), "a logit is not finite; did the teacher's training diverge"),
-        (lambda z, y: measure(z, y, train_logits=z), "train_logits need train_labels"),
+        (lambda z, y: profile_data(z[0], y), r"logits must be \[N, C\] with N ≥ 1 and C ≥ 2, got \[10\]"),
+        (lambda z, y: profile_data(z[:, :1], y), r"C ≥ 2, got \[50, 1\]"),
+        (lambda z, y: profile_data(z[:0], y[:0]), r"N ≥ 1 .* got \[0, 10\]"),
+        (lambda z, y: profile_data(z, y[:9]), r"labels must be int64 \[50\], got torch.int64 \[9\]"),
+        (lambda z, y: profile_data(z, y.float()), "labels must be int64"),
+        (lambda z, y: profile_data(z[:, :5], y), r"labels must be in \[0, 5\), got 0 to 9"),
+        (lambda z, y: profile_data(z / 0, y), "a logit is not finite; did the teacher's training diverge"),
+        (lambda z, y: profile_data(z, y, train_logits=z), "train_logits need train_labels"),
         (
-            lambda z, y: measure(z, y, train_logits=z, train_labels=y[:3]),
+            lambda z, y: profile_data(z, y, train_logits=z, train_labels=y[:3]),
             r"train_logits, train_labels: labels",
         ),
         (
-            lambda z, y: measure(z, y, train_labels=y - 1),
+            lambda z, y: profile_data(z, y, train_labels=y - 1),
             r"train_labels: labels must be in \[0, 10\), got -1 to",
         ),
         (
-            lambda z, y: measure(z, y, train_logits=z[:, :5], train_labels=y.clamp_max(4)),
+            lambda z, y: profile_data(z, y, train_logits=z[:, :5], train_labels=y.clamp_max(4)),
             r"train_logits must be \[M, 10\], got \[50, 5\]",
         ),
-        (lambda z, y: measure(z, y, train_counts=torch.ones(3)), r"train_counts must be int64 \[10\]"),
-        (lambda z, y: measure(z, y, train_counts=torch.ones(10)), r"int64 \[10\] .* got torch.float32"),
+        (lambda z, y: profile_data(z, y, train_counts=torch.ones(3)), r"train_counts must be int64 \[10\]"),
+        (lambda z, y: profile_data(z, y, train_counts=torch.ones(10)), r"int64 \[10\] .* got torch.float32"),
         (lambda z, y: calibration_temperature(z / 0, y), "a logit is not finite"),
         (lambda z, y: calibration_temperature(z[:0], y[:0]), "N ≥ 1"),
         (lambda z, y: calibration_temperature(z, y + 1), r"labels must be in \[0, 10\)"),
-        (lambda z, y: sentence(measure(z, y), ("a", "b")), "classes must be 10 names, got 2"),
+        (lambda z, y: sentence(profile_data(z, y), ("a", "b")), "classes must be 10 names, got 2"),
     ],
 )
 def test_measure_refuses(call: Any, message: str) -> None:
@@ -599,7 +598,7 @@ def test_measure_refuses(call: Any, message: str) -> None:
 def test_overlap_is_the_mean_answer_by_class() -> None:
     logits, labels, _ = world(noise=0.0, skill=2.0, jitter=0.5)
     logits[:, 9] -= 100  # never answered
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     probability = (logits / found.temperature).softmax(1)
     for k in range(9):
         rows = [row for row in probability.tolist() if max(row) == row[k]]
@@ -614,20 +613,20 @@ def test_classes_that_look_alike_are_named() -> None:
     logits[cat_or_dog, :2] = logits[cat_or_dog, :2].mean(1, keepdim=True) + torch.randn(
         int(cat_or_dog.sum()), 2, generator=torch.Generator().manual_seed(0)
     ).to(logits.dtype)
-    assert "; cat and dog look alike; " in sentence(measure(logits, labels), NAMES)
-    assert "alike" not in sentence(measure(*world(noise=0.0, skill=2.0)[:2]), NAMES)
+    assert "; cat and dog look alike; " in sentence(profile_data(logits, labels), NAMES)
+    assert "alike" not in sentence(profile_data(*world(noise=0.0, skill=2.0)[:2]), NAMES)
 
 
 def test_characteristics_are_plain_data() -> None:
     logits, labels, _ = world(noise=0.3)
-    found = measure(logits, labels, train_logits=logits, train_labels=labels)
-    assert Characteristics.model_validate_json(found.model_dump_json()) == found
-    assert found == measure(logits, labels, train_logits=logits, train_labels=labels), "deterministic"
+    found = profile_data(logits, labels, train_logits=logits, train_labels=labels)
+    assert DataProfile.model_validate_json(found.model_dump_json()) == found
+    assert found == profile_data(logits, labels, train_logits=logits, train_labels=labels), "deterministic"
 
 
 def test_sentences() -> None:
     logits, labels, _ = world(noise=0.2, flips=True, skill=5.0)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     rate = round(100 * found.noise_rate)  # type: ignore[operator]
     points = round(100 * found.overconfidence)
     assert sentence(found, NAMES) == (
@@ -683,7 +682,7 @@ def test_sentences() -> None:
 
 def test_strategies() -> None:
     logits, labels, wrong = world(noise=0.4)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     for strategy, expected in (("labels", 0.0), ("teacher", 1.0), ("fixed", 0.7)):
         weights = teacher_weights(distill(strategy=strategy, w0=0.7), found, logits, labels)
         assert weights.dtype == torch.float32 and weights.shape == labels.shape
@@ -709,12 +708,12 @@ def test_strategies_of_the_schema_are_all_there() -> None:
 @pytest.mark.parametrize("strategy", ["annealed", "wsld", "dkd", "confidence", "learned", "self"])
 def test_strategies_that_weigh_in_every_batch_have_no_weights_before(strategy: str) -> None:
     logits, labels, _ = world(samples=50)
-    assert teacher_weights(distill(strategy=strategy), measure(logits, labels), logits, labels) is None
+    assert teacher_weights(distill(strategy=strategy), profile_data(logits, labels), logits, labels) is None
 
 
 def test_weights_refuse_logits_of_other_classes() -> None:
     logits, labels, _ = world(samples=50)
-    found = measure(logits, labels)
+    found = profile_data(logits, labels)
     with pytest.raises(
         ValueError, match=r"logits must be \[N, 10\] and labels \[N\], got \[50, 3\] and \[50\]"
     ):
@@ -737,7 +736,7 @@ def test_logits_are_adjusted_where_classes_are_imbalanced(
     changes: dict[str, Any], counts: list[int], shifted: bool
 ) -> None:
     logits, labels, _ = world(classes=3, samples=60)
-    found = measure(logits, labels, train_counts=torch.tensor(counts))
+    found = profile_data(logits, labels, train_counts=torch.tensor(counts))
     shift = log_prior(distill(**changes), found)
     assert (shift is not None) == shifted
     if shift is not None:
@@ -746,7 +745,7 @@ def test_logits_are_adjusted_where_classes_are_imbalanced(
 
 def test_weights_by_class() -> None:
     weights, labels = torch.rand(200), torch.randint(3, (200,)) * 2  # classes 0, 2, 4 of 6
-    rows = by_group(weights, labels, 6)
+    rows = weights_by_class(weights, labels, 6)
     assert [row["class"] for row in rows] == [0, 2, 4] and sum(row["n"] for row in rows) == 200
     for row in rows:
         group = weights[labels == row["class"]].double().numpy()
@@ -1020,7 +1019,9 @@ def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     logits, prior = torch.randn(3, 4), torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     weights = torch.rand(6) if strategy in WEIGHTS else None
     given = distill(strategy=strategy)
-    objective = guided([guide(teacher) for teacher in teachers], given, weights=weights, prior=prior)
+    objective = distillation_objective(
+        [frozen_teacher(teacher) for teacher in teachers], given, weights=weights, prior=prior
+    )
     said = torch.stack([teacher(batch.inputs) for teacher in teachers])
     expected = strategy_loss(
         logits + prior, said, batch.labels, params=given, progress=0.4,
@@ -1037,7 +1038,7 @@ def silent(batch: Batch) -> Tensor:
 def test_objective_asks_no_teacher_that_has_no_weight() -> None:
     batch = Batch(torch.arange(2), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
     given = distill(strategy="labels")
-    objective = guided([silent], given, weights=torch.zeros(2), prior=None)
+    objective = distillation_objective([silent], given, weights=torch.zeros(2), prior=None)
     logits = torch.randn(2, 3)
     assert objective(batch, logits, 0.0) == F.cross_entropy(logits, batch.labels)
 
@@ -1046,7 +1047,7 @@ def test_teachers_together_say_the_weighted_mean_of_their_probabilities() -> Non
     torch.manual_seed(0)
     one, two = torch.randn(2, 3, 4)
     batch = Batch(torch.arange(3), torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]))
-    said = together([lambda _: one, silent, lambda _: two], torch.tensor([0.25, 0.0, 0.75]))(batch)
+    said = weighted_ensemble([lambda _: one, silent, lambda _: two], torch.tensor([0.25, 0.0, 0.75]))(batch)
     torch.testing.assert_close(said.softmax(1), 0.25 * one.softmax(1) + 0.75 * two.softmax(1))
 
 
@@ -1123,7 +1124,7 @@ def test_learned_loss_teaches_student_and_weights() -> None:
     given = distill(strategy="learned", alpha=2.0)
 
     def loss(student: Tensor, log_weights: Tensor) -> Tensor:
-        return learned_loss(Answers(student, teachers, labels, None, 0.0, given), log_weights)
+        return learned_loss(LossInputs(student, teachers, labels, None, 0.0, given), log_weights)
 
     assert torch.autograd.gradcheck(loss, (student.requires_grad_(), log_weights.requires_grad_()))
 
@@ -1435,9 +1436,9 @@ def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_ov
     workspace: Path, tmp_path: Path
 ) -> None:
     """Of a validation split with a long tail. What else is asked for stays as it is."""
-    lesson = read_lesson(task := stage_task(workspace, logit_adjustment="on", epochs=4))
+    lesson = read_distillation_data(task := stage_task(workspace, logit_adjustment="on", epochs=4))
     lesson = replace(lesson, validation=lesson.validation.take(tailed(lesson.validation.labels)))
-    list(distill_stage.recover(task, lesson, tmp_path, None))
+    list(distill_stage.distill(task, lesson, tmp_path, None))
     metrics, history = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "history")
     )
@@ -1521,9 +1522,9 @@ def test_the_dense_network_as_its_own_teacher_weighs_nothing_if_it_knows_nothing
     list(distill_stage.compute(task, tmp_path, None))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["w0"]["weight"] == metrics["teacher_weight"] == 0
-    lesson = read_lesson(task)
+    lesson = read_distillation_data(task)
     assert not lesson.taught.characteristics.informative
-    knowing = measure(9.0 * F.one_hot(lesson.calibration.labels, 10), lesson.calibration.labels)
+    knowing = profile_data(9.0 * F.one_hot(lesson.calibration.labels, 10), lesson.calibration.labels)
     taught = replace(lesson.taught, characteristics=knowing)
     assert replace(lesson, taught=taught).answered_w0(task.params.distill) is None
 
@@ -1531,7 +1532,7 @@ def test_the_dense_network_as_its_own_teacher_weighs_nothing_if_it_knows_nothing
 def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace: Path) -> None:
     """Taught the images or knowing nothing; on a long tail by what the students would answer."""
     task = stage_task(workspace, teachers=["two"])
-    lesson = read_lesson(task)
+    lesson = read_distillation_data(task)
     assert lesson.dense
     own = lesson.dense.held_out[0]
     knowing = 4 * F.one_hot(lesson.calibration.labels, 10) + own
@@ -1562,11 +1563,11 @@ def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace:
 def test_of_several_teachers_those_that_know_nothing_are_not_asked(workspace: Path, tmp_path: Path) -> None:
     """The student is the one that the other teacher alone makes; who was trusted is told."""
 
-    def recovered(lesson: Lesson, **changes: Any) -> dict[str, Any]:
-        list(distill_stage.recover(stage_task(workspace, **changes), lesson, tmp_path, None))
+    def recovered(lesson: DistillationData, **changes: Any) -> dict[str, Any]:
+        list(distill_stage.distill(stage_task(workspace, **changes), lesson, tmp_path, None))
         return artifacts.load(tmp_path).state_dict()
 
-    lesson = read_lesson(stage_task(workspace))
+    lesson = read_distillation_data(stage_task(workspace))
     assert lesson.dense
     known = F.one_hot(lesson.calibration.labels, 10) * torch.ones(())
     dense = replace(lesson.dense, held_out=known[None] + 2 * torch.randn(known.shape))
@@ -1579,7 +1580,9 @@ def test_of_several_teachers_those_that_know_nothing_are_not_asked(workspace: Pa
     assert told["sentence"].endswith("; of the teachers' part one has 0%, two has 100%")
     w0 = metrics["w0"]["weight"]
     assert w0 == metrics["teacher_weight"] > 0.9
-    alone = recovered(read_lesson(stage_task(workspace, teachers=["two"])), teachers=["two"], w0=w0)
+    alone = recovered(
+        read_distillation_data(stage_task(workspace, teachers=["two"])), teachers=["two"], w0=w0
+    )
     assert all(torch.equal(value, alone[name]) for name, value in student.items())
 
 
@@ -1601,7 +1604,7 @@ def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Pa
     given, lessons = stage_task(workspace).params, []
     for one, other in (("one", "two"), ("two", "one")):
         swapped = given.model_copy(update={"teachers": (one,), "student": other})
-        lessons.append(read_lesson(Task("distill", swapped, workspace)))
+        lessons.append(read_distillation_data(Task("distill", swapped, workspace)))
     accuracies = [lesson.taught.characteristics.accuracy for lesson in lessons]
     assert accuracies[0] != accuracies[1]
     for lesson in lessons:

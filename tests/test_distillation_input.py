@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from akgp.data import Images
 from akgp.data.batches import Batch
 from akgp.distillation import (
-    Characteristics,
+    DataProfile,
     LearnedTeachers,
-    Measured,
     SelfDistillation,
+    WeightEstimate,
     cross_fitted,
-    measure,
     out_of_fold,
+    profile_data,
     self_distillation_loss,
     stacked_weight,
     strategy_loss,
@@ -28,7 +28,7 @@ from akgp.distillation import (
     wrong_label_probability,
 )
 from akgp.distillation.strategies import LOSSES
-from akgp.distillation.weighting import WEIGHTS
+from akgp.distillation.teacher_weight.per_sample import WEIGHTS
 from akgp.params import Distill
 
 NAN_LOGITS = torch.tensor([[math.nan, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -129,7 +129,7 @@ def test_strategies_with_parameters_of_their_own_are_objectives(strategy: str) -
 # The branch-stack
 
 
-def stacked(**changes: Any) -> Measured:
+def stacked(**changes: Any) -> WeightEstimate:
     generator = torch.Generator().manual_seed(0)
     given: dict[str, Any] = {
         "labels_only": torch.randn(6, 3, generator=generator),
@@ -176,10 +176,10 @@ def test_stacked_weight_of_two_images_is_a_share(prior: float) -> None:
 # The weights
 
 
-def characteristics() -> Characteristics:
+def characteristics() -> DataProfile:
     """Of noisy labels, so that the posterior of every strategy is computed."""
     labels = torch.arange(300) % 3
-    found = measure(4.0 * F.one_hot(labels, 3), labels)
+    found = profile_data(4.0 * F.one_hot(labels, 3), labels)
     return found.model_copy(update={"noise_rate": 0.3, "noise_rate_low": 0.2})
 
 

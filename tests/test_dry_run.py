@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from akgp import params, stages
+from akgp import params
 from akgp.data import read_summary
+from akgp.orchestration.run import run_stage
 from akgp.stages import teacher
 from akgp.stages.dry_run import preview
 from akgp.stages.notices import SAID
-from akgp.stages.trained import require_better_than_chance
-from akgp.stages.workspace import StageError, Task
+from akgp.stages.training_steps import require_better_than_chance
+from akgp.workspace import StageError, Task
 
 NETWORKS = """
 import torch
@@ -56,7 +57,7 @@ class Masked(Small):
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the digits, prepared, and a module of networks."""
     (tmp_path / "params.yaml").write_text(params.dump(checked("Small")))
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     (tmp_path / "dry_networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from akgp import console
+from akgp.cli import console
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("akgp", "flows", "infra", "scripts", "experiments")

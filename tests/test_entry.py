@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from test_cli import run
 
-from akgp import __version__, entry, terminal
+from akgp import __version__
+from akgp.cli import entry
+from akgp.io import terminal
 from akgp.params import ParamsError
 
 ROOT = Path(__file__).parents[1]

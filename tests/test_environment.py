@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from akgp import home
-from akgp.stages.ray_folder import LONGEST, ray_folder
-from akgp.stages.workspace import StageError
+from akgp.cli import home
+from akgp.orchestration.ray_folder import LONGEST, ray_folder
+from akgp.workspace import StageError
 
 
 def test_a_home_that_can_be_written_is_used(tmp_path: Path) -> None:

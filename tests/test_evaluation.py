@@ -26,12 +26,12 @@ from akgp.evaluation import (
     latency,
     onnx_logits,
     predict_logits,
-    ratio,
+    speedup,
 )
 from akgp.models import cifar_resnet
 from akgp.params import Evaluate
 from akgp.quantization import export_onnx
-from akgp.runtime import GraphError, session
+from akgp.runtimes.onnxruntime import GraphError, session
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -267,10 +267,10 @@ def test_more_work_takes_longer(graphs: dict[str, Path], threads: int) -> None:
         assert (
             min(timed.rounds_ms) <= timed.low_ms <= timed.median_ms <= timed.high_ms <= max(timed.rounds_ms)
         )
-    speedup = ratio(times["long"], times["short"])
-    assert speedup.median > 5 and speedup.verdict == "faster"
-    assert ratio(times["short"], times["long"]).verdict == "slower"
-    assert 0.3 < ratio(times["short"], times["same"]).median < 3
+    faster = speedup(times["long"], times["short"])
+    assert faster.median > 5 and faster.verdict == "faster"
+    assert speedup(times["short"], times["long"]).verdict == "slower"
+    assert 0.3 < speedup(times["short"], times["same"]).median < 3
 
 
 def test_a_block_takes_ten_milliseconds(graphs: dict[str, Path]) -> None:
@@ -305,9 +305,9 @@ def test_the_interval_is_the_exact_bootstraps() -> None:
     ]  # fmt: skip
     low, high = (next(k for k in range(n + 1) if below[k] >= share) for share in (0.025, 0.975))
     timed = Latency(rounds[n // 2], 0, 0, rounds)
-    found = ratio(timed, Latency(1, 1, 1, (1.0,) * n))
+    found = speedup(timed, Latency(1, 1, 1, (1.0,) * n))
     assert found.median == rounds[n // 2]
-    assert found == ratio(timed, Latency(1, 1, 1, (1.0,) * n)), "deterministic"
+    assert found == speedup(timed, Latency(1, 1, 1, (1.0,) * n)), "deterministic"
     # 2000 resamples hit the exact order statistic or its neighbour.
     assert rounds[low - 2] <= found.low <= rounds[low]
     assert rounds[high - 2] <= found.high <= rounds[min(high, n - 1)]
@@ -315,9 +315,9 @@ def test_the_interval_is_the_exact_bootstraps() -> None:
 
 def test_ratios_are_of_the_same_rounds() -> None:
     slow, fast = Latency(3, 2, 4, (2.0, 3.0, 4.0)), Latency(1, 1, 2, (1.0, 1.0, 2.0))
-    assert ratio(slow, fast).median == 2.0
+    assert speedup(slow, fast).median == 2.0
     with pytest.raises(ValueError, match="both must be timed in the same rounds, got 3 and 2"):
-        ratio(slow, Latency(1, 1, 1, (1.0, 1.0)))
+        speedup(slow, Latency(1, 1, 1, (1.0, 1.0)))
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,15 @@ import torch
 from PIL import Image
 
 from akgp.data.batches import Batch
-from akgp.training import Epoch
-from experiments import defaults, sweep_scaling
-from experiments.sweep_scaling import Case, Timed
+from akgp.training.loop import Epoch
+from benchmarks import sweep_scaling
+from benchmarks.sweep_scaling import Case, Timed
+from experiments import defaults
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
-from experiments.weighting.students import Course, checkpoint_of, folder_of, remembered
-from experiments.weighting.teachers import Bench
+from experiments.weighting.students import TrialProgress, checkpoint_of, folder_of, remembered
+from experiments.weighting.teachers import ReferenceRun
 
 
 def test_every_student_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
     rows = testing.test(small, tmp_path, partial=False)
     by_name = {(row["teacher"], row["strategy"]): row for row in rows}
     assert len(by_name) == len(rows) == 5 * len(small.arms) + 1 + 1 + 1 + 2
-    lesson = Course(Bench(small, tmp_path, "clean", 0), design.Cell(in_sample, 0, 0)).lesson
+    lesson = TrialProgress(ReferenceRun(small, tmp_path, "clean", 0), design.Cell(in_sample, 0, 0)).lesson
     knows = lesson.taught.characteristics.informative
     assert by_name["in-sample", design.ANSWERS.name]["w"] == (0.3 if knows else 0)
     assert by_name["strong", design.ANSWERS.name]["w"] != 0.3

@@ -14,8 +14,8 @@ import torch
 from akgp import params
 from akgp.models import ModelError, create
 from akgp.models.spec import Spec
-from akgp.stages.failures import ComputationError, told
-from akgp.stages.workspace import StageError, Task
+from akgp.orchestration.failures import ComputationError, told
+from akgp.workspace import StageError, Task
 
 FAILING = """
 import sys

@@ -15,15 +15,15 @@ from akgp.data.images import Images
 from akgp.distillation import (
     LearnedTeachers,
     SelfDistillation,
-    guide,
-    guided,
+    distillation_objective,
+    frozen_teacher,
     train_measured,
 )
 from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.params import Distill, Training
 from akgp.pruning import prune
-from akgp.training import Epoch, Objective, autocast_dtype, cross_entropy, train
+from akgp.training.loop import Epoch, Objective, autocast_dtype, cross_entropy, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -130,12 +130,16 @@ def test_every_kind_of_distillation() -> None:
         return prune(copy.deepcopy(teacher).cpu(), example, ratio=0.5, round_to=4).model
 
     def taught(**params: Any) -> Objective:
-        return guided([guide(teacher)], Distill.model_validate(params), weights=weights, prior=prior)
+        return distillation_objective(
+            [frozen_teacher(teacher)], Distill.model_validate(params), weights=weights, prior=prior
+        )
 
     for strategy in ("akgp", "wsld", "dkd", "annealed"):
         _, epochs = run(CUDA, model=student(), objective=taught(strategy=strategy), precision="auto")
         assert epochs[-1].row["val_top1"] > 60, strategy
-    learned = LearnedTeachers([guide(teacher)] * 2, Distill(strategy="learned"), num_classes=3, prior=None)
+    learned = LearnedTeachers(
+        [frozen_teacher(teacher)] * 2, Distill(strategy="learned"), num_classes=3, prior=None
+    )
     _, epochs = run(CUDA, model=student(), objective=learned)
     assert epochs[-1].row["val_top1"] > 60
     pruned = student()
@@ -144,7 +148,9 @@ def test_every_kind_of_distillation() -> None:
     assert epochs[-1].row["val_top1"] > 60
     *_, last = train_measured(
         student(), images(192), images(96, 1), images(96, 2), prior=0.7, class_counts=torch.full((3,), 64),
-        objective=lambda w0: guided([guide(teacher)], Distill(w0=w0), weights=weights * w0, prior=None),
+        objective=lambda w0: distillation_objective(
+            [frozen_teacher(teacher)], Distill(w0=w0), weights=weights * w0, prior=None
+        ),
         params=Training(epochs=6, batch_size=48, learning_rate=0.05, cuda_graphs=True), device=CUDA, **COMMON,
     )  # fmt: skip
     assert 0 <= last.state["measured"]["weight"] <= 1

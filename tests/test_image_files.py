@@ -13,8 +13,8 @@ from PIL import Image
 from test_cli import run
 from test_release import candidate, prepare
 
-from akgp import release
-from akgp.image_files import image_files
+from akgp.deployment import release
+from akgp.deployment.image_files import image_files
 from akgp.params import load
 
 

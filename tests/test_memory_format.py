@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from akgp.data.batches import Batch
 from akgp.data.images import Images
-from akgp.distillation import cross_fitted, guide, guided
+from akgp.distillation import cross_fitted, distillation_objective, frozen_teacher
 from akgp.evaluation import predict_logits
-from akgp.memory_format import format_of, settle
 from akgp.models import cifar_resnet
+from akgp.models.memory_format import format_of, settle
 from akgp.params import Augment, Distill, Training
-from akgp.training import Objective, cross_entropy, evaluate, train
+from akgp.training.loop import Objective, cross_entropy, evaluate, train
 
 STATISTICS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 STILL = Augment(crop_padding=0, flip=False)
@@ -72,10 +72,10 @@ def seen() -> Iterator[set[bool]]:
 def test_the_parameter_is_honoured_wherever_a_network_computes(channels_last: bool, seen: set[bool]) -> None:
     teachers = [cifar_resnet(8, (4, 4, 4), 3) for _ in range(3)]
     guides = [
-        guide(teachers[0], channels_last=channels_last),
+        frozen_teacher(teachers[0], channels_last=channels_last),
         cross_fitted(teachers[1:], torch.arange(16) % 2, channels_last=channels_last),
     ]
-    objective = guided(guides, Distill(w0=0.5), weights=torch.full((16,), 0.5), prior=None)
+    objective = distillation_objective(guides, Distill(w0=0.5), weights=torch.full((16,), 0.5), prior=None)
     student = trained(cifar_resnet(8, (4, 4, 4), 3), objective, channels_last=channels_last, ema=0.9)
     assert format_of(student) is (torch.channels_last if channels_last else torch.contiguous_format)
     assert [format_of(teacher) for teacher in teachers] == [format_of(student)] * 3
@@ -104,7 +104,7 @@ def test_images_of_one_channel_are_laid_out_by_their_strides(channels_last: bool
     gray, statistics = images(channels=1), {"mean": (0.5,), "std": (0.25,)}
     params = Training(epochs=1, batch_size=8, warmup_epochs=0, channels_last=channels_last, precision="fp32")
     list(train(network, gray, gray, params=params, objective=cross_entropy(), seed=0, **statistics))
-    teach = guide(network, channels_last=channels_last)
+    teach = frozen_teacher(network, channels_last=channels_last)
     last = torch.rand(4, 6, 6, 1).permute(0, 3, 1, 2)
     assert teach(Batch(torch.arange(4), last, torch.zeros(4, dtype=torch.int64))).shape == (4, 3)
 
@@ -112,7 +112,7 @@ def test_images_of_one_channel_are_laid_out_by_their_strides(channels_last: bool
 def test_such_a_teacher_answers_a_student_in_channels_last() -> None:
     batch = Batch(torch.arange(4), torch.rand(4, 3, 6, 6), torch.zeros(4, dtype=torch.int64))
     last = Batch(batch.index, batch.inputs.contiguous(memory_format=torch.channels_last), batch.labels)
-    teach = guide(viewing())
+    teach = frozen_teacher(viewing())
     assert torch.equal(teach(last), teach(batch))
 
 

@@ -272,7 +272,7 @@ def test_lazy_layers_are_refused_where_the_network_is_described(own: None) -> No
 
 def test_channels_are_passed_only_by_name(own: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `**kwargs` passes on is not known; but timm's functions pass on in_chans, whose default is 3."""
-    from akgp.models.own import channels_option
+    from akgp.models.user_code import channels_option
 
     network = Network(architecture="own_networks:passes_on")
     assert build(network, num_classes=4, in_channels=3, image_size=(6, 5))[-1].in_features == 3

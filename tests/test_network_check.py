@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from akgp import models, params, stages
+from akgp import models, params
+from akgp.orchestration.run import run_stage
 from akgp.stages.network_check import check
-from akgp.stages.workspace import StageError
+from akgp.workspace import StageError
 
 OURS = "cifar_resnet20"
 
@@ -51,7 +52,7 @@ def test_with_images_a_checkpoint_is_compared(tmp_path: Path) -> None:
     checked = asked(architecture=OURS, checkpoint="other.pt")
     (tmp_path / "params.yaml").write_text(params.dump(checked))
     torch.save(models.cifar_resnet(32).state_dict(), tmp_path / "other.pt")
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     with pytest.raises(StageError, match=r"networks.mine: .*other.pt: has a tensor 'layer1.3"):
         check(checked, tmp_path)
 

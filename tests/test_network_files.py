@@ -11,8 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from akgp import params
+from akgp.io.atomic import write_json
 from akgp.stages import network_files
-from akgp.stages.workspace import StageError, Task, Workspace, write_json
+from akgp.workspace import StageError, Task, Workspace
 
 
 def own(root: Path, checkpoint: str | None) -> params.Params:

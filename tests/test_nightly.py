@@ -22,7 +22,7 @@ from test_deploy import PARAMS, serving, wait_for
 from test_release import QUICK, candidate
 from test_security import download, holding
 
-from akgp import release
+from akgp.deployment import release
 
 pytestmark = pytest.mark.slow
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp import artifacts, params, stages
+from akgp import artifacts, params
 from akgp.data import Images, read_split
 from akgp.data.batches import Batch, normalize
 from akgp.models import build, cifar_resnet
 from akgp.models.renormalized import Renormalized
+from akgp.orchestration.run import run_stage
 from akgp.stages import quantize, teacher
-from akgp.stages.lesson import read_lesson
+from akgp.stages.evidence import read_distillation_data
+from akgp.stages.inputs import load_ensemble, load_teachers
 from akgp.stages.normalization import summary_for
-from akgp.stages.teachers import load_ensemble, load_teachers
-from akgp.stages.workspace import Task
+from akgp.workspace import Task
 
 OWN = {"mean": [0.5], "std": [0.25]}
 
@@ -41,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("normalised")
     checked = params.validate(tree())
     (root / "params.yaml").write_text(params.dump(checked))
-    stages.run("data", root=root)
+    run_stage("data", root=root)
     for seed, name in enumerate(("own", "plain")):
         torch.manual_seed(seed)
         network = build(checked.networks[name], num_classes=10, in_channels=1)
@@ -72,7 +73,7 @@ def test_teachers_answer_in_their_own_normalisation_whatever_the_student_gets(ro
     summary, train = summary_for(here), read_split(root / "data" / "prepared", "train")
     data = (summary.mean, summary.std)
     assert data != (tuple(OWN["mean"]), tuple(OWN["std"]))
-    lesson = read_lesson(here)
+    lesson = read_distillation_data(here)
     expected = [logits(root, "own", train, **OWN), logits(root, "plain", train, *data)]
     wrapped, plain = load_teachers(here, train.labels)
     assert isinstance(wrapped.networks[0], Renormalized) and not isinstance(plain.networks[0], Renormalized)

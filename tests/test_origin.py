@@ -9,7 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 from test_cli import run
 
-from akgp import origin, params, recipes
+from akgp import params, recipes
+from akgp.reporting import origin
 
 SETTINGS = """\
 seed: 0

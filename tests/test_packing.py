@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from akgp.stages.packing import packed, unpacked
+from akgp.orchestration.state_packing import packed, unpacked
 
 
 def test_a_packed_state_is_read_as_it_was(tmp_path: Path) -> None:

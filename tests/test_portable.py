@@ -9,7 +9,7 @@ import pytest
 from akgp.quantization.qdq import Qdq, rows
 from akgp.quantization.saturation import saturating_channels
 from akgp.quantization.simulator import simulate
-from akgp.runtime import session
+from akgp.runtimes.onnxruntime import session
 from tests.portable.make import HERE, digest, inputs
 
 EXPECTED = (HERE / "digest.txt").read_text().strip()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from akgp.data import DataError
-from akgp.predict import Classifier
+from akgp.deployment.predict import Classifier
 
 CLASSES = ["dark", "middle", "bright"]
 MEAN, STD = 0.4, 0.2

@@ -12,8 +12,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from akgp.counting import count
+from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
+from akgp.orchestration.jobs import removed
 from akgp.pruning import (
     CRITERIA,
     Pruned,
@@ -26,7 +27,6 @@ from akgp.pruning import (
     prune,
 )
 from akgp.pruning.budget import rounded
-from akgp.stages.jobs import removed
 
 SMALL = torch.zeros(2, 3, 32, 32)
 

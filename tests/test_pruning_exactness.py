@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from akgp.counting import count
+from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
 from akgp.pruning import Pruned, PruningError, cutting, prune
 

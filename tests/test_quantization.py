@@ -27,7 +27,7 @@ from akgp.quantization import (
 )
 from akgp.quantization.export import for_runtimes
 from akgp.quantization.simulator import simulate
-from akgp.runtime import GraphError, optimized, session
+from akgp.runtimes.onnxruntime import GraphError, optimized, session
 
 SIDE = 16
 CONVOLUTIONS = 21  # 19 of ResNet-20 and the two that stand for option A's shortcuts

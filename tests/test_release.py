@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from akgp import params, release
+from akgp import params
 from akgp.data.images import Images
 from akgp.data.tables import Summary, write_split
+from akgp.deployment import release
+from akgp.deployment.predict import Classifier
+from akgp.deployment.release import Decision, ReleaseCandidate, ReleaseError, files, store
 from akgp.params import Nightly
-from akgp.predict import Classifier
-from akgp.release import Decision, Network, ReleaseError, files, store
 
 CLASSES = ("dark", "bright")
 SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
@@ -94,10 +95,12 @@ def reviewed(root: Path, **nightly: Any) -> release.Review:
     return release.review(root, configured(root, **nightly))
 
 
-def network(number: int) -> Network:
+def network(number: int) -> ReleaseCandidate:
     """Something to store: nothing looks into it."""
     content = {"model.onnx": f"model {number}".encode(), "preprocessing.json": b"{}"}
-    return Network(content, {"top1": 90.0 + number, "bytes": 7, "latency_ms": 0.1}, "of the test images")
+    return ReleaseCandidate(
+        content, {"top1": 90.0 + number, "bytes": 7, "latency_ms": 0.1}, "of the test images"
+    )
 
 
 # The gate

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from akgp import figures, params, report
+from akgp import params
+from akgp.reporting import figures
+from akgp.reporting.page import Report, regime, write
 
 CLASSES = ("cat & dog", "<script>alert(1)</script>", "a$b_{c", "犬")
 CONFUSED = [[0.7, 0.3, 0, 0], [0.2, 0.8, 0, 0], [0, 0.1, 0.9, 0], [0, 0, 0, 1]]
@@ -38,7 +40,7 @@ def metrics() -> dict[str, dict]:
 
 
 @pytest.fixture
-def content() -> report.Report:
+def content() -> Report:
     settings = params.validate(
         {"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"], "student": "net"}
     )
@@ -55,7 +57,7 @@ def content() -> report.Report:
         }
         for n in (1, 2, 3)
     ]
-    return report.Report(
+    return Report(
         params=settings,
         metrics=metrics(),
         characteristics={
@@ -137,8 +139,8 @@ class Page(HTMLParser):
             self.terms[self.term] = self.terms.get(self.term, "") + data
 
 
-def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report) -> None:
-    file = report.write(tmp_path, content)
+def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: Report) -> None:
+    file = write(tmp_path, content)
     html = file.read_text(encoding="utf-8")
     page = Page(html)
     assert file == tmp_path / "index.html"
@@ -151,8 +153,8 @@ def test_page_is_whole_and_loads_nothing(tmp_path: Path, content: report.Report)
     assert "#0102" not in html  # every stand-in colour was replaced by one of the page's
 
 
-def test_page_says_what_it_was_given(tmp_path: Path, content: report.Report) -> None:
-    text = " ".join(" ".join(Page(report.write(tmp_path, content).read_text(encoding="utf-8")).text).split())
+def test_page_says_what_it_was_given(tmp_path: Path, content: Report) -> None:
+    text = " ".join(" ".join(Page(write(tmp_path, content).read_text(encoding="utf-8")).text).split())
     for expected in (
         "Balanced <classes> & few wrong labels.",
         "98.44",
@@ -174,13 +176,13 @@ def test_page_says_what_it_was_given(tmp_path: Path, content: report.Report) -> 
         assert expected in text, expected
 
 
-def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: report.Report) -> None:
-    assert "regime" not in Page(report.write(tmp_path, content).read_text(encoding="utf-8")).terms
+def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: Report) -> None:
+    assert "regime" not in Page(write(tmp_path, content).read_text(encoding="utf-8")).terms
     asked = {"label_noise": 0.4, "noise": "symmetric", "imbalance": 10.0, "subset": 5000}
     changed = {"train": 1234, "calibration": 56, "validation": 78}
     altered = {"asked": asked, "kept": [1500, 900, 400, 300], "changed": changed}
     noisy = replace(content, summary={**content.summary, "regime": altered})
-    page = Page(report.write(tmp_path, noisy).read_text(encoding="utf-8"))
+    page = Page(write(tmp_path, noisy).read_text(encoding="utf-8"))
     assert page.terms["regime"] == (
         "subset of 5,000 images; exponential long tail 10 : 1, 3,100 images left; symmetric label noise, "
         "0.4 (wrong: 1,234 in train, 56 in calibration, 78 in validation); the test split is as it was"
@@ -201,37 +203,37 @@ def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: report.Rep
 )
 def test_a_regimes_line_names_what_was_asked_alone(asked: dict, line: str) -> None:
     defaults = params.Regime().model_dump(mode="json")
-    assert report.regime({"asked": defaults | asked, "kept": [50, 30], "changed": {"train": 9}}) == line
-    assert report.regime(None) == ""
+    assert regime({"asked": defaults | asked, "kept": [50, 30], "changed": {"train": 9}}) == line
+    assert regime(None) == ""
 
 
-def test_class_names_are_escaped(tmp_path: Path, content: report.Report) -> None:
-    html = report.write(tmp_path, content).read_text(encoding="utf-8")
+def test_class_names_are_escaped(tmp_path: Path, content: Report) -> None:
+    html = write(tmp_path, content).read_text(encoding="utf-8")
     text = "".join(Page(html).text)
     assert "<script>" not in html and "</pre><b>" not in html
     for name in CLASSES:
         assert text.count(name) >= 3, name  # the figure, its table, the list of classes
 
 
-def test_same_content_same_bytes(tmp_path: Path, content: report.Report) -> None:
-    first = report.write(tmp_path, content).read_bytes()
-    assert report.write(tmp_path, content).read_bytes() == first
+def test_same_content_same_bytes(tmp_path: Path, content: Report) -> None:
+    first = write(tmp_path, content).read_bytes()
+    assert write(tmp_path, content).read_bytes() == first
 
 
-def test_ids_are_unique_across_figures(tmp_path: Path, content: report.Report) -> None:
-    html = report.write(tmp_path, content).read_text(encoding="utf-8")
+def test_ids_are_unique_across_figures(tmp_path: Path, content: Report) -> None:
+    html = write(tmp_path, content).read_text(encoding="utf-8")
     ids = re.findall(r'<clipPath id="([^"]+)"', html)
     assert ids and len(ids) == len(set(ids))
 
 
-def test_without_training_and_characteristics(tmp_path: Path, content: report.Report) -> None:
+def test_without_training_and_characteristics(tmp_path: Path, content: Report) -> None:
     taken = replace(
         content,
         histories={"dense net": [{"epoch": 0, "val_loss": 0.1, "val_top1": 98.0}]},
         weights=[],
         characteristics=None,
     )
-    page = Page(report.write(tmp_path, taken).read_text(encoding="utf-8"))
+    page = Page(write(tmp_path, taken).read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 1
 
 
@@ -240,10 +242,10 @@ def test_many_classes_are_drawn_without_names() -> None:
     assert "class 7<" not in figures.teacher_weights(rows)
 
 
-def test_the_mean_over_classes_is_told_where_it_is_another(tmp_path: Path, content: report.Report) -> None:
+def test_the_mean_over_classes_is_told_where_it_is_another(tmp_path: Path, content: Report) -> None:
     rows = {name: row | {"balanced_top1": row["top1"] - 0.3} for name, row in metrics().items()}
     rows["student"]["balanced_top1"] = 91.25
-    page = report.write(tmp_path, replace(content, metrics=rows)).read_text(encoding="utf-8")
+    page = write(tmp_path, replace(content, metrics=rows)).read_text(encoding="utf-8")
     assert "91.25" in page and "its mean over the classes" in page
 
 

@@ -11,10 +11,10 @@ import pytest
 from test_report import metrics
 
 from akgp import params
+from akgp.io.terminal import WIDTH
 from akgp.reporting.findings import chance_of, difference_error, findings, is_near_chance
 from akgp.reporting.metrics import KEYS, ReportError, read_details, read_metrics, split
 from akgp.reporting.table import faster, number, results, table
-from akgp.terminal import WIDTH
 
 
 def one_line(text: str) -> str:

@@ -16,9 +16,10 @@ import psutil
 import pytest
 from test_data import encoded, image_folder, parquet, pixels_of, prepared, twenty
 
-from akgp import release, remote
 from akgp.data import DataError
 from akgp.data.cache import Files, user_cache
+from akgp.deployment import release
+from akgp.io import storage
 from infra.s3 import client, server
 
 BUCKET, KEY, SECRET = "outages", "AKGPTESTACCESSKEY", "secret-of-the-server-that-fails"
@@ -173,16 +174,16 @@ def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with pytest.raises(ConnectionResetError):
-        remote.patiently("s3://bucket/file", fails)
+        storage.retry_outage("s3://bucket/file", fails)
     assert waits[:6] == [1, 2, 4, 8, 15, 15]
-    assert remote.OUTAGE_SECONDS - remote.LONGEST_WAIT < sum(waits) <= remote.OUTAGE_SECONDS
+    assert storage.OUTAGE_SECONDS - storage.LONGEST_WAIT < sum(waits) <= storage.OUTAGE_SECONDS
     assert caplog.messages[0] == "s3://bucket/file: cut; tried again in 1 s"
 
     waits.clear()
     with pytest.raises(ConnectionResetError):
-        remote.patiently("a/file/here", fails)
+        storage.retry_outage("a/file/here", fails)
     with pytest.raises(PermissionError):
-        remote.patiently("s3://bucket/file", lambda: (_ for _ in ()).throw(PermissionError("refused")))
+        storage.retry_outage("s3://bucket/file", lambda: (_ for _ in ()).throw(PermissionError("refused")))
     assert waits == []
 
 
@@ -269,7 +270,7 @@ def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch:
 
     where = f"s3://{BUCKET}/releases"
     first = release.promote(where, network(1))
-    store = sys.modules["akgp.release.store"]
+    store = sys.modules["akgp.deployment.release.store"]
     write = store.write  # type: ignore[attr-defined]
     last: list[threading.Thread] = []
 
@@ -295,7 +296,7 @@ def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
 
     where = f"s3://{BUCKET}/releases"
     first = release.promote(where, network(1))
-    monkeypatch.setattr(remote, "OUTAGE_SECONDS", 3.0)
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 3.0)
     failing.stop()
     with pytest.raises(release.ReleaseError, match=rf"^{where}/current\.json: ") as error:
         release.promote(where, network(2))
@@ -313,12 +314,12 @@ def test_a_training_ends_well_after_an_outage(failing: Failing, tmp_path: Path, 
     import s3fs
     from test_stages import errors, history, start, write_params
 
-    from akgp import stages
+    from akgp.orchestration.run import run_stage
 
     training = {"epochs": 60, "batch_size": 64, "learning_rate": 0.1}
     storage = f"s3://{BUCKET}/runs"
     write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
     while not store.glob(f"{storage}/teacher-small-*/checkpoint_manager_snapshot.json"):

@@ -170,7 +170,7 @@ def test_shared_weights_and_channels_of_tiny_weights(tmp_path: Path) -> None:
     assert all(
         bias is not None and np.abs(graph.constant(bias.integers)).max() <= 2**30 + 64 for bias in biases
     )
-    from akgp.runtime import session
+    from akgp.runtimes.onnxruntime import session
 
     (logits,) = session(file, threads=1).run(None, {"input": inputs().numpy()})
     with torch.no_grad():

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from akgp import params, stages
+from akgp import params
+from akgp.orchestration.run import run_stage
 
 ROOT = Path(__file__).parents[1]
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -107,7 +108,7 @@ def test_rays_token_and_the_stores_key_are_needed_and_not_written(s3: Any, tmp_p
     try:
         with head(session, clean(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, **aws)) as address:
             write_params(root, {"address": address, "storage": f"s3://{s3.bucket}/secret"})
-            stages.run("data", root=root)
+            run_stage("data", root=root)
 
             def teacher(**variables: str) -> subprocess.CompletedProcess[str]:
                 return subprocess.run(
@@ -152,7 +153,7 @@ def download(s3: Any, prefix: str, folder: Path) -> Path:
 LISTENING = """
 import psutil, ray
 from akgp.params import Ray
-from akgp.stages.session import session
+from akgp.orchestration.session import session
 
 with session(Ray(cpus_per_worker=1), 1):
     ray.get(ray.remote(lambda: 1).remote())

@@ -18,11 +18,12 @@ import pytest
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from akgp import artifacts, params, stages
+from akgp import artifacts, params
+from akgp.orchestration.progress import bar
+from akgp.orchestration.run import STAGES, run_stage
+from akgp.orchestration.session import ENVIRONMENT
 from akgp.reporting.metrics import read_metrics
-from akgp.stages.bar import bar
-from akgp.stages.session import ENVIRONMENT
-from akgp.stages.workspace import Task
+from akgp.workspace import Task
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
@@ -61,7 +62,7 @@ def history(root: Path, folder: str) -> list[dict[str, float]]:
 UNREAD = """
 import json, sys, time
 from types import SimpleNamespace
-from akgp.stages.bar import bar
+from akgp.orchestration.progress import bar
 sys.stdin.readline()
 with bar(SimpleNamespace(label="distill"), 3) as file, file.open("a") as rows:
     for epoch in (1, 2, 3):
@@ -122,7 +123,7 @@ def cluster() -> Iterator[str]:
 
 def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
     """Run the stages one after the other in a process of their own."""
-    code = f"from akgp import stages\nfor name in {names}: stages.run(name)"
+    code = f"from akgp.orchestration.run import run_stage\nfor name in {names}: run_stage(name)"
     return subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment(), capture_output=True, text=True, timeout=500
     )
@@ -131,7 +132,7 @@ def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
-    ran = run_stages(tmp_path, *stages.STAGES)
+    ran = run_stages(tmp_path, *STAGES)
     assert ran.returncode == 0, ran.stderr
     metrics = read_metrics(tmp_path / "reports" / "metrics.json")
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
@@ -214,7 +215,7 @@ def test_a_terminated_stage_leaves_no_process_and_says_one_line(tmp_path: Path) 
     import psutil
 
     write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     wait_for_checkpoint(tmp_path)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -232,7 +233,7 @@ def test_a_ray_that_is_killed_is_told_at_once_and_leaves_no_process(victim: str,
     import psutil
 
     write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     wait_for_checkpoint(tmp_path)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -252,7 +253,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which the teacher of LASTING has been trained."""
     root = tmp_path_factory.mktemp("undisturbed")
     write_params(root, teacher=LASTING)
-    stages.run("data", root=root)
+    run_stage("data", root=root)
     assert start(root).wait(300) == 0
     return root
 
@@ -263,7 +264,7 @@ def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(
     victim: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     write_params(tmp_path, teacher=LASTING)
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     wait_for_checkpoint(tmp_path)
     os.kill(workers(process.pid)[0] if victim == "worker" else process.pid, signal.SIGKILL)
@@ -294,12 +295,12 @@ def finished_folds(root: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
-    from akgp.stages import fold
-    from akgp.stages.workspace import Task
+    from akgp.orchestration import cross_fit
+    from akgp.workspace import Task
 
     training = {"epochs": 12, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
     checked = write_params(tmp_path, folds=5, teacher=training)
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path, "folds")
     deadline = time.monotonic() + 300
     while not finished_folds(tmp_path):
@@ -320,7 +321,7 @@ def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
     for k in range(5):
         undisturbed = tmp_path / "undisturbed" / str(k)
         undisturbed.mkdir(parents=True)
-        for _ in fold.compute(Task("folds", checked, tmp_path, "small"), undisturbed, None, fold=k):
+        for _ in cross_fit.compute(Task("folds", checked, tmp_path, "small"), undisturbed, None, fold=k):
             pass
         weights = [folder / "model.safetensors" for folder in (networks / str(k), undisturbed)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -336,7 +337,7 @@ def test_checkpoints_on_s3(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
     storage = f"s3://{s3.bucket}/runs"
     write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
-    stages.run("data", root=tmp_path)
+    run_stage("data", root=tmp_path)
     process = start(tmp_path)
     store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
     seen: set[str] = set()

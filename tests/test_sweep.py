@@ -19,16 +19,17 @@ import pytest
 import torch
 from conftest import ray_cluster
 
-from akgp import artifacts, data, params, stages, sweep
-from akgp.counting import count
+from akgp import artifacts, data, params, sweep
+from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.stages.workspace import StageError
+from akgp.orchestration.run import run_stage
 from akgp.sweep import results
 from akgp.sweep.latency import latencies_ms
-from akgp.sweep.progress import Course, Progress, roughly, seconds_left
+from akgp.sweep.progress import Progress, TrialProgress, roughly, seconds_left
 from akgp.sweep.results import Trial
 from akgp.sweep.search import objective
 from akgp.sweep.trial import BALANCED, NUMBER, TOP1, VALUES
+from akgp.workspace import StageError
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 
@@ -184,8 +185,8 @@ def test_latencies_are_shares_of_the_dense_networks_time() -> None:
     assert latencies_ms([{"macs": 1, "params": 1}]) == [None]
 
 
-def course(epochs: int, seconds: float, ended: bool = False, planned: int = 4) -> Course:
-    return Course(epochs, planned, seconds, 2.0 if epochs else 0.0, ended)
+def course(epochs: int, seconds: float, ended: bool = False, planned: int = 4) -> TrialProgress:
+    return TrialProgress(epochs, planned, seconds, 2.0 if epochs else 0.0, ended)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def course(epochs: int, seconds: float, ended: bool = False, planned: int = 4) -
         ([course(0, 0, ended=True), course(4, 11, ended=True)], 4, 1, 2 * (3 + 2 * 2)),  # one failed
     ],
 )
-def test_time_left(begun: list[Course], trials: int, concurrent: int, expected: float | None) -> None:
+def test_time_left(begun: list[TrialProgress], trials: int, concurrent: int, expected: float | None) -> None:
     assert seconds_left(begun, trials, concurrent) == expected
 
 
@@ -334,7 +335,7 @@ def write_params(root: Path, **changes: Any) -> params.Params:
 def workspace(root: Path, **changes: Any) -> None:
     write_params(root, **changes)
     for stage in ("data", "teacher"):
-        stages.run(stage, network="small" if stage == "teacher" else None, root=root)
+        run_stage(stage, network="small" if stage == "teacher" else None, root=root)
 
 
 def untrained_workspace(root: Path, **changes: Any) -> None:
@@ -411,7 +412,7 @@ def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path
     chosen = trials[0]
     sweep.apply(chosen.number, tmp_path)
     for stage in ("prune", "distill"):
-        stages.run(stage, root=tmp_path)
+        run_stage(stage, root=tmp_path)
     metrics = json.loads((tmp_path / "models" / "student" / "metrics.json").read_text())
     assert metrics["val_top1"] == chosen.val_top1
 

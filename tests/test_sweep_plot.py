@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 from akgp import data, params
-from akgp.stages.workspace import Task
 from akgp.sweep import results
 from akgp.sweep.plot import Point, pareto
 from akgp.sweep.results import Dense, Trial
 from akgp.sweep.search import dense
+from akgp.workspace import Task
 
 SETTINGS = {"networks": {"n": {"architecture": "cifar_resnet20"}}, "teachers": ["n"], "student": "n"}
 DENSE = (40.6e6, 86.0)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from akgp import params
-from akgp.stages.workspace import StageError
 from akgp.sweep.search import wanted
 from akgp.sweep.space import canonical, draw
+from akgp.workspace import StageError
 
 SPACE = {
     "distill.training.epochs": {"min": 2, "max": 40},

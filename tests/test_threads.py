@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from akgp import params
+from akgp.orchestration.session import WAITING, openmp, session
+from akgp.orchestration.worker import prepare
 from akgp.recipes import available
-from akgp.stages.session import WAITING, openmp, session
-from akgp.stages.worker import prepare
-from akgp.stages.workspace import Task
+from akgp.workspace import Task
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from akgp.data.images import Images
 from akgp.distillation import SelfDistillation
 from akgp.models import cifar_resnet
 from akgp.params import Augment, Distill, Training
-from akgp.training import (
+from akgp.training.loop import (
     Epoch,
     Objective,
     TrainingError,
@@ -272,7 +272,7 @@ def test_an_objectives_gradients_are_unscaled(monkeypatch: pytest.MonkeyPatch) -
     params = Training(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32")
     expected, objective = Learning(), Learning()
     run(params, objective=expected)
-    monkeypatch.setattr("akgp.training.autocast_dtype", lambda precision, device: torch.float16)
+    monkeypatch.setattr("akgp.training.loop.autocast_dtype", lambda precision, device: torch.float16)
     _, epochs = run(params, objective=objective)
     assert epochs[-1].state["optimization"]["scaler"]["scale"] == 65536
     torch.testing.assert_close(objective.head.weight, expected.head.weight)

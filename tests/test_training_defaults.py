@@ -12,9 +12,9 @@ from torch import nn
 from akgp import params
 from akgp.data import Images
 from akgp.params import Augment, Params, Training
+from akgp.params.training_defaults import announcement, dense_training, resolved, student_training
 from akgp.recipes import available
-from akgp.training import cross_entropy, train
-from akgp.training_defaults import announcement, dense_training, resolved, student_training
+from akgp.training.loop import cross_entropy, train
 
 
 def step_size(training: Training) -> tuple[int | None, float | None]:

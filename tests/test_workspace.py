@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from akgp.stages.workspace import StageError, Workspace, held, replaced
+from akgp.io.atomic import atomic_directory
+from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.workspace import StageError, Workspace
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from akgp.stages.workspace import Workspace, held
-with held(Workspace(Path(sys.argv[1])), "teacher@other"):
+from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.workspace import Workspace
+with workspace_lock(Workspace(Path(sys.argv[1])), "teacher@other"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,11 +30,11 @@ def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path)
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         message = rf"held by process {other.pid}, .* teacher@other since \d"
-        with pytest.raises(StageError, match=message), held(workspace, "prune"):
+        with pytest.raises(StageError, match=message), workspace_lock(workspace, "prune"):
             raise AssertionError("computed beside another one")
         other.kill()
         other.wait()
-        with held(workspace, "prune"):  # the lock went with its process
+        with workspace_lock(workspace, "prune"):  # the lock went with its process
             pass
 
 
@@ -55,22 +58,22 @@ def test_a_stage_ends_when_its_dvc_is_killed_and_is_waited_for(tmp_path: Path) -
         assert dvc.stdout is not None
         assert dvc.stdout.readline() == b"held\n"
         with pytest.raises(StageError, match=r"is held by process \d+, which computes teacher@other"):
-            held(workspace, "prune").__enter__()
+            workspace_lock(workspace, "prune").__enter__()
         dvc.kill()
         dvc.wait()
-        with held(workspace, "prune"):
+        with workspace_lock(workspace, "prune"):
             assert dvc.stdout.readline() == b"ended\n"
 
 
 def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) -> None:
     destination = tmp_path / "models" / "student"
-    with replaced(destination) as new:
+    with atomic_directory(destination) as new:
         (new / "a").write_text("old")
-    with pytest.raises(RuntimeError), replaced(destination) as new:
+    with pytest.raises(RuntimeError), atomic_directory(destination) as new:
         (new / "a").write_text("half")
         raise RuntimeError
     assert (destination / "a").read_text() == "old"
-    with replaced(destination) as new:
+    with atomic_directory(destination) as new:
         (new / "b").write_text("whole")
     assert [file.name for file in destination.iterdir()] == ["b"]
     assert [file.name for file in destination.parent.iterdir()] == ["student"]

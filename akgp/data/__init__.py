@@ -1,9 +1,9 @@
 """Images: from a source to prepared splits on disk, and from there to batches on the device."""
 
 from akgp.data.decoding import read_image
+from akgp.data.files import DataError
 from akgp.data.images import Images
 from akgp.data.prepare import prepare
-from akgp.data.storage import DataError
 from akgp.data.tables import Summary, read_split, read_summary
 
 __all__ = ["DataError", "Images", "Summary", "prepare", "read_image", "read_split", "read_summary"]

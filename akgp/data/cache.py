@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from akgp.data.files import DataError, download, list_files, parquet_file, read_files
 from akgp.data.formats import HEAD_BYTES
-from akgp.data.storage import DataError, download, list_files, parquet_file, read_files
 
 PART_SECONDS = 24 * 3600.0  # an older part has been left by a process that was killed
 PART = ".part"

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from akgp.data.files import DataError
 from akgp.data.formats import decodable, unknown
-from akgp.data.storage import DataError
 from akgp.data.tables import Summary
 
 MODES = {"gray": "L", "rgb": "RGB"}

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from akgp.data.storage import DataError, printable
+from akgp.data.files import DataError, printable
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from akgp.data.storage import printable
+from akgp.data.files import printable
 
 HEAD_BYTES = 64
 """Of a file these first bytes tell by `begins_like_an_image` whether it is one."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from akgp.data.storage import DataError
+from akgp.data.files import DataError
 
 Label = int | str
 

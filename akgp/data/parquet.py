@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from akgp.data.cache import Files
+from akgp.data.files import DataError, printable
 from akgp.data.folders import SPLIT_NAMES
 from akgp.data.samples import Sample, Samples
-from akgp.data.storage import DataError, printable
 from akgp.params import REMOTE
 
 SUFFIXES = (".parquet", ".pq")

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from akgp.data.corruptions import CIFAR10_FLIPS, apply_corruption
+from akgp.data.files import DataError
 from akgp.data.images import Images
 from akgp.data.labels import class_indices, class_names
 from akgp.data.reading import Part, check_size, read_parts
-from akgp.data.regimes import CIFAR10_FLIPS, altered
 from akgp.data.samples import Source
 from akgp.data.sources import open_source
 from akgp.data.splitting import stratified_split
-from akgp.data.storage import DataError
 from akgp.data.tables import SPLITS, Altered, Summary, write_split
 from akgp.params import Data, Regime, Splits
 
@@ -136,7 +136,7 @@ def _under_regime(
     """
     regime, labels = params.regime, true.numpy().copy()
     side = np.sort(np.concatenate([index for name, index in positions.items() if name != "test"]))
-    kept, noisy = altered(
+    kept, noisy = apply_corruption(
         labels[side], classes, regime, CIFAR10_FLIPS if params.source == "cifar10" else None, seed
     )
     kept = side[kept]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from akgp.data.decoding import BIT_DEPTHS, Decoded, DeeperError, decoded, quietly
+from akgp.data.files import DataError
 from akgp.data.labels import Label, label_of
 from akgp.data.samples import Sample, Source
-from akgp.data.storage import DataError
 from akgp.params import Data
 
 log = logging.getLogger(__name__)

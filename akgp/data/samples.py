@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from akgp.data.storage import DataError
+from akgp.data.files import DataError
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 
 from akgp.data import parquet
 from akgp.data.cache import Files, user_cache
+from akgp.data.files import DataError, printable
 from akgp.data.folders import classes_by_split
 from akgp.data.formats import IMAGE_SUFFIXES, RAW_SUFFIXES, begins_like_an_image, ending, not_taken
 from akgp.data.samples import Sample, Samples, Source
-from akgp.data.storage import DataError, printable
 from akgp.params import Data
 
 log = logging.getLogger(__name__)

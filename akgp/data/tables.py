@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from akgp.data.files import DataError, parquet_file
 from akgp.data.images import Images
-from akgp.data.storage import DataError, parquet_file
 from akgp.params import Regime, Section
 
 SPLITS = ("train", "calibration", "validation", "test")

@@ -1,36 +1,40 @@
 """Distillation whose weight on the teacher follows from the data: losses, characteristics, weights."""
 
-from akgp.distillation.branches import branch_epochs, train_measured
-from akgp.distillation.characteristics import Characteristics, calibration_temperature, measure
-from akgp.distillation.crossfit import cross_fitted, folds, out_of_fold
+from akgp.distillation.cross_fit import cross_fitted, folds, out_of_fold
+from akgp.distillation.describe import sentence
 from akgp.distillation.learned import LearnedTeachers
 from akgp.distillation.losses import Ensemble, distillation_loss, standardized
-from akgp.distillation.objective import Guide, guide, guided, together
-from akgp.distillation.record import recorded
+from akgp.distillation.objective import TeacherFn, distillation_objective, frozen_teacher, weighted_ensemble
+from akgp.distillation.profile.profile import DataProfile, calibration_temperature, profile_data
+from akgp.distillation.profile.record import recorded
 from akgp.distillation.self_distillation import SelfDistillation, self_distillation_loss
-from akgp.distillation.stacking import Measured, stacked_weight, stacked_weights
 from akgp.distillation.strategies import strategy_loss
-from akgp.distillation.weighting import by_group, log_prior, teacher_weights, wrong_label_probability
-from akgp.distillation.words import sentence
+from akgp.distillation.teacher_weight.answers import WeightEstimate, stacked_weight, stacked_weights
+from akgp.distillation.teacher_weight.branches import branch_epochs, train_measured
+from akgp.distillation.teacher_weight.per_sample import (
+    log_prior,
+    teacher_weights,
+    weights_by_class,
+    wrong_label_probability,
+)
 
 __all__ = [
-    "Characteristics",
+    "DataProfile",
     "Ensemble",
-    "Guide",
     "LearnedTeachers",
-    "Measured",
     "SelfDistillation",
+    "TeacherFn",
+    "WeightEstimate",
     "branch_epochs",
-    "by_group",
     "calibration_temperature",
     "cross_fitted",
     "distillation_loss",
+    "distillation_objective",
     "folds",
-    "guide",
-    "guided",
+    "frozen_teacher",
     "log_prior",
-    "measure",
     "out_of_fold",
+    "profile_data",
     "recorded",
     "self_distillation_loss",
     "sentence",
@@ -39,7 +43,8 @@ __all__ = [
     "standardized",
     "strategy_loss",
     "teacher_weights",
-    "together",
     "train_measured",
+    "weighted_ensemble",
+    "weights_by_class",
     "wrong_label_probability",
 ]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from akgp.data.batches import Batch
 from akgp.distillation.losses import at_least_float32, divergence
-from akgp.distillation.objective import Guide
-from akgp.distillation.strategies import Answers
+from akgp.distillation.objective import TeacherFn
+from akgp.distillation.strategies import LossInputs
 from akgp.params import Distill
 
 
@@ -39,7 +39,7 @@ class LearnedTeachers(nn.Module):
     """
 
     def __init__(
-        self, guides: Sequence[Guide], params: Distill, *, num_classes: int, prior: Tensor | None
+        self, guides: Sequence[TeacherFn], params: Distill, *, num_classes: int, prior: Tensor | None
     ) -> None:
         """As for `objective.guided`; θ is drawn from torch's generator.
 
@@ -62,11 +62,11 @@ class LearnedTeachers(nn.Module):
         """The loss of a batch, in nats a sample: a scalar."""
         teachers_KBC = torch.stack([guide(batch) for guide in self.guides])
         shifted = logits if self.prior is None else logits + self.prior
-        answers = Answers(shifted, teachers_KBC, batch.labels, None, progress, self.params)
+        answers = LossInputs(shifted, teachers_KBC, batch.labels, None, progress, self.params)
         return learned_loss(answers, self.log_weights(logits))
 
 
-def learned_loss(answers: Answers, log_weights: Tensor) -> Tensor:
+def learned_loss(answers: LossInputs, log_weights: Tensor) -> Tensor:
     """CE + α·T²·KL(Σ_k w_k p_k,T ‖ p_s,T), see `LearnedTeachers`; the gradient flows to w too.
 
     Args:

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from akgp.data.batches import Batch
 from akgp.distillation.losses import mean_teacher
 from akgp.distillation.strategies import strategy_loss
-from akgp.memory_format import as_weights, settle
+from akgp.models.memory_format import as_weights, settle
 from akgp.params import Distill
 
-Guide = Callable[[Batch], Tensor]
+TeacherFn = Callable[[Batch], Tensor]
 """A teacher as the objective asks it: its logits [B, C] for a batch, without gradients."""
 
 
-def guide(network: nn.Module, *, dtype: torch.dtype | None = None, channels_last: bool = True) -> Guide:
+def frozen_teacher(
+    network: nn.Module, *, dtype: torch.dtype | None = None, channels_last: bool = True
+) -> TeacherFn:
     """`network` as a teacher: frozen, in eval mode, computing in `dtype` (None: as its weights are).
 
     Every image is answered from what the student sees of it, augmented alike.
@@ -41,7 +43,7 @@ def guide(network: nn.Module, *, dtype: torch.dtype | None = None, channels_last
     return logits
 
 
-def together(guides: Sequence[Guide], shares: Tensor) -> Guide:
+def weighted_ensemble(guides: Sequence[TeacherFn], shares: Tensor) -> TeacherFn:
     """Several teachers as one, whose probabilities are the weighted mean of theirs.
 
     Args:
@@ -53,8 +55,8 @@ def together(guides: Sequence[Guide], shares: Tensor) -> Guide:
     return lambda batch: mean_teacher(torch.stack([guide(batch) for guide in asked]), weights)
 
 
-def guided(
-    guides: Sequence[Guide], params: Distill, *, weights: Tensor | None, prior: Tensor | None
+def distillation_objective(
+    guides: Sequence[TeacherFn], params: Distill, *, weights: Tensor | None, prior: Tensor | None
 ) -> Callable[[Batch, Tensor, float], Tensor]:
     """The distillation objective: (batch, the student's logits [B, C], progress in [0, 1]) -> loss.
 

@@ -1,6 +1,6 @@
 """The loss of a batch by strategy: what each one makes of the teachers, the labels and the weights.
 
-A strategy's loss is a function of `Answers`; `LOSSES` names them. Those that mix label and teacher
+A strategy's loss is a function of `LossInputs`; `LOSSES` names them. Those that mix label and teacher
 by a weight known before training get it from `weighting`; the others weigh in every batch. All but
 `confidence` see several teachers as one, by the mean of their probabilities. Two strategies have
 parameters of their own and are objectives elsewhere: `learned` and `self_distillation`. B: samples of
@@ -26,7 +26,7 @@ from akgp.distillation.losses import (
     log_softened,
     mean_teacher,
 )
-from akgp.distillation.weighting import WEIGHTS
+from akgp.distillation.teacher_weight.per_sample import WEIGHTS
 from akgp.params import Distill
 
 ALPHA = {"wsld": 2.5, "dkd": 1.0, "confidence": 1.0, "learned": 1.0, "self": 0.3}
@@ -34,7 +34,7 @@ ALPHA = {"wsld": 2.5, "dkd": 1.0, "confidence": 1.0, "learned": 1.0, "self": 0.3
 
 
 @dataclass(frozen=True)
-class Answers:
+class LossInputs:
     """What student and teachers say of a batch, and what a loss is made of besides; see `strategy_loss`.
 
     Raises:
@@ -88,7 +88,7 @@ class Answers:
         )
 
 
-Loss = Callable[[Answers], Tensor]
+Loss = Callable[[LossInputs], Tensor]
 
 
 def strategy_loss(
@@ -125,16 +125,16 @@ def strategy_loss(
         )
     student, teachers = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     with torch.autocast(student.device.type, enabled=False):
-        return LOSSES[params.strategy](Answers(student, teachers, labels, weight, progress, params))
+        return LOSSES[params.strategy](LossInputs(student, teachers, labels, weight, progress, params))
 
 
-def weighted(answers: Answers) -> Tensor:
+def weighted(answers: LossInputs) -> Tensor:
     """(1 − w)·CE + w·T²·KL(p_t ‖ p_s), w by sample and fixed before training."""
     assert answers.weight_B is not None
     return answers.mixed(answers.weight_B)
 
 
-def annealed(answers: Answers) -> Tensor:
+def annealed(answers: LossInputs) -> Tensor:
     """(1 − w)·CE + w·T²·KL(p_t ‖ p_s) with w = 1 − progress: from the teacher alone to the labels alone.
 
     Teacher annealing (Clark et al. 2019, BAM! Born-Again Multi-Task Networks, section "Teacher
@@ -145,7 +145,7 @@ def annealed(answers: Answers) -> Tensor:
     return answers.mixed(1 - answers.progress)
 
 
-def wsld(answers: Answers) -> Tensor:
+def wsld(answers: LossInputs) -> Tensor:
     """CE_s + α·T²·(1 − exp(−CE_s / CE_t))·CE(p_t,T , p_s,T), in which the bracket gets no gradient.
 
     Weighted soft labels (Zhou et al. 2021, Rethinking Soft Labels for Knowledge Distillation: A
@@ -163,7 +163,7 @@ def wsld(answers: Answers) -> Tensor:
     return answers.label_loss() + answers.alpha * answers.params.temperature**2 * (bracket * soft).mean()
 
 
-def dkd(answers: Answers) -> Tensor:
+def dkd(answers: LossInputs) -> Tensor:
     """CE + T²·(α·TCKD + β·NCKD).
 
     Decoupled knowledge distillation (Zhao et al. 2022, eq. 7): with y the label, TCKD is the
@@ -185,7 +185,7 @@ def dkd(answers: Answers) -> Tensor:
     return answers.label_loss() + answers.params.temperature**2 * decoupled.mean()
 
 
-def confidence(answers: Answers) -> Tensor:
+def confidence(answers: LossInputs) -> Tensor:
     """CE_s + α·T²·Σ_k w_k·KL(p_k ‖ p_s) with w_k = (1 − softmax_k(CE_k)) / (K − 1), over K ≥ 2 teachers.
 
     CA-MKD (Zhang et al. 2022, Confidence-Aware Multi-Teacher Knowledge Distillation, the loss on

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akgp.models.own import at, users_own
+from akgp.io.errors import one_line
 from akgp.models.resnet import WIDTHS, cifar_resnet
-from akgp.models.spec import ModelError, Spec, called, one_line, tag
+from akgp.models.spec import ModelError, Spec, model_name, tag
+from akgp.models.user_code import at, users_own
 from akgp.params import CIFAR_RESNETS, Network
 
 CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
@@ -53,7 +54,7 @@ def create(
 
 def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> None:
     """Raise ModelError unless `model` in eval gives logits [B, num_classes] for `example_input`."""
-    name = called(model)
+    name = model_name(model)
     size = "×".join(map(str, example_input.shape[1:]))
     training = model.training
     try:
@@ -126,7 +127,7 @@ def replace_head(model: nn.Module, classes: int, num_classes: int) -> None:
         or (isinstance(module, nn.Conv2d) and module.out_channels == classes)
     ]
     if not heads:
-        raise ModelError(f"{called(model)} has no layer of {classes} outputs to replace")
+        raise ModelError(f"{model_name(model)} has no layer of {classes} outputs to replace")
     name, old = heads[-1]
     bias = old.bias is not None
     new: nn.Module

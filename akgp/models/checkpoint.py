@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from akgp.io.errors import one_line
 from akgp.models.resnet import ChannelMap
-from akgp.models.spec import ModelError, called, one_line
+from akgp.models.spec import ModelError, model_name
 from akgp.params import REMOTE
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -45,15 +46,15 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     optional = maps | {name for name in expected if name.endswith("num_batches_tracked")}
     for name in [*expected, *found]:
         if name not in expected:
-            raise ModelError(f"{path_or_url}: has a tensor {name!r}, which {called(model)} has not")
+            raise ModelError(f"{path_or_url}: has a tensor {name!r}, which {model_name(model)} has not")
         if name not in found:
             if name in optional:
                 continue
-            raise ModelError(f"{path_or_url}: lacks the tensor {name!r} of {called(model)}")
+            raise ModelError(f"{path_or_url}: lacks the tensor {name!r} of {model_name(model)}")
         if found[name].shape != expected[name].shape:
             raise ModelError(
                 f"{path_or_url}: {name} has shape {list(found[name].shape)}, "
-                f"{called(model)} needs {list(expected[name].shape)}"
+                f"{model_name(model)} needs {list(expected[name].shape)}"
             )
         if expected[name].is_floating_point() and not found[name].is_floating_point():
             raise ModelError(f"{path_or_url}: {name} holds {found[name].dtype} numbers{UNQUANTIZED}")

@@ -33,11 +33,6 @@ def spec_of(model: nn.Module) -> Spec | None:
     return getattr(model, TAG, None)
 
 
-def called(model: nn.Module) -> str:
+def model_name(model: nn.Module) -> str:
     """What to call a network in a message."""
     return spec.architecture if (spec := spec_of(model)) else type(model).__name__
-
-
-def one_line(error: BaseException) -> str:
-    """An error of another library as a part of one of ours."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,8 +1,8 @@
 """Filter pruning: scores for filters, how many go, and a smaller network without them."""
 
+from akgp.pruning.coupling.tracing import PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
-from akgp.pruning.tracing import PruningError
 
 __all__ = [
     "CRITERIA",

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from akgp.counting import count_macs
+from akgp.evaluation.cost import count_macs
+from akgp.pruning.coupling.graph import Group
+from akgp.pruning.coupling.tracing import PruningError
 from akgp.pruning.cutting import PRUNABLE, width_of
-from akgp.pruning.graph import Group
-from akgp.pruning.tracing import PruningError
 
 TOLERANCE = 0.02
 """A budget is met if the cost is at most this share of it away."""

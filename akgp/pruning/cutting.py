@@ -23,7 +23,7 @@ NORMS = (_BatchNorm,)
 
 
 @dataclass(frozen=True)
-class Part:
+class ChannelSlice:
     """One module of a group: which of its channels belong to the group.
 
     indices: positions in the module, channels: those in the group that they belong to, alike in
@@ -76,7 +76,7 @@ def width_of(module: nn.Module, outputs: bool) -> int:
     return getattr(module, known.widths[0]) if known else 1
 
 
-def cut(model: nn.Module, gone: Iterable[Part]) -> None:
+def cut(model: nn.Module, gone: Iterable[ChannelSlice]) -> None:
     """Remove the positions that the parts name from modules of `model`, in place."""
     removed: dict[tuple[str, bool], set[int]] = defaultdict(set)
     for part in gone:
@@ -97,7 +97,7 @@ def cut(model: nn.Module, gone: Iterable[Part]) -> None:
             setattr(module, attribute, len(kept))
 
 
-def mask(model: nn.Module, gone: Iterable[Part]) -> None:
+def mask(model: nn.Module, gone: Iterable[ChannelSlice]) -> None:
     """Set filters, and γ and β of BatchNorms, to zero in place of removing them."""
     with torch.no_grad():
         for part in gone:

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akgp.counting import Counts, count, evaluated
+from akgp.evaluation.cost import Counts, count
 from akgp.models import ChannelMap
+from akgp.models.eval_mode import eval_mode
 from akgp.pruning.budget import TOLERANCE, Costs, Widths, budget_widths, ratio_widths
+from akgp.pruning.coupling.graph import Graph, Group
+from akgp.pruning.coupling.tracing import PruningError, copied, ordinary, refuse
 from akgp.pruning.criteria import CRITERIA, coupled_scores
-from akgp.pruning.cutting import PRUNABLE, Part, cut
-from akgp.pruning.graph import Graph, Group
-from akgp.pruning.tracing import PruningError, copied, ordinary, refuse
+from akgp.pruning.cutting import PRUNABLE, ChannelSlice, cut
 from akgp.pruning.verification import verify
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def prune(
     with ordinary():
         example_input = _at(model, example_input)
         traced = copied(model)
-        with evaluated(traced):
+        with eval_mode(traced):
             graph = Graph(traced, example_input, skip)
             dense = count(traced, example_input)
             scores = _scores(graph.groups, criterion, seed)
@@ -194,7 +195,7 @@ def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
         ]
 
 
-def _weight(layer: Part) -> Tensor:
+def _weight(layer: ChannelSlice) -> Tensor:
     """The filters of a layer in the order of its group's channels, [width, ...]."""
     assert isinstance(layer.module, PRUNABLE)
     order = torch.tensor(layer.indices)[torch.tensor(layer.channels).argsort()]
@@ -243,7 +244,7 @@ def _removed(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) 
     return [decide(index) for index in range(len(groups))]
 
 
-def _layers(model: nn.Module, graph: Graph, gone: Iterable[Part], round_to: int) -> list[Layer]:
+def _layers(model: nn.Module, graph: Graph, gone: Iterable[ChannelSlice], round_to: int) -> list[Layer]:
     removed: dict[str, set[int]] = defaultdict(set)
     for part in gone:
         if part.writes:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from akgp.counting import evaluated
-from akgp.pruning.cutting import NORMS, PRUNABLE, Part, cut, mask, width_of
-from akgp.pruning.tracing import PruningError, copied, one_line, ordinary
+from akgp.io.errors import message
+from akgp.models.eval_mode import eval_mode
+from akgp.pruning.coupling.tracing import PruningError, copied, ordinary
+from akgp.pruning.cutting import NORMS, PRUNABLE, ChannelSlice, cut, mask, width_of
 
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
 """Largest difference, as shares of a feature's variation and of its magnitude; in float64, in others.
@@ -35,7 +36,7 @@ OUTPUT = "the network's output"
 Feature = Callable[[str, Tensor, int], None]  # gets a layer's name, its output, the dimension of its channels
 
 
-def verify(model: nn.Module, gone: Sequence[Part], smaller: nn.Module, example_input: Tensor) -> None:
+def verify(model: nn.Module, gone: Sequence[ChannelSlice], smaller: nn.Module, example_input: Tensor) -> None:
     """Compare `smaller`, which is `model` without the channels of `gone`, with `model` with them set to zero.
 
     Raises:
@@ -87,7 +88,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def _compared(
-    model: nn.Module, gone: Sequence[Part], example_input: Tensor, *, random: bool
+    model: nn.Module, gone: Sequence[ChannelSlice], example_input: Tensor, *, random: bool
 ) -> tuple[nn.Module, Tensor]:
     """A copy of `model` that was cut and found to be right, and the inputs that it was given."""
     kind = type(model).__name__
@@ -129,7 +130,7 @@ def _compared(
         ) from None
     except Exception as error:  # whatever the user's forward pass raises
         raise PruningError(
-            f"{kind} does not run without the removed channels ({one_line(error)}): "
+            f"{kind} does not run without the removed channels ({message(error)}): "
             "name the modules around it in skip"
         ) from error
     return twin, noise
@@ -140,7 +141,11 @@ class _Different(Exception):
 
 
 def _masked(
-    model: nn.Module, gone: Sequence[Part], example_input: Tensor, kept: dict[str, Tensor], random: bool
+    model: nn.Module,
+    gone: Sequence[ChannelSlice],
+    example_input: Tensor,
+    kept: dict[str, Tensor],
+    random: bool,
 ) -> tuple[nn.Module, Tensor, bool, list[tuple[str, Tensor, int]]]:
     """A masked copy, its inputs, whether it runs in float64, and its features without what will be cut."""
     integer = not example_input.is_floating_point()
@@ -165,7 +170,7 @@ def _masked(
             return twin, noise, exact, features
         except Exception as error:  # a forward pass that insists on precision or batch; no float64 there
             if not exact:
-                reason = one_line(error)
+                reason = message(error)
                 raise PruningError(f"{type(model).__name__} does not run on noise ({reason})") from error
     raise AssertionError("the loop ends in it")
 
@@ -182,7 +187,7 @@ def _noise(example_input: Tensor, batch: int) -> list[Tensor]:
     return [make(shape, generator=generator).to(example_input.device) for make in both]
 
 
-def _kept(model: nn.Module, gone: Sequence[Part]) -> dict[str, Tensor]:
+def _kept(model: nn.Module, gone: Sequence[ChannelSlice]) -> dict[str, Tensor]:
     """Module -> its outputs that stay, for those that lose some."""
     removed: dict[str, set[int]] = defaultdict(set)
     for part in gone:
@@ -225,7 +230,7 @@ def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
             handles.append(module.register_forward_hook(hook(name, channels)))
     try:
         torch.default_generator.manual_seed(0)  # for what is random in eval mode too
-        with torch.no_grad(), evaluated(model):
+        with torch.no_grad(), eval_mode(model):
             outputs = pytree.tree_leaves(model(noise))
     finally:
         for handle in handles:
@@ -251,7 +256,7 @@ def _trains(model: nn.Module, smaller: nn.Module, noise: Tensor) -> None:
     if error is not None and failure(copied(model)) is None:
         raise PruningError(
             f"{type(model).__name__} does not run in training mode without the removed channels "
-            f"({one_line(error)}): name the modules around it in skip"
+            f"({message(error)}): name the modules around it in skip"
         ) from error
 
 

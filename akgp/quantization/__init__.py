@@ -2,7 +2,7 @@
 
 from akgp.quantization.checking import QuantizationError, require_finite
 from akgp.quantization.export import Kernels, convolution_kernels, export_onnx
-from akgp.quantization.static import quantize
+from akgp.quantization.ptq import quantize
 from akgp.quantization.verification import Verification, verify
 
 __all__ = [

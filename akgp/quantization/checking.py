@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from akgp.counting import evaluated
-from akgp.runtime import guarded, session
+from akgp.models.eval_mode import eval_mode
+from akgp.runtimes.onnxruntime import guarded, session
 
 BATCHES = (1, 3)
 CLOSE = 1e-3
@@ -68,7 +68,7 @@ def require_finite(model: nn.Module, images: Tensor) -> None:
 
     handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules()]
     try:
-        with torch.no_grad(), evaluated(model):
+        with torch.no_grad(), eval_mode(model):
             model(images)
     finally:
         for handle in handles:

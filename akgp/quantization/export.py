@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from akgp.models import ChannelMap
-from akgp.models.own import at, at_in
+from akgp.models.user_code import at, at_in
 from akgp.quantization.checking import QuantizationError, require_same
 from akgp.quantization.rewriting import use_integer_operations
-from akgp.runtime import optimized
+from akgp.runtimes.onnxruntime import optimized
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from akgp.quantization.export import QuantizationError
 from akgp.quantization.simulator import simulate
-from akgp.runtime import session
+from akgp.runtimes.onnxruntime import session
 
 if TYPE_CHECKING:
     from onnx import ModelProto

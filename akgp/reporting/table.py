@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from akgp.io.terminal import aligned, wrapped
 from akgp.reporting.metrics import DETAILS, METRICS, Metrics, read_details, read_metrics
-from akgp.terminal import aligned, wrapped
 
 COUNTS = ("params", "macs", "bytes")
 HEADS = {"params": "params", "macs": "MACs", "bytes": "on disk"}

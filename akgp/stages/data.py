@@ -5,14 +5,15 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from akgp import data
-from akgp.stages.bar import Unbroken
-from akgp.stages.workspace import Task, replaced
+from akgp.io.atomic import atomic_directory
+from akgp.io.terminal import UnbrokenStderr
+from akgp.workspace import Task
 
 
 def run(task: Task) -> None:
     bar_format = "{desc}{n_fmt} images [{elapsed}, {rate_fmt}]"
     with (
-        tqdm(desc=f"{task.label:<18}", unit=" images", file=Unbroken(), bar_format=bar_format) as bar,
-        replaced(task.workspace.data) as new,
+        tqdm(desc=f"{task.label:<18}", unit=" images", file=UnbrokenStderr(), bar_format=bar_format) as bar,
+        atomic_directory(task.workspace.data) as new,
     ):
         data.prepare(task.params.data, task.params.seed, new, bar.update)

@@ -12,47 +12,47 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Summary
 from akgp.distillation import (
-    Characteristics,
-    Guide,
+    DataProfile,
     LearnedTeachers,
-    Measured,
     SelfDistillation,
+    TeacherFn,
+    WeightEstimate,
     branch_epochs,
-    by_group,
-    guided,
+    distillation_objective,
     log_prior,
     recorded,
     sentence,
     teacher_weights,
-    together,
     train_measured,
+    weighted_ensemble,
+    weights_by_class,
 )
 from akgp.evaluation import count, predict_logits
+from akgp.io.atomic import write_json
 from akgp.params import Distill, Params, Training
-from akgp.stages.lesson import Lesson, read_lesson
+from akgp.params.training_defaults import announcement, resolved, student_training
+from akgp.stages.evidence import DistillationData, read_distillation_data
 from akgp.stages.notices import SAID
 from akgp.stages.prune import write_table
-from akgp.stages.trained import kept, options, step_size, steps
-from akgp.stages.worker import Step, device
-from akgp.stages.workspace import Task, write_json
-from akgp.training import Objective, autocast_dtype, train
-from akgp.training_defaults import announcement, resolved, student_training
+from akgp.stages.training_steps import best_epoch_metrics, epochs_to_steps, options, step_size
+from akgp.training.loop import Objective, autocast_dtype, train
+from akgp.workspace import Step, Task
 
 WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Distill; write the student, what the data is like, who was trusted where, history and metrics."""
-    lesson = read_lesson(task)
+    lesson = read_distillation_data(task)
     if state is None:
         images = len(lesson.images)
         used = student_training(task.params, images)
         if said := announcement(task.params.distill.training, used, images):
             yield Step({SAID: [said]})
-    yield from recover(task, lesson, out, state)
+    yield from distill(task, lesson, out, state)
 
 
-def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+def distill(task: Task, lesson: DistillationData, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """`compute`, on a lesson that has been read."""
     params, summary = task.params.distill, lesson.summary
     student = artifacts.load(task.workspace.pruned)
@@ -66,7 +66,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     guides = _guides(task, lesson, shares)
 
     def objective(params: Distill) -> Objective:
-        return objective_of(params, student, lesson, guides, device(task), task.params.seed)
+        return objective_of(params, student, lesson, guides, task.device, task.params.seed)
 
     if params.measures_w0:
         epochs = train_measured(
@@ -79,13 +79,13 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
             prior=params.w0_or_default,
             **common,
         )
-        history, last = yield from steps(epochs, state)
-        found = Measured(**last["measured"])
+        history, last = yield from epochs_to_steps(epochs, state)
+        found = WeightEstimate(**last["measured"])
         params = _with_w0(params, found.weight)
     else:
         chosen = objective(params)
         epochs = train(student, lesson.images, lesson.validation, objective=chosen, **common)
-        history, _ = yield from steps(epochs, state)
+        history, _ = yield from epochs_to_steps(epochs, state)
         learned = _learned(chosen, student, lesson, task)
     if found:
         learned["w0"] = vars(found)
@@ -107,7 +107,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     write_json(out / "history.json", history)
     write_json(
         out / "metrics.json",
-        kept(history, training.keep)
+        best_epoch_metrics(history, training.keep)
         | {
             "compute": compute_of(params, student, summary),
             "teacher_weight": None if weights is None else float(weights.mean()),
@@ -118,7 +118,7 @@ def recover(task: Task, lesson: Lesson, out: Path, state: dict[str, Any] | None)
     )
 
 
-def training_of(params: Distill, characteristics: Characteristics) -> Training:
+def training_of(params: Distill, characteristics: DataProfile) -> Training:
     """`params.training`, but under logit adjustment the best epoch is the best by the mean over classes.
 
     The student is trained to predict as if all classes were equally frequent there, and a validation split
@@ -155,27 +155,37 @@ def compute_of(params: Distill, student: nn.Module, summary: Summary) -> float:
     return 1 + macs / count(student, example).macs
 
 
+def epochs_of_branches(params: Distill) -> int:
+    """Epochs of the two branches by which w0 is measured."""
+    return 2 * branch_epochs(params.training.epochs)[1]
+
+
 def _with_w0(params: Distill, w0: float) -> Distill:
     return params.model_copy(update={"w0": w0})
 
 
-def _weights(lesson: Lesson, params: Distill) -> Tensor | None:
+def _weights(lesson: DistillationData, params: Distill) -> Tensor | None:
     doubted = lesson.doubted
     return teacher_weights(params, doubted.characteristics, doubted.logits, lesson.images.labels)
 
 
-def _guides(task: Task, lesson: Lesson, shares: Tensor | None) -> list[Guide]:
+def _guides(task: Task, lesson: DistillationData, shares: Tensor | None) -> list[TeacherFn]:
     """The teachers, on the worker's device, as one if they have shares; none for strategy self."""
-    params, on = task.params.distill, device(task)
+    params, on = task.params.distill, task.device
     if params.strategy == "self":
         return []
     dtype = autocast_dtype(params.training.precision, on)
     guides = [teacher.guide(on, dtype, params.training.channels_last) for teacher in lesson.teachers]
-    return guides if shares is None else [together(guides, shares.to(on))]
+    return guides if shares is None else [weighted_ensemble(guides, shares.to(on))]
 
 
 def objective_of(
-    params: Distill, student: nn.Module, lesson: Lesson, guides: Sequence[Guide], on: torch.device, seed: int
+    params: Distill,
+    student: nn.Module,
+    lesson: DistillationData,
+    guides: Sequence[TeacherFn],
+    on: torch.device,
+    seed: int,
 ) -> Objective:
     """The objective of `params.strategy`, on the device `on`; its own parameters are drawn with `seed`."""
     prior = log_prior(params, lesson.characteristics)
@@ -186,10 +196,14 @@ def objective_of(
     if params.strategy == "learned":
         return LearnedTeachers(guides, params, num_classes=len(lesson.summary.classes), prior=prior)
     weights = _weights(lesson, params)
-    return guided(guides, params, weights=None if weights is None else weights.to(on), prior=prior)
+    return distillation_objective(
+        guides, params, weights=None if weights is None else weights.to(on), prior=prior
+    )
 
 
-def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Task) -> dict[str, Any]:
+def _learned(
+    objective: Objective, student: nn.Module, lesson: DistillationData, task: Task
+) -> dict[str, Any]:
     """Metrics of an objective that learns how far to trust each teacher.
 
     teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
@@ -198,7 +212,7 @@ def _learned(objective: Objective, student: nn.Module, lesson: Lesson, task: Tas
     summary = lesson.summary
     if isinstance(objective, LearnedTeachers):
         logits = predict_logits(
-            student, lesson.images, mean=summary.mean, std=summary.std, device=device(task)
+            student, lesson.images, mean=summary.mean, std=summary.std, device=task.device
         )
         with torch.no_grad():
             means = objective.cpu().log_weights(logits).exp().mean(0)
@@ -210,7 +224,9 @@ def _example(summary: Summary) -> Tensor:
     return torch.zeros(1, summary.channels, *summary.image_size)
 
 
-def _sentence(lesson: Lesson, params: Params, w0: Measured | None, shares: dict[str, float] | None) -> str:
+def _sentence(
+    lesson: DistillationData, params: Params, w0: WeightEstimate | None, shares: dict[str, float] | None
+) -> str:
     said = [sentence(lesson.characteristics, lesson.summary.classes)]
     if params.folds:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
@@ -223,11 +239,11 @@ def _sentence(lesson: Lesson, params: Params, w0: Measured | None, shares: dict[
     return "; ".join(said)
 
 
-def _write_weights(file: Path, weights: Tensor | None, lesson: Lesson) -> None:
+def _write_weights(file: Path, weights: Tensor | None, lesson: DistillationData) -> None:
     """The teacher's weight by class; the header alone where no weight was known before training."""
     if weights is None:
         file.write_text(",".join(WEIGHT_COLUMNS) + "\n", encoding="utf-8")
         return
     classes = lesson.summary.classes
-    groups = by_group(weights, lesson.images.labels, len(classes))
+    groups = weights_by_class(weights, lesson.images.labels, len(classes))
     write_table(file, [row | {"class": classes[int(row["class"])]} for row in groups])

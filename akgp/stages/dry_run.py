@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from akgp.counting import count
 from akgp.data import Summary
+from akgp.evaluation.cost import count
 from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.stages.prune import pruned_as
-from akgp.stages.workspace import StageError
+from akgp.workspace import StageError
 
 IMAGES = 4
 """Random images on which it is tried to quantize."""

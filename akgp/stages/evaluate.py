@@ -14,18 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from akgp import artifacts, report
-from akgp.counting import count
+from akgp import artifacts
 from akgp.data import Summary, read_split
-from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, ratio
+from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, speedup
+from akgp.evaluation.cost import count
+from akgp.io.atomic import write_json
+from akgp.params.training_defaults import dense_training
 from akgp.quantization import export_onnx
+from akgp.reporting import page
 from akgp.reporting.findings import findings
 from akgp.reporting.metrics import DETAILS, METRICS, split
+from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import summary_for
-from akgp.stages.teachers import load_ensemble
-from akgp.stages.worker import Step, device
-from akgp.stages.workspace import Task, write_json
-from akgp.training_defaults import dense_training
+from akgp.workspace import Step, Task
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
 RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
@@ -40,7 +41,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
         for name, (model, files) in _networks(task):
-            logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=device(task))
+            logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=task.device)
             metrics[name] = _row(logits, images.labels, files) | vars(count(model, example))
             graphs[name] = Path(folder) / f"{name}.onnx"
             export_onnx(model.cpu(), example, graphs[name])
@@ -64,11 +65,11 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "latency_high_ms": times[name].high_ms,
             "latency_runtime": RUNTIME.format(threads=params.evaluate.threads),
         }
-        speedup = ratio(times["dense"], times[name], task.params.seed)
+        faster = speedup(times["dense"], times[name], task.params.seed)
         row |= {
-            "times_faster": speedup.median,
-            "times_faster_low": speedup.low,
-            "times_faster_high": speedup.high,
+            "times_faster": faster.median,
+            "times_faster_low": faster.low,
+            "times_faster_high": faster.high,
         }
     contract, details = split(metrics)
     teacher = dense_training(params, params.student, sum(summary.counts["train"]))
@@ -84,7 +85,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "warnings": warnings,
         },
     )
-    report.write(out, _report(task, summary, metrics, warnings))
+    page.write(out, _report(task, summary, metrics, warnings))
     yield Step({"done": "report"})
 
 
@@ -132,10 +133,10 @@ def _stages_warnings(task: Task) -> Iterator[str]:
 
 def _report(
     task: Task, summary: Summary, metrics: dict[str, dict[str, Any]], warnings: list[str]
-) -> report.Report:
+) -> page.Report:
     workspace = task.workspace
     characteristics = _json(workspace.student / "characteristics.json")
-    return report.Report(
+    return page.Report(
         params=task.params,
         metrics=metrics,
         characteristics=characteristics,

@@ -1,24 +1,39 @@
 """folds: for cross-fitting, a teacher's networks that have each not seen one fold of the training images.
 
-They are trained as the teacher is, in `fold`. Without params.yaml's `folds` nothing is computed, and
-nothing that takes long is imported.
+They are trained as the teacher is. Importing this needs no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from akgp.stages.workspace import StageError, Task, replaced, require
+from akgp.workspace import StageError, Step, Task, require
 
 
-def run(task: Task) -> None:
-    """Write a folder for each fold, or an empty one: earlier folds go."""
-    assert task.network is not None
-    with replaced(task.workspace.folds(task.network)) as new:
-        if task.params.folds is not None:
-            from akgp.stages.fold import train_folds
+def compute(task: Task, out: Path, state: dict[str, Any] | None, fold: int) -> Iterator[Step]:
+    """Train the network on all training images but those of `fold`; write it with history and metrics."""
+    from akgp.data import read_split
+    from akgp.distillation import folds
+    from akgp.stages.teacher import train_dense
 
-            train_folds(task, task.params.folds, new)
+    assert task.params.folds is not None
+    images = read_split(task.workspace.data, "train")
+    seen = folds(images.labels, task.params.folds, task.params.seed) != fold
+    yield from train_dense(task, images.take(seen.nonzero()[:, 0]), out, state)
+
+
+def check_classes(task: Task, count: int) -> None:
+    """Raise StageError unless every class that has training images has one for each fold."""
+    from akgp.data import read_summary
+
+    summary = read_summary(task.workspace.data)
+    for name, images in zip(summary.classes, summary.counts["train"], strict=True):
+        if 0 < images < count:
+            raise StageError(
+                f"folds: got {count}, must be at most {images}, the training images of class {name!r}"
+            )
 
 
 def networks(task: Task) -> list[list[Path]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from akgp.params import CIFAR_RESNETS, Network, Params
 from akgp.stages.network_files import located, sources
-from akgp.stages.workspace import StageError, Workspace
+from akgp.workspace import StageError, Workspace
 
 GUESSED_CLASSES = 10
 """Where the images have not been prepared yet; a checkpoint is then not compared, only read."""

@@ -13,8 +13,9 @@ import sys
 from modulefinder import ModuleFinder
 from pathlib import Path
 
+from akgp.io.atomic import atomic_directory, write_json
 from akgp.params import REMOTE, Network, Params
-from akgp.stages.workspace import StageError, Task, Workspace, replaced, write_json
+from akgp.workspace import StageError, Task, Workspace
 
 SOURCES = "sources.json"
 """Beside a finished network: the digests of the local files that it was made of."""
@@ -27,7 +28,7 @@ def run(task: Task) -> None:
     folder = task.workspace.network_files
     before = {name: _read(folder / f"{name}.json") for name in task.params.networks}
     changed = []
-    with replaced(folder) as new:
+    with atomic_directory(folder) as new:
         for name, network in task.params.networks.items():
             found = digests(network, task.root)
             if network.checkpoint and REMOTE.match(network.checkpoint):

@@ -9,7 +9,7 @@ from torch import nn
 
 from akgp.data import Summary, read_summary
 from akgp.models.renormalized import Renormalized
-from akgp.stages.workspace import Task
+from akgp.workspace import Task
 
 
 def summary_for(task: Task, network: str | None = None) -> Summary:

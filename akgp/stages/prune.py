@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.counting import count
 from akgp.data import read_summary
+from akgp.evaluation.cost import count
+from akgp.io.atomic import write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
-from akgp.stages.worker import Step
-from akgp.stages.workspace import Task, write_json
+from akgp.workspace import Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

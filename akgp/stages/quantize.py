@@ -15,11 +15,11 @@ from akgp.data import read_split
 from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
 from akgp.evaluation import accuracy, onnx_logits
+from akgp.io.atomic import write_json
 from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.quantization.metadata import write_metadata
 from akgp.stages.normalization import summary_for
-from akgp.stages.worker import Step
-from akgp.stages.workspace import Task, write_json
+from akgp.workspace import Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:

@@ -13,15 +13,21 @@ from torch import nn
 
 from akgp import artifacts, models
 from akgp.data import Images, read_split, read_summary
+from akgp.io.atomic import write_json
+from akgp.params.training_defaults import announcement, dense_training
 from akgp.stages.dry_run import passage
 from akgp.stages.network_files import SOURCES, digests, located
 from akgp.stages.normalization import summary_for
 from akgp.stages.notices import SAID, noticed
-from akgp.stages.trained import kept, options, require_better_than_chance, step_size, steps
-from akgp.stages.worker import Step
-from akgp.stages.workspace import Task, write_json
-from akgp.training import cross_entropy, evaluate, train
-from akgp.training_defaults import announcement, dense_training
+from akgp.stages.training_steps import (
+    best_epoch_metrics,
+    epochs_to_steps,
+    options,
+    require_better_than_chance,
+    step_size,
+)
+from akgp.training.loop import cross_entropy, evaluate, train
+from akgp.workspace import Step, Task
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +72,7 @@ def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | N
             objective=cross_entropy(training.label_smoothing),
             **options(task, training, summary, state),
         )
-        history, _ = yield from steps(epochs, state)
+        history, _ = yield from epochs_to_steps(epochs, state)
         require_better_than_chance(history, task, summary)
     _write(task, model.cpu(), history, {"warnings": warnings} | step_size(training), out)
 
@@ -125,4 +131,4 @@ def _write(
         include={"mean", "std"}, exclude_none=True
     )
     # A normalisation of its own is written too, so that all that follows runs again when it changes.
-    write_json(out / "metrics.json", kept(history, task.params.teacher.keep) | more | own)
+    write_json(out / "metrics.json", best_epoch_metrics(history, task.params.teacher.keep) | more | own)

@@ -17,7 +17,7 @@ from torch import nn
 
 from akgp.data import Images, Summary
 from akgp.data.batches import normalize
-from akgp.evaluation import latency, ratio
+from akgp.evaluation import latency, speedup
 from akgp.params import Params
 from akgp.quantization import export_onnx, quantize
 
@@ -52,7 +52,7 @@ def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> di
         files["dense"].write_bytes(dense)
         files["pruned"].write_bytes(graph)
         times = latency(files, (1, summary.channels, *summary.image_size), params.evaluate, params.seed)
-    return {RELATIVE: ratio(times["pruned"], times["dense"]).median, DENSE_MS: times["dense"].median_ms}
+    return {RELATIVE: speedup(times["pruned"], times["dense"]).median, DENSE_MS: times["dense"].median_ms}
 
 
 def dense_latency_ms(found: Sequence[Mapping[str, Any]]) -> float | None:

@@ -18,7 +18,7 @@ from akgp.sweep.trial import BALANCED, VALUES, WORKERS
 
 
 @dataclass(frozen=True)
-class Course:
+class TrialProgress:
     """How far a trial has come.
 
     epochs, planned: done and to do in all. seconds: since it began. epoch_seconds: of its last epoch.
@@ -31,13 +31,13 @@ class Course:
     ended: bool
 
 
-def expected_epochs(begun: Sequence[Course]) -> float:
+def expected_epochs(begun: Sequence[TrialProgress]) -> float:
     """Epochs that a trial not begun will do: as many as those that ended, early or not; before that, all."""
     ended = [each.epochs for each in begun if each.ended]
     return _mean(ended or [each.planned for each in begun])
 
 
-def seconds_left(begun: Sequence[Course], trials: int, concurrent: int) -> float | None:
+def seconds_left(begun: Sequence[TrialProgress], trials: int, concurrent: int) -> float | None:
     """Estimate of when `trials` trials, `concurrent` of them at a time, will have ended; None: too early.
 
     An epoch is taken to last as long as the latest ones did, and a trial's start (pruning, measuring,
@@ -140,9 +140,9 @@ class Progress(Callback):
         self.on_trial_complete(iteration, trials, trial)
 
 
-def _course(trial: Any, planned: int) -> Course:
+def _course(trial: Any, planned: int) -> TrialProgress:
     row = trial.last_result or {}
-    return Course(
+    return TrialProgress(
         epochs=row.get("epoch", 0),
         planned=planned,
         seconds=row.get("time_total_s", 0.0),
@@ -151,7 +151,7 @@ def _course(trial: Any, planned: int) -> Course:
     )
 
 
-def _share(begun: Sequence[Course], trials: int) -> float:
+def _share(begun: Sequence[TrialProgress], trials: int) -> float:
     """Share of the sweep's epochs that are done, %; those that ended trials left out count as done."""
     if not begun:
         return 0.0

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from akgp import params as parameters
 from akgp import recipes
+from akgp.io.terminal import aligned_blocks
 from akgp.params import Params, ParamsError
 from akgp.reporting.table import number as short
-from akgp.stages.workspace import StageError
-from akgp.terminal import aligned_blocks
+from akgp.workspace import StageError
 
 FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.yaml"
 

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
-from akgp.distillation.characteristics import IMBALANCED
+from akgp.distillation.profile.profile import IMBALANCED
+from akgp.orchestration.capacity import nodes, worker_capacity
+from akgp.orchestration.cluster import require_shared
+from akgp.orchestration.digest import digest
+from akgp.orchestration.session import session
+from akgp.orchestration.tune import one_worker
+from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.stages import network_files
-from akgp.stages.cluster import nodes, require_shared, room
-from akgp.stages.session import session
-from akgp.stages.teachers import teaching
-from akgp.stages.trials import one_worker
-from akgp.stages.workspace import StageError, Task, Workspace, digest, held, require
+from akgp.stages.inputs import teaching
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
 from akgp.sweep.trial import BALANCED, DENSE_MACS, NUMBER, TOP1, VALUES, shared, trial
+from akgp.workspace import StageError, Task, Workspace, require
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
@@ -54,7 +57,7 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
     shared = Task("sweep", canonical(params), workspace.root)
     path = folder / digest(shared, inputs, (*INPUTS, *measured))
-    with held(workspace, "sweep"), session(params.ray, params.ray.workers):
+    with workspace_lock(workspace, "sweep"), session(params.ray, params.ray.workers):
         check_room(params)
         if params.ray.address is not None:
             require_shared(task)
@@ -89,7 +92,11 @@ def wanted(asked: int | None, default: int, tried: int) -> int:
 
 def check_room(params: parameters.Params) -> None:
     """Raise StageError unless the cluster has room for the workers of all trials that run at a time."""
-    workers, concurrent, found = params.ray.workers, params.sweep.concurrent, room(nodes(), params.ray)
+    workers, concurrent, found = (
+        params.ray.workers,
+        params.sweep.concurrent,
+        worker_capacity(nodes(), params.ray),
+    )
     if found >= workers * concurrent:
         return
     possible, where = found // workers, "the cluster" if params.ray.address else "this machine"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from akgp.params import Params, ParamsError, Range, Sweep, number_type, with_values
-from akgp.stages.workspace import StageError
+from akgp.workspace import StageError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

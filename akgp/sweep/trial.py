@@ -21,16 +21,16 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp import artifacts
-from akgp.counting import count
+from akgp.evaluation.cost import count
+from akgp.orchestration.failures import told
+from akgp.orchestration.train import result_of, trainer
+from akgp.orchestration.worker import prepare, report, resumed
 from akgp.params import with_values
 from akgp.stages import distill, prune
-from akgp.stages.failures import told
-from akgp.stages.lesson import Lesson, read_lesson
-from akgp.stages.ray import result_of, trainer
-from akgp.stages.trained import ACCURACIES, kept
-from akgp.stages.worker import Step, prepare, report, resumed
-from akgp.stages.workspace import Task
+from akgp.stages.evidence import DistillationData, read_distillation_data
+from akgp.stages.training_steps import ACCURACIES, best_epoch_metrics
 from akgp.sweep.latency import compared, int8_graph
+from akgp.workspace import Step, Task
 
 TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
 """Validation accuracies of the network that a trial would keep so far, %: one of them is the objective."""
@@ -46,7 +46,7 @@ WORKERS = "placement_group"
 class Shared:
     """What all trials read; of the dense network its MACs and, if latency counts, its int8 graph."""
 
-    lesson: Lesson
+    lesson: DistillationData
     macs: int
     dense: bytes | None
 
@@ -65,7 +65,7 @@ def _shared(task: Task) -> Shared:
 
 
 def _read(task: Task) -> Shared:
-    lesson, dense = read_lesson(task), None
+    lesson, dense = read_distillation_data(task), None
     network = artifacts.load(task.workspace.dense(task.params.student))
     summary = lesson.summary
     macs = count(network, torch.zeros(1, summary.channels, *summary.image_size)).macs
@@ -116,16 +116,16 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
         costs |= _held(task)
         training = distill.training_of(task.params.distill, common.lesson.characteristics)
         folder, before = trial.workspace.student, state["distill"] if state else None
-        for step in distill.recover(trial, common.lesson, folder, before):
+        for step in distill.distill(trial, common.lesson, folder, before):
             assert step.state is not None
-            accuracies = kept(step.state["history"], training.keep)
+            accuracies = best_epoch_metrics(step.state["history"], training.keep)
             yield Step(
                 step.row | costs | {f"kept_{key}": figure for key, figure in accuracies.items()},
                 {"latency": latency, "distill": step.state},
             )
 
 
-def _compute(task: Task, lesson: Lesson) -> dict[str, float]:
+def _compute(task: Task, lesson: DistillationData) -> dict[str, float]:
     student = artifacts.load(task.workspace.pruned)
     return {"compute": distill.compute_of(task.params.distill, student, lesson.summary)}
 

@@ -18,8 +18,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
+from akgp.orchestration.tune import quiet, resumable
 from akgp.params import Params
-from akgp.stages.trials import quiet, resumable
 from akgp.sweep.space import draw
 from akgp.sweep.trial import NUMBER, VALUES
 

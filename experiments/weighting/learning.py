@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from akgp.io.atomic import atomic_file
 from akgp.params import Training
-from akgp.training import Epoch
+from akgp.training.loop import Epoch
 from experiments.weighting.design import Design
 
 
@@ -36,9 +37,8 @@ def finished(training: Callable[[dict[str, Any] | None], Iterator[Epoch]], check
         last = Epoch(saved["row"], saved["state"])
     for epoch in training(last.state if last else None):
         last = epoch
-        beside = checkpoint.with_suffix(".new")
-        torch.save(vars(epoch), beside)
-        beside.replace(checkpoint)
+        with atomic_file(checkpoint) as beside:
+            torch.save(vars(epoch), beside)
     checkpoint.unlink()
     assert last is not None
     return last

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from experiments.weighting.design import Cell, Design, digest
 from experiments.weighting.students import train_students
-from experiments.weighting.teachers import Bench, make
+from experiments.weighting.teachers import ReferenceRun, make
 
 CONCURRENT = 2
 
@@ -29,7 +29,7 @@ class Trial:
 
     def run(self, design: Design, root: Path) -> None:
         torch.set_num_threads(1)
-        make(Bench(design, root, self.regime, self.teacher_seed))
+        make(ReferenceRun(design, root, self.regime, self.teacher_seed))
         if self.cell is not None:
             train_students(design, root, self.cell)
 
@@ -54,8 +54,8 @@ def run(design: Design, root: Path) -> None:
     Raises:
         RuntimeError: trials failed; all others of their group have run.
     """
+    from akgp.orchestration.session import session
     from akgp.params import Ray
-    from akgp.stages.session import session
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with session(Ray(cpus_per_worker=1), CONCURRENT):

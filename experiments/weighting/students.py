@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data.batches import Batch
 from akgp.distillation import (
-    Guide,
     SelfDistillation,
+    TeacherFn,
     branch_epochs,
     stacked_weight,
-    together,
     train_measured,
+    weighted_ensemble,
 )
 from akgp.evaluation import predict_logits
+from akgp.io.atomic import atomic_directory
 from akgp.params import Distill, Training
 from akgp.stages.distill import compute_of, objective_of
-from akgp.stages.lesson import ask
-from akgp.stages.teachers import Teacher
-from akgp.stages.workspace import replaced
-from akgp.training import Epoch, Objective, autocast_dtype, train
+from akgp.stages.evidence import ask
+from akgp.stages.inputs import Teacher
+from akgp.training.loop import Epoch, Objective, autocast_dtype, train
 from experiments.weighting.design import AKGP_LOW, Arm, Cell, Design, digest
 from experiments.weighting.learning import device, finished, fitting
-from experiments.weighting.teachers import DENSE, PRUNED, Bench
+from experiments.weighting.teachers import DENSE, PRUNED, ReferenceRun
 
 ROW, STUDENT = "row.json", "student"
 FIRST = 0.2
@@ -54,11 +54,11 @@ def train_students(design: Design, root: Path, cell: Cell) -> None:
     missing = [arm for arm in design.arms_of(cell.setting) if not folder_of(root, cell, arm).exists()]
     if not missing:
         return
-    course = Course(Bench(design, root, cell.setting.regime, cell.teacher_seed), cell)
+    course = TrialProgress(ReferenceRun(design, root, cell.setting.regime, cell.teacher_seed), cell)
     for arm in missing:
         start = time.perf_counter()
         student, found = course.student(arm)
-        with replaced(folder_of(root, cell, arm)) as new:
+        with atomic_directory(folder_of(root, cell, arm)) as new:
             artifacts.save(student.cpu(), new / STUDENT)
             row = _row(cell, arm) | found | {"seconds": time.perf_counter() - start}
             (new / ROW).write_text(json.dumps(row, indent=1), encoding="utf-8")
@@ -76,10 +76,10 @@ def _row(cell: Cell, arm: Arm) -> dict[str, Any]:
     }
 
 
-class Course:
+class TrialProgress:
     """What the strategies of a cell share: images, networks, and what these say of the images."""
 
-    def __init__(self, at: Bench, cell: Cell) -> None:
+    def __init__(self, at: ReferenceRun, cell: Cell) -> None:
         self.at, self.cell = at, cell
         images = at.split("train")
         fold = at.folds() if cell.setting.teacher == "cross-fitted" else torch.zeros(len(images)).long()
@@ -87,7 +87,7 @@ class Course:
             Teacher([at.network(name) for name in names], fold)
             for names in at.networks_of(cell.setting.teacher)
         ]
-        own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see akgp.stages.lesson
+        own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see akgp.stages.evidence
         dense = None if own else Teacher([at.network(DENSE)], torch.zeros_like(fold))
         splits = images, at.split("validation"), at.split("calibration")
         self.lesson = ask(at.summary, *splits, teachers, dense, device())
@@ -129,14 +129,14 @@ class Course:
             "memorisation_gap": self.lesson.characteristics.memorisation_gap,
         }
 
-    def _answered(self, params: Distill, found: dict[str, Any]) -> tuple[Distill, list[Guide]]:
+    def _answered(self, params: Distill, found: dict[str, Any]) -> tuple[Distill, list[TeacherFn]]:
         """w0 by what the teachers know beyond the student's dense network, and these as one; no training."""
         answered = self.lesson.answered_w0(params)
         if answered is None:
             return params, self.guides
         measured, shares = answered
         found |= {"w_raw": measured.raw, "w_error": measured.error}
-        return _with_w0(params, measured.weight), [together(self.guides, shares.to(device()))]
+        return _with_w0(params, measured.weight), [weighted_ensemble(self.guides, shares.to(device()))]
 
     def _shared(self, params: Distill, found: dict[str, Any]) -> Distill:
         """The w0 that the first student of this teacher has measured; what it cost is charged to that one."""
@@ -183,7 +183,7 @@ class Course:
         )
 
     def _measured(
-        self, student: nn.Module, params: Distill, guides: list[Guide], state: dict[str, Any] | None
+        self, student: nn.Module, params: Distill, guides: list[TeacherFn], state: dict[str, Any] | None
     ) -> Iterator[Epoch]:
         return train_measured(
             student,
@@ -212,7 +212,7 @@ class Course:
     def _class_counts(self) -> Tensor:
         return torch.tensor(self.lesson.characteristics.class_counts)
 
-    def objective(self, student: nn.Module, params: Distill, guides: list[Guide]) -> Objective:
+    def objective(self, student: nn.Module, params: Distill, guides: list[TeacherFn]) -> Objective:
         return objective_of(params, student, self.lesson, guides, device(), self.cell.student_seed)
 
 
@@ -220,7 +220,7 @@ def _with_w0(params: Distill, w0: float) -> Distill:
     return params.model_copy(update={"w0": w0})
 
 
-def remembered(guide: Guide) -> Guide:
+def remembered(guide: TeacherFn) -> TeacherFn:
     """`guide`, which is asked only once about the same images: strategies share their batches.
 
     Images are the same if their positions in the split are, and the upper left pixels as they were augmented.

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data import Images, Summary, prepare, read_split, read_summary
-from akgp.data.regimes import CIFAR10_FLIPS, asymmetric_noise, flip_targets
+from akgp.data.corruptions import CIFAR10_FLIPS, asymmetric_noise, flip_targets
 from akgp.distillation import folds
+from akgp.io.atomic import atomic_directory
 from akgp.models import cifar_resnet
 from akgp.params import Regime, Training
 from akgp.pruning import prune
-from akgp.stages.workspace import replaced
-from akgp.training import cross_entropy, train
+from akgp.training.loop import cross_entropy, train
 from experiments.weighting.design import Design, folder_name
 from experiments.weighting.learning import device, finished, fitting
 
@@ -30,7 +30,7 @@ OTHERS = 20_000
 
 
 @dataclass(frozen=True)
-class Bench:
+class ReferenceRun:
     """Where a regime's data and networks with one teacher seed lie, and what its splits hold."""
 
     design: Design
@@ -70,27 +70,27 @@ class Bench:
         return folds(self.split("train").labels, self.design.folds, self.seed)
 
 
-def make(at: Bench) -> None:
+def make(at: ReferenceRun) -> None:
     """Prepare the data, train the dense networks, prune one of them; what exists is left as it is."""
     with FileLock(f"{at.folder}.lock"):
         if not (at.folder / "data").exists():
-            with replaced(at.folder / "data") as new:
+            with atomic_directory(at.folder / "data") as new:
                 prepare(at.design.data(at.regime), at.seed, new)
         for name in at.names():
             if not (at.folder / name).exists():
                 network = _trained(at, name)
-                with replaced(at.folder / name) as new:
+                with atomic_directory(at.folder / name) as new:
                     artifacts.save(network, new)
         if not (at.folder / PRUNED).exists():
             example = torch.zeros(1, 3, at.design.image_size, at.design.image_size)
             pruned = prune(
                 at.network(DENSE), example, ratio=at.design.ratio, round_to=at.design.round_to
             ).model
-            with replaced(at.folder / PRUNED) as new:
+            with atomic_directory(at.folder / PRUNED) as new:
                 artifacts.save(pruned, new)
 
 
-def _trained(at: Bench, name: str) -> nn.Module:
+def _trained(at: ReferenceRun, name: str) -> nn.Module:
     summary = at.summary
     torch.manual_seed(at.seed)
     depth, widths = LARGE if name == "large" else (at.design.depth, at.design.widths)
@@ -114,7 +114,7 @@ def _trained(at: Bench, name: str) -> nn.Module:
     return network.cpu()
 
 
-def _images(at: Bench, name: str) -> Images:
+def _images(at: ReferenceRun, name: str) -> Images:
     """What a dense network learns from: all training images, some of them, or with other labels."""
     images = at.split("train")
     if name.startswith("fold-"):
@@ -130,7 +130,7 @@ def _images(at: Bench, name: str) -> Images:
     return images
 
 
-def _others(at: Bench) -> Images:
+def _others(at: ReferenceRun) -> Images:
     """Images of the source that are in none of the student's splits."""
     known = {
         pixels.tobytes()

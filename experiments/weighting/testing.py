@@ -14,11 +14,11 @@ import torch
 from tqdm import tqdm
 
 from akgp import artifacts
-from akgp.training import evaluate
+from akgp.training.loop import evaluate
 from experiments.weighting.design import Cell, Design
 from experiments.weighting.learning import device
 from experiments.weighting.students import ROW, STUDENT, folder_of
-from experiments.weighting.teachers import DENSE, Bench
+from experiments.weighting.teachers import DENSE, ReferenceRun
 
 TESTED = "test.json"
 SCHEMA = pa.schema(
@@ -66,7 +66,7 @@ def test(design: Design, root: Path, partial: bool, processes: int = 1) -> list[
 def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
     """The rows of one cell."""
     torch.set_num_threads(1)
-    at = Bench(design, root, cell.setting.regime, cell.teacher_seed)
+    at = ReferenceRun(design, root, cell.setting.regime, cell.teacher_seed)
     summary, images = at.summary, at.split("test").to(device())
     dense = evaluate(at.network(DENSE).to(device()), images, mean=summary.mean, std=summary.std).top1
     rows = []

@@ -33,7 +33,7 @@ def digest(logits: NDArray[Any]) -> str:
 
 if __name__ == "__main__":
     from akgp.data import read_split
-    from akgp.runtime import session
+    from akgp.runtimes.onnxruntime import session
 
     shutil.copy("models/int8/model.onnx", HERE / "model.onnx")
     chosen = read_split(Path("data/prepared"), "test").pixels[:IMAGES].numpy()

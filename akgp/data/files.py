@@ -1,0 +1,237 @@
+"""Files where they lie, on a disk or in an object store: listed, read, opened as Parquet.
+
+Addresses are paths or URLs of fsspec, such as s3://; what they hold is not kept here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from akgp.io import storage
+from akgp.io.errors import first_line
+
+
+class DataError(ValueError):
+    """The images or labels can't be used; the message names file and row."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a store says of a file: its size in bytes, and the tag that changes with its content, or ""."""
+
+    size: int
+    tag: str
+
+
+@dataclass
+class Listing:
+    """What lies below a path, by names relative to it.
+
+    files: sorted by name; the one name "" if the path is a file itself.
+    empty: folders with nothing in them.
+    skipped: what is not looked into, and why: HIDDEN, LOOP or SPECIAL.
+    """
+
+    files: dict[str, Listed] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+HIDDEN, LOOP, SPECIAL = "hidden", "link to a folder above it", "no regular file"
+SYSTEM_FILES = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information",
+    "thumbs.db", "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
+"""Left by operating systems and file servers; some hold thumbnails, which are no images of the data."""
+
+
+def is_hidden(step: str) -> bool:
+    """Whether a file or folder of this name is none of the data's."""
+    return step.startswith(".") or step.lower() in SYSTEM_FILES
+
+
+def list_files(path: str) -> Listing:
+    """What lies below `path`; links to files and folders count as these.
+
+    Raises:
+        DataError: there is no file, or `path` or a folder below it can't be reached.
+    """
+    from fsspec.implementations.local import LocalFileSystem
+
+    with _named(path):
+        filesystem, root = storage.opened(path)
+        if isinstance(filesystem, LocalFileSystem):
+            found = _on_disk(root)
+        else:
+            entries = storage.retry_outage(path, lambda: filesystem.find(root, detail=True))
+            found = _in_store(root, entries)
+    if not found.files:
+        raise DataError(f"{path}: no such directory, or nothing in it")
+    found.files = dict(sorted(found.files.items()))
+    return found
+
+
+def _on_disk(root: str) -> Listing:
+    """Of a link to a folder that it lies in, directly or through other links, nothing is listed again."""
+    found = Listing()
+    if not Path(root).is_dir():
+        found.files |= {"": Listed(-1, "")} if Path(root).exists() else {}
+        return found
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while pending:
+        folder, name, above = pending.pop()
+        status = Path(folder).stat()
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            found.skipped[name] = LOOP
+            continue
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
+        if not entries:
+            found.empty.append(name)
+        for entry in entries:
+            below = f"{name}/{entry.name}" if name else entry.name
+            if is_hidden(entry.name):
+                found.skipped[below] = HIDDEN
+            elif _is_dir(entry):
+                pending.append((entry.path, below, above | {here}))
+            elif entry.is_symlink() or entry.is_file():  # a link to nothing is a file that can't be read
+                found.files[below] = Listed(-1, "")
+            else:
+                found.skipped[below] = SPECIAL
+    return found
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _in_store(root: str, entries: dict[str, Any]) -> Listing:
+    """From the objects of a store, where a folder without objects may be one whose name ends with '/'."""
+    found, placeholders = Listing(), []
+    start = len(root.rstrip("/")) + 1
+    for file, entry in entries.items():
+        name = file[start:]
+        steps = name.rstrip("/").split("/")
+        hidden = next((depth for depth, step in enumerate(steps, 1) if is_hidden(step)), None)
+        if hidden is not None:
+            found.skipped["/".join(steps[:hidden])] = HIDDEN
+        elif name.endswith("/") or entry["type"] == "directory":
+            placeholders.append("/".join(steps))
+        else:
+            found.files[name] = Listed(entry["size"], entry.get("ETag", ""))
+    folders = {name[:place] for name in found.files for place, sign in enumerate(name) if sign == "/"}
+    found.empty = [name for name in placeholders if name and name not in folders]
+    return found
+
+
+def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[bytes | DataError]:
+    """What the files hold, read side by side where they are remote; an error for each that isn't there.
+
+    Args:
+        first_bytes: read so many of each file, none of which is empty; None: all.
+
+    Raises:
+        DataError: a file that is there can't be read.
+    """
+    places: dict[str, tuple[Any, str]] = {}
+    for path in paths:
+        with _named(path):
+            places[path] = storage.opened(path)
+    found: dict[str, bytes | DataError] = {}
+    for filesystem in dict.fromkeys(filesystem for filesystem, _ in places.values()):
+        here = {path: file for path, (owner, file) in places.items() if owner == filesystem}
+        first = next(iter(here))
+        with _named(first):
+            contents = storage.retry_outage(
+                first, partial(_contents, filesystem, list(here.values()), first_bytes)
+            )
+        for path, content in zip(here, contents, strict=True):
+            if isinstance(content, (FileNotFoundError, IsADirectoryError)):
+                found[path] = DataError(f"{printable(path)}: no such file")
+            elif isinstance(content, Exception):
+                with _named(path):
+                    raise content
+            else:
+                found[path] = bytes(content)
+    return [found[path] for path in paths]
+
+
+def _contents(filesystem: Any, files: list[str], end: int | None) -> list[bytes | Exception]:
+    """What each file holds up to `end`, or why it can't be read; an outage is raised."""
+    # Not `cat`: it takes brackets in a file's name for a pattern.
+    start = None if end is None else 0
+    contents: list[bytes | Exception] = filesystem.cat_ranges(files, start, end, on_error="return")
+    for content in contents:
+        if isinstance(content, Exception) and storage.unanswered(content):
+            raise content
+    return contents
+
+
+def download(path: str, destination: Path) -> None:
+    """Copy a remote file to this disk, also one that does not fit into memory.
+
+    Raises:
+        DataError: it isn't there, can't be read, or the disk is full.
+    """
+    with _named(path):
+        filesystem, file = storage.opened(path)
+        storage.retry_outage(path, lambda: filesystem.get_file(file, str(destination)))
+
+
+@contextlib.contextmanager
+def parquet_file(path: str, *, name: str | None = None, verify: bool = False) -> Iterator[Any]:
+    """An open pyarrow.parquet.ParquetFile.
+
+    Args:
+        name: what errors call it; None: `path`.
+        verify: check the checksums of what is read.
+
+    Raises:
+        DataError: it can't be read, now or inside the `with` block, or is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = name or path
+    with _named(name):
+        filesystem, file = storage.opened(path)
+        try:
+            with (
+                filesystem.open(file, "rb") as stream,
+                pq.ParquetFile(stream, page_checksum_verification=verify) as parquet,
+            ):
+                yield parquet
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{name}: no Parquet file, or a damaged one ({first_line(error)})") from None
+
+
+def printable(name: str) -> str:
+    r"""`name` with \xNN for the bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What a file system refuses, as one line that names `path`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file or directory") from None
+    except ImportError as error:
+        raise DataError(f"{path}: can't be read ({first_line(error)}); akgp[pipeline] brings s3fs") from None
+    except Exception as error:  # fsspec's remote file systems raise what their client raises
+        if storage.refused(error):
+            raise DataError(f"{path}: can't be read ({first_line(error)})") from None
+        raise

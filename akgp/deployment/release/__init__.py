@@ -1,0 +1,40 @@
+"""Releases: the int8 networks that were put into production, and the gate a new one must pass.
+
+`store` keeps them and moves the pointer; `gate` compares a new network with the one in production.
+Neither deploys anything: what reads `current.json` and serves the network is yours.
+"""
+
+from akgp.deployment.release.gate import Decision, Review, candidate, gate, measure, review
+from akgp.deployment.release.store import (
+    Record,
+    ReleaseCandidate,
+    ReleaseError,
+    current,
+    load,
+    place,
+    promote,
+    releases,
+    rollback,
+    show,
+    source,
+)
+
+__all__ = [
+    "Decision",
+    "Record",
+    "ReleaseCandidate",
+    "ReleaseError",
+    "Review",
+    "candidate",
+    "current",
+    "gate",
+    "load",
+    "measure",
+    "place",
+    "promote",
+    "releases",
+    "review",
+    "rollback",
+    "show",
+    "source",
+]

@@ -1,0 +1,200 @@
+"""Whether a new int8 network may replace the one in production: both measured now, on the same test split.
+
+The numbers that were taken when the present one was released don't decide: test images may have been
+added since, and latency belongs to a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from akgp.deployment.release import store
+from akgp.deployment.release.files import ReleaseError
+from akgp.deployment.release.store import FILES, ReleaseCandidate
+from akgp.params import Nightly, Params
+from akgp.reporting.metrics import METRICS, read_metrics
+from akgp.reporting.table import latency as latency_text
+from akgp.reporting.table import number
+
+if TYPE_CHECKING:
+    from akgp.data import Images
+
+Row = Mapping[str, Any]
+"""What the gate looks at: top1 (%), bytes, latency_ms; other keys are kept."""
+ROUNDING = 1e-9  # points: 98.3 − 97.8 is a drop of 0.5, whatever the floats say
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to promote; `reasons` are what speaks against it or, if nothing does, what was found."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Review:
+    """A new network beside the one in production.
+
+    Attributes:
+        network: the new one; its row as measured now.
+        rows: of "in production", if there is one, and "new"; empty if the new one is known.
+        production: version of the release in production, if any.
+        known: version under which the new one has been released before, if it has.
+    """
+
+    network: ReleaseCandidate
+    rows: Mapping[str, Row]
+    production: str | None
+    known: str | None
+    decision: Decision
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the new network was compared and found wanting."""
+        return self.known is None and not self.decision.promote
+
+    def text(self) -> str:
+        """A line for each row, and the reasons."""
+        rows = [
+            f"{name:<13}  {row['top1']:6.2f} %  {number(row['bytes'])}B  {latency_text(row)}"
+            for name, row in self.rows.items()
+        ]
+        return "\n".join([*rows, *self.decision.reasons])
+
+
+def review(root: Path, params: Params) -> Review:
+    """Compare the workspace's int8 network with the one in production; changes nothing.
+
+    Raises:
+        ReleaseError: nothing to release, or the release in production is damaged.
+    """
+    where = store.place(root, params)
+    new, production = candidate(root), store.current(where)
+    if known := store.known(where, new):
+        state = "is in production" if known == production else "was in production before"
+        return Review(new, {}, production, known, Decision(False, (f"nothing new: {known} {state}",)))
+    networks = {"in production": store.load(where, production)} if production else {}
+    rows = measure(networks | {"new": new}, root, params)
+    decision = gate(rows["new"], rows.get("in production"), params.nightly)
+    if production and networks["in production"].test_digest != new.test_digest:
+        changed = f"the test images have changed since {production} was released; both were measured on these"
+        decision = replace(decision, reasons=(*decision.reasons, changed))
+    return Review(replace(new, row=rows["new"]), rows, production, None, decision)
+
+
+def candidate(root: Path) -> ReleaseCandidate:
+    """The int8 network of the workspace, as its last `dvc repro` left it.
+
+    Raises:
+        ReleaseError: a file of it is missing; DataError, ReportError: or not what the stages write.
+    """
+    from akgp.data import read_split
+
+    folder = root / "models" / "int8"
+    files = {name: folder / name for name in FILES}
+    for file in files.values():
+        if not file.exists():
+            raise ReleaseError(f"{file}: no such file; `dvc repro` writes it")
+    row = read_metrics(root / "reports" / METRICS).get("int8")
+    if row is None:
+        file = root / "reports" / "metrics.json"
+        raise ReleaseError(f"{file}: must hold int8; `dvc repro` writes it again")
+    images = read_split(root / "data" / "prepared", "test")
+    return ReleaseCandidate({name: file.read_bytes() for name, file in files.items()}, row, _digest(images))
+
+
+def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params) -> dict[str, Row]:
+    """The networks' rows with top1, bytes and latency as they are here, on the present test split.
+
+    A network's classes go by name: an image of a class that it doesn't know is classified wrongly.
+
+    Raises:
+        ReleaseError: a network takes images of another size.
+    """
+    import torch
+
+    from akgp.data import read_split, read_summary
+    from akgp.data.images import Images
+    from akgp.evaluation import accuracy, latency, onnx_logits
+
+    data = root / "data" / "prepared"
+    summary, images = read_summary(data), read_split(data, "test")
+    shape = (summary.channels, *summary.image_size)
+    rows: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        graphs: dict[str, Path] = {}
+        for name, network in networks.items():
+            expected = json.loads(network.files["preprocessing.json"])
+            if (takes := (expected["channels"], *expected["image_size"])) != shape:
+                raise ReleaseError(
+                    f"the network {name} takes images of {takes}, the test split's are {shape}: they can't "
+                    "be compared; set nightly.releases to a new place"
+                )
+            graphs[name] = Path(folder) / f"{name}.onnx"
+            graphs[name].write_bytes(network.files["model.onnx"])
+            index = {known: position for position, known in enumerate(expected["classes"])}
+            labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
+            logits = onnx_logits(
+                graphs[name],
+                Images(images.pixels, labels),
+                mean=expected["mean"],
+                std=expected["std"],
+                threads=params.ray.cpus_per_worker,
+            )
+            rows[name] = {"top1": accuracy(logits, labels), "bytes": graphs[name].stat().st_size}
+        times = latency(graphs, (1, *shape), params.evaluate, params.seed)
+    return {
+        name: {
+            **networks[name].row,
+            **rows[name],
+            "latency_ms": times[name].median_ms,
+            "latency_low_ms": times[name].low_ms,
+            "latency_high_ms": times[name].high_ms,
+        }
+        for name in networks
+    }
+
+
+def gate(new: Row, production: Row | None, params: Nightly) -> Decision:
+    """Promote if the new network is no worse than allowed and within its limits.
+
+    Args:
+        new, production: measured on the same test split; None: there is none in production.
+    """
+    checks = [_accuracy(new["top1"], production, params.max_drop)]
+    if params.max_bytes is not None:
+        text = f"{new['bytes']:,} bytes, {params.max_bytes:,} allowed (nightly.max_bytes)"
+        checks.append((new["bytes"] <= params.max_bytes, text))
+    if params.max_latency_ms is not None:
+        text = f"{new['latency_ms']:.3f} ms, {params.max_latency_ms:g} allowed (nightly.max_latency_ms)"
+        checks.append((new["latency_ms"] <= params.max_latency_ms, text))
+    promote = all(fine for fine, _ in checks)
+    return Decision(promote, tuple(text for fine, text in checks if promote or not fine))
+
+
+def _accuracy(top1: float, production: Row | None, max_drop: float) -> tuple[bool, str]:
+    if production is None:
+        return True, f"top-1 {top1:.2f} %, the first release"
+    gain = top1 - production["top1"]
+    text = f"top-1 {top1:.2f} % against {production['top1']:.2f} %, "
+    if gain >= 0:
+        return True, text + ("equal" if gain == 0 else f"{gain:.2f} points better")
+    return (
+        gain >= -max_drop - ROUNDING,
+        text + f"{-gain:.2f} points worse, {max_drop:g} allowed (nightly.max_drop)",
+    )
+
+
+def _digest(images: Images) -> str:
+    """SHA-256 over pixels and labels."""
+    sha = hashlib.sha256(str(tuple(images.pixels.shape)).encode())
+    sha.update(images.pixels.contiguous().numpy().data)
+    sha.update(images.labels.numpy().data)
+    return sha.hexdigest()

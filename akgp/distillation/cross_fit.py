@@ -1,0 +1,117 @@
+"""Cross-fitting: teachers that have not seen the labels of the images on which they teach.
+
+K networks are trained, each on all folds of the training images but its own; every image is then
+answered by the network of its fold (Dao et al. 2021, Knowledge Distillation as Semiparametric
+Inference, section 4). A teacher trained on an image's wrong label repeats it; these cannot.
+N: training images, K: folds, C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from akgp.data.batches import Batch
+from akgp.data.images import Images
+from akgp.distillation.objective import TeacherFn, frozen_teacher
+from akgp.evaluation import predict_logits
+
+
+def folds(labels: Tensor, count: int, seed: int) -> Tensor:
+    """The fold of every training image, int64 [N] in [0, count), stratified by class.
+
+    The same labels, count and seed give the same folds. Of each class every fold gets as many
+    images as every other, or one more.
+
+    Args:
+        labels: int64 [N].
+        count: K, two or more.
+
+    Raises:
+        ValueError: fewer than two folds, or more than images.
+    """
+    if not 2 <= count <= len(labels):
+        raise ValueError(f"folds must be in [2, {len(labels)}], the number of images, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels.cpu()[shuffled].argsort(stable=True)]
+    fold = torch.empty(len(labels), dtype=torch.int64)
+    fold[by_class] = torch.arange(len(labels)) % count  # dealt out in turn, class after class
+    return fold
+
+
+def cross_fitted(
+    networks: Sequence[nn.Module],
+    fold: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+) -> TeacherFn:
+    """K networks as one teacher: each training image is answered by the network of its fold.
+
+    Args:
+        networks: the k-th has not been trained on fold k.
+        fold: int64 [N], of each training image, in [0, K), on the device of the batches.
+
+    Raises:
+        ValueError: `fold` is not as above.
+    """
+    _check(fold, fold.numel(), len(networks))
+    guides = [frozen_teacher(network, dtype=dtype, channels_last=channels_last) for network in networks]
+
+    def logits(batch: Batch) -> Tensor:
+        def answer(k: int, mine: Tensor) -> Tensor:
+            return guides[k](Batch(batch.index[mine], batch.inputs[mine], batch.labels[mine]))
+
+        return _by_fold(fold[batch.index], len(guides), answer)
+
+    return logits
+
+
+def out_of_fold(
+    networks: Sequence[nn.Module],
+    images: Images,
+    fold: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> Tensor:
+    """Of every image the logits of its fold's network, float32 [N, C] on the CPU, in eval mode and fp32.
+
+    For images on which none of the networks was trained, `arange(N) % K` as `fold` answers each by
+    one network, so that their logits are as sharp as those that the student learns from.
+
+    Args:
+        fold: int64 [N], of each image, in [0, K).
+        mean, std: of each channel, in units of 255.
+
+    Raises:
+        ValueError: `fold` is not as above, or there is no image.
+    """
+    _check(fold, len(images), len(networks))
+
+    def answer(k: int, mine: Tensor) -> Tensor:
+        return predict_logits(networks[k], images.take(mine), mean=mean, std=std, device=device)
+
+    return _by_fold(fold, len(networks), answer)
+
+
+def _by_fold(fold: Tensor, count: int, answer: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Rows in the order of `fold`, those of fold k by `answer(k, positions)`; not asked where it has none."""
+    members = [(fold == k).nonzero()[:, 0] for k in range(count)]
+    answers = torch.cat([answer(k, mine) for k, mine in enumerate(members) if len(mine)])
+    return answers[torch.cat(members).argsort()]
+
+
+def _check(fold: Tensor, images: int, networks: int) -> None:
+    if fold.shape != (images,) or fold.dtype != torch.int64 or not images:
+        raise ValueError(
+            f"fold must be int64 [{images}], of one image or more, got {fold.dtype} {list(fold.shape)}"
+        )
+    if not 0 <= fold.min() <= fold.max() < networks:
+        raise ValueError(
+            f"fold must be in [0, {networks}), one of the networks, got {fold.min()} to {fold.max()}"
+        )

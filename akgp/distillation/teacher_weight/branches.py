@@ -1,0 +1,106 @@
+"""Branch-stack: the teacher's weight for the whole set, measured on the way by two short branches.
+
+After a part of the training, a branch that learns from the labels alone and one that learns from
+the teacher alone are trained to their end from the same network, optimizer and order of images.
+The mixture of their answers that predicts the calibration labels best says how much the teacher
+is worth *after* learning: label noise that the student averages away costs nothing, a teacher's
+bias that it cannot average away does. The branches are thrown away, the training goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from akgp.data.images import Images
+from akgp.distillation.teacher_weight.answers import stacked_weight
+from akgp.evaluation import predict_logits
+from akgp.models.memory_format import settle
+from akgp.params import Training
+from akgp.training.loop import Epoch, Objective, Schedule, learning_rate_factor, train
+
+TRUNK, BRANCH = 0.4, 0.15
+"""Shares of the training before the branches, and of each branch."""
+
+
+def branch_epochs(epochs: int) -> tuple[int, int]:
+    """Epochs of the trunk and of each of the two branches, for a training of `epochs`; 1 or more each."""
+    return max(round(TRUNK * epochs), 1), max(round(BRANCH * epochs), 1)
+
+
+def train_measured(
+    model: nn.Module,
+    images: Images,
+    validation: Images,
+    calibration: Images,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    params: Training,
+    objective: Callable[[float], Objective],
+    class_counts: Tensor,
+    prior: float,
+    seed: int,
+    device: torch.device | str = "cpu",
+    state: dict[str, Any] | None = None,
+) -> Iterator[Epoch]:
+    """`train`, with w0 measured on the way; yields an `Epoch` after each one, the branches' included.
+
+    Rows of the branches carry `branch`: the weight 0 or 1 that it learns with; all others are those
+    of one training of `params.epochs`. Once the branches have ended, states carry `measured`, a
+    `Measured` as a dictionary. The whole costs 1.3 times a training.
+
+    Args:
+        objective: of a weight w0.
+        calibration: labelled images on which nothing is trained.
+        prior: w0 until it is measured, see `stacked_weight`.
+        state: of an earlier `Epoch` of this function; the rest as for `train`.
+    """
+    state = {"trunk": None, "branch": None, "answers": [], "measured": None, "rest": None} | (state or {})
+
+    def training(network: nn.Module, weight: float, start: Any, **options: Any) -> Iterator[Epoch]:
+        options = {"params": params} | options
+        return train(
+            network, images, validation, mean=mean, std=std, objective=objective(weight), seed=seed,
+            device=device, state=copy.deepcopy(start), **options,
+        )  # fmt: skip
+
+    if state["measured"] is None:
+        trunk_epochs, epochs = branch_epochs(params.epochs)
+        done = state["trunk"]["epoch"] if state["trunk"] else 0
+        for epoch in islice(training(model, prior, state["trunk"]), trunk_epochs - done):
+            state = state | {"trunk": epoch.state}
+            yield Epoch(epoch.row, state)
+        last, schedule = params.model_copy(update={"keep": "last"}), _decayed(trunk_epochs, epochs)
+        for weight in (0.0, 1.0)[len(state["answers"]) :]:
+            branch, start = copy.deepcopy(model), state["branch"] or state["trunk"]
+            left = trunk_epochs + epochs - start["epoch"]
+            for epoch in islice(training(branch, weight, start, params=last, schedule=schedule), left):
+                state = state | {"branch": epoch.state}
+                yield Epoch(epoch.row | {"branch": weight}, state)
+            branch.load_state_dict(state["branch"]["kept"])
+            # As it was trained, or the last bits differ after a kill.
+            settle(branch, images.pixels.shape[1:], channels_last=params.channels_last)
+            answer = predict_logits(branch, calibration, mean=mean, std=std, device=device)
+            state = state | {"branch": None, "answers": [*state["answers"], answer]}
+        labels_only, teacher_only = state["answers"]
+        measured = stacked_weight(labels_only, teacher_only, calibration.labels, class_counts, prior)
+        state = state | {"answers": [], "measured": vars(measured), "rest": state["trunk"], "trunk": None}
+    for epoch in training(model, state["measured"]["weight"], state["rest"]):
+        state = state | {"rest": epoch.state}
+        yield Epoch(epoch.row, state)
+
+
+def _decayed(start: int, epochs: int) -> Schedule:
+    """From the rate that the training has after `start` epochs, linearly to zero within `epochs`."""
+
+    def factor(step: int, steps: int, params: Training) -> float:
+        done = (step - 1 - start * steps) / (epochs * steps)
+        return learning_rate_factor(start * steps, steps, params) * (1 - done)
+
+    return factor

@@ -1,0 +1,18 @@
+"""What a network is worth: accuracy, size and latency."""
+
+from akgp.evaluation.accuracy import accuracy, balanced_accuracy, onnx_logits, predict_logits
+from akgp.evaluation.cost import Counts, count
+from akgp.evaluation.latency import Latency, Ratio, latency, speedup
+
+__all__ = [
+    "Counts",
+    "Latency",
+    "Ratio",
+    "accuracy",
+    "balanced_accuracy",
+    "count",
+    "latency",
+    "onnx_logits",
+    "predict_logits",
+    "speedup",
+]

@@ -1,0 +1,113 @@
+"""How well a network classifies: its logits, in PyTorch and in onnxruntime, and the share that is right.
+
+Nothing here decides which split is measured. N: images, C: classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from akgp.data.batches import ordered_batches
+from akgp.data.images import Images
+from akgp.models.memory_format import format_of
+from akgp.runtimes.onnxruntime import guarded, session
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module,
+    images: Images,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+    batch_size: int = 256,
+    rank: int = 0,
+    world: int = 1,
+) -> Tensor:
+    """The logits of every image in order, float32 [N, C] on the CPU, in eval mode and fp32.
+
+    The network is moved to `device` and keeps its mode. With `world` workers only rows of this
+    worker's images are filled, the others are zero: their sum over all workers is complete.
+
+    Args:
+        mean, std: of each channel, in units of 255.
+
+    Raises:
+        ValueError: no image.
+    """
+    if not len(images):
+        raise ValueError("images are empty: there is nothing to predict")
+    training = model.training
+    model.to(device).eval()
+    rows: Tensor | None = None
+    for batch in ordered_batches(
+        images.to(device), batch_size=batch_size, mean=mean, std=std, rank=rank, world=world,
+        channels_last=format_of(model) is torch.channels_last,
+    ):  # fmt: skip
+        logits = model(batch.inputs).float().cpu()
+        if rows is None:
+            rows = torch.zeros(len(images), logits.shape[1])
+        rows[batch.index.cpu()] = logits
+    model.train(training)
+    if rows is None:
+        raise ValueError(f"worker {rank} of {world} has none of the {len(images)} images; use fewer workers")
+    return rows
+
+
+def onnx_logits(
+    path: str | Path,
+    images: Images,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    threads: int,
+    batch_size: int = 256,
+) -> Tensor:
+    """The logits of every image in order, float32 [N, C], by onnxruntime on `threads` CPU threads.
+
+    Args:
+        path: an ONNX graph with one input [N, channels, H, W] and one output [N, C].
+        mean, std: of each channel, in units of 255.
+    """
+    running = session(path, threads=threads)
+    name = running.get_inputs()[0].name
+    with guarded(f"{path}: onnxruntime cannot run it"):
+        rows = [
+            torch.from_numpy(running.run(None, {name: batch.inputs.numpy()})[0])
+            for batch in ordered_batches(images.to("cpu"), batch_size=batch_size, mean=mean, std=std)
+        ]
+    return torch.cat(rows)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest logit is the label's (top-1), %.
+
+    Args:
+        logits: [N, C]; a tie goes to the lowest class.
+        labels: int64 [N].
+
+    Raises:
+        ValueError: other shapes, or no image.
+    """
+    return 100 * float(_right(logits, labels).mean())
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The mean over the classes that occur of each one's `accuracy`, %: so rare ones count alike."""
+    right = _right(logits, labels)
+    return 100 * float(torch.stack([right[labels == k].mean() for k in labels.unique()]).mean())
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 for each image that is classified as its label, else 0: float64 [N]."""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(
+            f"logits must be [N, C] and labels [N] with N > 0, "
+            f"got {list(logits.shape)} and {list(labels.shape)}"
+        )
+    return (logits.argmax(1) == labels.to(logits.device)).double()

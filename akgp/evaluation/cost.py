@@ -1,0 +1,126 @@
+"""How large a network is: its parameters and its multiply-accumulates (MACs).
+
+Both are counted on the network as it runs: removed filters count nothing, masked ones in full.
+Bytes on disk and latency are measured elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+from akgp.models.eval_mode import eval_mode
+
+aten = torch.ops.aten
+Formula = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Size of a network."""
+
+    params: int
+    """Parameters, each shared one once."""
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products for one input of the batch."""
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one forward pass, for one input of the batch."""
+
+    total: int
+    by_parameter: Mapping[nn.Parameter, int]
+    """Those of operations that read a parameter itself: a convolution's or linear layer's weight, also
+    where it is used by a function. The total has those of other products too, such as attention's."""
+
+
+def count(model: nn.Module, example_input: Tensor) -> Counts:
+    """Parameters and MACs of `model` in eval mode.
+
+    MACs are those of convolutions and of matrix products, whatever calls them: linear and recurrent
+    layers, attention's projections, and attention's own two products, fused or written out. Biases,
+    norms, activations, pooling and sums count nothing. Torchvision publishes the same figures.
+
+    Args:
+        example_input: [N, ...]; the MACs are divided by N.
+    """
+    return Counts(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model, example_input).total,
+    )
+
+
+def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
+    """The MACs of `count`, and which of them belong to which parameter."""
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        example_input = example_input.to(parameter.device)
+    owners = {_storage(each): each for each in model.parameters()}
+    flops: dict[nn.Parameter | None, int] = {}
+
+    def owned(formula: Formula) -> Formula:
+        def counted(*args: Any, out_val: Any, **options: Any) -> int:
+            operands = (each for each in (*args, *options.values()) if isinstance(each, Tensor))
+            owner = next((owners[key] for each in operands if (key := _storage(each)) in owners), None)
+            number = formula(*args, out_val=out_val, **options)
+            flops[owner] = flops.get(owner, 0) + number
+            return number
+
+        counted._get_raw = True  # type: ignore[attr-defined]  # the counter hands it tensors, not shapes
+        return counted
+
+    # Of the operations that torch counts, those without a weight (flex attention) need no owner.
+    formulas = {
+        operation: owned(formula)
+        for operation, formula in ({**flop_registry, **UNCOUNTED}).items()
+        if isinstance(operation, torch._ops.OpOverloadPacket)
+    }
+    with (
+        eval_mode(model),
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+    ):
+        model(example_input)
+    batch = 2 * len(example_input)  # a multiply-accumulate is two operations
+    macs = {owner: number // batch for owner, number in flops.items() if owner is not None}
+    return Macs(counter.get_total_flops() // batch, macs)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What views of a tensor have in common; also of tensors without data."""
+    return tensor.untyped_storage()._cdata
+
+
+def _product(matrix: Tensor, vector: Tensor, **_: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _recurrent(inputs: Tensor, *weights: Any, **_: Any) -> int:
+    """Of one layer in one direction, given two matrices; of all of them, given a list (cuDNN)."""
+    matrices = weights[0] if isinstance(weights[0], (list, tuple)) else weights[:2]
+    steps = inputs.shape[0] * inputs.shape[1]
+    return 2 * steps * sum(each.numel() for each in matrices if each.ndim == 2)
+
+
+# What torch's counter leaves out.
+UNCOUNTED: dict[Any, Formula] = {
+    aten.mv: _product,
+    aten.addmv: lambda _, matrix, vector, **__: _product(matrix, vector),
+    aten.dot: _product,
+    aten.addbmm: lambda _, first, second, **__: 2 * first.numel() * second.shape[2],
+    aten._addmm_activation: lambda _, first, second, **__: 2 * first.numel() * second.shape[1],
+    aten.mkldnn_rnn_layer: _recurrent,
+    aten._cudnn_rnn: _recurrent,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_fused_attention_overrideable: _attention,
+}

@@ -1,0 +1,1 @@
+"""Files on disks and stores, and how what is written gets into place."""

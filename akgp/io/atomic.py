@@ -1,0 +1,67 @@
+"""Files and folders that are whole or not there: written beside their destination, then moved into place."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_directory(destination: Path) -> Iterator[Path]:
+    """A new, empty folder that takes `destination`'s place once the block has ended well.
+
+    Until then the old one stays as it is; a block that raises leaves nothing behind. Whenever the
+    process is killed, the old folder or the new one is in place, whole: both change places in one
+    step where the system can do that (Linux), and elsewhere the next call puts the old one back.
+    """
+    new, old = (destination.with_name(f".{destination.name}.{which}") for which in ("new", "old"))
+    if old.exists() and not destination.exists():
+        old.rename(destination)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if not destination.exists():
+            new.rename(destination)
+        elif not _exchanged(new, destination):
+            destination.rename(old)
+            new.rename(destination)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two folders of one file system change places in one step; False: this system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, bytes(one), here, bytes(other), exchange) == 0
+
+
+@contextlib.contextmanager
+def atomic_file(destination: Path) -> Iterator[Path]:
+    """A path beside `destination` to write to; it takes its place, on disk, once the block has ended well.
+
+    Whoever reads `destination` gets all of the old content or all of the new, whenever the process is killed.
+    """
+    beside = destination.with_name(f".{destination.name}.new")
+    try:
+        yield beside
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())  # or the name could be on disk before the content
+        beside.replace(destination)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON by `atomic_file`; keys keep their order."""
+    with atomic_file(file) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

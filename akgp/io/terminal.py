@@ -1,0 +1,92 @@
+"""Text for a terminal of 80 columns, and JSON for programs: what commands print on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+WIDTH = 80
+"""Columns of a terminal as it opens: what commands print fits into them, also through a pipe."""
+
+
+def as_json(content: Any) -> str:
+    """One JSON document; text stays readable, and what JSON cannot hold (NaN) is null."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False)
+
+
+def wrapped(text: str, hanging: int = 0) -> str:
+    """`text` in lines of at most WIDTH columns, all but the first indented by `hanging`."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=" " * hanging, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
+def aligned(rows: Iterable[Iterable[str]], left: frozenset[int] = frozenset({0})) -> str:
+    """Rows of cells as lines of columns two blanks apart, right-aligned but for those in `left`."""
+    lines = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def aligned_blocks(rows: Iterable[Iterable[str]]) -> str:
+    """Rows of cells as right-aligned columns, in as many blocks below each other as WIDTH asks for.
+
+    Every block begins with the first column, which names the rows. A cell that is too long even for a block
+    of its own is cut.
+    """
+    first, *columns = zip(*rows, strict=True)
+    space = WIDTH - max(map(len, first))
+    blocks: list[list[list[str]]] = [[]]
+    used = 0
+    for column in columns:
+        cells = [cell if len(cell) <= space - 2 else f"{cell[: space - 3]}…" for cell in column]
+        width = 2 + max(map(len, cells))
+        if used + width > space:
+            blocks, used = [*blocks, []], 0
+        blocks[-1].append(cells)
+        used += width
+    return "\n\n".join(aligned(zip(first, *block, strict=True), left=frozenset()) for block in blocks)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and content - content != 0:  # NaN and both infinities
+        return None
+    return content
+
+
+class UnbrokenStderr:
+    """Standard error, also when its reader is gone, as when the flow was killed.
+
+    Without it tqdm would keep its lock, and the stage wait for that forever instead of ending.
+    It equals standard error, so that tqdm clears the bar before a line of the log.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return other is sys.stderr
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)

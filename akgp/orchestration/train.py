@@ -1,0 +1,229 @@
+"""The only place that starts Ray Train: one job a stage, resumed where it was interrupted.
+
+A stage hands over the module of a generator, `compute(task, out, state)`: it yields `Step`s, fills the
+folder `out` with its artifacts and ends. On the cluster every step becomes a report, its state
+a checkpoint, and `out` the last checkpoint, from which the artifacts are moved into place here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import fsspec
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from akgp import params as parameters
+from akgp.io.atomic import atomic_directory
+from akgp.io.errors import first_line
+from akgp.orchestration.capacity import await_nodes, nodes, require_capacity
+from akgp.orchestration.checkpoints import drop_damaged
+from akgp.orchestration.cluster import make_readable
+from akgp.orchestration.digest import digest
+from akgp.orchestration.failures import WorkerLost, raise_cause
+from akgp.orchestration.progress import bar
+from akgp.orchestration.session import session
+from akgp.orchestration.worker import ARTIFACT, Compute, work
+from akgp.workspace import StageError, Step, Task, require
+
+if TYPE_CHECKING:
+    from ray.train import Result, UserCallback
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    task: Task,
+    module: str,
+    *,
+    keys: tuple[str, ...],
+    inputs: list[Path],
+    steps: int,
+    destination: Path,
+    parallel: bool = False,
+) -> None:
+    """Run `compute` of `module` as a Ray Train job and move what it wrote to `destination`.
+
+    A job that was killed is resumed from its last step when the same is asked for again: its name
+    holds a digest of the parameters at `keys`, the files in `inputs` and the code.
+
+    Args:
+        steps: how many `Step`s to expect, for the progress bar.
+        parallel: use all of `ray.workers`; otherwise one.
+
+    Raises:
+        StageError: an input is missing or a node can't read it; Ray, its resources or its storage
+            can't be had; more workers were lost than `ray.max_failures`; `compute` raised an error.
+        ValueError: of a layer below, raised by `compute` on a worker.
+    """
+    from akgp.orchestration.callbacks import Rows
+
+    require(*inputs)
+    ray_params = task.params.ray
+    workers = ray_params.workers if parallel else 1
+    enough = min(ray_params.min_workers or workers, workers)
+    keys += ("ray.workers",) if parallel else ()  # a run of two workers is not resumed by one
+    name, storage = job_name(task, inputs, keys), storage_of(task)
+    with session(ray_params, enough):
+        require_capacity(nodes(), ray_params, enough)
+        _check_storage(storage, name)
+        source = make_readable(task, inputs, f"{storage}/{name}")
+        with bar(task, steps) as progress_file:
+            job = partial(
+                trainer, task, partial(_compute, module), name, storage,
+                workers if enough == workers else (enough, workers),
+                [Rows(str(progress_file))], source, ray_params.address is None,
+            )  # fmt: skip
+            result = retry_lost_workers(lambda: result_of(job(), task.label), task, enough)
+        if result.checkpoint is None:
+            raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
+        with atomic_directory(destination) as new, result.checkpoint.as_directory() as folder:
+            shutil.copytree(Path(folder) / ARTIFACT, new, dirs_exist_ok=True)
+    remove(f"{storage}/{name}")  # its checkpoints have served
+
+
+def _compute(module: str, task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """`compute` of a module that is imported where it runs."""
+    computed: Iterator[Step] = import_module(module).compute(task, out, state)
+    return computed
+
+
+def job_name(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
+    """The name of the task's job: the same for the same computation, which then resumes it."""
+    return f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
+
+
+def storage_of(task: Task) -> str:
+    """Where the task's jobs keep their checkpoints: a URL, or a path."""
+    storage = task.params.ray.storage
+    return storage if parameters.REMOTE.match(storage) else str((task.root / storage).resolve())
+
+
+def remove(path: str) -> None:
+    """Remove a folder of checkpoints, here or on a store."""
+    filesystem, path = fsspec.core.url_to_fs(path)
+    filesystem.rm(path, recursive=True)
+
+
+def _check_storage(storage: str, name: str) -> None:
+    """Remove damaged checkpoints, and a run whose snapshot was cut short: Ray Train could never resume it.
+
+    Raises:
+        StageError: the storage cannot be read.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
+        snapshot = f"{path}/checkpoint_manager_snapshot.json"
+        content = filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}"
+        drop_damaged(f"{storage}/{name}")
+    except Exception as error:  # each file system has its own
+        raise StageError(f"ray.storage: {storage}: cannot be read ({first_line(error)})") from error
+    try:
+        json.loads(content)
+    except json.JSONDecodeError:
+        log.warning("%s is damaged: the run starts again", snapshot)
+        filesystem.rm(path, recursive=True)
+
+
+def trainer(
+    task: Task,
+    compute: Compute,
+    name: str,
+    storage: str,
+    workers: int | tuple[int, int],
+    callbacks: list[UserCallback],
+    source: str | None = None,
+    own: bool = False,
+) -> DataParallelTrainer:
+    """The Ray Train job of `compute` over data-parallel workers; not started yet.
+
+    Args:
+        workers: how many, or the fewest and the most.
+        source: where each worker gets the workspace's files from; None: from the driver's path.
+        own: this process has started Ray, for this job: its controller runs here.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    gpu = task.params.ray.gpus_per_worker > 0
+    backend = None
+    if workers != 1:  # torch.distributed; to import this takes as long as torch, here and in the controller
+        from ray.train.torch import TorchConfig
+
+        backend = TorchConfig(backend="nccl" if gpu else "gloo")
+
+    class Interruptible(DataParallelTrainer):
+        """Ctrl-C is Python's exception. Ray's own handler would end this process with status 0."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    kind: type[DataParallelTrainer] = Interruptible
+    if own:
+        from akgp.orchestration.local_controller import lean
+
+        kind = lean(kind)
+    return kind(
+        work,
+        train_loop_config={"task": task, "compute": compute, "source": source},
+        backend_config=backend,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": task.params.ray.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            callbacks=callbacks,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=0),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def retry_lost_workers(attempt: Callable[[], T], task: Task, workers: int) -> T:
+    """What `attempt` gives; on a cluster it is made again after a loss, `ray.max_failures` times.
+
+    Ray's own retries would repeat a user's mistakes, too.
+
+    Args:
+        workers: how many it needs at least.
+
+    Raises:
+        WorkerLost: once more than that.
+    """
+    left = task.params.ray.max_failures if task.params.ray.address else 0
+    while True:
+        try:
+            return attempt()
+        except WorkerLost as error:
+            if left == 0:
+                raise
+            with logging_redirect_tqdm():
+                log.warning("%s", str(error).replace("`dvc repro`", "it"))
+            left -= 1
+            await_nodes(task.params.ray, workers)
+
+
+def result_of(job: DataParallelTrainer, label: str) -> Result:
+    """The job's result, or what went wrong as `raise_cause` says it."""
+    from ray.train import TrainingFailedError
+
+    try:
+        return job.fit()
+    except TrainingFailedError as error:
+        failures = [*(getattr(error, "worker_failures", None) or {}).values()] or [
+            getattr(error, "controller_failure", error)
+        ]
+        raise_cause(label, error, failures)

@@ -1,0 +1,88 @@
+"""Ray Tune's trials side by side, resumed where they were interrupted; a sweep's are in akgp.sweep.tuning."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from akgp.orchestration.checkpoints import drop_damaged
+from akgp.params import Ray
+
+if TYPE_CHECKING:
+    from ray.tune import Callback, ResultGrid, TuneConfig
+
+log = logging.getLogger(__name__)
+
+
+def one_worker(params: Ray) -> dict[str, float]:
+    """What Ray Tune has to reserve for a trial that is one worker."""
+    return {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
+
+
+def run_tuner(
+    trial: Callable[[dict[str, Any]], None],
+    name: str,
+    storage: str,
+    *,
+    space: dict[str, Any],
+    config: TuneConfig,
+    callback: Callback,
+    retry_failed: bool = False,
+    max_failures: int = 0,
+) -> ResultGrid:
+    """Run the trials of the experiment `name`; of one that was killed, go on with those unfinished.
+
+    A trial is resumed from its last checkpoint. One that fails does not end the others.
+
+    Args:
+        trial: with its resources.
+        storage: the directory or URL below which the experiment is kept.
+        retry_failed: go on with the trials that failed, too.
+        max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost
+            node from a mistake of the user's, which fails as often.
+    """
+    from ray import tune
+
+    quiet()
+    path = f"{storage}/{name}"
+    if resumable(path) and tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trial, resume_unfinished=True, resume_errored=retry_failed).fit()
+    return tune.Tuner(
+        trial,
+        param_space=space,
+        tune_config=config,
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage,
+            verbose=0,
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        ),
+    ).fit()
+
+
+def quiet() -> None:
+    """Let Ray Tune say nothing: errors are in the results."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def resumable(path: str) -> bool:
+    """Whether the experiment has a whole snapshot; what a kill cut short is removed.
+
+    Ray Tune does not write it atomically, and could never resume from such a one.
+    """
+    drop_damaged(path)
+    filesystem, folder = fsspec.core.url_to_fs(path)
+    for snapshot in sorted(filesystem.glob(f"{folder}/experiment_state-*.json"), reverse=True):
+        try:
+            json.loads(filesystem.cat_file(snapshot))
+            return True
+        except ValueError:
+            log.warning("%s is damaged: trials start again", snapshot)
+            filesystem.rm(snapshot)
+    return False

@@ -1,0 +1,125 @@
+"""Static post-training int8 (Jacob et al. 2018) by onnxruntime's quantizer, as a QDQ ONNX graph.
+
+Activations are unsigned 8-bit, one scale a tensor; weights signed 8-bit, one scale an output
+channel, such that no processor's sums can saturate; sums int32. Quantization-aware training is not
+done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from akgp.params import Quantize
+from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
+from akgp.quantization.weights import make_safe
+from akgp.runtimes.onnxruntime import guarded, session
+
+log = logging.getLogger(__name__)
+
+BATCH = 32
+"""Calibration images in memory at a time, with all their activations."""
+
+
+def quantize(
+    fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], params: Quantize, destination: str | Path
+) -> Kernels:
+    """Quantize a float ONNX graph and write it; returns which kernels its convolutions run on.
+
+    Activation ranges: `minmax` takes the extremes over the calibration images, `percentile` cuts
+    off 0.001 % and `entropy` minimises the Kullback-Leibler divergence of the histograms.
+
+    Args:
+        fp32_path: as `export_onnx` writes it.
+        inputs: float32 [N, C, H, W], normalised calibration images; the first `params.images` count.
+        destination: the file to write.
+
+    Raises:
+        QuantizationError: no image, a value that is not finite, or images that do not fit the graph.
+        GraphError: onnxruntime cannot load the float graph.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    reader = _Batches(_checked(fp32_path, inputs)[: params.images])
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    # The histogram methods print.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
+    ):
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        _prepare(fp32_path, prepared)
+        quantize_static(
+            str(prepared),
+            str(quantized),
+            reader,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=methods[params.calibration],
+            extra_options={"CalibStridedMinMax": 1},  # ranges are merged batch by batch, in bounded memory
+        )
+        graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
+    make_safe(graph, floating)
+    strip(graph)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, str(destination))
+    return convolution_kernels(destination)
+
+
+def _prepare(fp32_path: str | Path, destination: Path) -> None:
+    """Fold and fuse what can be, and infer shapes: symbolically too, where onnxruntime is able to.
+
+    That fails on operations whose axes are an input it doesn't know, such as ReduceMax; few layers need it.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        quant_pre_process(str(fp32_path), str(destination))
+    except Exception as error:  # Python's own kinds, from within its inference
+        log.debug("%s: no symbolic shapes: %s", fp32_path, error)
+        quant_pre_process(str(fp32_path), str(destination), skip_symbolic_shape=True)
+
+
+class _Batches:
+    """Calibration images in batches, as onnxruntime's quantizer reads them."""
+
+    def __init__(self, inputs_NCHW: NDArray[np.float32]) -> None:
+        self.batches = np.array_split(inputs_NCHW, -(-len(inputs_NCHW) // BATCH))
+        self.coming = iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.coming = iter(self.batches[start_index:end_index])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self.coming, None)
+        return None if batch is None else {"input": batch}
+
+
+def _checked(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    array = np.asarray(inputs.cpu() if isinstance(inputs, Tensor) else inputs, dtype=np.float32)
+    expected = session(path, threads=1).get_inputs()[0].shape
+    if array.ndim != 4 or not len(array) or list(array.shape[1:]) != expected[1:]:
+        raise QuantizationError(
+            f"calibration images must be {expected} with N > 0 as {path} takes, got {list(array.shape)}"
+        )
+    if not np.isfinite(array).all():
+        raise QuantizationError("calibration images must be finite, got nan or inf")
+    return array

@@ -1,0 +1,244 @@
+"""The page a person looks at after a run.
+
+It formats what it is given; it measures nothing and reads no artifact. The page is one HTML file
+with its figures inside: it works offline and loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from akgp import params as parameters
+from akgp.params.training_defaults import dense_training, student_training
+from akgp.reporting.metrics import Metrics
+from akgp.reporting.table import balance_matters, faster, latency, number, reductions
+
+ROLES = {
+    "teacher": "teaches the student",
+    "dense": "the student's network before pruning",
+    "pruned": "filters removed, not yet recovered",
+    "student": "recovered by distillation",
+    "int8": "the student in 8-bit integers",
+}
+ROWS = 48
+"""Of more classes than this a table shows so many."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        metrics: of each network what reports/metrics.json and details.json hold; `int8` may also hold
+            integer_convolutions and floating_convolutions, the kernels that onnxruntime chose, and
+            floating_operations, those whose result depends on the processor.
+        characteristics: what was measured of the data, None if the strategy needs none.
+        sentence: the characteristics in words.
+        histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
+        layers: rows of name, dense_width, pruned_width, reason; values may be text, as from CSV.
+        weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
+        summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
+            not_taken, and regime, None or absent where images and labels are the source's.
+        warnings: what went less well than it should, and what to turn.
+        provenance: what ran where: label and value, in the order to be shown.
+    """
+
+    params: parameters.Params
+    metrics: Metrics
+    characteristics: Mapping[str, Any] | None
+    sentence: str
+    histories: Mapping[str, Sequence[Mapping[str, float]]]
+    layers: Sequence[Mapping[str, Any]]
+    weights: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+
+
+def write(directory: str | Path, content: Report) -> Path:
+    """Write `index.html` into an existing directory; returns its path."""
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from akgp.reporting import figures
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "counted": "{:,}".format}
+    template = environment.from_string(
+        files("akgp.reporting").joinpath("template.html.j2").read_text(encoding="utf-8")
+    )
+    drawn = {
+        "curves": figures.learning_curves(content.histories),
+        "widths": figures.widths(content.layers),
+        "weights": figures.teacher_weights(content.weights),
+        "classes": figures.class_characteristics(content.characteristics, content.summary["classes"]),
+        "confusion": figures.class_confusion(content.characteristics, content.summary["classes"]),
+    }
+    page = template.render(
+        report=content,
+        rows=list(_rows(content.metrics)),
+        saved=list(saved(content)),
+        settings=list(_settings(content.params, sum(content.summary["counts"]["train"]))),
+        characteristics=list(_characteristics(content.characteristics or {})),
+        splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
+        regime=regime(content.summary.get("regime")),
+        weights=_lowest_and_highest(content.weights),
+        kernels=_kernels(content.metrics),
+        logits=_logits(content.metrics),
+        faster=faster(content.metrics),
+        balanced=balance_matters(content.metrics),
+        figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
+        yaml=parameters.dump(content.params),
+    )
+    file = Path(directory) / "index.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def saved(content: Report) -> Iterator[tuple[str, str]]:
+    """What was asked of pruning and what it gave: filters, MACs and parameters, which are three things."""
+    prune = content.params.prune
+    asked = {"ratio": prune.ratio, "macs": prune.macs, "params": prune.params}
+    wanted = {
+        "ratio": "{:.1%} of the filters of each layer removed",
+        "macs": "{:.1%} of the MACs kept",
+        "params": "{:.1%} of the parameters kept",
+    }
+    yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
+    dense_filters = sum(int(row["dense_width"]) for row in content.layers)
+    if dense_filters:
+        removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters
+        yield (
+            "filters removed",
+            f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)",
+        )
+    dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
+    if dense and pruned:
+        for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):
+            yield label, f"{1 - pruned[key] / dense[key]:.1%}"
+
+
+def regime(altered: Mapping[str, Any] | None) -> str:
+    """What a regime did to the training side, in a line; empty without one."""
+    if altered is None:
+        return ""
+    asked, said = altered["asked"], []
+    if asked["subset"] is not None:
+        said.append(f"subset of {asked['subset']:,} images")
+    if asked["imbalance"] > 1:
+        said.append(f"exponential long tail {asked['imbalance']:g} : 1, {sum(altered['kept']):,} images left")
+    if asked["label_noise"]:
+        wrong = ", ".join(f"{count:,} in {name}" for name, count in altered["changed"].items())
+        of = "" if asked["noise"] == "symmetric" else " of the flipped classes"
+        said.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
+    return "; ".join(said) + "; the test split is as it was"
+
+
+def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
+    for name, row in metrics.items():
+        yield {
+            "name": name,
+            "role": ROLES.get(name, ""),
+            "latency": latency(row),
+            "latency_runtime": "",
+            "less": reductions(row, metrics.get("dense")),
+            **row,
+        }
+
+
+def _w0(params: parameters.Params) -> str:
+    distill = params.distill
+    if distill.strategy not in ("fixed", "akgp"):
+        return ""
+    asked = distill.strategy == "akgp" and distill.w0 is None and params.another_teaches
+    given = "w0 by the answers, " if asked else f"w0 {distill.w0_or_default:g}, "
+    return given + ("measured on the way, " if distill.measures_w0 else "")
+
+
+def _settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]]:
+    """The parameters that a reader wants first; the whole file is further down the page.
+
+    Args:
+        images: of the training split.
+    """
+    names = dict.fromkeys((*params.teachers, params.student))
+    yield "networks", ", ".join(f"{name} ({params.networks[name].architecture})" for name in names)
+    yield "teaches", ", ".join(params.teachers)
+    yield "is pruned", params.student
+    yield "dense training", _training(dense_training(params, params.student, images))
+    yield "pruning criterion", params.prune.criterion
+    yield (
+        "distillation",
+        f"{params.distill.strategy}, {_w0(params)}temperature {params.distill.temperature:g}",
+    )
+    yield "recovery", _training(student_training(params, images))
+    yield (
+        "quantization",
+        f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most",
+    )
+    yield "seed", str(params.seed)
+
+
+def _characteristics(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was measured of the teacher and the labels, with units."""
+    if not found:
+        return
+    yield "teacher's accuracy", f"{100 * found['accuracy']:.1f} % of {found['samples']:,} calibration images"
+    yield (
+        "teacher's calibration",
+        f"expected calibration error {100 * found['ece']:.1f} %, confidence minus accuracy "
+        f"{100 * found['overconfidence']:+.1f} points, calibrated by temperature {found['temperature']:.2f}",
+    )
+    if found["noise_rate"] is not None:
+        rate, low = 100 * found["noise_rate"], 100 * found["noise_rate_low"]
+        yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %; corrected above 5 %"
+    if found["memorisation_gap"] is not None:
+        yield (
+            "memorisation gap",
+            f"Brier score {found['memorisation_gap']:+.3f}, training minus calibration images",
+        )
+    yield "imbalance", f"{found['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3"
+
+
+def _training(training: parameters.Training) -> str:
+    return (
+        f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
+        f"({training.schedule})"
+    )
+
+
+def _lowest_and_highest(weights: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows; of more than can be looked through those of the lowest and the highest mean."""
+    if len(weights) <= ROWS:
+        return weights
+    ordered = sorted(weights, key=lambda row: float(row["mean"]))
+    return [*ordered[: ROWS // 2], *ordered[-ROWS // 2 :]]
+
+
+def _kernels(metrics: Metrics) -> tuple[int, int] | None:
+    int8 = metrics.get("int8", {})
+    if "integer_convolutions" not in int8:
+        return None
+    return int(int8["integer_convolutions"]), int(int8["floating_convolutions"])
+
+
+def _logits(metrics: Metrics) -> str | None:
+    """What can be promised of the int8 file's logits on other processors."""
+    floating = metrics.get("int8", {}).get("floating_operations")
+    if floating is None:
+        return None
+    if floating:
+        return f"{floating} operations stay in floating point: the last bits depend on the processor"
+    return "all integer: bit for bit the same wherever onnxruntime runs the file"
+
+
+def _spread(counts: Iterable[int]) -> str:
+    counts = list(counts)
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"

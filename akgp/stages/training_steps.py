@@ -1,0 +1,107 @@
+"""What the stages that train share: a training judged on the validation split, step by step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+from akgp.data import Summary
+from akgp.params import Training
+from akgp.params.training_defaults import dense_training
+from akgp.training.loop import JUDGED_BY, Epoch
+from akgp.workspace import StageError, Step, Task
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, float]
+
+ACCURACIES = ("val_top1", "val_balanced_top1")
+
+
+def options(task: Task, training: Training, summary: Summary, state: dict[str, Any] | None) -> dict[str, Any]:
+    """What every training of a task is told besides its network, images and objective.
+
+    Args:
+        state: of a `Step` of `epochs_to_steps`, from which to go on.
+    """
+    return {
+        "mean": summary.mean,
+        "std": summary.std,
+        "params": training,
+        "seed": task.params.seed,
+        "device": task.device,
+        "state": state["training"] if state else None,
+    }
+
+
+def epochs_to_steps(
+    epochs: Iterator[Epoch], state: dict[str, Any] | None
+) -> Generator[Step, None, tuple[list[Row], dict[str, Any]]]:
+    """A `Step` an epoch; returns the history, a row an epoch, and the training's last state.
+
+    The history is part of the state, so that it is whole after an interruption too. An epoch of a
+    branch is no part of it: its step repeats the last row.
+    """
+    history: list[Row] = list(state["history"]) if state else []
+    training = state["training"] if state else {}
+    for epoch in epochs:
+        training = epoch.state
+        if "branch" not in epoch.row:
+            history.append(epoch.row)
+        yield Step(history[-1], {"training": training, "history": history})
+    return history, training
+
+
+def best_epoch_metrics(history: Sequence[Mapping[str, float]], keep: str) -> Row:
+    """ACCURACIES (%) of the epoch whose weights are kept by `Training.keep`."""
+    row = max(history, key=lambda row: row[JUDGED_BY[keep]])
+    return {key: row[key] for key in ACCURACIES}
+
+
+def step_size(training: Training) -> dict[str, Any]:
+    """For the metrics: the batch size and the peak learning rate that were used."""
+    return {"batch_size": training.batch_size, "learning_rate": training.learning_rate}
+
+
+def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Task, summary: Summary) -> None:
+    """Refuse a network that has diverged, and warn of one that classifies as well as by chance.
+
+    Chance is 1 / C of the mean over the C classes of validation accuracy, and two standard errors of as many
+    validation images. Diverged is what then has a loss of more than twice that of equal logits, ln C nats.
+
+    Raises:
+        StageError: it has diverged, or gives logits that are not finite.
+    """
+    name = task.network or task.params.student
+    network = task.params.networks[name]
+    training = dense_training(task.params, name, sum(summary.counts["train"]))
+    best = max(history, key=lambda row: row["val_balanced_top1"])
+    chance = 1 / len(summary.classes)
+    spread = 2 * math.sqrt(chance * (1 - chance) / sum(summary.counts["validation"]))
+    loss = best["val_loss"]
+    if math.isfinite(loss) and best["val_balanced_top1"] > 100 * (chance + spread):
+        return
+    said = (
+        f"networks.{task.network}: classifies {best['val_balanced_top1']:.1f} % of the validation images "
+        f"(mean over classes), no more than chance ({100 * chance:.1f} %)"
+    )
+    if network.checkpoint:
+        remedy = "are its classes in this order, its images of this size, colour and normalisation?"
+        if not math.isfinite(loss):
+            raise StageError(
+                f"networks.{task.network}.checkpoint: its loss on validation images is {loss}: {remedy}"
+            )
+        log.warning("%s: %s", said, remedy)
+    elif max(row["loss"] for row in history[-1:]) > 2 * math.log(len(summary.classes)):
+        raise StageError(
+            f"{said}, and its loss is {history[-1]['loss']:.3g}: the training has diverged; lower "
+            f"teacher.learning_rate ({training.learning_rate}) or raise teacher.warmup_epochs "
+            f"({training.warmup_epochs})"
+        )
+    else:
+        log.warning(
+            "%s: raise teacher.epochs (%s), or change teacher.learning_rate (%s)",
+            said, training.epochs, training.learning_rate,
+        )  # fmt: skip

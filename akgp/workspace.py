@@ -1,0 +1,96 @@
+"""The workspace on disk: where artifacts lie; and what a stage is given (`Task`) and yields (`Step`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from akgp.params import Params
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StageError(ValueError):
+    """A stage cannot start or go on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds params.yaml and dvc.yaml; every path of the pipeline is named here."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / "prepared"
+
+    @property
+    def pruned(self) -> Path:
+        return self.root / "models" / "pruned"
+
+    @property
+    def student(self) -> Path:
+        return self.root / "models" / "student"
+
+    @property
+    def int8(self) -> Path:
+        return self.root / "models" / "int8"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def network_files(self) -> Path:
+        """Of each network a file, NAME.json: the digests of the user's own files that it is made of."""
+        return self.root / "models" / "files"
+
+    def dense(self, network: str) -> Path:
+        return self.root / "models" / "dense" / network
+
+    def folds(self, network: str) -> Path:
+        """Of each fold a folder, named by its number: the network that was trained without it."""
+        return self.root / "models" / "folds" / network
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one stage has to do: travels to the workers as it is."""
+
+    stage: str
+    params: Params
+    root: Path
+    network: str | None = None
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root)
+
+    @property
+    def device(self) -> torch.device:
+        """Where a worker computes: its own GPU, or the processor."""
+        import torch
+
+        return torch.device("cuda" if self.params.ray.gpus_per_worker else "cpu")
+
+    @property
+    def label(self) -> str:
+        """Name of the stage as DVC spells it."""
+        return f"{self.stage}@{self.network}" if self.network else self.stage
+
+
+def require(*paths: Path) -> None:
+    """Raise StageError unless every path exists."""
+    for path in paths:
+        if not path.exists():
+            raise StageError(f"{path}: missing; `dvc repro` makes it")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a computation yields when a part of it is done: metrics, and a state to go on from."""
+
+    row: dict[str, Any]
+    state: dict[str, Any] | None = None

@@ -1,0 +1,1 @@
+"""Measurements of the whole program: faults, overhead, threads, scaling of sweeps."""
