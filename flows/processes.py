@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import IO
 
-TIED = str(Path(__file__).with_name("tied.py"))
+RUN_WITH_PARENT = str(Path(__file__).with_name("run_with_parent.py"))
 GRACE_SECONDS = 10
 TAIL_LINES = 5
 
@@ -34,7 +34,7 @@ def run(command: list[str], folder: Path) -> str:
     programs = Path(sys.executable).parent  # they come first, as in an activated environment
     tail, output = bytearray(), bytearray()
     with subprocess.Popen(
-        [sys.executable, "-P", TIED, str(os.getpid()), *command],
+        [sys.executable, "-P", RUN_WITH_PARENT, str(os.getpid()), *command],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

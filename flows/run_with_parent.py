@@ -1,6 +1,6 @@
 """A module run as by `python -m`, in a process that is terminated when the one that started it is killed.
 
-usage: python -P tied.py PARENT MODULE ARGUMENT...
+usage: python -P run_with_parent.py PARENT MODULE ARGUMENT...
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Deployed:
     def flow(self) -> Process:
         """The process of the running flow: dvc's parent."""
         everyone = {each.pid: each for each in self.workspace.processes()}
-        return next(everyone[each.parent] for each in everyone.values() if "tied.py" in each.line)
+        return next(everyone[each.parent] for each in everyone.values() if "run_with_parent.py" in each.line)
 
     def server(self) -> list[Process]:
         """The server's process, and those below it."""
