@@ -86,7 +86,8 @@ def out_of_fold(
 
     Args:
         fold: int64 [N], of each image, in [0, K).
-        mean, std: of each channel, in units of 255.
+        mean: of each channel, in units of 255.
+        std: standard deviation, likewise.
 
     Raises:
         ValueError: `fold` is not as above, or there is no image.

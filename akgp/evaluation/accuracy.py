@@ -35,7 +35,8 @@ def predict_logits(
     worker's images are filled, the others are zero: their sum over all workers is complete.
 
     Args:
-        mean, std: of each channel, in units of 255.
+        mean: of each channel, in units of 255.
+        std: standard deviation, likewise.
 
     Raises:
         ValueError: no image.
@@ -72,7 +73,8 @@ def onnx_logits(
 
     Args:
         path: an ONNX graph with one input [N, channels, H, W] and one output [N, C].
-        mean, std: of each channel, in units of 255.
+        mean: of each channel, in units of 255.
+        std: standard deviation, likewise.
     """
     running = session(path, threads=threads)
     name = running.get_inputs()[0].name

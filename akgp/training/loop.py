@@ -106,7 +106,8 @@ def train(
         images: augmented, shuffled by (seed, epoch); only whole batches are used, or all images
             as one batch if they are fewer.
         validation: measured after every epoch, exactly, over all workers.
-        mean, std: of each channel, in units of 255.
+        mean: of each channel, in units of 255.
+        std: standard deviation, likewise.
         state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
         params: a batch size or a learning rate that is None is `training_defaults.resolved`.
         schedule: of the learning rate; None: `learning_rate_factor`.
