@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import posixpath
 import re
@@ -226,7 +227,26 @@ def commands() -> str:
     return str(get_docs_for_click(obj=command, ctx=context, indent=1, name="akgp"))
 
 
-GENERATED: Mapping[str, Callable[[], str]] = {"parameters": parameters, "commands": commands}
+@cache
+def packages() -> str:
+    """Every part of akgp, and the first paragraph of its docstring."""
+    parts = [
+        *ROOT.glob("akgp/*/__init__.py"),
+        *(file for file in ROOT.glob("akgp/*.py") if file.stem[0] != "_"),
+    ]
+    rows = ["| part | its job |", "| --- | --- |"]
+    for file in sorted(parts):
+        name = file.parent.name + "/" if file.stem == "__init__" else file.name
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        rows.append(f"| `{name}` | {_cell(' '.join(docstring.partition(chr(10) * 2)[0].split()))} |")
+    return "\n".join(rows)
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "parameters": parameters,
+    "commands": commands,
+    "packages": packages,
+}
 
 
 # Nothing from elsewhere

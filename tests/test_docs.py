@@ -79,6 +79,35 @@ def test_the_reference_has_every_parameter_and_its_bounds(site: ModuleType) -> N
     assert keys <= {name.rpartition(".")[2] for name in rows} | {"teachers", "heads"}
 
 
+def test_the_map_of_the_package_says_what_every_part_is_for(site: ModuleType) -> None:
+    rows = [row.split(" | ") for row in site.packages().splitlines()[2:]]
+    assert {"| `pruning/`", "| `orchestration/`", "| `workspace.py`"} <= {row[0] for row in rows}
+    assert [row for row in rows if len(row[1]) < 20] == []
+
+
+def test_the_files_that_pages_name_exist() -> None:
+    """The log and the records say what was; other pages what is."""
+    pages = [
+        file for file in tracked("docs/**/*.md", "README.md") if file.name not in ("LOG.md", "weighting.md")
+    ]
+    top = {name.name for name in ROOT.iterdir()} & {
+        "akgp",
+        "benchmarks",
+        "experiments",
+        "flows",
+        "infra",
+        "tests",
+    }
+    named = {
+        (file.name, name)
+        for file in pages
+        for name in re.findall(r"`([\w./-]+)`", file.read_text(encoding="utf-8"))
+        if name.partition("/")[0] in top and "/" in name
+    }
+    assert len(named) > 5
+    assert [each for each in named if not (ROOT / each[1]).exists()] == []
+
+
 def test_the_reference_has_every_command(site: ModuleType) -> None:
     page = site.commands()
     assert "`akgp sweep apply`" in page and "`akgp release rollback`" in page and "--json" in page

@@ -1,0 +1,1 @@
+"""Training: a loop that yields a row an epoch, on one worker or several."""
