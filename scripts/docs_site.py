@@ -114,6 +114,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in what is generated; let links follow the files that were copied."""
     uri = page.file.src_uri
+    if uri.startswith(f"{OUTSIDE}/results/"):  # rows of figures, which would bury what is looked for
+        page.meta["search"] = {"exclude": True}
     place, folder = _place(uri), posixpath.dirname(uri) or "."
     linked = _with_links(markdown, lambda link: posixpath.relpath(_uri(_target(place, link)), folder))
     return MARKER.sub(lambda found: GENERATED[found[1]](), linked)

@@ -166,7 +166,8 @@ def gate(new: Row, production: Row | None, params: Nightly) -> Decision:
     """Promote if the new network is no worse than allowed and within its limits.
 
     Args:
-        new, production: measured on the same test split; None: there is none in production.
+        new: measured on the test split.
+        production: measured on the same images; None: there is none in production.
     """
     checks = [_accuracy(new["top1"], production, params.max_drop)]
     if params.max_bytes is not None:
