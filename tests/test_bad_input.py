@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 
 from akgp import models, params
 from akgp.orchestration.capacity import require_capacity
@@ -142,7 +143,7 @@ def refused(
 ) -> str:
     """Run the stage; it must fail with one line that says `expected` and leave artifacts as they were."""
     text = io.StringIO()
-    params.YAML().dump(content, text)
+    YAML().dump(content, text)
     (root / "params.yaml").write_text(text.getvalue())
     for artifact in ("data/prepared", "models/dense/small", "models/student"):
         (root / artifact).mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from akgp import params
 
@@ -518,4 +519,4 @@ def test_recipes_are_valid_and_described(name: str) -> None:
     file = ROOT / "recipes" / f"{name}.yaml"
     assert file.read_text().startswith("# ")
     checked = params.load(file)
-    assert params.validate(params.YAML().load(params.dump(checked))) == checked
+    assert params.validate(YAML().load(params.dump(checked))) == checked

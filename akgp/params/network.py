@@ -1,0 +1,47 @@
+"""networks.*: how a dense network is built."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from akgp.params.base import Address, Section
+
+CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+
+
+class Network(Section):
+    """A dense network: how it is built and, if it is trained already, from where it is taken."""
+
+    architecture: str = Field(
+        description="cifar_resnet20|32|44|56|110, a torchvision classifier, or module:function"
+    )
+    widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="cifar_resnet only: channels of its three stages; null: 16, 32, 64"
+    )
+    weights: str | None = Field(
+        None, description="torchvision only: pretrained weights to start from, such as DEFAULT"
+    )
+    checkpoint: Address | None = Field(
+        None, description="a trained network instead of training: safetensors or state dict; path or s3://"
+    )
+
+    mean: tuple[float, ...] | None = Field(
+        None, description="of each channel of its images, in units of 255; null: that of the training images"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="standard deviation likewise; a trained network needs those it was trained with"
+    )
+
+    @model_validator(mode="after")
+    def _fits_architecture(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std must both be given, or neither")
+        if self.widths is not None and self.architecture not in CIFAR_RESNETS:
+            raise ValueError(f"widths is for {', '.join(CIFAR_RESNETS)} only, not {self.architecture!r}")
+        if self.widths is not None and len(self.widths) != 3:
+            raise ValueError(f"widths must be three numbers, got {list(self.widths)}")
+        if self.weights is not None and (self.architecture in CIFAR_RESNETS or ":" in self.architecture):
+            raise ValueError(f"weights is for torchvision networks only, not {self.architecture!r}")
+        return self

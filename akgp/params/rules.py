@@ -1,0 +1,101 @@
+"""What goes together across the sections of params.yaml: a rule each, which raises ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from akgp.params.network import CIFAR_RESNETS
+from akgp.params.schema import Params
+from akgp.params.space import check_space
+
+
+def names_are_networks(params: Params) -> None:
+    for key, names in (("teachers", params.teachers), ("student", (params.student,))):
+        for name in names:
+            if name not in params.networks:
+                raise ValueError(f"{key}: {name!r} is not among networks ({', '.join(params.networks)})")
+
+
+def each_teacher_once(params: Params) -> None:
+    if len(set(params.teachers)) != len(params.teachers):
+        raise ValueError(f"teachers: each name once, got {', '.join(params.teachers)}")
+
+
+def folds_are_trained(params: Params) -> None:
+    """A trained network has seen all images: it has no folds."""
+    for name in params.teachers if params.folds else ():
+        if params.networks[name].checkpoint:
+            raise ValueError(
+                f"folds: {params.folds}, but networks.{name}.checkpoint is trained already, on all images: "
+                "folds must be null, or teachers networks without a checkpoint"
+            )
+
+
+def normalization_fits_color(params: Params) -> None:
+    channels = 1 if params.data.color == "gray" else 3
+    for name, network in params.networks.items():
+        for key, values in (("mean", network.mean), ("std", network.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(
+                    f"networks.{name}.{key}: must be {channels} number(s), one a channel of data.color "
+                    f"{params.data.color!r}, got {list(values)}"
+                )
+
+
+def torchvision_sees_color(params: Params) -> None:
+    for name, network in params.networks.items():
+        torchvision = network.architecture not in CIFAR_RESNETS and ":" not in network.architecture
+        if torchvision and params.data.color == "gray":
+            raise ValueError(
+                f"networks.{name}.architecture: {network.architecture!r} takes three channels: "
+                "data.color must be rgb"
+            )
+
+
+def trainings_fit_workers(params: Params) -> None:
+    ray = params.ray
+    for section, training in (("teacher", params.teacher), ("distill.training", params.distill.training)):
+        for workers in ray.counts():
+            if training.batch_size is not None and training.batch_size % workers:
+                raise ValueError(
+                    f"{section}.batch_size: {training.batch_size} must be divisible by "
+                    f"ray.workers ({workers})"
+                )
+        if training.precision == "fp16" and not ray.gpus_per_worker:
+            raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
+        if training.cuda_graphs and (ray.workers > 1 or not ray.gpus_per_worker):
+            raise ValueError(f"{section}.cuda_graphs: needs ray.workers 1 and ray.gpus_per_worker 1")
+        if training.sync_batch_norm and ray.workers > 1 and not ray.gpus_per_worker:
+            raise ValueError(f"{section}.sync_batch_norm: several workers need ray.gpus_per_worker 1")
+
+
+def strategy_has_its_teachers(params: Params) -> None:
+    several = params.distill.strategy in ("confidence", "learned")
+    if several and len(params.teachers) < 2:
+        raise ValueError(
+            f"distill.strategy: {params.distill.strategy!r} weighs teachers against each other: teachers "
+            f"must name two or more networks, got {', '.join(params.teachers)}"
+        )
+
+
+def sweep_changes_what_it_is_against(params: Params) -> None:
+    sweep = params.sweep
+    if sweep.against and not any(key.startswith("prune.") for key in sweep.space):
+        raise ValueError(
+            f"sweep.against: parameters of prune alone change {sweep.against!r}: sweep.space must "
+            f"name one, such as prune.ratio, got {', '.join(sweep.space) or 'none'}"
+        )
+
+
+RULES: tuple[Callable[[Params], None], ...] = (
+    names_are_networks,
+    each_teacher_once,
+    folds_are_trained,
+    normalization_fits_color,
+    torchvision_sees_color,
+    trainings_fit_workers,
+    strategy_has_its_teachers,
+    check_space,
+    sweep_changes_what_it_is_against,
+)
+"""In this order: the later ones rely on the earlier ones."""

@@ -1,0 +1,90 @@
+"""A tree of plain values as a section: strict, and every error a line that names the parameter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from akgp.params.base import NAME, Section
+
+S = TypeVar("S", bound=Section)
+
+LONGEST = 100
+"""Characters of a value that an error shows."""
+
+RETIRED = {
+    "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
+}
+"""Parameters of earlier versions: why each is gone and what to do."""
+
+
+class ParamsError(ValueError):
+    """params.yaml is not valid; the message has one line for each thing wrong."""
+
+
+def validated(model: type[S], tree: Mapping[str, Any]) -> S:
+    """The section that a tree of mappings, lists and scalars describes.
+
+    Raises:
+        ParamsError: one line for each parameter that is unknown, missing or not allowed.
+    """
+    try:  # through JSON: strict, yet a list is a tuple there
+        return model.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ParamsError("\n".join(_lines(error, model))) from None
+
+
+def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = ".".join(map(_printable, problem["loc"])).removesuffix(".[key]")
+        match problem["type"]:
+            case "extra_forbidden":
+                yield f"{key}: " + (f"retired: {RETIRED[key]}" if key in RETIRED else _unknown(key, model))
+            case "missing":
+                yield f"{key}: missing"
+            case "value_error":
+                message = str(problem["ctx"]["error"])
+                yield f"{key}: {message}" if key else message
+            case _:
+                allowed = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", problem["msg"])
+                allowed = re.sub(r" after validation, not \d+$", "", allowed)
+                allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
+                yield f"{key}: got {_shown(problem['input'])}, {allowed}"
+
+
+def _unknown(key: str, model: type[Section]) -> str:
+    """That there is no such parameter, and which ones of the same or a similar name there are."""
+    named: dict[str, list[str]] = {}
+    for known in _keys(model):
+        named.setdefault(known.rsplit(".", 1)[-1], []).append(known)
+    alike = get_close_matches(key.rsplit(".", 1)[-1], named, n=1, cutoff=0.75)
+    meant = named[alike[0]] if alike else []
+    section = key.rpartition(".")[0]
+    near = [each for each in meant if section and each.startswith(f"{section}.")] or meant
+    return "unknown parameter" + (f"; did you mean {' or '.join(near[:2])}?" if near else "")
+
+
+def _keys(model: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all sections and parameters; * stands for a name that the user gives."""
+    for key, field in model.model_fields.items():
+        yield prefix + key
+        named = "*." if getattr(field.annotation, "__origin__", None) is dict else ""
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from _keys(part, f"{prefix}{key}.{named}")
+
+
+def _printable(part: object) -> str:
+    text = str(part)
+    return text if text.isprintable() else json.dumps(text)
+
+
+def _shown(value: object) -> str:
+    """A value as JSON, its end left out where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,0 +1,50 @@
+"""Parameters by their dotted names: set together and validated once, as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from akgp.params.schema import Params
+from akgp.params.validation import ParamsError, validated
+
+AMOUNTS = ("ratio", "macs", "params")
+
+
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """`params` with the parameters of these dotted names set together, then validated once, as a whole.
+
+    Where one of prune's three amounts is set, those not named are cleared.
+
+    Raises:
+        ParamsError: no such parameter, a value that isn't allowed, or values that don't go together.
+    """
+    tree = params.model_dump(mode="json")
+    if any(key == f"prune.{amount}" for key in values for amount in AMOUNTS):
+        tree["prune"] |= dict.fromkeys(AMOUNTS)
+    for key, value in values.items():
+        number_type(key)
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return validated(type(params), tree)
+
+
+def number_type(key: str) -> type[int] | type[float] | None:
+    """What the parameter of a dotted name holds: an integer, another number, or None, no number.
+
+    Raises:
+        ParamsError: there is no such parameter.
+    """
+    annotation: Any = Params
+    for part in key.split("."):
+        fields = getattr(annotation, "model_fields", {})
+        if part not in fields:
+            raise ParamsError(f"{key} is not a parameter")
+        annotation = fields[part].annotation
+    if getattr(annotation, "model_fields", {}):
+        raise ParamsError(f"{key} is not a parameter, but a section")
+    types = {getattr(each, "__origin__", each) for each in (get_args(annotation) or (annotation,))}
+    return int if int in types else float if float in types else None
