@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from akgp.params import Distill
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -106,6 +108,12 @@ def test_the_files_that_pages_name_exist() -> None:
     }
     assert len(named) > 5
     assert [each for each in named if not (ROOT / each[1]).exists()] == []
+
+
+def test_the_page_of_strategies_has_every_strategy() -> None:
+    page = (ROOT / "docs/reference/strategies.md").read_text(encoding="utf-8")
+    schema = Distill.model_json_schema()["properties"]["strategy"]
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(schema["enum"])
 
 
 def test_the_reference_has_every_command(site: ModuleType) -> None:
