@@ -20,8 +20,7 @@ from akgp.distillation import cross_fitted, folds, out_of_fold
 from akgp.orchestration import cross_fit
 from akgp.orchestration.run import run_stage
 from akgp.orchestration.worker import Compute
-from akgp.stages import distill, prune, teacher
-from akgp.stages.inputs import teaching
+from akgp.stages import distill, prune, teacher, teaching
 from akgp.stages.network_files import SOURCES
 from akgp.stages.network_files import check as check_sources
 from akgp.workspace import StageError, Task
@@ -165,7 +164,7 @@ def test_without_folds_earlier_ones_go(tmp_path: Path) -> None:
     (task.workspace.folds("small") / "0").mkdir(parents=True)
     run_stage("folds", root=tmp_path)
     assert list(task.workspace.folds("small").iterdir()) == []
-    assert teaching(task) == [task.workspace.dense("small")]
+    assert teaching.networks(task) == [task.workspace.dense("small")]
 
 
 def test_more_folds_than_images_of_a_class_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
@@ -181,13 +180,13 @@ def test_more_folds_than_images_of_a_class_are_refused_before_anything_is_comput
 def test_folds_of_another_count_are_not_taken(tmp_path: Path) -> None:
     task = Task("distill", params.validate(tree(folds=3)), tmp_path)
     with pytest.raises(StageError, match=r"folds/small: missing; `dvc repro` makes it"):
-        teaching(task)
+        teaching.networks(task)
     for k in range(5):
         (task.workspace.folds("small") / str(k)).mkdir(parents=True)
     with pytest.raises(
         StageError, match=r"folds/small: of 5 folds, params.yaml asks for 3; `dvc repro` makes them"
     ):
-        teaching(task)
+        teaching.networks(task)
 
 
 def test_folds_of_a_changed_file_are_found_out(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,11 @@ def write_json(file: Path, content: Any) -> None:
     """Write JSON by `atomic_file`; keys keep their order."""
     with atomic_file(file) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys, of which the first row's are the header, by `atomic_file`."""
+    with atomic_file(file) as beside, beside.open("w", newline="", encoding="utf-8") as text:
+        table = csv.DictWriter(text, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)

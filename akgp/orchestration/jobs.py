@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from akgp.io.atomic import atomic_directory
 from akgp.orchestration.train import fit
-from akgp.stages.folds import networks
 from akgp.stages.network_files import sources
+from akgp.stages.teaching import networks
 from akgp.workspace import Task
 
 
@@ -66,7 +66,6 @@ def removed(metrics: Mapping[str, float]) -> str:
 
 def distill(task: Task) -> None:
     workspace, params = task.workspace, task.params.distill
-    teaching = [folder for folders in networks(task) for folder in folders]
     fit(
         task,
         "akgp.stages.distill",
@@ -74,7 +73,7 @@ def distill(task: Task) -> None:
         inputs=[
             workspace.data,
             workspace.pruned,
-            *sorted({workspace.dense(task.params.student), *teaching}),
+            *sorted({workspace.dense(task.params.student), *networks(task)}),
         ],
         steps=params.training.epochs + (_branches(task) if params.measures_w0 else 0),
         destination=workspace.student,

@@ -28,12 +28,11 @@ from akgp.distillation import (
     weights_by_class,
 )
 from akgp.evaluation import count, predict_logits
-from akgp.io.atomic import write_json
+from akgp.io.atomic import write_csv, write_json
 from akgp.params import Distill, Params, Training
 from akgp.params.training_defaults import announcement, resolved, student_training
 from akgp.stages.evidence import DistillationData, read_distillation_data
 from akgp.stages.notices import SAID
-from akgp.stages.prune import write_table
 from akgp.stages.training_steps import best_epoch_metrics, epochs_to_steps, options, step_size
 from akgp.training.loop import Objective, autocast_dtype, train
 from akgp.workspace import Step, Task
@@ -246,4 +245,4 @@ def _write_weights(file: Path, weights: Tensor | None, lesson: DistillationData)
         return
     classes = lesson.summary.classes
     groups = weights_by_class(weights, lesson.images.labels, len(classes))
-    write_table(file, [row | {"class": classes[int(row["class"])]} for row in groups])
+    write_csv(file, [row | {"class": classes[int(row["class"])]} for row in groups])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from akgp.workspace import StageError, Step, Task, require
+from akgp.workspace import StageError, Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None, fold: int) -> Iterator[Step]:
@@ -34,21 +34,3 @@ def check_classes(task: Task, count: int) -> None:
             raise StageError(
                 f"folds: got {count}, must be at most {images}, the training images of class {name!r}"
             )
-
-
-def networks(task: Task) -> list[list[Path]]:
-    """Of each teacher the folders of the networks that teach: its folds', or its one dense network's.
-
-    Raises:
-        StageError: a teacher's folds are not those that params.yaml asks for.
-    """
-    count, workspace = task.params.folds, task.workspace
-    if count is None:
-        return [[workspace.dense(name)] for name in task.params.teachers]
-    for folder in map(workspace.folds, task.params.teachers):
-        require(folder)
-        if (found := sum(each.is_dir() for each in folder.iterdir())) != count:
-            raise StageError(
-                f"{folder}: of {found} folds, params.yaml asks for {count}; `dvc repro` makes them"
-            )
-    return [[workspace.folds(name) / str(k) for k in range(count)] for name in task.params.teachers]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Images, Summary
 from akgp.distillation import Ensemble, TeacherFn, cross_fitted, folds, frozen_teacher, out_of_fold
-from akgp.stages.folds import networks
 from akgp.stages.normalization import as_student
+from akgp.stages.teaching import networks_by_teacher
 from akgp.workspace import Task
 
 
@@ -58,7 +57,7 @@ def load_teachers(task: Task, labels: Tensor) -> list[Teacher]:
     fold = folds(labels, count, task.params.seed) if count else torch.zeros_like(labels)
     return [
         Teacher([as_student(artifacts.load(folder), task, name) for folder in folders], fold)
-        for name, folders in zip(task.params.teachers, networks(task), strict=True)
+        for name, folders in zip(task.params.teachers, networks_by_teacher(task), strict=True)
     ]
 
 
@@ -68,12 +67,3 @@ def load_ensemble(task: Task) -> nn.Module:
         as_student(artifacts.load(task.workspace.dense(name)), task, name) for name in task.params.teachers
     ]
     return dense[0] if len(dense) == 1 else Ensemble(dense)
-
-
-def teaching(task: Task) -> list[Path]:
-    """The folders of all networks that teach.
-
-    Raises:
-        StageError: a teacher's folds are not those that params.yaml asks for.
-    """
-    return [folder for folders in networks(task) for folder in folders]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import read_summary
 from akgp.evaluation.cost import count
-from akgp.io.atomic import write_json
+from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
 from akgp.workspace import Step, Task
@@ -35,7 +34,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "params_reduction": 1 - after.params / before.params,
     }
     artifacts.save(pruned.model, out)
-    write_table(out / "layers.csv", layers_table(pruned.layers))
+    write_csv(out / "layers.csv", layers_table(pruned.layers))
     write_json(out / "metrics.json", metrics)
     yield Step(metrics)
 
@@ -60,11 +59,3 @@ def size(task: Task) -> dict[str, int]:
     summary = read_summary(task.workspace.data)
     example = torch.zeros(1, summary.channels, *summary.image_size)
     return vars(count(artifacts.load(task.workspace.pruned), example))
-
-
-def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows of equal keys as CSV, which `dvc plots` reads."""
-    with file.open("w", newline="", encoding="utf-8") as text:
-        table = csv.DictWriter(text, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)

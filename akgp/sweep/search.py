@@ -20,8 +20,7 @@ from akgp.orchestration.digest import digest
 from akgp.orchestration.session import session
 from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
-from akgp.stages import network_files
-from akgp.stages.inputs import teaching
+from akgp.stages import network_files, teaching
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
@@ -49,7 +48,7 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     workspace = Workspace(Path(root).resolve())
     params = parameters.load(workspace.root / "params.yaml")
     task = Task("sweep", params, workspace.root)
-    inputs = [workspace.data, workspace.dense(params.student), *teaching(task)]
+    inputs = [workspace.data, workspace.dense(params.student), *teaching.networks(task)]
     require(*inputs)
     network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
