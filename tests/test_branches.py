@@ -21,7 +21,8 @@ from akgp.distillation import (
     stacked_weights,
     train_measured,
 )
-from akgp.distillation.profile.profile import calibration_temperature, class_weights
+from akgp.distillation.profile.calibration import calibration_temperature
+from akgp.distillation.profile.classes import class_weights
 from akgp.distillation.teacher_weight.answers import SPREAD
 from akgp.models import cifar_resnet
 from akgp.params import Training

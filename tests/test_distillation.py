@@ -45,7 +45,8 @@ from akgp.distillation import (
     wrong_label_probability,
 )
 from akgp.distillation.learned import learned_loss
-from akgp.distillation.profile.profile import BINS, CLEAN
+from akgp.distillation.profile.calibration import BINS
+from akgp.distillation.profile.data_profile import CLEAN
 from akgp.distillation.self_distillation import HINT
 from akgp.distillation.strategies import LOSSES, LossInputs
 from akgp.distillation.teacher_weight.per_sample import WEIGHTS

@@ -5,7 +5,8 @@ from akgp.distillation.describe import sentence
 from akgp.distillation.learned import LearnedTeachers
 from akgp.distillation.losses import Ensemble, distillation_loss, standardized
 from akgp.distillation.objective import TeacherFn, distillation_objective, frozen_teacher, weighted_ensemble
-from akgp.distillation.profile.profile import DataProfile, calibration_temperature, profile_data
+from akgp.distillation.profile.calibration import calibration_temperature
+from akgp.distillation.profile.data_profile import DataProfile, profile_data
 from akgp.distillation.profile.record import recorded
 from akgp.distillation.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies import strategy_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from akgp.distillation.profile.profile import DataProfile
+from akgp.distillation.profile.data_profile import DataProfile
 
 
 def sentence(found: DataProfile, classes: tuple[str, ...]) -> str:

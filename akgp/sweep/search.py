@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
-from akgp.distillation.profile.profile import IMBALANCED
+from akgp.distillation.profile.classes import IMBALANCED
 from akgp.orchestration.capacity import nodes, worker_capacity
 from akgp.orchestration.cluster import require_shared
 from akgp.orchestration.digest import digest

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from akgp.distillation.profile.profile import DataProfile
+from akgp.distillation.profile.data_profile import DataProfile
 
 MATRIX_CLASSES = 48
 """Of more classes than this not the matrices are kept, but their largest entries."""

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from akgp.distillation.profile.profile import calibration_temperature, checked, class_weights
+from akgp.distillation.profile.calibration import calibration_temperature
+from akgp.distillation.profile.checks import checked
+from akgp.distillation.profile.classes import class_weights
 
 SPREAD = 0.25
 """ς: standard deviation of what is believed of a teacher's weight before it is measured."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from akgp.distillation.profile.profile import DataProfile, checked
+from akgp.distillation.profile.checks import checked
+from akgp.distillation.profile.data_profile import DataProfile
 from akgp.params import Distill
 
 Weight = Callable[[Distill, DataProfile, Tensor, Tensor], Tensor]
