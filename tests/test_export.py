@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, quantize, require_finite
 from akgp.quantization.checking import require_same
-from akgp.runtimes.onnxruntime import GraphError, guarded, session
+from akgp.runtimes import GraphError
+from akgp.runtimes.onnxruntime import guarded, session
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 

@@ -26,8 +26,10 @@ from akgp.quantization import (
     verify,
 )
 from akgp.quantization.export import for_runtimes
+from akgp.quantization.kernels import optimized
 from akgp.quantization.simulator import simulate
-from akgp.runtimes.onnxruntime import GraphError, optimized, session
+from akgp.runtimes import GraphError
+from akgp.runtimes.onnxruntime import session
 
 SIDE = 16
 CONVOLUTIONS = 21  # 19 of ResNet-20 and the two that stand for option A's shortcuts

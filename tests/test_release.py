@@ -274,8 +274,8 @@ def hook(event, arguments):
     if (writes or event == "os.rename") and {where!r} in str(arguments[0]):
         left -= 1
         if not left: os.kill(os.getpid(), signal.SIGKILL)
-from akgp import release
-network = release.Network({{"model.onnx": b"model 2", "preprocessing.json": b"{{}}"}}, {{}}, "")
+from akgp.deployment import release
+network = release.ReleaseCandidate({{"model.onnx": b"model 2", "preprocessing.json": b"{{}}"}}, {{}}, "")
 sys.addaudithook(hook)
 release.promote({where!r}, network)
 """

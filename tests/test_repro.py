@@ -60,7 +60,7 @@ def test_a_whole_run_says_nothing(workspace: Path, capfd: pytest.CaptureFixture[
 def test_ctrl_c_is_one_line_and_status_130(workspace: Path) -> None:
     """The signal reaches the whole group, as a terminal's does: DVC, the shell and the stage."""
     code = (
-        "import pathlib, time; from akgp import entry\n"
+        "import pathlib, time; from akgp.cli import entry\n"
         "def wait():\n    with entry.resumable():\n        pathlib.Path('started').touch(); time.sleep(600)\n"
         "entry.run(wait)"
     )

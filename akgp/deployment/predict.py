@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from akgp.data import DataError, Summary, read_image
 from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
 from akgp.deployment.image_files import ImageFiles
-from akgp.runtimes.onnxruntime import GraphError, guarded, session
+from akgp.runtimes import GraphError, Runtime, runtime_for
 
 
 class Classifier:
     """A quantized network and its preprocessing: image file → (class, probability), likeliest first."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, runtime: Runtime | None = None) -> None:
         """Read an int8 file, as the quantize stage writes it.
 
         Args:
             model: the file, or the folder of `model.onnx`. A file without metadata, as earlier versions
                 wrote it, needs `preprocessing.json` beside.
+            runtime: None: the one of this kind of file.
 
         Raises:
             DataError: a file is missing or not what quantize writes.
@@ -34,11 +35,11 @@ class Classifier:
             _preprocessing(beside)  # the first thing to say is what is missing first
             raise DataError(f"{file}: no such file; `dvc repro` writes it")
         try:
-            self.session = session(file, threads=0)
+            self.network = (runtime or runtime_for(file)).load(file, threads=0)
         except GraphError as error:
             raise DataError(f"{error}; `dvc repro quantize` writes it again") from error
         try:
-            known = _carried(self.session.get_modelmeta().custom_metadata_map)
+            known = _carried(file)
         except ValueError as error:
             raise DataError(f"{file}: its metadata are not valid JSON ({error})") from None
         self.expected = Summary.model_construct(**known) if known else _preprocessing(beside)
@@ -47,21 +48,26 @@ class Classifier:
         """All classes with their probabilities (softmax), in falling order.
 
         Raises:
-            DataError: the file is missing or no image.
+            DataError: the file is missing or no image; GraphError: the runtime cannot run the network.
         """
         import torch
 
         pixels = read_image(image, self.expected)
         inputs = normalize(pixels, self.expected.mean, self.expected.std)
-        with guarded(f"{image}: onnxruntime cannot classify it"):
-            (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: inputs.numpy()})
+        try:
+            logits = self.network.run(inputs.numpy())
+        except GraphError as error:
+            raise GraphError(f"{image}: {error}") from error
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
         return [(self.expected.classes[index], float(shares[index])) for index in order]
 
 
-def _carried(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+def _carried(file: Path) -> dict[str, Any] | None:
     """What a file itself says of its preprocessing, as JSON; None: nothing, as those of earlier versions."""
+    import onnx
+
+    metadata = {each.key: each.value for each in onnx.load(str(file)).metadata_props}
     if not set(PREPROCESSING) <= set(metadata):
         return None
     return {key: json.loads(metadata[key]) for key in PREPROCESSING}

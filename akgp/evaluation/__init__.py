@@ -1,6 +1,6 @@
 """What a network is worth: accuracy, size and latency."""
 
-from akgp.evaluation.accuracy import accuracy, balanced_accuracy, onnx_logits, predict_logits
+from akgp.evaluation.accuracy import accuracy, balanced_accuracy, predict_logits, runtime_logits
 from akgp.evaluation.cost import Counts, count
 from akgp.evaluation.latency import Latency, Ratio, latency, speedup
 
@@ -12,7 +12,7 @@ __all__ = [
     "balanced_accuracy",
     "count",
     "latency",
-    "onnx_logits",
     "predict_logits",
+    "runtime_logits",
     "speedup",
 ]

@@ -1,4 +1,4 @@
-"""How well a network classifies: its logits, in PyTorch and in onnxruntime, and the share that is right.
+"""How well a network classifies: its logits, in PyTorch and in a runtime, and the share that is right.
 
 Nothing here decides which split is measured. N: images, C: classes.
 """
@@ -6,6 +6,7 @@ Nothing here decides which split is measured. N: images, C: classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from akgp.data.batches import ordered_batches
 from akgp.data.images import Images
 from akgp.models.memory_format import format_of
-from akgp.runtimes.onnxruntime import guarded, session
+from akgp.runtimes import Runtime, runtime_for
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def predict_logits(
     return rows
 
 
-def onnx_logits(
+def runtime_logits(
     path: str | Path,
     images: Images,
     *,
@@ -68,20 +69,25 @@ def onnx_logits(
     std: Sequence[float],
     threads: int,
     batch_size: int = 256,
+    runtime: Runtime | None = None,
 ) -> Tensor:
-    """The logits of every image in order, float32 [N, C], by onnxruntime on `threads` CPU threads.
+    """The logits of every image in order, float32 [N, C], by a runtime on `threads` CPU threads.
 
     Args:
-        path: an ONNX graph with one input [N, channels, H, W] and one output [N, C].
+        path: a network's file, with one input [N, channels, H, W] and one output [N, C].
         mean: of each channel, in units of 255.
         std: standard deviation, likewise.
+        batch_size: images a run, or as many as the network takes at most.
+        runtime: None: the one of this kind of file.
+
+    Raises:
+        GraphError: the runtime cannot load or run it.
     """
-    running = session(path, threads=threads)
-    name = running.get_inputs()[0].name
-    with guarded(f"{path}: onnxruntime cannot run it"):
+    with closing((runtime or runtime_for(path)).load(Path(path), threads)) as network:
+        size = min(batch_size, network.largest_batch or batch_size)
         rows = [
-            torch.from_numpy(running.run(None, {name: batch.inputs.numpy()})[0])
-            for batch in ordered_batches(images.to("cpu"), batch_size=batch_size, mean=mean, std=std)
+            torch.from_numpy(network.run(batch.inputs.numpy()))
+            for batch in ordered_batches(images.to("cpu"), batch_size=size, mean=mean, std=std)
         ]
     return torch.cat(rows)
 

@@ -1,23 +1,19 @@
-"""How long networks take for one image, timed against each other in the runtime."""
+"""How long networks take for one image, timed against each other in a runtime."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from akgp.params import Evaluate
-from akgp.runtimes.onnxruntime import guarded, session
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
+from akgp.runtimes import LoadedNetwork, Runtime, runtime_for
 
 BLOCK_SECONDS = 0.01
 """A timed block repeats the network for at least this long."""
@@ -54,36 +50,46 @@ class Ratio:
 
 
 def latency(
-    paths: Mapping[str, Path], input_shape: Sequence[int], params: Evaluate, seed: int
+    paths: Mapping[str, Path],
+    input_shape: Sequence[int],
+    params: Evaluate,
+    seed: int,
+    runtime: Runtime | None = None,
 ) -> dict[str, Latency]:
-    """Time ONNX graphs against each other in onnxruntime, in this process.
+    """Time networks against each other in a runtime, in this process; loading them is not timed.
 
     Each network is warmed up for `params.warmup_seconds`. In each of `params.rounds` rounds every
     network is timed once, in a new random order, for a block of at least 10 ms. With one thread
-    the thread's CPU time is taken, which other processes on the machine disturb less; with more
-    threads wall time. Waiting threads sleep instead of spinning.
+    CPU time is taken, which other processes on the machine disturb less: the thread's own or, of a
+    runtime that computes in another, the process's. With more threads wall time is. Waiting
+    threads sleep instead of spinning.
 
     Args:
-        paths: ONNX file of each network.
+        paths: file of each network.
         input_shape: of one inference, (1, channels, H, W).
         seed: of the input, the order and the bootstrap.
+        runtime: None: of each file the one of its kind.
 
     Returns:
         For each network the median over the rounds, and a 95 % percentile bootstrap of it.
+
+    Raises:
+        GraphError: a runtime cannot load or run a file.
     """
     generator = np.random.default_rng(seed)
     sample = generator.standard_normal(tuple(input_shape), dtype=np.float32)
-    clock = time.thread_time if params.threads == 1 else time.perf_counter
-    blocks = {
-        name: _Block(session(path, threads=params.threads), sample, clock) for name, path in paths.items()
-    }
-    for name, block in blocks.items():
-        with guarded(f"{paths[name]}: onnxruntime cannot run it"):
-            block.warm_up(params.warmup_seconds)
     times: dict[str, list[float]] = {name: [] for name in paths}
-    for _ in range(params.rounds):
-        for name in generator.permutation(list(paths)):
-            times[name].append(1000 * blocks[name].seconds())
+    with ExitStack() as loaded:
+        blocks = {}
+        for name, path in paths.items():
+            one = runtime or runtime_for(path)
+            network = loaded.enter_context(closing(one.load(path, params.threads)))
+            blocks[name] = _Block(network, sample, _clock(one, params.threads))
+        for block in blocks.values():
+            block.warm_up(params.warmup_seconds)
+        for _ in range(params.rounds):
+            for name in generator.permutation(list(paths)):
+                times[name].append(1000 * blocks[name].seconds())
     return {
         name: Latency(*_median_interval(np.array(rounds), generator), tuple(rounds))
         for name, rounds in times.items()
@@ -108,10 +114,9 @@ class _Block:
     """A network ready to be timed."""
 
     def __init__(
-        self, session: InferenceSession, sample: NDArray[np.float32], clock: Callable[[], float]
+        self, network: LoadedNetwork, sample: NDArray[np.float32], clock: Callable[[], float]
     ) -> None:
-        self.session, self.clock, self.repeats = session, clock, 1
-        self.feed = {session.get_inputs()[0].name: sample}
+        self.network, self.sample, self.clock, self.repeats = network, sample, clock, 1
 
     def warm_up(self, seconds: float) -> None:
         """Run for `seconds` of wall time, then settle how many repeats fill a block."""
@@ -126,8 +131,15 @@ class _Block:
         """Mean time of one inference over a block."""
         start = self.clock()
         for _ in range(self.repeats):
-            self.session.run(None, self.feed)
+            self.network.run(self.sample)
         return (self.clock() - start) / self.repeats
+
+
+def _clock(runtime: Runtime, threads: int) -> Callable[[], float]:
+    """The clock, in seconds, by which a runtime's inferences are timed."""
+    if threads != 1:
+        return time.perf_counter
+    return time.thread_time if runtime.computes_in_caller else time.process_time
 
 
 def _median_interval(

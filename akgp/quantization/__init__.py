@@ -1,7 +1,8 @@
 """int8: export to ONNX, static quantization, and a check of what a runtime computes for the file."""
 
 from akgp.quantization.checking import QuantizationError, require_finite
-from akgp.quantization.export import Kernels, convolution_kernels, export_onnx
+from akgp.quantization.export import export_onnx
+from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.ptq import quantize
 from akgp.quantization.verification import Verification, verify
 

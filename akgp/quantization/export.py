@@ -1,14 +1,10 @@
-"""Networks as ONNX files without ballast, and which kernels onnxruntime runs for them.
-
-The float graph is written here; `static` quantizes it.
-"""
+"""Networks as float ONNX files without ballast; `ptq` quantizes them."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,22 +15,11 @@ from akgp.models import ChannelMap
 from akgp.models.user_code import at, at_in
 from akgp.quantization.checking import QuantizationError, require_same
 from akgp.quantization.rewriting import use_integer_operations
-from akgp.runtimes.onnxruntime import optimized
 
 if TYPE_CHECKING:
     import onnx
 
 INPUT, OUTPUT = "input", "logits"
-INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
-FLOATING_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """How many of a graph's convolutions run in integers and how many in floating point."""
-
-    integer: int
-    floating: int
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> None:
@@ -176,16 +161,3 @@ def flatten_biases(graph: onnx.ModelProto) -> None:
         alone = constant.name in added and users[constant.name] == 1
         if alone and len(constant.dims) == 2 and constant.dims[0] == 1:
             del constant.dims[0]
-
-
-def convolution_kernels(path: str | Path) -> Kernels:
-    """Integer and floating convolutions of the graph that onnxruntime runs, after its optimisation.
-
-    Raises:
-        GraphError: onnxruntime cannot load the file.
-    """
-    counts = Counter(node.op_type for node in optimized(path).graph.node)
-    integer, floating = (
-        sum(counts[kind] for kind in kinds) for kinds in (INTEGER_CONVOLUTIONS, FLOATING_CONVOLUTIONS)
-    )
-    return Kernels(integer, floating)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.params import Quantize
-from akgp.quantization.export import Kernels, QuantizationError, convolution_kernels, strip
+from akgp.quantization.checking import QuantizationError
+from akgp.quantization.export import strip
+from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akgp.quantization.export import QuantizationError
+from akgp.quantization.checking import QuantizationError
 from akgp.quantization.simulator import simulate
 from akgp.runtimes.onnxruntime import session
 

@@ -1,26 +1,62 @@
-"""onnxruntime on the CPU: its one way of being started here, and the graph it makes of a file.
+"""onnxruntime on the CPU: its one way of being started here.
 
-Graphs are written by akgp.quantization; timing and accuracy are measured in akgp.evaluation.
+Graphs are written, and looked at as onnxruntime optimises them, by akgp.quantization.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.runtimes.protocol import GraphError
+
 if TYPE_CHECKING:
-    import onnx
-    import onnxruntime
+    from onnxruntime import InferenceSession, SessionOptions
 
 
-class GraphError(ValueError):
-    """onnxruntime cannot load, run or quantize a file."""
+class OnnxRuntime:
+    """onnxruntime, for the protocol `Runtime`."""
+
+    name = "onnxruntime"
+    suffixes = (".onnx",)
+    computes_in_caller = True
+
+    @property
+    def version(self) -> str:
+        return version("onnxruntime")
+
+    def load(self, path: Path, threads: int) -> OnnxNetwork:
+        return OnnxNetwork(path, threads)
 
 
-def session(path: str | Path | bytes, *, threads: int) -> onnxruntime.InferenceSession:
+class OnnxNetwork:
+    """An ONNX graph with one input [N, channels, H, W], whose first output is [N, classes]."""
+
+    largest_batch = None
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._failed = f"{path}: onnxruntime cannot run it"
+        self._session = session(path, threads=threads)
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            logits: NDArray[np.float32] = self._session.run(None, {self._input: inputs})[0]
+        except Exception as error:  # see `guarded`, whose context would be timed with it
+            raise GraphError(f"{self._failed}: {_one_line(error)}") from error
+        return logits
+
+    def close(self) -> None:
+        del self._session
+
+
+def session(path: str | Path | bytes, *, threads: int) -> InferenceSession:
     """An onnxruntime session on the CPU; `threads` workers that sleep while they wait, 0: one a core.
 
     Args:
@@ -29,26 +65,11 @@ def session(path: str | Path | bytes, *, threads: int) -> onnxruntime.InferenceS
     Raises:
         GraphError: onnxruntime cannot load the file.
     """
-    return _session(path, _options(threads))
+    return session_with(path, session_options(threads))
 
 
-def optimized(path: str | Path) -> onnx.ModelProto:
-    """The graph after onnxruntime's own optimisation on this processor, fusions included.
-
-    Raises:
-        GraphError: onnxruntime cannot load the file.
-    """
-    import onnx
-
-    options = _options(threads=1)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(file)
-        _session(path, options)
-        return onnx.load(str(file))
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> SessionOptions:
+    """What every session here is started with."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -59,7 +80,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(path: str | Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def session_with(path: str | Path | bytes, options: SessionOptions) -> InferenceSession:
+    """`session`, with options of the caller's."""
     import onnxruntime
 
     model = path if isinstance(path, bytes) else str(path)
@@ -76,4 +98,8 @@ def guarded(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise GraphError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise GraphError(f"{what}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

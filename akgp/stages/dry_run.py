@@ -49,7 +49,7 @@ def _passage(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     require_finite(model, noise)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
-    if not ours and (student or name in params.teachers):  # evaluate times these in onnxruntime
+    if not ours and (student or name in params.teachers):  # evaluate times these in a runtime
         with tempfile.TemporaryDirectory() as folder:
             floating = Path(folder) / "float.onnx"
             export_onnx(model, example, floating)

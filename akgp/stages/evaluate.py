@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.data import Summary, read_split
-from akgp.evaluation import accuracy, balanced_accuracy, latency, onnx_logits, predict_logits, speedup
+from akgp.evaluation import accuracy, balanced_accuracy, latency, predict_logits, runtime_logits, speedup
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_json
 from akgp.params.training_defaults import dense_training
@@ -24,12 +24,12 @@ from akgp.quantization import export_onnx
 from akgp.reporting import page
 from akgp.reporting.findings import findings
 from akgp.reporting.metrics import DETAILS, METRICS, split
+from akgp.runtimes import RUNTIMES, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import summary_for
 from akgp.workspace import Step, Task
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
-RUNTIME = "onnxruntime, CPU, {threads} thread(s)"
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -47,7 +47,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             export_onnx(model.cpu(), example, graphs[name])
             yield Step({"network": name, "top1": metrics[name]["top1"]})
         graphs["int8"] = workspace.int8 / "model.onnx"
-        logits = onnx_logits(
+        logits = runtime_logits(
             graphs["int8"], images, mean=summary.mean, std=summary.std, threads=params.ray.cpus_per_worker
         )
         kernels = _json(workspace.int8 / "metrics.json")
@@ -63,7 +63,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "latency_ms": times[name].median_ms,
             "latency_low_ms": times[name].low_ms,
             "latency_high_ms": times[name].high_ms,
-            "latency_runtime": RUNTIME.format(threads=params.evaluate.threads),
+            "latency_runtime": measured_in(runtime_for(graphs[name]), params.evaluate.threads),
         }
         faster = speedup(times["dense"], times[name], task.params.seed)
         row |= {
@@ -156,7 +156,9 @@ def _report(
             "machine": f"{platform.machine()}, {torch.cpu.get_capabilities().get('cpu_name', '?')}, "
             f"{task.params.ray.cpus_per_worker} cores used",
             "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "torchvision", "onnxruntime", "ray")},
+            **{package: version(package) for package in ("torch", "torchvision")},
+            **{runtime.name: runtime.version for runtime in RUNTIMES.values()},
+            "ray": version("ray"),
         },
     )
 

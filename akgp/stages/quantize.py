@@ -14,7 +14,7 @@ from akgp import artifacts
 from akgp.data import read_split
 from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
-from akgp.evaluation import accuracy, onnx_logits
+from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
 from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.quantization.metadata import write_metadata
@@ -45,7 +45,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     validation = read_split(workspace.data, "validation")
-    logits = onnx_logits(
+    logits = runtime_logits(
         model_file, validation, mean=summary.mean, std=summary.std, threads=task.params.ray.cpus_per_worker
     )
     metrics = {

@@ -1,4 +1,4 @@
-"""How fast a pruned network would be in use: its int8 graph in onnxruntime, at batch 1.
+"""How fast a pruned network would be in use: its int8 graph in the runtime, at batch 1.
 
 Times taken minutes apart on a machine that computes differ by up to a factor of two, far more than two
 networks do. So each trial's network is timed in the same rounds as the student's dense network, and it is

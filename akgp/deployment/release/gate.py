@@ -122,7 +122,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
 
     from akgp.data import read_split, read_summary
     from akgp.data.images import Images
-    from akgp.evaluation import accuracy, latency, onnx_logits
+    from akgp.evaluation import accuracy, latency, runtime_logits
 
     data = root / "data" / "prepared"
     summary, images = read_summary(data), read_split(data, "test")
@@ -141,7 +141,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
             graphs[name].write_bytes(network.files["model.onnx"])
             index = {known: position for position, known in enumerate(expected["classes"])}
             labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
-            logits = onnx_logits(
+            logits = runtime_logits(
                 graphs[name],
                 Images(images.pixels, labels),
                 mean=expected["mean"],

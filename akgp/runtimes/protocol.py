@@ -1,0 +1,74 @@
+"""What a runtime is to the rest of the program: something that loads a network's file and runs it.
+
+Whoever measures or uses a deployed network (its logits, its latency, the release gate, `akgp predict`) does
+so through this protocol alone. Writing files for a runtime, such as int8 graphs, is not its concern.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class GraphError(ValueError):
+    """A runtime cannot load or run a file, or a quantizer cannot read it: one line that names the file."""
+
+
+class LoadedNetwork(Protocol):
+    """A network that is ready to run.
+
+    Attributes:
+        largest_batch: images that one run takes at most; None: any number.
+    """
+
+    @property
+    def largest_batch(self) -> int | None: ...
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits [N, classes] of normalised images [N, channels, H, W], N at least 1.
+
+        Nothing is done in it that deployed code would not do for every inference: it is what is timed.
+
+        Raises:
+            GraphError: the runtime cannot run it, for example because the images are of another size.
+        """
+
+    def close(self) -> None:
+        """Free what it holds; it is not run again."""
+
+
+class Runtime(Protocol):
+    """A program that runs networks on the CPU.
+
+    Attributes:
+        name: as its users and RUNTIMES call it.
+        version: of the installed package.
+        suffixes: endings of the files that it loads.
+        computes_in_caller: whether with one thread it computes in the thread that calls `run`, whose CPU time
+            is then its own; else it is the whole process's.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
+
+    @property
+    def computes_in_caller(self) -> bool: ...
+
+    def load(self, path: Path, threads: int) -> LoadedNetwork:
+        """Read a file, and compile and optimise it where the runtime does so: what is paid once.
+
+        Args:
+            threads: workers, which sleep while they wait; 0: one a core.
+
+        Raises:
+            GraphError: it is not a file that this runtime can run.
+        """
