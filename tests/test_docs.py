@@ -8,10 +8,12 @@ import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any, get_args, get_origin
 
 import pytest
+from ruamel.yaml import YAML
 
-from akgp.params import Distill
+from akgp import params
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,9 +112,61 @@ def test_the_files_that_pages_name_exist() -> None:
     assert [each for each in named if not (ROOT / each[1]).exists()] == []
 
 
+def examples(language: str, *patterns: str) -> list[tuple[str, str]]:
+    """Every block of code in a language: the file it stands in, and the block."""
+    return [
+        (file.name, block)
+        for file in tracked(*patterns)
+        for block in re.findall(
+            rf"^```{language}[^\n]*\n(.*?)^```$", file.read_text(encoding="utf-8"), re.S | re.M
+        )
+    ]
+
+
+NETWORK = {"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"], "student": "net"}
+
+
+@pytest.mark.parametrize(("file", "block"), examples("yaml", "docs/*.md", "docs/how-to/*.md", "README.md"))
+def test_examples_of_parameters_are_valid(file: str, block: str) -> None:
+    params.validate(NETWORK | YAML(typ="safe").load(block))
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a dotted name is a parameter or a section; `*` stands for any name."""
+    section: Any = params.Params
+    for part in name.split("."):
+        if section is None or (part != "*" and part not in section.model_fields):
+            return False
+        if part != "*":
+            inner = section.model_fields[part].annotation
+            section = get_args(inner)[1] if get_origin(inner) is dict else inner
+            section = section if hasattr(section, "model_fields") else None
+    return True
+
+
+def test_the_parameters_that_pages_name_exist() -> None:
+    """The log says what parameters were called; other pages what they are called."""
+    sections = "|".join(params.Params.model_fields)
+    named = {
+        (file.name, name)
+        for file in tracked("docs/**/*.md", "README.md")
+        for name in re.findall(rf"`((?:{sections})\.[\w.*]+)", file.read_text(encoding="utf-8"))
+        if file.name != "LOG.md" and Path(name).suffix not in {".py", ".json", ".md"}
+    }
+    assert len(named) > 30
+    assert [each for each in named if not is_parameter(each[1].replace("networks.NAME", "networks"))] == []
+
+
+def test_the_example_of_the_library_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = examples("python", "docs/reference/library.md")
+    exec(example[1], {})
+    assert (tmp_path / "small" / "model.safetensors").is_file()
+
+
 def test_the_page_of_strategies_has_every_strategy() -> None:
     page = (ROOT / "docs/reference/strategies.md").read_text(encoding="utf-8")
-    schema = Distill.model_json_schema()["properties"]["strategy"]
+    schema = params.Distill.model_json_schema()["properties"]["strategy"]
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == set(schema["enum"])
 
 
