@@ -2,7 +2,8 @@
 
 Beside a stage that computes for seconds, such processes are most of what it costs: each is a Python of
 1 to 3 seconds of processor time, and some are waited for one after the other. This leans on inner names
-of Ray, which another version may call differently; tests/test_stages.py says what is started and what not.
+of Ray, which another version may call differently; tests/stages/test_stages.py says what is started and
+what not.
 """
 
 from __future__ import annotations

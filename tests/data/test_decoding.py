@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import by_origin, encoded, image_folder, parquet, pixels_of, prepared, refused, twenty
 
 from akgp.data import DataError, Summary, read_image
 from akgp.data.decoding import decoded
+from tests.support.images import (
+    by_origin,
+    encoded,
+    image_folder,
+    parquet,
+    pixels_of,
+    prepared,
+    refused,
+    twenty,
+)
 
 GRAY: dict[str, Any] = {"source": "image_folder", "color": "gray"}
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data import SHARES, by_origin, encoded, image_folder, pixels_of, prepared, refused
 
 from akgp.data import DataError, prepare
 from akgp.data.cache import Files, user_cache
 from akgp.data.formats import IMAGE_SUFFIXES, begins_like_an_image, ending, not_taken
 from akgp.params import Data
+from tests.support.images import SHARES, by_origin, encoded, image_folder, pixels_of, prepared, refused
 
 OWN_TEST: dict[str, Any] = {"splits": SHARES | {"test": None}}
 

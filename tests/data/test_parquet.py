@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_data import SHARES, by_origin, encoded, parquet, pixels_of, prepared, refused, twenty
 
 from akgp.data import DataError
 from akgp.data.parquet import tables_by_split
+from tests.support.images import SHARES, by_origin, encoded, parquet, pixels_of, prepared, refused, twenty
 
 OWN_TEST: dict[str, Any] = {"splits": SHARES | {"test": None}}
 

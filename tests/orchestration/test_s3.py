@@ -1,0 +1,337 @@
+"""A real S3 server: what is read of it a second time, and what its outages do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from akgp.data import DataError
+from akgp.data.cache import Files, user_cache
+from akgp.deployment import release
+from akgp.io import storage
+from infra.s3 import client, server
+from tests.support.images import encoded, image_folder, parquet, pixels_of, prepared, twenty
+
+BUCKET, KEY, SECRET = "outages", "AKGPTESTACCESSKEY", "secret-of-the-server-that-fails"
+IMAGES = {"splits": {"calibration": 0.2, "validation": 0.2, "test": 0.2}, "source": "image_folder"}
+
+
+@pytest.fixture
+def user(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user with an empty cache and the credentials of `s3`; gives the cache of sources."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return user_cache() / "sources"
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every request of s3fs, as 'GET name' of an object or 'GET ?' of a listing."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    made: list[str] = []
+    send = AIOHTTPSession.send
+
+    async def recorded(self: AIOHTTPSession, request: Any) -> Any:
+        path, _, query = request.url.partition("?")
+        made.append(f"{request.method} {'?' if 'list-type' in query else path.rpartition('/')[2]}")
+        return await send(self, request)
+
+    monkeypatch.setattr(AIOHTTPSession, "send", recorded)
+    return made
+
+
+def put(s3: Any, key: str, content: bytes) -> None:
+    with client(s3.environment) as store:
+        store.put_object(Bucket=s3.bucket, Key=key, Body=content)
+
+
+def remove(s3: Any, key: str) -> None:
+    with client(s3.environment) as store:
+        store.delete_object(Bucket=s3.bucket, Key=key)
+
+
+# The cache
+
+
+def test_only_what_is_new_is_downloaded(s3: Any, tmp_path: Path, user: Path, requests: list[str]) -> None:
+    folder = image_folder(tmp_path / "images")
+    url = s3.upload(folder, "night")
+
+    def night() -> tuple[list[str], str]:
+        """What is asked of the store when the images are prepared, and their digest."""
+        requests.clear()
+        summary = prepared(tmp_path / "prepared", **IMAGES, path=url)[0]
+        return sorted(requests), summary.digest
+
+    asked, first = night()
+    assert asked == sorted(["GET ?", *[f"GET {number}.png" for number in range(10)] * 2])
+    assert len(list(user.glob("*/*"))) == 20
+    assert night() == (["GET ?"], first)
+
+    put(s3, "night/ant/new.png", encoded(pixels_of(7)))
+    put(s3, "night/bee/3.png", encoded(pixels_of(8)))
+    asked, second = night()
+    assert asked == ["GET 3.png", "GET ?", "GET new.png"]
+    assert second != first
+
+    remove(s3, "night/ant/new.png")
+    put(s3, "night/bee/3.png", (folder / "bee" / "3.png").read_bytes())
+    assert night() == (["GET 3.png", "GET ?"], first)
+    assert len(list(user.glob("*/*"))) == 20  # no copy is left of what has changed or is gone
+
+    damaged = sorted(user.glob("*/*"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    asked, again = night()
+    assert (len(asked), again) == (2, first)
+    assert night() == (["GET ?"], first)
+
+
+def test_tables_are_kept_too(s3: Any, tmp_path: Path, user: Path, requests: list[str]) -> None:
+    contents, labels = twenty()
+    tables = parquet(tmp_path / "tables" / "a.parquet", contents, labels)
+    (tables / "files").mkdir()
+    (tables / "files" / "one.png").write_bytes(contents[0])
+    parquet(tables / "b.parquet", ["files/one.png", "files/one.png"], ["ant", "bee"])
+    url = s3.upload(tables, "tables-night")
+    here = prepared(tmp_path / "here", **IMAGES | {"source": "parquet"}, path=str(tables))[0]
+    for expected in (["GET ?", "GET a.parquet", "GET b.parquet", "GET one.png"], ["GET ?"]):
+        requests.clear()
+        there, _, origins = prepared(tmp_path / "there", **IMAGES | {"source": "parquet"}, path=url)
+        assert sorted(requests) == expected
+        assert there.digest == here.digest
+        assert all(origin.startswith(url) for origin in origins["train"])
+    put(s3, "tables-night/b.parquet", b"PAR1 damaged")
+    with pytest.raises(DataError, match=rf"^{url}/b\.parquet: no Parquet file, or a damaged one"):
+        prepared(tmp_path / "there", **IMAGES | {"source": "parquet"}, path=url)
+
+
+def test_other_files_than_the_listed_are_read_but_not_kept(s3: Any, user: Path) -> None:
+    put(s3, "listed/a.png", b"a")
+    put(s3, "elsewhere/b.png", b"b")
+    base = f"s3://{s3.bucket}"
+    files = Files(f"{base}/listed")
+    assert files.names == ["a.png"]
+    found = files.read([f"{base}/elsewhere/b.png", f"{base}/listed/a.png", f"{base}/listed/none.png"])
+    assert found[:2] == [b"b", b"a"]
+    assert isinstance(found[2], DataError) and str(found[2]) == f"{base}/listed/none.png: no such file"
+    assert len(list(user.glob("*/*"))) == 1
+
+
+def test_interrupted_downloads_are_no_copies_and_go(s3: Any, user: Path) -> None:
+    put(s3, "parts/a.png", b"a")
+    url = f"s3://{s3.bucket}/parts"
+    Files(url).read([f"{url}/a.png"])
+    (copy,) = user.glob("*/*")
+    new, old = copy.with_name(f"{copy.name}.1.part"), copy.with_name(f"{copy.name}.2.part")
+    new.write_bytes(b"")
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    assert Files(url).read([f"{url}/a.png"]) == [b"a"]
+    assert sorted(copy.parent.iterdir()) == [copy, new]
+
+
+def test_a_disk_is_read_directly(user: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    assert Files(str(tmp_path)).read([f"{tmp_path}/a.png"]) == [b"a"]
+    assert not user.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(s3: Any, user: Path) -> None:
+    put(s3, "unkept/a.png", b"a")
+    url = f"s3://{s3.bucket}/unkept"
+    user.parent.parent.mkdir()
+    user.parent.write_text("in the way")
+    with pytest.raises(DataError, match=r"can't be written \(.+\): free some space, or let XDG_CACHE_HOME"):
+        Files(url).read([f"{url}/a.png"])
+
+
+# Outages
+
+
+def test_waits_grow_and_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    clock = [0.0]
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock[0] += seconds
+
+    def fails() -> None:
+        raise ConnectionResetError("cut")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with pytest.raises(ConnectionResetError):
+        storage.retry_outage("s3://bucket/file", fails)
+    assert waits[:6] == [1, 2, 4, 8, 15, 15]
+    assert storage.OUTAGE_SECONDS - storage.LONGEST_WAIT < sum(waits) <= storage.OUTAGE_SECONDS
+    assert caplog.messages[0] == "s3://bucket/file: cut; tried again in 1 s"
+
+    waits.clear()
+    with pytest.raises(ConnectionResetError):
+        storage.retry_outage("a/file/here", fails)
+    with pytest.raises(PermissionError):
+        storage.retry_outage("s3://bucket/file", lambda: (_ for _ in ()).throw(PermissionError("refused")))
+    assert waits == []
+
+
+class Failing:
+    """A server that can be stopped and started again, with the same data on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running = ExitStack()
+        self.environment: dict[str, str] = {}
+        self.bucket = BUCKET
+        self.start()
+
+    def start(self) -> None:
+        port = int(self.environment["AWS_ENDPOINT_URL"].rpartition(":")[2]) if self.environment else None
+        self.environment = self._running.enter_context(server(self._folder, BUCKET, KEY, SECRET, port))
+
+    def stop(self) -> None:
+        self._running.close()
+
+    def signal(self, number: int) -> None:
+        (process,) = (
+            each for each in psutil.Process().children() if f"-dir={self._folder / 'data'}" in each.cmdline()
+        )
+        process.send_signal(number)
+
+    def fail(self, seconds: float, how: str) -> threading.Thread:
+        """Fail now, and be back after `seconds`; the thread ends then."""
+        self.stop() if how == "stopped" else self.signal(signal.SIGSTOP)
+
+        def back() -> None:
+            time.sleep(seconds)
+            self.start() if how == "stopped" else self.signal(signal.SIGCONT)
+
+        thread = threading.Thread(target=back)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
+    import s3fs
+
+    found = Failing(tmp_path / "s3")
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address that the variables named before
+    yield found
+    s3fs.S3FileSystem.clear_instance_cache()
+    found.stop()
+
+
+OUTAGE_SECONDS = float(os.environ.get("AKGP_TEST_OUTAGE", "12"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "hung"])
+def test_images_are_read_through_an_outage(failing: Failing, tmp_path: Path, how: str) -> None:
+    folder = image_folder(tmp_path / "images", images=100)  # read in several blocks
+    with client(failing.environment) as store:
+        for file in folder.rglob("*.png"):
+            store.put_object(
+                Bucket=BUCKET, Key=f"images/{file.parent.name}/{file.name}", Body=file.read_bytes()
+            )
+    url = f"s3://{BUCKET}/images"
+    files = Files(url)
+    addresses = [f"{url}/{name}" for name in files.names]
+    before = files.read(addresses[:64])
+    thread = failing.fail(OUTAGE_SECONDS, how)
+    after = files.read(addresses[64:])
+    thread.join()
+    assert before + after == [(folder / name).read_bytes() for name in files.names]
+    thread = failing.fail(OUTAGE_SECONDS, how)
+    assert Files(url).read(addresses) == before + after  # listed in an outage, and read from the cache
+    thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "hung"])
+def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store fails before the first of a release's files, and again before the pointer."""
+    from test_release import network
+
+    where = f"s3://{BUCKET}/releases"
+    first = release.promote(where, network(1))
+    store = sys.modules["akgp.deployment.release.store"]
+    write = store.write  # type: ignore[attr-defined]
+    last: list[threading.Thread] = []
+
+    def failing_write(path: str, content: bytes) -> None:
+        if path.endswith(("model.onnx", "current.json")):
+            last.append(failing.fail(OUTAGE_SECONDS, how))
+        write(path, content)
+        if last:
+            last.pop().join()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write", failing_write)
+        second = release.promote(where, network(2))
+    assert release.releases(where) == [first, second]
+    assert release.load(where, second) and release.load(where, first)
+
+
+@pytest.mark.slow
+def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_release import network
+
+    where = f"s3://{BUCKET}/releases"
+    first = release.promote(where, network(1))
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 3.0)
+    failing.stop()
+    with pytest.raises(release.ReleaseError, match=rf"^{where}/current\.json: ") as error:
+        release.promote(where, network(2))
+    assert "\n" not in str(error.value) and SECRET not in str(error.value)
+    failing.start()
+    assert release.current(where) == first
+    second = release.promote(where, network(2))
+    assert release.releases(where) == [first, second]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "hung"])
+def test_a_training_ends_well_after_an_outage(failing: Failing, tmp_path: Path, how: str) -> None:
+    """Its checkpoints can't be written for a while: it waits, or it fails and ends well when run again."""
+    import s3fs
+    from test_stages import errors, history, start, write_params
+
+    from akgp.orchestration.run import run_stage
+
+    training = {"epochs": 60, "batch_size": 64, "learning_rate": 0.1}
+    storage = f"s3://{BUCKET}/runs"
+    write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
+    run_stage("data", root=tmp_path)
+    process = start(tmp_path)
+    store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    while not store.glob(f"{storage}/teacher-small-*/checkpoint_manager_snapshot.json"):
+        assert process.poll() is None, errors(tmp_path)
+        time.sleep(0.2)
+    time.sleep(2)
+    thread = failing.fail(OUTAGE_SECONDS, how)
+    status = process.wait(300)
+    thread.join()
+    if status != 0:
+        assert f"in bucket '{BUCKET}'" in errors(tmp_path)[-1]
+        assert SECRET not in (tmp_path / "stderr").read_text()
+        assert start(tmp_path).wait(300) == 0, errors(tmp_path)
+    rows = history(tmp_path, "dense/small")
+    assert [row["epoch"] for row in rows] == [*range(1, 61)]

@@ -1,0 +1,89 @@
+"""The workspace: one computation at a time, and results that are whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from akgp.io.atomic import atomic_directory
+from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.workspace import StageError, Workspace
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.workspace import Workspace
+with workspace_lock(Workspace(Path(sys.argv[1])), "teacher@other"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        message = rf"held by process {other.pid}, .* teacher@other since \d"
+        with pytest.raises(StageError, match=message), workspace_lock(workspace, "prune"):
+            raise AssertionError("computed beside another one")
+        other.kill()
+        other.wait()
+        with workspace_lock(workspace, "prune"):  # the lock went with its process
+            pass
+
+
+# It takes a second to end, and then says so: not by print, which the signal may interrupt.
+ENDING = (
+    """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), os.write(1, b"ended\\n"), sys.exit(143)))
+"""
+    + HOLD
+)
+DVC = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], env={'DVC_STAGE': 'teacher'})"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's signal at a parent's death is Linux's")
+def test_a_stage_ends_when_its_dvc_is_killed_and_is_waited_for(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", DVC, "-c", ENDING, str(tmp_path)], stdout=subprocess.PIPE
+    ) as dvc:  # fmt: skip
+        assert dvc.stdout is not None
+        assert dvc.stdout.readline() == b"held\n"
+        with pytest.raises(StageError, match=r"is held by process \d+, which computes teacher@other"):
+            workspace_lock(workspace, "prune").__enter__()
+        dvc.kill()
+        dvc.wait()
+        with workspace_lock(workspace, "prune"):
+            assert dvc.stdout.readline() == b"ended\n"
+
+
+def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) -> None:
+    destination = tmp_path / "models" / "student"
+    with atomic_directory(destination) as new:
+        (new / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_directory(destination) as new:
+        (new / "a").write_text("half")
+        raise RuntimeError
+    assert (destination / "a").read_text() == "old"
+    with atomic_directory(destination) as new:
+        (new / "b").write_text("whole")
+    assert [file.name for file in destination.iterdir()] == ["b"]
+    assert [file.name for file in destination.parent.iterdir()] == ["student"]
+
+
+def test_dvc_leaves_earlier_artifacts_to_a_stage_that_fails() -> None:
+    """Plain outs are deleted before a stage runs; it replaces its own at its end."""
+    tree = YAML(typ="safe").load((Path(__file__).parents[2] / "dvc.yaml").read_text())
+    outs = [out for stage in tree["stages"].values() for out in stage["outs"] + stage.get("metrics", [])]
+    assert len(outs) == 10
+    for out in outs:
+        ((_, options),) = out.items()
+        assert options == {"persist": True}
