@@ -26,7 +26,7 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data import Images
+from akgp.data import Images, IndexedSource
 from akgp.data.batches import Batch
 from akgp.distillation.losses import distillation_loss
 from akgp.distillation.objective import frozen_teacher
@@ -159,10 +159,9 @@ def built(run: Run, classes: int, channels: int, side: int) -> nn.Module:
 def trained(model: nn.Module, run: Run, training: Training, images: Images, validation: Images,
             objective: Objective) -> float:  # fmt: skip
     """The validation accuracy of the epoch that is kept, %; 0 where the training diverges."""
-    mean_, std = MEAN_STD[images.pixels.shape[1]]
+    splits = (IndexedSource.of(each, *MEAN_STD[each.pixels.shape[1]]) for each in (images, validation))
     try:
-        epochs = train(model, images, validation, mean=mean_, std=std, params=training, objective=objective,
-                       seed=run.seed)  # fmt: skip
+        epochs = train(model, *splits, params=training, objective=objective, seed=run.seed)
         return max(epoch.row["val_top1"] for epoch in epochs)
     except TrainingError:
         return 0.0

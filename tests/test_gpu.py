@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import Batch
-from akgp.data.images import Images
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     LearnedTeachers,
     SelfDistillation,
@@ -27,16 +26,15 @@ from akgp.training.loop import Epoch, Objective, autocast_dtype, cross_entropy, 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-COMMON: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "seed": 3}
 CUDA = torch.device("cuda")
 
 
-def images(count: int, seed: int = 0) -> Images:
+def images(count: int, seed: int = 0) -> IndexedSource:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
     pixels[:, :, :, :3] = (labels * 100).to(torch.uint8)[:, None, None, None]  # what is to be learned
-    return Images(pixels, labels)
+    return IndexedSource(pixels, labels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def network() -> nn.Module:
@@ -56,7 +54,7 @@ def run(
     model = model or network()
     epochs = train(
         model, images(192), images(96, 1), params=Training.model_validate(given),
-        objective=objective or cross_entropy(), state=state, device=device, **COMMON,
+        objective=objective or cross_entropy(), state=state, device=device, seed=3,
     )  # fmt: skip
     return model, list(epochs)
 
@@ -73,7 +71,7 @@ def test_trains_as_the_processor_does() -> None:
     for one, other in zip(on_gpu, on_cpu, strict=True):
         for key in ("loss", "val_loss"):
             assert one.row[key] == pytest.approx(other.row[key], rel=1e-3)
-    logits = [predict_logits(cpu, images(96, 1), mean=COMMON["mean"], std=COMMON["std"], device=on)
+    logits = [predict_logits(cpu, images(96, 1), device=on)
               for on in (CUDA, "cpu")]  # fmt: skip
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
@@ -108,7 +106,7 @@ def test_learns_compiled() -> None:
 def test_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     undisturbed, _ = run(CUDA, precision="fp16")
     interrupted = train(
-        network(), images(192), images(96, 1), objective=cross_entropy(), device=CUDA, **COMMON,
+        network(), images(192), images(96, 1), objective=cross_entropy(), device=CUDA, seed=3,
         params=Training(epochs=4, batch_size=48, learning_rate=0.05, precision="fp16"),
     )  # fmt: skip
     next(interrupted)
@@ -151,7 +149,7 @@ def test_every_kind_of_distillation() -> None:
         objective=lambda w0: distillation_objective(
             [frozen_teacher(teacher)], Distill(w0=w0), weights=weights * w0, prior=None
         ),
-        params=Training(epochs=6, batch_size=48, learning_rate=0.05, cuda_graphs=True), device=CUDA, **COMMON,
+        params=Training(epochs=6, batch_size=48, learning_rate=0.05, cuda_graphs=True), device=CUDA, seed=3,
     )  # fmt: skip
     assert 0 <= last.state["measured"]["weight"] <= 1
 

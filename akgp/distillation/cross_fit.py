@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import Batch
-from akgp.data.images import Images
+from akgp.data.batches import Batch, BatchSource
 from akgp.distillation.objective import TeacherFn, frozen_teacher
 from akgp.evaluation import predict_logits
 
@@ -63,7 +62,7 @@ def cross_fitted(
 
     def logits(batch: Batch) -> Tensor:
         def answer(k: int, mine: Tensor) -> Tensor:
-            return guides[k](Batch(batch.index[mine], batch.inputs[mine], batch.labels[mine]))
+            return guides[k](batch.take(mine))
 
         return _by_fold(fold[batch.index], len(guides), answer)
 
@@ -71,13 +70,7 @@ def cross_fitted(
 
 
 def out_of_fold(
-    networks: Sequence[nn.Module],
-    images: Images,
-    fold: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str,
+    networks: Sequence[nn.Module], source: BatchSource, fold: Tensor, *, device: torch.device | str
 ) -> Tensor:
     """Of every image the logits of its fold's network, float32 [N, C] on the CPU, in eval mode and fp32.
 
@@ -86,16 +79,14 @@ def out_of_fold(
 
     Args:
         fold: int64 [N], of each image, in [0, K).
-        mean: of each channel, in units of 255.
-        std: standard deviation, likewise.
 
     Raises:
         ValueError: `fold` is not as above, or there is no image.
     """
-    _check(fold, len(images), len(networks))
+    _check(fold, len(source), len(networks))
 
     def answer(k: int, mine: Tensor) -> Tensor:
-        return predict_logits(networks[k], images.take(mine), mean=mean, std=std, device=device)
+        return predict_logits(networks[k], source.take(mine), device=device)
 
     return _by_fold(fold, len(networks), answer)
 

@@ -5,15 +5,13 @@ Nothing here decides which split is measured. N: images, C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import ordered_batches
-from akgp.data.images import Images
+from akgp.data.batches import BatchSource
 from akgp.models.memory_format import format_of
 from akgp.runtimes import Runtime, runtime_for
 
@@ -21,10 +19,8 @@ from akgp.runtimes import Runtime, runtime_for
 @torch.no_grad()
 def predict_logits(
     model: nn.Module,
-    images: Images,
+    source: BatchSource,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     device: torch.device | str,
     batch_size: int = 256,
     rank: int = 0,
@@ -35,38 +31,32 @@ def predict_logits(
     The network is moved to `device` and keeps its mode. With `world` workers only rows of this
     worker's images are filled, the others are zero: their sum over all workers is complete.
 
-    Args:
-        mean: of each channel, in units of 255.
-        std: standard deviation, likewise.
-
     Raises:
         ValueError: no image.
     """
-    if not len(images):
+    if not len(source):
         raise ValueError("images are empty: there is nothing to predict")
     training = model.training
     model.to(device).eval()
     rows: Tensor | None = None
-    for batch in ordered_batches(
-        images.to(device), batch_size=batch_size, mean=mean, std=std, rank=rank, world=world,
-        channels_last=format_of(model) is torch.channels_last,
-    ):  # fmt: skip
+    channels_last = format_of(model) is torch.channels_last
+    for batch in source.to(device).ordered(
+        batch_size=batch_size, rank=rank, world=world, channels_last=channels_last
+    ):
         logits = model(batch.inputs).float().cpu()
         if rows is None:
-            rows = torch.zeros(len(images), logits.shape[1])
+            rows = torch.zeros(len(source), logits.shape[1])
         rows[batch.index.cpu()] = logits
     model.train(training)
     if rows is None:
-        raise ValueError(f"worker {rank} of {world} has none of the {len(images)} images; use fewer workers")
+        raise ValueError(f"worker {rank} of {world} has none of the {len(source)} images; use fewer workers")
     return rows
 
 
 def runtime_logits(
     path: str | Path,
-    images: Images,
+    source: BatchSource,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     threads: int,
     batch_size: int = 256,
     runtime: Runtime | None = None,
@@ -75,8 +65,6 @@ def runtime_logits(
 
     Args:
         path: a network's file, with one input [N, channels, H, W] and one output [N, C].
-        mean: of each channel, in units of 255.
-        std: standard deviation, likewise.
         batch_size: images a run, or as many as the network takes at most.
         runtime: None: the one of this kind of file.
 
@@ -87,7 +75,7 @@ def runtime_logits(
         size = min(batch_size, network.largest_batch or batch_size)
         rows = [
             torch.from_numpy(network.run(batch.inputs.numpy()))
-            for batch in ordered_batches(images.to("cpu"), batch_size=size, mean=mean, std=std)
+            for batch in source.to("cpu").ordered(batch_size=size)
         ]
     return torch.cat(rows)
 

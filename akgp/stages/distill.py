@@ -57,7 +57,7 @@ def distill(task: Task, lesson: DistillationData, out: Path, state: dict[str, An
     student = artifacts.load(task.workspace.pruned)
     training = training_of(params, lesson.characteristics)
     training = resolved(training, len(lesson.images), workers=task.params.ray.counts())
-    common = options(task, training, summary, state)
+    common = options(task, training, state)
     asks = params.strategy == "akgp" and params.w0 is None
     found, shares = (lesson.answered_w0(params) if asks else None) or (None, None)
     params = _with_w0(params, found.weight) if found else params
@@ -208,11 +208,8 @@ def _learned(
     teacher_weights: the mean of each teacher's weight over the training images as they are, by name,
         at the end of the training.
     """
-    summary = lesson.summary
     if isinstance(objective, LearnedTeachers):
-        logits = predict_logits(
-            student, lesson.images, mean=summary.mean, std=summary.std, device=task.device
-        )
+        logits = predict_logits(student, lesson.images, device=task.device)
         with torch.no_grad():
             means = objective.cpu().log_weights(logits).exp().mean(0)
         return {"teacher_weights": dict(zip(task.params.teachers, means.tolist(), strict=True))}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import Summary, read_split
+from akgp.data import Summary
 from akgp.evaluation import accuracy, balanced_accuracy, latency, predict_logits, runtime_logits, speedup
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_json
@@ -26,7 +26,7 @@ from akgp.reporting.findings import findings
 from akgp.reporting.metrics import DETAILS, METRICS, split
 from akgp.runtimes import RUNTIMES, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
-from akgp.stages.normalization import summary_for
+from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import Step, Task
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
@@ -35,25 +35,23 @@ KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Measure teacher, dense, pruned, student and int8 on the test split; write metrics and report."""
     workspace, params = task.workspace, task.params
-    summary, images = summary_for(task), read_split(workspace.data, "test")
+    summary, source = summary_for(task), read_source(task, "test")
     example = torch.zeros(1, summary.channels, *summary.image_size)
     metrics: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
         for name, (model, files) in _networks(task):
-            logits = predict_logits(model, images, mean=summary.mean, std=summary.std, device=task.device)
-            metrics[name] = _row(logits, images.labels, files) | vars(count(model, example))
+            logits = predict_logits(model, source, device=task.device)
+            metrics[name] = _row(logits, source.labels, files) | vars(count(model, example))
             graphs[name] = Path(folder) / f"{name}.onnx"
             export_onnx(model.cpu(), example, graphs[name])
             yield Step({"network": name, "top1": metrics[name]["top1"]})
         graphs["int8"] = workspace.int8 / "model.onnx"
-        logits = runtime_logits(
-            graphs["int8"], images, mean=summary.mean, std=summary.std, threads=params.ray.cpus_per_worker
-        )
+        logits = runtime_logits(graphs["int8"], source, threads=params.ray.cpus_per_worker)
         kernels = _json(workspace.int8 / "metrics.json")
         metrics["int8"] = (
             metrics["student"]
-            | _row(logits, images.labels, [graphs["int8"]])
+            | _row(logits, source.labels, [graphs["int8"]])
             | {key: kernels[key] for key in KERNELS}
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from akgp import artifacts
-from akgp.data import Images, Summary, read_split
+from akgp.data import BatchSource, Summary
 from akgp.distillation import DataProfile, WeightEstimate, log_prior, profile_data, stacked_weights
 from akgp.distillation.losses import mean_teacher
 from akgp.params import Distill
 from akgp.stages.inputs import Teacher, load_teachers
-from akgp.stages.normalization import summary_for
+from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import Task
 
 
@@ -44,9 +44,9 @@ class DistillationData:
     """
 
     summary: Summary
-    images: Images
-    validation: Images
-    calibration: Images
+    images: BatchSource
+    validation: BatchSource
+    calibration: BatchSource
     teachers: Sequence[Teacher]
     taught: TeacherOutputs
     dense: TeacherOutputs | None
@@ -80,8 +80,7 @@ class DistillationData:
 
 def read_distillation_data(task: Task) -> DistillationData:
     """Read the splits and the networks, and ask these."""
-    data = task.workspace.data
-    images = read_split(data, "train")
+    images = read_source(task, "train")
     dense = None
     if task.params.another_teaches:
         network = artifacts.load(task.workspace.dense(task.params.student))
@@ -89,8 +88,8 @@ def read_distillation_data(task: Task) -> DistillationData:
     return ask(
         summary_for(task),
         images,
-        read_split(data, "validation"),
-        read_split(data, "calibration"),
+        read_source(task, "validation"),
+        read_source(task, "calibration"),
         load_teachers(task, images.labels),
         dense,
         task.device,
@@ -99,9 +98,9 @@ def read_distillation_data(task: Task) -> DistillationData:
 
 def ask(
     summary: Summary,
-    images: Images,
-    validation: Images,
-    calibration: Images,
+    images: BatchSource,
+    validation: BatchSource,
+    calibration: BatchSource,
     teachers: Sequence[Teacher],
     dense: Teacher | None,
     on: torch.device,
@@ -109,8 +108,8 @@ def ask(
     """The lesson of these images, by what the networks answer; computed on the device `on`."""
 
     def opinion(networks: Sequence[Teacher]) -> TeacherOutputs:
-        logits = mean_teacher(torch.stack([each.taught(images, summary, on) for each in networks]))
-        held_out = torch.stack([each.held_out(calibration, summary, on) for each in networks])
+        logits = mean_teacher(torch.stack([each.taught(images, on) for each in networks]))
+        held_out = torch.stack([each.held_out(calibration, on) for each in networks])
         measured = profile_data(
             mean_teacher(held_out), calibration.labels, train_logits=logits, train_labels=images.labels
         )

@@ -14,14 +14,14 @@ from akgp.workspace import StageError, Step, Task
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None, fold: int) -> Iterator[Step]:
     """Train the network on all training images but those of `fold`; write it with history and metrics."""
-    from akgp.data import read_split
     from akgp.distillation import folds
+    from akgp.stages.normalization import read_source
     from akgp.stages.teacher import train_dense
 
     assert task.params.folds is not None
-    images = read_split(task.workspace.data, "train")
-    seen = folds(images.labels, task.params.folds, task.params.seed) != fold
-    yield from train_dense(task, images.take(seen.nonzero()[:, 0]), out, state)
+    source = read_source(task, "train", task.network)
+    seen = folds(source.labels, task.params.folds, task.params.seed) != fold
+    yield from train_dense(task, source.take(seen.nonzero()[:, 0]), out, state)
 
 
 def check_classes(task: Task, count: int) -> None:

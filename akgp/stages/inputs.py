@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import Images, Summary
+from akgp.data import BatchSource
 from akgp.distillation import Ensemble, TeacherFn, cross_fitted, folds, frozen_teacher, out_of_fold
 from akgp.stages.normalization import as_student
 from akgp.stages.teaching import networks_by_teacher
@@ -27,14 +27,14 @@ class Teacher:
     networks: Sequence[nn.Module]
     fold: Tensor
 
-    def taught(self, images: Images, summary: Summary, on: torch.device) -> Tensor:
+    def taught(self, source: BatchSource, on: torch.device) -> Tensor:
         """The logits [N, C] of the training images, each from a network that has not seen it if K > 1."""
-        return out_of_fold(self.networks, images, self.fold, mean=summary.mean, std=summary.std, device=on)
+        return out_of_fold(self.networks, source, self.fold, device=on)
 
-    def held_out(self, images: Images, summary: Summary, on: torch.device) -> Tensor:
+    def held_out(self, source: BatchSource, on: torch.device) -> Tensor:
         """The logits of images that no network was trained on, each from one: as sharp as `taught`."""
-        fold = torch.arange(len(images)) % len(self.networks)
-        return out_of_fold(self.networks, images, fold, mean=summary.mean, std=summary.std, device=on)
+        fold = torch.arange(len(source)) % len(self.networks)
+        return out_of_fold(self.networks, source, fold, device=on)
 
     def to(self, on: torch.device | str) -> None:
         for network in self.networks:

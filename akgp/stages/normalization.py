@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from akgp.data import Summary, read_summary
+from akgp.data import BatchSource, IndexedSource, Summary, read_split, read_summary
 from akgp.models.renormalized import Renormalized
 from akgp.workspace import Task
 
@@ -18,6 +18,16 @@ def summary_for(task: Task, network: str | None = None) -> Summary:
     if chosen.mean is None or chosen.std is None:
         return summary
     return summary.model_copy(update={"mean": chosen.mean, "std": chosen.std})
+
+
+def read_source(task: Task, split: str, network: str | None = None) -> BatchSource:
+    """A prepared split in the normalisation of `network`, by default the student's.
+
+    Raises:
+        DataError: its file is missing or damaged.
+    """
+    summary = summary_for(task, network)
+    return IndexedSource.of(read_split(task.workspace.data, split), summary.mean, summary.std)
 
 
 def as_student(model: nn.Module, task: Task, network: str) -> nn.Module:

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 
 from akgp import artifacts
-from akgp.data import read_split
-from akgp.data.batches import normalize
 from akgp.data.tables import PREPROCESSING
 from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
 from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.quantization.metadata import write_metadata
-from akgp.stages.normalization import summary_for
+from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import Step, Task
 
 
@@ -26,17 +24,15 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     """Export, calibrate, quantize and verify; write the graph, its preprocessing and what its kernels are."""
     params, workspace = task.params.quantize, task.workspace
     summary = summary_for(task)
-    calibration = read_split(workspace.data, "calibration")
+    calibration = read_source(task, "calibration")
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
     chosen = calibration.take(order[: params.images])
     model_file = out / "model.onnx"
     with tempfile.TemporaryDirectory() as folder:
         floating = Path(folder) / "float.onnx"
         example = torch.zeros(1, summary.channels, *summary.image_size)
-        student, inputs = (
-            artifacts.load(workspace.student),
-            normalize(chosen.pixels, summary.mean, summary.std),
-        )
+        student = artifacts.load(workspace.student)
+        inputs = next(chosen.ordered(batch_size=len(chosen))).inputs
         require_finite(student, inputs)
         export_onnx(student, example, floating)
         yield Step({"done": "export"})
@@ -44,10 +40,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         yield Step({"done": "quantize"})
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
-    validation = read_split(workspace.data, "validation")
-    logits = runtime_logits(
-        model_file, validation, mean=summary.mean, std=summary.std, threads=task.params.ray.cpus_per_worker
-    )
+    validation = read_source(task, "validation")
+    logits = runtime_logits(model_file, validation, threads=task.params.ray.cpus_per_worker)
     metrics = {
         "val_top1": accuracy(logits, validation.labels),
         **{f"{kind}_convolutions": number for kind, number in asdict(kernels).items()},

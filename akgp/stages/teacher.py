@@ -12,12 +12,12 @@ import torch.distributed as dist
 from torch import nn
 
 from akgp import artifacts, models
-from akgp.data import Images, read_split, read_summary
+from akgp.data import BatchSource, read_summary
 from akgp.io.atomic import write_json
 from akgp.params.training_defaults import announcement, dense_training
 from akgp.stages.dry_run import passage
 from akgp.stages.network_files import SOURCES, digests, located
-from akgp.stages.normalization import summary_for
+from akgp.stages.normalization import read_source, summary_for
 from akgp.stages.notices import SAID, noticed
 from akgp.stages.training_steps import (
     best_epoch_metrics,
@@ -53,24 +53,24 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     if network.checkpoint:
         yield from _taken_over(task, model, out)
     else:
-        yield from train_dense(task, read_split(task.workspace.data, "train"), out, state)
+        yield from train_dense(task, read_source(task, "train", task.network), out, state)
     write_json(out / SOURCES, digests(network, task.root))
 
 
-def train_dense(task: Task, images: Images, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Train the network that the task names on `images`; write it with its history and metrics."""
+def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
+    """Train the network that the task names on these images; write it with its history and metrics."""
     assert task.network is not None
-    model, data = _built(task), task.workspace.data
-    training = dense_training(task.params, task.network, len(images))
+    model = _built(task)
+    training = dense_training(task.params, task.network, len(source))
     artifacts.describe(model)  # fails before the training rather than after it
     summary = summary_for(task, task.network)
     with noticed() as warnings:
         epochs = train(
             model,
-            images,
-            read_split(data, "validation"),
+            source,
+            read_source(task, "validation", task.network),
             objective=cross_entropy(training.label_smoothing),
-            **options(task, training, summary, state),
+            **options(task, training, state),
         )
         history, _ = yield from epochs_to_steps(epochs, state)
         require_better_than_chance(history, task, summary)
@@ -89,10 +89,9 @@ def _said(task: Task, network: str, model: nn.Module) -> list[str]:
 
 
 def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
-    data = task.workspace.data
     summary = summary_for(task, task.network)
     with noticed() as warnings:
-        found = evaluate(model, read_split(data, "validation"), mean=summary.mean, std=summary.std)
+        found = evaluate(model, read_source(task, "validation", task.network))
         row = {
             "epoch": 0,
             "val_loss": found.loss,

@@ -20,15 +20,13 @@ Row = dict[str, float]
 ACCURACIES = ("val_top1", "val_balanced_top1")
 
 
-def options(task: Task, training: Training, summary: Summary, state: dict[str, Any] | None) -> dict[str, Any]:
+def options(task: Task, training: Training, state: dict[str, Any] | None) -> dict[str, Any]:
     """What every training of a task is told besides its network, images and objective.
 
     Args:
         state: of a `Step` of `epochs_to_steps`, from which to go on.
     """
     return {
-        "mean": summary.mean,
-        "std": summary.std,
         "params": training,
         "seed": task.params.seed,
         "device": task.device,

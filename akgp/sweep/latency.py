@@ -15,8 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from akgp.data import Images, Summary
-from akgp.data.batches import normalize
+from akgp.data import BatchSource, Summary
 from akgp.evaluation import latency, speedup
 from akgp.params import Params
 from akgp.quantization import export_onnx, quantize
@@ -26,13 +25,13 @@ IMAGES = 32
 RELATIVE, DENSE_MS = "latency", "dense_latency_ms"
 
 
-def int8_graph(network: nn.Module, images: Images, summary: Summary, params: Params) -> bytes:
+def int8_graph(network: nn.Module, images: BatchSource, params: Params) -> bytes:
     """The network as an int8 ONNX graph, quantized on the first of `images`.
 
     Raises:
         QuantizationError: the network cannot be exported.
     """
-    inputs = normalize(images.pixels[:IMAGES], summary.mean, summary.std)
+    inputs = next(images.ordered(batch_size=IMAGES)).inputs
     with tempfile.TemporaryDirectory() as folder:
         floating, integer = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_onnx(network, inputs, floating)

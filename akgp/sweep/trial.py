@@ -70,7 +70,7 @@ def _read(task: Task) -> Shared:
     summary = lesson.summary
     macs = count(network, torch.zeros(1, summary.channels, *summary.image_size)).macs
     if task.params.sweep.against == "latency":
-        dense = int8_graph(network, lesson.calibration, summary, task.params)
+        dense = int8_graph(network, lesson.calibration, task.params)
     return Shared(lesson, macs, dense)
 
 
@@ -138,7 +138,7 @@ def _latency(task: Task, common: Shared) -> dict[str, float]:
     if common.dense is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
         return {}
     summary, pruned = common.lesson.summary, artifacts.load(task.workspace.pruned)
-    graph = int8_graph(pruned, common.lesson.calibration, summary, task.params)
+    graph = int8_graph(pruned, common.lesson.calibration, task.params)
     return compared(graph, common.dense, summary, task.params)
 
 

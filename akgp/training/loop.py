@@ -22,8 +22,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from akgp.data.batches import Batch, epoch_batches, ordered_batches
-from akgp.data.images import Images
+from akgp.data.batches import Batch, BatchSource
 from akgp.models.memory_format import format_of, settle
 from akgp.params import Training
 from akgp.params.training_defaults import resolved
@@ -74,11 +73,9 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
 
 def train(
     model: nn.Module,
-    images: Images,
-    validation: Images,
+    source: BatchSource,
+    validation: BatchSource,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     params: Training,
     objective: Objective,
     seed: int,
@@ -86,7 +83,7 @@ def train(
     state: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
 ) -> Iterator[Epoch]:
-    """Train `model` in place; yield an `Epoch` after each pass over `images`.
+    """Train `model` in place; yield an `Epoch` after each pass over `source`.
 
     Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013); the learning
     rate follows `learning_rate_factor`; no weight decay on norms and on parameters of fewer than
@@ -103,11 +100,9 @@ def train(
     for the epoch and left as it was.
 
     Args:
-        images: augmented, shuffled by (seed, epoch); only whole batches are used, or all images
-            as one batch if they are fewer.
+        source: the training images: augmented, shuffled by (seed, epoch); only whole batches are used,
+            or all images as one batch if they are fewer.
         validation: measured after every epoch, exactly, over all workers.
-        mean: of each channel, in units of 255.
-        std: standard deviation, likewise.
         state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
         params: a batch size or a learning rate that is None is `training_defaults.resolved`.
         schedule: of the learning rate; None: `learning_rate_factor`.
@@ -119,17 +114,17 @@ def train(
     """
     device = torch.device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if len(images) < world:
-        raise TrainingError(f"got {len(images)} training images for {world} workers: use fewer workers")
-    params = resolved(params, len(images), workers=(world,))
+    if len(source) < world:
+        raise TrainingError(f"got {len(source)} training images for {world} workers: use fewer workers")
+    params = resolved(params, len(source), workers=(world,))
     batch_size, peak = params.batch_size, params.learning_rate
     assert batch_size is not None and peak is not None
     if batch_size % world:
         raise TrainingError(f"batch_size ({batch_size}) must be divisible by the {world} workers")
-    images, validation = images.to(device), validation.to(device)
-    channels_last = settle(model.to(device), images.pixels.shape[1:], channels_last=params.channels_last)
+    source, validation = source.to(device), validation.to(device)
+    channels_last = settle(model.to(device), source.image_shape, channels_last=params.channels_last)
     optimization = _Optimization(model, objective, params, device, world)
-    steps = max(len(images) // batch_size, 1)
+    steps = max(len(source) // batch_size, 1)
     schedule = schedule or learning_rate_factor
     done, best = 0, -math.inf
     kept: dict[str, Tensor] = {}
@@ -140,9 +135,9 @@ def train(
     for epoch in range(done, params.epochs):
         start = time.perf_counter()
         sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
-        batches = epoch_batches(
-            images, batch_size=batch_size, mean=mean, std=std, augment=params.augment, seed=seed,
-            epoch=epoch, rank=rank, world=world, channels_last=channels_last,
+        batches = source.epoch(
+            batch_size=batch_size, augment=params.augment, seed=seed, epoch=epoch, rank=rank, world=world,
+            channels_last=channels_last,
         )  # fmt: skip
         with _seeded((seed * 1_000_003 + epoch) * 1_000_003 + rank, device):
             for step, batch in enumerate(batches, epoch * steps + 1):
@@ -154,7 +149,7 @@ def train(
         trained = time.perf_counter() - start
         optimization.agree_on_buffers()
         judged = optimization.judged
-        found = evaluate(judged, validation, mean=mean, std=std, rank=rank, world=world)
+        found = evaluate(judged, validation, rank=rank, world=world)
         _require_sane("val_loss", found.loss, epoch, params, math.inf)
         row = {
             "epoch": epoch + 1, "loss": loss_sum / seen, "train_top1": 100 * correct / seen,
@@ -307,31 +302,23 @@ class Metrics(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    images: Images,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    rank: int = 0,
-    world: int = 1,
-) -> Metrics:
+def evaluate(model: nn.Module, source: BatchSource, *, rank: int = 0, world: int = 1) -> Metrics:
     """Judge a network in eval mode, every image counted once over all workers."""
     model.eval()
-    classes = int(images.labels.max()) + 1
-    loss = torch.zeros(1, dtype=torch.float64, device=images.labels.device)
-    correct = torch.zeros(classes, dtype=torch.float64, device=images.labels.device)
-    for batch in ordered_batches(
-        images, batch_size=EVALUATION_BATCH, mean=mean, std=std, rank=rank, world=world,
-        channels_last=format_of(model) is torch.channels_last,
-    ):  # fmt: skip
+    classes = int(source.labels.max()) + 1
+    loss = torch.zeros(1, dtype=torch.float64, device=source.labels.device)
+    correct = torch.zeros(classes, dtype=torch.float64, device=source.labels.device)
+    channels_last = format_of(model) is torch.channels_last
+    for batch in source.ordered(
+        batch_size=EVALUATION_BATCH, rank=rank, world=world, channels_last=channels_last
+    ):
         logits = model(batch.inputs).float()
         loss += F.cross_entropy(logits, batch.labels, reduction="sum")
         correct += batch.labels[logits.argmax(1) == batch.labels].bincount(minlength=classes)
     loss_sum, *right = _all_reduced(torch.cat([loss, correct]))
-    there = images.labels.bincount().tolist()
+    there = source.labels.bincount().tolist()
     shares = [one / count for one, count in zip(right, there, strict=True) if count]
-    return Metrics(loss_sum / len(images), 100 * sum(right) / len(images), 100 * sum(shares) / len(shares))
+    return Metrics(loss_sum / len(source), 100 * sum(right) / len(source), 100 * sum(shares) / len(shares))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -89,8 +89,8 @@ class TrialProgress:
         ]
         own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see akgp.stages.evidence
         dense = None if own else Teacher([at.network(DENSE)], torch.zeros_like(fold))
-        splits = images, at.split("validation"), at.split("calibration")
-        self.lesson = ask(at.summary, *splits, teachers, dense, device())
+        validation, calibration = (at.batches(at.split(name)) for name in ("validation", "calibration"))
+        self.lesson = ask(at.summary, at.batches(images), validation, calibration, teachers, dense, device())
         training = fitting(Training.model_validate(at.design.student), at.design)
         dtype = autocast_dtype(training.precision, device())
         self.guides = [
@@ -160,8 +160,7 @@ class TrialProgress:
             asked = _with_w0(params, w0).model_copy(update={"training": short})
             for _ in self._trained(branch, asked, self.objective(branch, asked, self.guides), None):
                 pass
-            mean, std = self.lesson.summary.mean, self.lesson.summary.std
-            answers.append(predict_logits(branch, calibration, mean=mean, std=std, device=device()))
+            answers.append(predict_logits(branch, calibration, device=device()))
         labels_only, teacher_only = answers
         measured = stacked_weight(
             labels_only, teacher_only, calibration.labels, self._class_counts(), params.w0_or_default
@@ -202,8 +201,6 @@ class TrialProgress:
         if params.strategy == "self":  # which looks at feature maps
             training = training.model_copy(update={"cuda_graphs": False})
         return {
-            "mean": self.lesson.summary.mean,
-            "std": self.lesson.summary.std,
             "params": training,
             "seed": self.cell.student_seed,
             "device": device(),

@@ -11,7 +11,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import Images, Summary, prepare, read_split, read_summary
+from akgp.data import BatchSource, Images, IndexedSource, Summary, prepare, read_split, read_summary
 from akgp.data.corruptions import CIFAR10_FLIPS, asymmetric_noise, flip_targets
 from akgp.distillation import folds
 from akgp.io.atomic import atomic_directory
@@ -48,6 +48,10 @@ class ReferenceRun:
 
     def split(self, name: str) -> Images:
         return read_split(self.folder / "data", name)
+
+    def batches(self, images: Images) -> BatchSource:
+        """The images in the normalisation of the data."""
+        return IndexedSource.of(images, self.summary.mean, self.summary.std)
 
     def network(self, name: str) -> nn.Module:
         return artifacts.load(self.folder / name)
@@ -91,18 +95,15 @@ def make(at: ReferenceRun) -> None:
 
 
 def _trained(at: ReferenceRun, name: str) -> nn.Module:
-    summary = at.summary
     torch.manual_seed(at.seed)
     depth, widths = LARGE if name == "large" else (at.design.depth, at.design.widths)
     network = cifar_resnet(depth, widths)
-    images, validation = _images(at, name), at.split("validation")
+    images, validation = at.batches(_images(at, name)), at.batches(at.split("validation"))
     finished(
         lambda state: train(
             network,
             images,
             validation,
-            mean=summary.mean,
-            std=summary.std,
             params=fitting(Training.model_validate(at.design.teacher), at.design),
             objective=cross_entropy(),
             seed=at.seed,

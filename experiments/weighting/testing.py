@@ -67,14 +67,14 @@ def tested(design: Design, root: Path, cell: Cell) -> list[dict[str, Any]]:
     """The rows of one cell."""
     torch.set_num_threads(1)
     at = ReferenceRun(design, root, cell.setting.regime, cell.teacher_seed)
-    summary, images = at.summary, at.split("test").to(device())
-    dense = evaluate(at.network(DENSE).to(device()), images, mean=summary.mean, std=summary.std).top1
+    images = at.batches(at.split("test")).to(device())
+    dense = evaluate(at.network(DENSE).to(device()), images).top1
     rows = []
     for arm in design.arms_of(cell.setting):
         trained = folder_of(root, cell, arm)
         if not (trained / TESTED).exists():
             student = artifacts.load(trained / STUDENT).to(device())
-            loss, top1, _ = evaluate(student, images, mean=summary.mean, std=summary.std)
+            loss, top1, _ = evaluate(student, images)
             (trained / TESTED).write_text(
                 json.dumps({"test_loss": loss, "test_top1": top1}), encoding="utf-8"
             )

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from akgp.data import DataError, Images, Summary, read_image, read_split, read_summary
-from akgp.data.batches import augmented, epoch_batches, normalize, ordered_batches
+from akgp.data.batches import IndexedSource, augmented, normalize
 from akgp.data.corruptions import (
     asymmetric_noise,
     flip_targets,
@@ -731,10 +731,10 @@ def test_damaged_artifacts_are_named(tmp_path: Path) -> None:
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
 
-def random_images(count: int, height: int = 8, width: int = 8) -> Images:
+def random_images(count: int, height: int = 8, width: int = 8) -> IndexedSource:
     generator = torch.Generator().manual_seed(count)
     pixels = torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
-    return Images(pixels, torch.arange(count) % 5)
+    return IndexedSource(pixels, torch.arange(count) % 5, MEAN, STD)
 
 
 def test_normalize() -> None:
@@ -798,9 +798,9 @@ def test_nothing_asked_for_changes_nothing() -> None:
     assert torch.equal(augmented(pixels, still, torch.Generator()), pixels)
 
 
-def epoch(images: Images, **options: Any) -> list[Any]:
-    given = {"batch_size": 12, "augment": Augment(cutout=3), "seed": 1, "epoch": 0, "mean": MEAN, "std": STD}
-    return list(epoch_batches(images, **(given | options)))
+def epoch(images: IndexedSource, **options: Any) -> list[Any]:
+    given = {"batch_size": 12, "augment": Augment(cutout=3), "seed": 1, "epoch": 0}
+    return list(images.epoch(**(given | options)))
 
 
 def test_an_epoch_is_whole_batches_of_each_image_once() -> None:
@@ -843,9 +843,7 @@ def test_too_few_images_for_the_workers() -> None:
 def test_evaluation_sees_each_image_once(world: int) -> None:
     images = random_images(53)
     batches = [
-        batch
-        for rank in range(world)
-        for batch in ordered_batches(images, batch_size=8, mean=MEAN, std=STD, rank=rank, world=world)
+        batch for rank in range(world) for batch in images.ordered(batch_size=8, rank=rank, world=world)
     ]
     assert all(1 <= len(batch.index) <= 8 for batch in batches)
     assert torch.cat([batch.index for batch in batches]).sort().values.tolist() == list(range(53))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data import Images
-from akgp.data.batches import Batch
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     WeightEstimate,
     branch_epochs,
@@ -146,10 +145,11 @@ def test_several_teachers_share_by_what_each_knows() -> None:
     assert w0 == pytest.approx(1) and each[0] < 0.01, "but gives way to one that is surely right"
 
 
-def images(count: int = 64) -> Images:
+def images(count: int = 64) -> IndexedSource:
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    return Images(pixels, torch.randint(0, CLASSES, (count,), generator=generator))
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    return IndexedSource(pixels, labels, (0.5,) * 3, (0.2,) * 3)
 
 
 def towards(weight: float) -> Objective:
@@ -168,19 +168,19 @@ def measured(state: Any = None, **changes: Any) -> tuple[list[Epoch], nn.Module]
     model, data = cifar_resnet(8, (4, 4, 4), CLASSES), images()
     given: dict[str, Any] = {"objective": towards, "params": Training(epochs=5, batch_size=32)} | changes
     epochs = train_measured(
-        model, data, data, data, mean=(0.5,) * 3, std=(0.2,) * 3, class_counts=BALANCED, prior=PRIOR, seed=0,
+        model, data, data, data, class_counts=BALANCED, prior=PRIOR, seed=0,
         state=state, **given,
     )  # fmt: skip
     return [Epoch(epoch.row, copy.deepcopy(epoch.state)) for epoch in epochs], model
 
 
-def seen(count: int, noise: float, seed: int) -> tuple[Tensor, Images]:
+def seen(count: int, noise: float, seed: int) -> tuple[Tensor, IndexedSource]:
     """True classes, and images that show them, with labels of which `noise` are wrong."""
     true, given, _ = sample(count, noise, seed)
     pattern = torch.randn(CLASSES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     grain = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     pixels = 128 + 30 * (0.8 * pattern[true] + grain)
-    return true, Images(pixels.clamp(0, 255).to(torch.uint8), given)
+    return true, IndexedSource(pixels.clamp(0, 255).to(torch.uint8), given, (0.5,) * 3, (0.12,) * 3)
 
 
 @pytest.mark.parametrize(("knows", "weight"), [(False, 0.0), (True, 1.0)], ids=["constant", "perfect"])
@@ -198,7 +198,7 @@ def test_a_training_with_wrong_labels_follows_who_knows(knows: bool, weight: flo
     plain = {"augment": {"crop_padding": 0, "flip": False}}
     torch.manual_seed(0)
     *_, last = train_measured(
-        cifar_resnet(8, (8, 8, 8), CLASSES), data, calibration, calibration, mean=(0.5,) * 3, std=(0.12,) * 3,
+        cifar_resnet(8, (8, 8, 8), CLASSES), data, calibration, calibration,
         class_counts=BALANCED, prior=PRIOR, seed=0, objective=objective,
         params=Training.model_validate({"epochs": 10, "batch_size": 50, "learning_rate": 0.05} | plain),
     )  # fmt: skip
@@ -232,7 +232,7 @@ def test_the_branches_leave_no_trace_but_the_weight() -> None:
     torch.manual_seed(0)
     plain, data = cifar_resnet(8, (4, 4, 4), CLASSES), images()
     for _ in train(
-        plain, data, data, mean=(0.5,) * 3, std=(0.2,) * 3, params=Training(epochs=5, batch_size=32),
+        plain, data, data, params=Training(epochs=5, batch_size=32),
         objective=towards(0.0), seed=0,
     ):  # fmt: skip
         pass

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp import params
-from akgp.data import Images
-from akgp.data.batches import Batch
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import cross_fitted, folds, out_of_fold
 from akgp.orchestration import cross_fit
 from akgp.orchestration.run import run_stage
@@ -68,9 +67,9 @@ class Remembering(nn.Module):
         return torch.stack([torch.full_like(image, self.number), image], 1)
 
 
-def numbered(count: int) -> Images:
+def numbered(count: int) -> IndexedSource:
     pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2).clone()
-    return Images(pixels, torch.zeros(count, dtype=torch.int64))
+    return IndexedSource(pixels, torch.zeros(count, dtype=torch.int64), [0.0], [1 / 255])
 
 
 def test_an_image_is_answered_by_the_network_of_its_fold_alone() -> None:
@@ -98,7 +97,7 @@ def test_a_batch_may_lack_folds() -> None:
 def test_logits_of_a_split_are_those_of_each_folds_network() -> None:
     networks = [Remembering(k) for k in range(5)]
     fold = torch.arange(64) % 5
-    logits = out_of_fold(networks, numbered(64), fold, mean=[0.0], std=[1 / 255], device="cpu")
+    logits = out_of_fold(networks, numbered(64), fold, device="cpu")
     assert logits.tolist() == [[float(i % 5), float(i)] for i in range(64)]
     assert [sorted(network.asked) for network in networks] == [list(range(k, 64, 5)) for k in range(5)]
 

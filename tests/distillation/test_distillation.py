@@ -21,8 +21,7 @@ from torch.nn import functional as F
 
 from akgp import artifacts, params
 from akgp.data import prepare, read_split, read_summary
-from akgp.data.batches import Batch
-from akgp.data.images import Images
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     DataProfile,
     Ensemble,
@@ -1151,19 +1150,19 @@ def test_learned_prior_shifts_the_students_logits() -> None:
     torch.testing.assert_close(objective(batch, student, 0.0), F.cross_entropy(student + prior, labels))
 
 
-def small_images(count: int, seed: int) -> Images:
+def small_images(count: int, seed: int) -> IndexedSource:
     """Three classes told apart by brightness."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     pixels = torch.randint(0, 60, (count, 3, 8, 8), generator=generator)
-    return Images((pixels + 90 * labels[:, None, None, None]).to(torch.uint8), labels)
+    pixels = (pixels + 90 * labels[:, None, None, None]).to(torch.uint8)
+    return IndexedSource(pixels, labels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def trained_on(objective: Any, model: torch.nn.Module, **changes: Any) -> list[dict[str, float]]:
     training = {"epochs": 3, "batch_size": 16, "augment": {"crop_padding": 0, "flip": False}} | changes
-    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     epochs = train(
-        model, small_images(48, 0), small_images(24, 1), mean=mean, std=std, objective=objective, seed=1,
+        model, small_images(48, 0), small_images(24, 1), objective=objective, seed=1,
         params=params.Training.model_validate(training),
     )  # fmt: skip
     return [epoch.row for epoch in epochs]
@@ -1443,8 +1442,7 @@ def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_ov
     metrics, history = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "history")
     )
-    mean, std = lesson.summary.mean, lesson.summary.std
-    found = evaluate(artifacts.load(tmp_path), lesson.validation, mean=mean, std=std)
+    found = evaluate(artifacts.load(tmp_path), lesson.validation)
     assert metrics["val_balanced_top1"] == max(row["val_balanced_top1"] for row in history)
     assert (metrics["val_top1"], metrics["val_balanced_top1"]) == pytest.approx(found[1:])
     for changes, keep, expected in (
@@ -1492,10 +1490,10 @@ def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: P
         return json.loads((tmp_path / "metrics.json").read_text())
 
     data, models = workspace / "data" / "prepared", workspace / "models" / "dense"
-    summary, calibration = read_summary(data), read_split(data, "calibration")
-    statistics: dict[str, Any] = {"mean": summary.mean, "std": summary.std, "device": "cpu"}
+    summary = read_summary(data)
+    calibration = IndexedSource.of(read_split(data, "calibration"), summary.mean, summary.std)
     dense, teacher = (
-        predict_logits(artifacts.load(models / name), calibration, **statistics) for name in ("one", "two")
+        predict_logits(artifacts.load(models / name), calibration, device="cpu") for name in ("one", "two")
     )
     counts = read_split(data, "train").labels.bincount()
     expected = stacked_weight(dense, teacher, calibration.labels, counts, 0.3)

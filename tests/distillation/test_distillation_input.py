@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data import Images
-from akgp.data.batches import Batch
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     DataProfile,
     LearnedTeachers,
@@ -43,8 +42,9 @@ def dense(count: int) -> list[nn.Module]:
 
 
 def split(networks: int, fold: Tensor, images: int = 4) -> Tensor:
-    data = Images(torch.zeros(images, 1, 2, 2, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64))
-    return out_of_fold(dense(networks), data, fold, mean=[0.0], std=[1.0], device="cpu")
+    pixels = torch.zeros(images, 1, 2, 2, dtype=torch.uint8)
+    data = IndexedSource(pixels, torch.zeros(images, dtype=torch.int64), [0.0], [1.0])
+    return out_of_fold(dense(networks), data, fold, device="cpu")
 
 
 FOLDS = [

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import normalize
-from akgp.data.images import Images
+from akgp.data.batches import IndexedSource, normalize
 from akgp.evaluation import (
     Latency,
     Ratio,
@@ -37,10 +36,10 @@ from akgp.runtimes import GraphError
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def images(count: int = 23) -> Images:
+def images(count: int = 23) -> IndexedSource:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return Images(pixels, torch.arange(count) % 4)
+    return IndexedSource(pixels, torch.arange(count) % 4, MEAN, STD)
 
 
 def network() -> nn.Module:
@@ -167,7 +166,7 @@ def test_counting_changes_nothing() -> None:
 # Logits and accuracy
 
 
-def one_by_one(model: nn.Module, split: Images) -> Tensor:
+def one_by_one(model: nn.Module, split: IndexedSource) -> Tensor:
     model.eval()
     with torch.no_grad():
         return torch.cat([model(normalize(pixels[None], MEAN, STD)) for pixels in split.pixels])
@@ -176,7 +175,7 @@ def one_by_one(model: nn.Module, split: Images) -> Tensor:
 @pytest.mark.parametrize("training", [True, False])
 def test_logits_are_in_order_and_the_mode_is_kept(training: bool) -> None:
     model = network().train(training)
-    logits = predict_logits(model, images(), mean=MEAN, std=STD, device="cpu", batch_size=5)
+    logits = predict_logits(model, images(), device="cpu", batch_size=5)
     assert model.training == training and not logits.requires_grad and logits.dtype == torch.float32
     torch.testing.assert_close(logits, one_by_one(model, images()), rtol=1e-4, atol=1e-5)
 
@@ -185,7 +184,7 @@ def test_workers_parts_add_up() -> None:
     model, whole = network(), images()
     parts = [
         predict_logits(
-            model, whole, mean=MEAN, std=STD, device="cpu", batch_size=4, rank=rank, world=3
+            model, whole, device="cpu", batch_size=4, rank=rank, world=3
         )
         for rank in range(3)
     ]  # fmt: skip
@@ -195,16 +194,14 @@ def test_workers_parts_add_up() -> None:
 
 def test_a_worker_without_images_says_so() -> None:
     with pytest.raises(ValueError, match="worker 2 of 3 has none of the 2 images; use fewer workers"):
-        predict_logits(network(), images(2), mean=MEAN, std=STD, device="cpu", rank=2, world=3)
+        predict_logits(network(), images(2), device="cpu", rank=2, world=3)
 
 
 def test_onnxruntimes_logits_are_torchs(tmp_path: Path) -> None:
     model, split = network(), images()
     export_onnx(model, torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
     for threads in (1, 2):
-        logits = runtime_logits(
-            tmp_path / "model.onnx", split, mean=MEAN, std=STD, threads=threads, batch_size=6
-        )
+        logits = runtime_logits(tmp_path / "model.onnx", split, threads=threads, batch_size=6)
         torch.testing.assert_close(logits, one_by_one(model, split), rtol=1e-4, atol=1e-4)
 
 
@@ -338,4 +335,4 @@ def test_a_file_that_is_no_graph(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(GraphError, match=r"model\.onnx: onnxruntime cannot load it: .*"):
-        runtime_logits(file, images(), mean=MEAN, std=STD, threads=1)
+        runtime_logits(file, images(), threads=1)

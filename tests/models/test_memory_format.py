@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import Batch
-from akgp.data.images import Images
+from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import cross_fitted, distillation_objective, frozen_teacher
 from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
@@ -18,7 +17,6 @@ from akgp.models.memory_format import format_of, settle
 from akgp.params import Augment, Distill, Training
 from akgp.training.loop import Objective, cross_entropy, evaluate, train
 
-STATISTICS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 STILL = Augment(crop_padding=0, flip=False)
 
 
@@ -34,10 +32,11 @@ class Viewing(nn.Module):
         return self.head(x.view(x.size(0), -1))
 
 
-def images(count: int = 16, seed: int = 0, channels: int = 3) -> Images:
+def images(count: int = 16, seed: int = 0, channels: int = 3) -> IndexedSource:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, channels, 6, 6), generator=generator, dtype=torch.uint8)
-    return Images(pixels, torch.randint(0, 3, (count,), generator=generator))
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return IndexedSource(pixels, labels, (0.5,) * channels, (0.25,) * channels)
 
 
 def viewing(channels_last: bool = True) -> nn.Module:
@@ -49,7 +48,7 @@ def viewing(channels_last: bool = True) -> nn.Module:
 def trained(model: nn.Module, objective: Objective | None = None, **changes: object) -> nn.Module:
     params = Training(epochs=2, batch_size=8, augment=STILL, precision="fp32").model_copy(update=changes)
     objective = objective or cross_entropy()
-    rows = train(model, images(), images(8, 1), params=params, objective=objective, seed=0, **STATISTICS)
+    rows = train(model, images(), images(8, 1), params=params, objective=objective, seed=0)
     assert len(list(rows)) == 2
     return model
 
@@ -79,8 +78,8 @@ def test_the_parameter_is_honoured_wherever_a_network_computes(channels_last: bo
     student = trained(cifar_resnet(8, (4, 4, 4), 3), objective, channels_last=channels_last, ema=0.9)
     assert format_of(student) is (torch.channels_last if channels_last else torch.contiguous_format)
     assert [format_of(teacher) for teacher in teachers] == [format_of(student)] * 3
-    evaluate(student, images(), **STATISTICS)
-    predict_logits(student, images(), device="cpu", **STATISTICS)
+    evaluate(student, images())
+    predict_logits(student, images(), device="cpu")
     assert seen == {channels_last}
 
 
@@ -94,16 +93,16 @@ def test_a_network_that_views_its_feature_maps_computes_contiguously(
     )
     for name, tensor in asked.state_dict().items():
         assert torch.equal(tensor, refused.state_dict()[name]), name
-    assert evaluate(asked, images(), **STATISTICS).loss == evaluate(refused, images(), **STATISTICS).loss
+    assert evaluate(asked, images()).loss == evaluate(refused, images()).loss
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_of_one_channel_are_laid_out_by_their_strides(channels_last: bool) -> None:
     """They are contiguous in both senses, and augmentation leaves the strides of channels-last."""
     network = Viewing(channels=1)
-    gray, statistics = images(channels=1), {"mean": (0.5,), "std": (0.25,)}
+    gray = images(channels=1)
     params = Training(epochs=1, batch_size=8, warmup_epochs=0, channels_last=channels_last, precision="fp32")
-    list(train(network, gray, gray, params=params, objective=cross_entropy(), seed=0, **statistics))
+    list(train(network, gray, gray, params=params, objective=cross_entropy(), seed=0))
     teach = frozen_teacher(network, channels_last=channels_last)
     last = torch.rand(4, 6, 6, 1).permute(0, 3, 1, 2)
     assert teach(Batch(torch.arange(4), last, torch.zeros(4, dtype=torch.int64))).shape == (4, 3)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from akgp import params
-from akgp.data import Images
+from akgp.data import IndexedSource
 from akgp.params import Augment, Params, Training
 from akgp.params.training_defaults import announcement, dense_training, resolved, student_training
 from akgp.recipes import available
@@ -100,16 +100,13 @@ def test_the_rule_is_told_where_it_is_used() -> None:
 
 def test_the_library_trains_by_the_rule_too(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    images = Images(
-        torch.randint(256, (40, 1, 4, 4), generator=generator, dtype=torch.uint8), torch.arange(40) % 2
-    )
+    pixels = torch.randint(256, (40, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    images = IndexedSource(pixels, torch.arange(40) % 2, [0.5], [0.25])
     changes = {"epochs": 2, "augment": Augment(crop_padding=0, flip=False), "precision": "fp32"}
     rows = []
     for training in (Training(**changes), Training(**changes, batch_size=16, learning_rate=0.025)):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-        epochs = train(
-            model, images, images, mean=[0.5], std=[0.25], params=training, objective=cross_entropy(), seed=0
-        )
+        epochs = train(model, images, images, params=training, objective=cross_entropy(), seed=0)
         rows.append([{key: row[key] for key in ("loss", "learning_rate")} for row in (e.row for e in epochs)])
     assert rows[0] == rows[1]

@@ -79,7 +79,7 @@ def test_teachers_answer_in_their_own_normalisation_whatever_the_student_gets(ro
     assert isinstance(wrapped.networks[0], Renormalized) and not isinstance(plain.networks[0], Renormalized)
     for found, right in zip((wrapped, plain), expected, strict=True):
         torch.testing.assert_close(
-            found.taught(train, lesson.summary, torch.device("cpu")), right, rtol=1e-3, atol=1e-4
+            found.taught(lesson.images, torch.device("cpu")), right, rtol=1e-3, atol=1e-4
         )
     batch = Batch(torch.arange(8), normalize(train.pixels[:8], *data), train.labels[:8])
     answer = wrapped.guide(torch.device("cpu"), None, True)(batch)

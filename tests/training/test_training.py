@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import Batch, epoch_batches, normalize
-from akgp.data.images import Images
+from akgp.data.batches import Batch, IndexedSource, normalize
 from akgp.distillation import SelfDistillation
 from akgp.models import cifar_resnet
 from akgp.params import Augment, Distill, Training
@@ -33,12 +32,12 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STILL = Augment(crop_padding=0, flip=False)
 
 
-def images(count: int = 48, seed: int = 0) -> Images:
+def images(count: int = 48, seed: int = 0) -> IndexedSource:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
     pixels[:, :, :, :3] = (labels * 100).to(torch.uint8)[:, None, None, None]  # what is to be learned
-    return Images(pixels, labels)
+    return IndexedSource(pixels, labels, MEAN, STD)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -65,7 +64,7 @@ def run(
     model = model or network()
     epochs = []
     for epoch in train(
-        model, images(count), images(24, 1), mean=MEAN, std=STD, params=params,
+        model, images(count), images(24, 1), params=params,
         objective=objective or cross_entropy(), seed=3, state=state,
     ):  # fmt: skip
         epochs.append(epoch)
@@ -85,7 +84,7 @@ def from_disk(state: dict[str, Any]) -> dict[str, Any]:
 def test_learns() -> None:
     model, epochs = run(Training(epochs=8, batch_size=16, learning_rate=0.1))
     assert epochs[-1].row["val_top1"] > 90  # a third by chance
-    loss, top1, _ = evaluate(model, images(24, 1), mean=MEAN, std=STD)
+    loss, top1, _ = evaluate(model, images(24, 1))
     assert top1 == max(epoch.row["val_top1"] for epoch in epochs)
     assert loss < epochs[0].row["val_loss"]
 
@@ -101,9 +100,7 @@ def test_steps_are_nesterov_momentum_with_decay_on_matrices_alone() -> None:
     velocity = {name: torch.zeros_like(p) for name, p in reference.named_parameters()}
     step = 0
     for epoch in range(2):
-        for batch in epoch_batches(
-            images(), batch_size=16, mean=MEAN, std=STD, augment=STILL, seed=3, epoch=epoch
-        ):
+        for batch in images().epoch(batch_size=16, augment=STILL, seed=3, epoch=epoch):
             step += 1
             rate = 0.05 * learning_rate_factor(step, 3, params)
             reference.train()
@@ -182,9 +179,7 @@ def test_average_is_its_recursion() -> None:
     params = Training(
         epochs=14, batch_size=48, learning_rate=0.1, ema=0.55, keep="last", precision="fp32", augment=STILL
     )
-    training = train(
-        model, images(), images(24, 1), mean=MEAN, std=STD, params=params, objective=cross_entropy(), seed=3
-    )
+    training = train(model, images(), images(24, 1), params=params, objective=cross_entropy(), seed=3)
     for step, epoch in enumerate(training, 1):
         decay = min(0.55, step / (step + 9))  # the former from step 11 on
         for name, now in epoch.state["optimization"]["model"].items():
@@ -366,13 +361,14 @@ def test_label_smoothing_mixes_the_labels_with_all_classes() -> None:
 
 def test_last_keeps_the_last_and_best_the_best() -> None:
     model, epochs = run(Training(epochs=3, batch_size=16, learning_rate=0.1, keep="last"))
-    assert evaluate(model, images(24, 1), mean=MEAN, std=STD)[0] == pytest.approx(epochs[-1].row["val_loss"])
+    assert evaluate(model, images(24, 1))[0] == pytest.approx(epochs[-1].row["val_loss"])
 
 
 def test_balanced_top1_is_the_mean_over_the_classes_that_occur() -> None:
-    model, few = network(), images(40).take(torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15]))  # no class 2
-    found = evaluate(model, few, mean=MEAN, std=STD)
-    answers = model(normalize(few.pixels, MEAN, STD)).argmax(1).tolist()
+    index = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15])  # no class 2
+    model, few = network(), images(40).take(index)
+    found = evaluate(model, few)
+    answers = model(normalize(images(40).pixels[index], MEAN, STD)).argmax(1).tolist()
     right = [answer == label for answer, label in zip(answers, few.labels.tolist(), strict=True)]
     rare = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 1]
     common = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 0]
@@ -394,11 +390,11 @@ def test_the_epoch_that_is_kept(keep: str, kept: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     params = Training(epochs=8, batch_size=16, learning_rate=0.05, keep=keep, augment=STILL)
-    epochs = train(model, split, tail, mean=MEAN, std=STD, params=params, objective=objective, seed=3)
+    epochs = train(model, split, tail, params=params, objective=objective, seed=3)
     rows = [epoch.row for epoch in epochs]
     assert rows[0]["val_top1"] == pytest.approx(100 * 16 / 18)
     assert rows[-1]["val_balanced_top1"] == pytest.approx(200 / 3)
-    found = evaluate(model, tail, mean=MEAN, std=STD)
+    found = evaluate(model, tail)
     assert (found.top1, found.balanced_top1) == (
         pytest.approx(rows[kept]["val_top1"]),
         pytest.approx(rows[kept]["val_balanced_top1"]),
@@ -465,7 +461,7 @@ def _linear() -> dict[str, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     *_, last = train(
-        model, images(50), images(25, 1), mean=MEAN, std=STD, objective=cross_entropy(), seed=3,
+        model, images(50), images(25, 1), objective=cross_entropy(), seed=3,
         params=Training(epochs=2, batch_size=16, learning_rate=0.05, precision="fp32"),
     )  # fmt: skip
     return {"row": last.row, "model": model.state_dict()}
@@ -577,7 +573,7 @@ def test_two_workers_agree(workers: list[dict[str, Any]]) -> None:
             assert torch.equal(tensor, other[name]), name
     kept = dropping()
     kept.load_state_dict(zero["whole"])
-    val_loss, *_ = evaluate(kept, images(24, 1), mean=MEAN, std=STD)
+    val_loss, *_ = evaluate(kept, images(24, 1))
     assert zero["rows"] == one["rows"] == pytest.approx([val_loss, val_loss])
     assert (
         zero["errors"]

@@ -120,8 +120,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     """
     import torch
 
-    from akgp.data import read_split, read_summary
-    from akgp.data.images import Images
+    from akgp.data import IndexedSource, read_split, read_summary
     from akgp.evaluation import accuracy, latency, runtime_logits
 
     data = root / "data" / "prepared"
@@ -143,9 +142,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
             labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
             logits = runtime_logits(
                 graphs[name],
-                Images(images.pixels, labels),
-                mean=expected["mean"],
-                std=expected["std"],
+                IndexedSource(images.pixels, labels, expected["mean"], expected["std"]),
                 threads=params.ray.cpus_per_worker,
             )
             rows[name] = {"top1": accuracy(logits, labels), "bytes": graphs[name].stat().st_size}

@@ -10,14 +10,14 @@ bias that it cannot average away does. The branches are thrown away, the trainin
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from akgp.data.images import Images
+from akgp.data.batches import BatchSource
 from akgp.distillation.teacher_weight.answers import stacked_weight
 from akgp.evaluation import predict_logits
 from akgp.models.memory_format import settle
@@ -35,12 +35,10 @@ def branch_epochs(epochs: int) -> tuple[int, int]:
 
 def train_measured(
     model: nn.Module,
-    images: Images,
-    validation: Images,
-    calibration: Images,
+    source: BatchSource,
+    validation: BatchSource,
+    calibration: BatchSource,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
     params: Training,
     objective: Callable[[float], Objective],
     class_counts: Tensor,
@@ -66,7 +64,7 @@ def train_measured(
     def training(network: nn.Module, weight: float, start: Any, **options: Any) -> Iterator[Epoch]:
         options = {"params": params} | options
         return train(
-            network, images, validation, mean=mean, std=std, objective=objective(weight), seed=seed,
+            network, source, validation, objective=objective(weight), seed=seed,
             device=device, state=copy.deepcopy(start), **options,
         )  # fmt: skip
 
@@ -85,8 +83,8 @@ def train_measured(
                 yield Epoch(epoch.row | {"branch": weight}, state)
             branch.load_state_dict(state["branch"]["kept"])
             # As it was trained, or the last bits differ after a kill.
-            settle(branch, images.pixels.shape[1:], channels_last=params.channels_last)
-            answer = predict_logits(branch, calibration, mean=mean, std=std, device=device)
+            settle(branch, source.image_shape, channels_last=params.channels_last)
+            answer = predict_logits(branch, calibration, device=device)
             state = state | {"branch": None, "answers": [*state["answers"], answer]}
         labels_only, teacher_only = state["answers"]
         measured = stacked_weight(labels_only, teacher_only, calibration.labels, class_counts, prior)
