@@ -18,10 +18,10 @@ def available(folder: Path = FOLDER) -> dict[str, Path]:
     Raises:
         ParamsError: there are none.
     """
-    found = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-    if not found:
+    recipes = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if not recipes:
         raise params.ParamsError(f"{folder}: no recipes here; run akgp in the project's folder")
-    return found
+    return recipes
 
 
 def description(file: Path) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StageError(ValueError):
-    """A stage cannot start or go on; the message says what to change."""
+    """A stage cannot start or continue; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def require(*paths: Path) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What a computation yields when a part of it is done: metrics, and a state to go on from."""
+    """What a computation yields when a part of it is done: metrics, and a state to resume from."""
 
     row: dict[str, Any]
     state: dict[str, Any] | None = None

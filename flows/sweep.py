@@ -13,7 +13,7 @@ from flows.processes import run
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
 def search(folder: Path) -> None:
-    """Run every trial; one that was interrupted goes on where it stopped."""
+    """Run every trial; one that was interrupted is resumed where it stopped."""
     run(["akgp.cli", "sweep", "run"], folder)
 
 

@@ -81,7 +81,7 @@ def client(environment: dict[str, str]) -> Iterator[Any]:
     from botocore.config import Config
     from botocore.session import get_session
 
-    found = get_session().create_client(
+    made = get_session().create_client(
         "s3",
         region_name=environment["AWS_REGION"],
         endpoint_url=environment["AWS_ENDPOINT_URL"],
@@ -90,9 +90,9 @@ def client(environment: dict[str, str]) -> Iterator[Any]:
         config=Config(connect_timeout=2, retries={"max_attempts": 0}),
     )
     try:
-        yield found
+        yield made
     finally:
-        found.close()
+        made.close()
 
 
 def _free_ports(count: int) -> list[int]:

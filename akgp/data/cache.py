@@ -63,34 +63,34 @@ class Files:
         Raises:
             DataError: a file that is there can't be read, or a copy can't be written.
         """
-        found: dict[str, bytes | DataError] = {
+        contents: dict[str, bytes | DataError] = {
             address: content for address in addresses if (content := self._copied(address)) is not None
         }
-        missing = [address for address in dict.fromkeys(addresses) if address not in found]
+        missing = [address for address in dict.fromkeys(addresses) if address not in contents]
         for address, read in zip(missing, read_files(missing), strict=True):
-            found[address] = read
+            contents[address] = read
             if address in self._copies and isinstance(read, bytes):
                 with self._part(self._copies[address][0]) as part:
                     part.write_bytes(read)
-        return [found[address] for address in addresses]
+        return [contents[address] for address in addresses]
 
     def heads(self, addresses: Sequence[str]) -> list[bytes | DataError]:
         """The first `HEAD_BYTES` of the files, as of `read`; of a file in a store they are kept, too."""
-        found: dict[str, bytes | DataError] = {}
+        heads_by_address: dict[str, bytes | DataError] = {}
         for address in addresses:
             if self._sizes.get(address) == 0:
-                found[address] = b""
+                heads_by_address[address] = b""
             elif address in self._copies:
                 for copy in (self._copies[address][0], self._head(address)):
                     with contextlib.suppress(OSError), copy.open("rb") as stream:
-                        found[address] = stream.read(HEAD_BYTES)
-        missing = [address for address in addresses if address not in found]
+                        heads_by_address[address] = stream.read(HEAD_BYTES)
+        missing = [address for address in addresses if address not in heads_by_address]
         for address, head in zip(missing, read_files(missing, HEAD_BYTES), strict=True):
-            found[address] = head
+            heads_by_address[address] = head
             if address in self._copies and isinstance(head, bytes):
                 with self._part(self._head(address)) as part:
                     part.write_bytes(head)
-        return [found[address] for address in addresses]
+        return [heads_by_address[address] for address in addresses]
 
     def _head(self, address: str) -> Path:
         copy, _ = self._copies[address]

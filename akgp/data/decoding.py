@@ -70,9 +70,9 @@ def decoded(
     """
     try:
         if isinstance(content, bytes):
-            image, found = _opened(content, bit_depth)
+            image, properties = _opened(content, bit_depth)
         else:
-            image, found = Image.fromarray(content), {}
+            image, properties = Image.fromarray(content), {}
         image = _converted(image, MODES[color])
         if size is not None and image.size != size[::-1]:
             image = image.resize(size[::-1], Image.Resampling.BILINEAR)
@@ -84,7 +84,7 @@ def decoded(
         raise DataError(f"the image can't be decoded ({unknown(content)})") from None
     except Exception as error:  # of damaged bytes Pillow's decoders raise many kinds
         raise DataError(f"the image can't be decoded ({str(error) or type(error).__name__})") from None
-    return Decoded(pixels[:, :, None] if pixels.ndim == 2 else pixels, **found)
+    return Decoded(pixels[:, :, None] if pixels.ndim == 2 else pixels, **properties)
 
 
 @contextlib.contextmanager
@@ -116,21 +116,23 @@ def _opened(content: bytes, bit_depth: int) -> tuple[Image.Image, dict[str, Any]
     """The image in a mode of 8 bits a channel, and what else `Decoded` says of it."""
     image: Image.Image = Image.open(io.BytesIO(content), formats=decodable())
     # The second picture of an MPO is the same photo again: a preview, or what the other eye sees.
-    found: dict[str, Any] = {"frames": image.format != "MPO" and bool(getattr(image, "is_animated", False))}
+    properties: dict[str, Any] = {
+        "frames": image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    }
     halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     with contextlib.suppress(Exception):  # damaged metadata say nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        return _upper_eight(np.asarray(image), bit_depth), found | {"deep": True}
+        return _upper_eight(np.asarray(image), bit_depth), properties | {"deep": True}
     if image.mode == "F":
         raise DataError(
             "the image can't be decoded (floating-point pixels, of unknown range: store 8 or 16 bits)"
         )
     if halved:
         colours = [band for band in image.getbands() if band != "A"]
-        found["upper_of_16"] = max(int(np.asarray(image.getchannel(band)).max()) for band in colours)
-    return image, found
+        properties["upper_of_16"] = max(int(np.asarray(image.getchannel(band)).max()) for band in colours)
+    return image, properties
 
 
 def _upper_eight(values: np.ndarray, bit_depth: int) -> Image.Image:

@@ -67,45 +67,45 @@ def list_files(path: str) -> Listing:
     with _named(path):
         filesystem, root = storage.opened(path)
         if isinstance(filesystem, LocalFileSystem):
-            found = _on_disk(root)
+            listing = _on_disk(root)
         else:
             entries = storage.retry_outage(path, lambda: filesystem.find(root, detail=True))
-            found = _in_store(root, entries)
-    if not found.files:
+            listing = _in_store(root, entries)
+    if not listing.files:
         raise DataError(f"{path}: no such directory, or nothing in it")
-    found.files = dict(sorted(found.files.items()))
-    return found
+    listing.files = dict(sorted(listing.files.items()))
+    return listing
 
 
 def _on_disk(root: str) -> Listing:
     """Of a link to a folder that it lies in, directly or through other links, nothing is listed again."""
-    found = Listing()
+    listing = Listing()
     if not Path(root).is_dir():
-        found.files |= {"": Listed(-1, "")} if Path(root).exists() else {}
-        return found
+        listing.files |= {"": Listed(-1, "")} if Path(root).exists() else {}
+        return listing
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while pending:
         folder, name, above = pending.pop()
         status = Path(folder).stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
-            found.skipped[name] = LOOP
+            listing.skipped[name] = LOOP
             continue
         with os.scandir(folder) as scanned:
             entries = list(scanned)
         if not entries:
-            found.empty.append(name)
+            listing.empty.append(name)
         for entry in entries:
             below = f"{name}/{entry.name}" if name else entry.name
             if is_hidden(entry.name):
-                found.skipped[below] = HIDDEN
+                listing.skipped[below] = HIDDEN
             elif _is_dir(entry):
                 pending.append((entry.path, below, above | {here}))
             elif entry.is_symlink() or entry.is_file():  # a link to nothing is a file that can't be read
-                found.files[below] = Listed(-1, "")
+                listing.files[below] = Listed(-1, "")
             else:
-                found.skipped[below] = SPECIAL
-    return found
+                listing.skipped[below] = SPECIAL
+    return listing
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -117,21 +117,21 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 def _in_store(root: str, entries: dict[str, Any]) -> Listing:
     """From the objects of a store, where a folder without objects may be one whose name ends with '/'."""
-    found, placeholders = Listing(), []
+    listing, placeholders = Listing(), []
     start = len(root.rstrip("/")) + 1
     for file, entry in entries.items():
         name = file[start:]
         steps = name.rstrip("/").split("/")
         hidden = next((depth for depth, step in enumerate(steps, 1) if is_hidden(step)), None)
         if hidden is not None:
-            found.skipped["/".join(steps[:hidden])] = HIDDEN
+            listing.skipped["/".join(steps[:hidden])] = HIDDEN
         elif name.endswith("/") or entry["type"] == "directory":
             placeholders.append("/".join(steps))
         else:
-            found.files[name] = Listed(entry["size"], entry.get("ETag", ""))
-    folders = {name[:place] for name in found.files for place, sign in enumerate(name) if sign == "/"}
-    found.empty = [name for name in placeholders if name and name not in folders]
-    return found
+            listing.files[name] = Listed(entry["size"], entry.get("ETag", ""))
+    folders = {name[:place] for name in listing.files for place, sign in enumerate(name) if sign == "/"}
+    listing.empty = [name for name in placeholders if name and name not in folders]
+    return listing
 
 
 def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[bytes | DataError]:
@@ -147,7 +147,7 @@ def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[byt
     for path in paths:
         with _named(path):
             places[path] = storage.opened(path)
-    found: dict[str, bytes | DataError] = {}
+    by_path: dict[str, bytes | DataError] = {}
     for filesystem in dict.fromkeys(filesystem for filesystem, _ in places.values()):
         here = {path: file for path, (owner, file) in places.items() if owner == filesystem}
         first = next(iter(here))
@@ -157,13 +157,13 @@ def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[byt
             )
         for path, content in zip(here, contents, strict=True):
             if isinstance(content, (FileNotFoundError, IsADirectoryError)):
-                found[path] = DataError(f"{printable(path)}: no such file")
+                by_path[path] = DataError(f"{printable(path)}: no such file")
             elif isinstance(content, Exception):
                 with _named(path):
                     raise content
             else:
-                found[path] = bytes(content)
-    return [found[path] for path in paths]
+                by_path[path] = bytes(content)
+    return [by_path[path] for path in paths]
 
 
 def _contents(filesystem: Any, files: list[str], end: int | None) -> list[bytes | Exception]:

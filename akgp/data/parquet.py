@@ -77,10 +77,10 @@ def tables_by_split(path: str, names: Iterable[str]) -> dict[str, list[Table]]:
             f"{printable(others[0].address)}: beside train*.parquet and test*.parquet there must be no other "
             ".parquet files"
         )
-    found = {split: tables for split, tables in grouped.items() if split} or {"train": others}
-    if "train" not in found:
-        raise DataError(f"{path}: {'*.parquet and '.join(found)}*.parquet only, no training files")
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+    by_split = {split: tables for split, tables in grouped.items() if split} or {"train": others}
+    if "train" not in by_split:
+        raise DataError(f"{path}: {'*.parquet and '.join(by_split)}*.parquet only, no training files")
+    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
 
 
 def _folder(name: str) -> tuple[str, dict[str, str | None], list[str]]:
@@ -117,11 +117,11 @@ def samples(
         if (value := table.keys.get(label_column)) is not None
     ]
     numbers = all(value.isdecimal() for value in whole)
-    found: dict[str, Samples] = {}
+    by_split: dict[str, Samples] = {}
     for split, named in tables.items():
         readers = [_reader(files, table, image_column, label_column, numbers) for table in named]
-        found[split] = Samples(partial(_rows, readers))
-    return found
+        by_split[split] = Samples(partial(_rows, readers))
+    return by_split
 
 
 def may_hold_paths(files: Files, tables: dict[str, list[Table]], image_column: str) -> bool:

@@ -1,4 +1,4 @@
-"""The characteristics in words, for a person who looks at her data."""
+"""The data's profile in words, for the user who looks at it."""
 
 from __future__ import annotations
 

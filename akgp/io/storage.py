@@ -34,8 +34,10 @@ def opened(path: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path there."""
     import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(path, **(S3 if path.startswith("s3://") else {}))
-    return found
+    filesystem_and_path: tuple[Any, str] = fsspec.core.url_to_fs(
+        path, **(S3 if path.startswith("s3://") else {})
+    )
+    return filesystem_and_path
 
 
 def retry_outage(path: str, call: Callable[[], T]) -> T:

@@ -37,28 +37,28 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     """
     expected = model.state_dict()
     read = {_unprefixed(name): tensor for name, tensor in read_checkpoint(path_or_url).items()}
-    found = _without_common_prefix(_masked(read), expected)
-    found.pop("n_averaged", None)  # of torch's AveragedModel
-    for name, tensor in found.items():
-        found[name] = _plain(f"{path_or_url}: {name}", tensor)
+    weights = _without_common_prefix(_masked(read), expected)
+    weights.pop("n_averaged", None)  # of torch's AveragedModel
+    for name, tensor in weights.items():
+        weights[name] = _plain(f"{path_or_url}: {name}", tensor)
     # Option A's channel layout is a constant here, which other implementations don't save.
     maps = {f"{name}.index" for name, module in model.named_modules() if isinstance(module, ChannelMap)}
     optional = maps | {name for name in expected if name.endswith("num_batches_tracked")}
-    for name in [*expected, *found]:
+    for name in [*expected, *weights]:
         if name not in expected:
             raise ModelError(f"{path_or_url}: has a tensor {name!r}, which {model_name(model)} has not")
-        if name not in found:
+        if name not in weights:
             if name in optional:
                 continue
             raise ModelError(f"{path_or_url}: lacks the tensor {name!r} of {model_name(model)}")
-        if found[name].shape != expected[name].shape:
+        if weights[name].shape != expected[name].shape:
             raise ModelError(
-                f"{path_or_url}: {name} has shape {list(found[name].shape)}, "
+                f"{path_or_url}: {name} has shape {list(weights[name].shape)}, "
                 f"{model_name(model)} needs {list(expected[name].shape)}"
             )
-        if expected[name].is_floating_point() and not found[name].is_floating_point():
-            raise ModelError(f"{path_or_url}: {name} holds {found[name].dtype} numbers{UNQUANTIZED}")
-    model.load_state_dict({**expected, **found})
+        if expected[name].is_floating_point() and not weights[name].is_floating_point():
+            raise ModelError(f"{path_or_url}: {name} holds {weights[name].dtype} numbers{UNQUANTIZED}")
+    model.load_state_dict({**expected, **weights})
 
 
 def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:
@@ -111,24 +111,24 @@ def _unprefixed(name: str) -> str:
     return re.sub(r"^((module|_orig_mod)\.)+", "", name)
 
 
-def _without_common_prefix(found: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_common_prefix(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without `model.` or the like, if all names begin with it and none of the network's does."""
-    while found and not set(found) & set(expected):
-        prefixes = {name.partition(".")[0] + "." for name in found}
-        if len(prefixes) > 1 or any("." not in name for name in found):
+    while weights and not set(weights) & set(expected):
+        prefixes = {name.partition(".")[0] + "." for name in weights}
+        if len(prefixes) > 1 or any("." not in name for name in weights):
             break
-        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
-    return found
+        weights = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+    return weights
 
 
-def _masked(found: dict[str, Tensor]) -> dict[str, Tensor]:
+def _masked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """`weight_orig` times `weight_mask` as `weight`, for each such pair (torch.nn.utils.prune)."""
     result = {}
-    for name, tensor in found.items():
+    for name, tensor in weights.items():
         base = name.removesuffix("_orig")
-        if base != name and f"{base}_mask" in found:
-            result[base] = tensor * found[f"{base}_mask"]
-        elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in found):
+        if base != name and f"{base}_mask" in weights:
+            result[base] = tensor * weights[f"{base}_mask"]
+        elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in weights):
             result[name] = tensor
     return result
 

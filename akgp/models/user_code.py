@@ -62,8 +62,8 @@ def channels_option(function: Callable[..., Any], channels: int) -> dict[str, in
 
 def at(error: BaseException) -> str:
     """`; my_nets.py:12, in forward`: the last place of the user's that the error has come through, if any."""
-    found = place(error)
-    return f"; {found}" if found else ""
+    where = place(error)
+    return f"; {where}" if where else ""
 
 
 def at_in(text: str) -> str:

@@ -30,10 +30,10 @@ def worker_capacity(have: list[dict[str, float]], params: Ray) -> int:
 
 def require_capacity(have: list[dict[str, float]], params: Ray, workers: int) -> None:
     """Raise StageError unless `nodes` have room for so many workers."""
-    if (found := worker_capacity(have, params)) < workers:
+    if (capacity := worker_capacity(have, params)) < workers:
         raise StageError(
             f"ray.workers: {workers} worker(s) with {params.cpus_per_worker} CPU(s) and "
-            f"{params.gpus_per_worker} GPU(s) each are asked for, and the nodes have room for {found}: a "
+            f"{params.gpus_per_worker} GPU(s) each are asked for, and the nodes have room for {capacity}: a "
             "worker lies in one node"
         )
 
@@ -47,12 +47,12 @@ def await_nodes(params: Ray, workers: int) -> None:
     with contextlib.suppress(StageError):  # a dead node is asked, too, until Ray knows that it is
         on_every_node(bool, True, params)
     deadline = time.monotonic() + REPLACEMENT_SECONDS
-    while (found := worker_capacity(nodes(), params)) < workers:
+    while (capacity := worker_capacity(nodes(), params)) < workers:
         if time.monotonic() > deadline:
             raise StageError(
                 f"ray.workers: nodes were lost and within {REPLACEMENT_SECONDS} s none came instead: of "
-                f"{workers} worker(s) the others have room for {found}; `dvc repro` goes "
-                "on from the last epoch; with ray.min_workers a run goes on with fewer"
+                f"{workers} worker(s) the others have room for {capacity}; `dvc repro` "
+                "resumes from the last epoch; with ray.min_workers a run continues with fewer"
             )
         time.sleep(1)
     if params.min_workers is not None:

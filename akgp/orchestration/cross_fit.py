@@ -33,7 +33,7 @@ PARAMS = ("seed", "networks.{network}", "teacher", "folds")
 def train_folds(task: Task, count: int, out: Path) -> None:
     """Train the networks of `count` folds; write each to a folder of `out` named by its number.
 
-    Trainings that were killed go on from their last epoch when the same is asked for again, and those
+    Trainings that were killed are resumed from their last epoch when the same is asked for again, and those
     that had ended are not repeated.
 
     Raises:

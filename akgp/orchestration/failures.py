@@ -17,7 +17,7 @@ from akgp.workspace import StageError, Task
 
 
 class WorkerLost(StageError):
-    """A worker or its node died; the computation can go on from its last step."""
+    """A worker or its node died; the computation can be resumed from its last step."""
 
 
 class ComputationError(StageError):

@@ -34,14 +34,14 @@ def run_tuner(
     retry_failed: bool = False,
     max_failures: int = 0,
 ) -> ResultGrid:
-    """Run the trials of the experiment `name`; of one that was killed, go on with those unfinished.
+    """Run the trials of the experiment `name`; of one that was killed, resume those unfinished.
 
     A trial is resumed from its last checkpoint. One that fails does not end the others.
 
     Args:
         trial: with its resources.
         storage: the directory or URL below which the experiment is kept.
-        retry_failed: go on with the trials that failed, too.
+        retry_failed: resume the trials that failed, too.
         max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost
             node from a mistake of the user's, which fails as often.
     """

@@ -61,7 +61,7 @@ def prepare(task: Task) -> None:
 
 
 def run_compute(task: Task, compute: Compute, api: ModuleType, *, place: int, keep: bool = True) -> None:
-    """Report every step of `compute`, and its artifacts last; go on from an earlier run's last step.
+    """Report every step of `compute`, and its artifacts last; resume from an earlier run's last step.
 
     Args:
         api: ray.train or ray.tune, whichever runs this process.
@@ -83,7 +83,7 @@ def run_compute(task: Task, compute: Compute, api: ModuleType, *, place: int, ke
 
 
 def resumed(api: ModuleType) -> dict[str, Any] | None:
-    """The state from which to go on, of the last step that was reported; None: from the start."""
+    """The state to resume from, of the last step that was reported; None: from the start."""
     checkpoint = api.get_checkpoint()
     if checkpoint is None:
         return None

@@ -59,7 +59,7 @@ def workspace_lock(workspace: Workspace, label: str) -> Iterator[None]:
 def end_with_dvc() -> None:
     """Let the system terminate this process when the DVC that has started it is killed (on Linux).
 
-    Nobody would record what it computes, and the next `dvc repro` could not go on beside it.
+    Nobody would record what it computes, and the next `dvc repro` could not compute beside it.
 
     Raises:
         StageError: that DVC is gone already.

@@ -30,11 +30,12 @@ class Ray(Section):
     )
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = Field(0, description="GPUs a worker: 0 or 1")
     min_workers: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="of a cluster: go on with as few while nodes are missing; null: wait for `workers`"
+        None,
+        description="of a cluster: continue with as few while nodes are missing; null: wait for `workers`",
     )
     max_failures: Annotated[int, Field(ge=0)] = Field(
         3,
-        description="of a cluster: how often a stage or trial goes on by itself after a lost worker or node",
+        description="of a cluster: how often a stage or trial is resumed by itself after the loss of a node",
     )
     storage: Address = Field("runs", description="checkpoints: a directory or s3:// prefix all nodes reach")
 

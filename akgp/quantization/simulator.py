@@ -80,30 +80,30 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
     """Run the network of an int8 file on float32 images."""
     from onnx import numpy_helper
 
-    found = Simulation(np.empty(0), {})
+    simulation = Simulation(np.empty(0), {})
     values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     values[model.graph.input[0].name] = images_NCHW
     for node in model.graph.node:
         inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
         if node.op_type == "QuantizeLinear":
-            values[node.output[0]] = found.integers[node.output[0]] = _quantize(
-                inputs[0], inputs[1], inputs[2], found.floating
+            values[node.output[0]] = simulation.integers[node.output[0]] = _quantize(
+                inputs[0], inputs[1], inputs[2], simulation.floating
             )
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
             values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], axis)
         elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
-            others = (None if value is None else _floats(value, found.floating) for value in inputs[1:])
+            others = (None if value is None else _floats(value, simulation.floating) for value in inputs[1:])
             moved = _reference(node, (inputs[0].q, *others))
             for name, q in zip(node.output, moved, strict=True):
                 values[name] = Quantized(q, inputs[0].scale, inputs[0].zero)
         elif any(isinstance(value, Quantized) for value in inputs):
             values[node.output[0]] = Pending(node, inputs)
         else:
-            results = _float(node, inputs, found.floating)
+            results = _float(node, inputs, simulation.floating)
             values.update(zip(node.output, results, strict=True))
-    found.logits = _floats(values[model.graph.output[0].name], found.floating)
-    return found
+    simulation.logits = _floats(values[model.graph.output[0].name], simulation.floating)
+    return simulation
 
 
 def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:

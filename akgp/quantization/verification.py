@@ -87,8 +87,8 @@ def _first_difference(
     names = [node.output[0] for node in quantizers]
     running = session(watched.SerializeToString(), threads=1)
     made_by = {name: node for node in model.graph.node for name in node.output}
-    found = running.run(names, {running.get_inputs()[0].name: batch})
-    for node, steps in zip(quantizers, found, strict=True):
+    computed = running.run(names, {running.get_inputs()[0].name: batch})
+    for node, steps in zip(quantizers, computed, strict=True):
         error = np.abs(steps.astype(int) - stated[node.output[0]].astype(int))
         if error.any():
             maker = made_by.get(node.input[0], node)

@@ -54,21 +54,21 @@ class _Layer:
 
     @property
     def weight(self) -> Dequantized:
-        found = self.graph.dequantized(self.node.input[1])
-        assert found is not None
-        return found
+        weight = self.graph.dequantized(self.node.input[1])
+        assert weight is not None
+        return weight
 
     @property
     def bias(self) -> Dequantized | None:
         """None: there is none, or it stays in floating point."""
-        found = self.graph.dequantized(self.node.input[2]) if len(self.node.input) > 2 else None
-        return found if found and found.integers in self.graph.tensors else None
+        bias = self.graph.dequantized(self.node.input[2]) if len(self.node.input) > 2 else None
+        return bias if bias and bias.integers in self.graph.tensors else None
 
     @property
     def input_scale(self) -> NDArray[np.float32]:
-        found = self.graph.dequantized(self.node.input[0])
-        assert found is not None
-        return self.graph.constant(found.scale)
+        given = self.graph.dequantized(self.node.input[0])
+        assert given is not None
+        return self.graph.constant(given.scale)
 
     def bias_limit(self) -> NDArray[np.float32]:
         """Weight scales below which the bias would exceed LARGEST_BIAS, as it can beside tiny weights."""

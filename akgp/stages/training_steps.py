@@ -24,7 +24,7 @@ def options(task: Task, training: Training, state: dict[str, Any] | None) -> dic
     """What every training of a task is told besides its network, images and objective.
 
     Args:
-        state: of a `Step` of `epochs_to_steps`, from which to go on.
+        state: of a `Step` of `epochs_to_steps`, to resume from.
     """
     return {
         "params": training,

@@ -54,26 +54,26 @@ def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> di
     return {RELATIVE: speedup(times["pruned"], times["dense"]).median, DENSE_MS: times["dense"].median_ms}
 
 
-def dense_latency_ms(found: Sequence[Mapping[str, Any]]) -> float | None:
+def dense_latency_ms(trials: Sequence[Mapping[str, Any]]) -> float | None:
     """The dense network's latency, ms: the median over all trials' metrics; None: none measured it."""
-    measured = [metrics[DENSE_MS] for metrics in found if RELATIVE in metrics]
+    measured = [metrics[DENSE_MS] for metrics in trials if RELATIVE in metrics]
     return statistics.median(measured) if measured else None
 
 
-def latencies_ms(found: Sequence[Mapping[str, Any]]) -> list[float | None]:
+def latencies_ms(trials: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """The latency of each trial from its metrics, ms; None: it measured none.
 
     That is its share of the dense network's time, times `dense_latency_ms`.
     Networks of the same MACs and parameters are the same but for the weights: they get their median share.
     """
     shares: dict[tuple[int, int], list[float]] = {}
-    for metrics in found:
+    for metrics in trials:
         if RELATIVE in metrics:
             shares.setdefault((metrics["macs"], metrics["params"]), []).append(metrics[RELATIVE])
-    dense_ms = dense_latency_ms(found) or 0.0
+    dense_ms = dense_latency_ms(trials) or 0.0
     return [
         statistics.median(shares[metrics["macs"], metrics["params"]]) * dense_ms
         if RELATIVE in metrics
         else None
-        for metrics in found
+        for metrics in trials
     ]

@@ -65,17 +65,21 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     return found
 
 
-def dense(task: Task, found: Sequence[Mapping[str, Any]]) -> Dense | None:
+def dense(task: Task, metrics_of_trials: Sequence[Mapping[str, Any]]) -> Dense | None:
     """The student's dense network, as far as it is known; None: no metrics, or no trial has counted it.
 
     Args:
-        found: the metrics of the trials, which counted and timed it beside their own networks.
+        metrics_of_trials: the metrics of the trials, which counted and timed it beside their own networks.
     """
     metric = objective(read_summary(task.workspace.data)).removeprefix("kept_")
     file = task.workspace.dense(task.params.student) / "metrics.json"
     metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    macs = [metrics[DENSE_MACS] for metrics in found if DENSE_MACS in metrics]
-    return Dense(metrics[metric], macs[0], dense_latency_ms(found)) if macs and metric in metrics else None
+    macs = [metrics[DENSE_MACS] for metrics in metrics_of_trials if DENSE_MACS in metrics]
+    return (
+        Dense(metrics[metric], macs[0], dense_latency_ms(metrics_of_trials))
+        if macs and metric in metrics
+        else None
+    )
 
 
 def wanted(asked: int | None, default: int, tried: int) -> int:
@@ -91,18 +95,18 @@ def wanted(asked: int | None, default: int, tried: int) -> int:
 
 def check_room(params: parameters.Params) -> None:
     """Raise StageError unless the cluster has room for the workers of all trials that run at a time."""
-    workers, concurrent, found = (
+    workers, concurrent, capacity = (
         params.ray.workers,
         params.sweep.concurrent,
         worker_capacity(nodes(), params.ray),
     )
-    if found >= workers * concurrent:
+    if capacity >= workers * concurrent:
         return
-    possible, where = found // workers, "the cluster" if params.ray.address else "this machine"
+    possible, where = capacity // workers, "the cluster" if params.ray.address else "this machine"
     raise StageError(
         f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with "
         f"{params.ray.cpus_per_worker} CPU(s) and {params.ray.gpus_per_worker} GPU(s) each, need room for "
-        f"{workers * concurrent} worker(s), but {where} has room for {found}: "
+        f"{workers * concurrent} worker(s), but {where} has room for {capacity}: "
         + (f"lower it to {possible}" if possible else "lower ray.workers or what each asks for")
         + (", or add nodes" if params.ray.address else "")
     )

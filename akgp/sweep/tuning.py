@@ -109,7 +109,7 @@ def run(
     algorithm = _Algorithm(_Searcher(search, concurrent), trials)
     if resume:
         algorithm.add_configurations([experiment])
-    found = tune.run(
+    analysis = tune.run(
         experiment,
         metric=search.objectives.metrics[0] if scheduler else None,
         mode=search.objectives.modes[0] if scheduler else None,
@@ -123,7 +123,7 @@ def run(
     )
     if search.running or not algorithm.is_finished():
         raise KeyboardInterrupt
-    return ResultGrid(found)
+    return ResultGrid(analysis)
 
 
 def _folder(trial: Trial) -> str:

@@ -47,12 +47,12 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class TrainingError(ValueError):
-    """The training cannot go on with these parameters."""
+    """The training cannot continue with these parameters."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its row of metrics, and the state from which `train` goes on.
+    """One finished epoch: its row of metrics, and the state from which `train` resumes.
 
     The state is tensors and plain values, and shares its tensors with the training: write or copy
     it before the next epoch is asked for.
@@ -103,7 +103,7 @@ def train(
         source: the training images: augmented, shuffled by (seed, epoch); only whole batches are used,
             or all images as one batch if they are fewer.
         validation: measured after every epoch, exactly, over all workers.
-        state: of an earlier `Epoch`: training goes on behind it, as if it had never stopped.
+        state: of an earlier `Epoch`: training resumes behind it, as if it had never stopped.
         params: a batch size or a learning rate that is None is `training_defaults.resolved`.
         schedule: of the learning rate; None: `learning_rate_factor`.
 

@@ -72,7 +72,7 @@ def carried_out(
     draw: random.Random,
     now: str,
 ) -> Experiment:
-    """What came of an experiment; one that cannot go on is a failed fault."""
+    """What came of an experiment; one that cannot continue is a failed fault."""
     typer.echo(f"{name} …")
     begun = time.monotonic()
     try:

@@ -24,7 +24,7 @@ YEAR = 365 * 24 * 3600
 
 
 def checkpoints(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
-    """The driver is killed, then what it would go on from is damaged; three times in one training."""
+    """The driver is killed, then what it would resume from is damaged; three times in one training."""
     damages: list[tuple[str, str, Callable[[bytes], bytes]]] = [
         ("truncated checkpoint", "state.pt", lambda content: content[: draw.randrange(len(content))]),
         ("checkpoint with a changed byte", "state.pt", lambda content: _flipped(content, draw)),
@@ -88,7 +88,7 @@ def artifacts(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
 
 def full_disk(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
     """The workspace's file system, a small one of its own, fills up while a stage computes."""
-    expected = "one line that names the disk, earlier artifacts whole; once there is space, it goes on"
+    expected = "one line that names the disk, earlier artifacts whole; once there is space, it resumes"
     faults: list[Fault] = []
     with small_disk(bench.folder / "disk") as folder:
         workspace = bench.pruned.copied(folder)
@@ -119,8 +119,8 @@ def full_disk(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
 
 
 def clock(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
-    """The driver is killed, and what goes on lives in another year; or all files do."""
-    expected = "nothing stalls or is taken for newer; it goes on from the last epoch"
+    """The driver is killed, and what resumes lives in another year; or all files do."""
+    expected = "nothing stalls or is taken for newer; it resumes from the last epoch"
     library = next((path for path in FAKETIME if Path(path).exists()), None)
     days = draw.randrange(30, 700)
     moves: list[tuple[str, dict[str, str], float]] = [
@@ -152,7 +152,7 @@ def clock(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
 
 def second_repro(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
     """Another `dvc repro` in the same workspace, at random points of a running one."""
-    expected = "the second is refused with one line; the first goes on"
+    expected = "the second is refused with one line; the first continues"
     workspace = bench.started_from(bench.pruned, "second")
     first, faults = workspace.repro(), []
     for kill in plan(draw, ["none"] * 3, ["distill", "quantize", "evaluate"]):

@@ -23,8 +23,8 @@ from benchmarks.chaos.processes import Process
 from benchmarks.chaos.records import MISSED, Fault
 from benchmarks.chaos.workspace import EPOCHS, STAGE_SECONDS, TRAININGS, Position, Repro, Workspace, waited
 
-GOES_ON = "the next `dvc repro` goes on from the last epoch, beside no other computation"
-ENDS = f"the stage goes on by itself, or ends with one line, and {GOES_ON}"
+GOES_ON = "the next `dvc repro` resumes from the last epoch, beside no other computation"
+ENDS = f"the stage resumes by itself, or ends with one line, and {GOES_ON}"
 HEAD = ("gcs_server", "raylet/raylet")
 ROWS = {
     "dvc": ("kill -9 of dvc", GOES_ON),
@@ -33,7 +33,7 @@ ROWS = {
     "head": ("kill -9 of Ray's head, a local Ray", ENDS),
     "node": (
         "kill -9 of a node with its processes, cluster of two",
-        "the stage says so and goes on from the last epoch by itself, on the other node",
+        "the stage says so and resumes from the last epoch by itself, on the other node",
     ),
 }
 NOTICED_SECONDS = 240  # until a stage has noticed what it lost
@@ -118,7 +118,7 @@ def nodes(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
             at = len(workspace.rows("distill"))  # the lost worker may have written a moment longer
             repro.until_further((STAGES.index("distill"), at), alone=False)
             fault.recovered = time.monotonic() - killed
-            fault.happened += [repr(workspace.line("a worker died")), f"went on after epoch {at}"]
+            fault.happened += [repr(workspace.line("a worker died")), f"resumed after epoch {at}"]
             there.remove(lost)
             cluster.remove_node(lost, allow_graceful=False)
             there.append(cluster.add_node(num_cpus=1))
@@ -178,7 +178,7 @@ def _computes(node: Any) -> bool:
 
 
 def chain(bench: ReferenceRun, workspace: Workspace, kills: list[Kill]) -> list[Fault]:
-    """One pipeline killed again and again, each time gone on with by `dvc repro`, to its end."""
+    """One pipeline killed again and again, each time resumed by `dvc repro`, to its end."""
     faults, repro = [], workspace.repro()
     for kill in kills:
         row, expected = ROWS[kill.victim]
@@ -249,7 +249,7 @@ def struck(bench: ReferenceRun, repro: Repro, kind: str, fault: Fault) -> Repro:
 
 
 def noticed(repro: Repro, position: Position, killed: float, fault: Fault) -> bool:
-    """Wait until `dvc repro` has ended, which is said, or has gone on by itself: then it is False."""
+    """Wait until `dvc repro` has ended, which is said, or has resumed by itself: then it is False."""
     try:
         repro.until_further(position, NOTICED_SECONDS)
     except TimeoutError:
@@ -259,7 +259,7 @@ def noticed(repro: Repro, position: Position, killed: float, fault: Fault) -> bo
         return False
     seconds = time.monotonic() - killed
     if (status := repro.process.poll()) is None:
-        fault.happened.append(f"went on by itself after {seconds:.0f} s")
+        fault.happened.append(f"resumed by itself after {seconds:.0f} s")
         return False
     said = repro.workspace.line("akgp: ", "ERROR")
     fault.happened.append(f"dvc ended with {status} after {seconds:.0f} s: {said!r}")
@@ -273,7 +273,7 @@ def resumed(workspace: Workspace, position: Position, fault: Fault) -> Repro:
         repro.until_further(position)
         if not repro.ended() or repro.process.returncode == 0:
             break
-        fault.problems.append(f"the next `dvc repro` did not go on: {workspace.line('akgp: ', 'ERROR')!r}")
+        fault.problems.append(f"the next `dvc repro` did not resume: {workspace.line('akgp: ', 'ERROR')!r}")
         workspace.left(60)
     return repro
 
@@ -283,7 +283,7 @@ def went_on(workspace: Workspace, stage: str, before: list[dict[str, float]]) ->
     folder = {"teacher": "dense/tiny", "distill": "student"}[stage]
     after = workspace.rows(stage) or _history(workspace, folder)
     kept = sum(1 for _ in _common(before, after))
-    return f"went on from epoch {kept}" if kept else "started again"
+    return f"resumed from epoch {kept}" if kept else "started again"
 
 
 def _history(workspace: Workspace, folder: str) -> list[dict[str, float]]:

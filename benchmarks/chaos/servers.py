@@ -107,7 +107,7 @@ def prefect(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
     rows = {
         "flow": (
             "kill -9 of the Prefect flow",
-            "the run is Crashed, dvc and stage end; the next run goes on",
+            "the run is Crashed, dvc and stage end; the next run resumes",
         ),
         "server": ("kill -9 of the Prefect server", "it is started again, and the run ends as Completed"),
     }
@@ -145,7 +145,7 @@ def _flow_killed(there: Deployed, position: Position, fault: Fault) -> None:
         waited(lambda: not left(), 60, "their end")
         fault.happened.append(f"dvc and {stage} ended after {time.monotonic() - killed:.0f} s")
     if left():
-        fault.problems.append("dvc and its stage go on without their flow")
+        fault.problems.append("dvc and its stage continue without their flow")
     fault.happened.append(f"the run is {there.last_state(120)} after {time.monotonic() - killed:.0f} s")
     there.start()
     there.repro.until_further(position)
@@ -216,7 +216,7 @@ def store_in_training(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
     workspace = bench.started_from(bench.pruned, "store")
     fault = Fault(
         f"kill -9 of the S3 server, {OUTAGE_SECONDS:.0f} s outage, in a training",
-        "waited for, or the stage ends with one line; then `dvc repro` goes on from the last epoch",
+        "waited for, or the stage ends with one line; then `dvc repro` resumes from the last epoch",
     )
     with store(bench.folder / "s3-training") as there:
         workspace.set_ray(storage=f"s3://{BUCKET}/runs")

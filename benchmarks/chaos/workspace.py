@@ -214,7 +214,7 @@ class Repro:
     """A running `dvc repro`, or another command that runs stages.
 
     Attributes:
-        over: of a command that goes on: whether its stages have ended.
+        over: of a command that is still running: whether its stages have ended.
     """
 
     workspace: Workspace

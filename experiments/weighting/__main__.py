@@ -21,7 +21,7 @@ Name = Annotated[
 
 
 def root(design: Design) -> Path:
-    """Where this design's networks lie; another design's are not gone on with."""
+    """Where this design's networks lie; another design's are not resumed."""
     return (RUNS / design.digest).resolve()
 
 
@@ -36,7 +36,7 @@ def run(
         int | None, typer.Option(help="So many trials at a time without Ray, where it is not installed.")
     ] = None,
 ) -> None:
-    """Train all teachers and students; again after a kill, it goes on."""
+    """Train all teachers and students; again after a kill, it resumes."""
     from experiments.weighting.running import run, run_alone
 
     design = DESIGNS[name]

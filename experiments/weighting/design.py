@@ -163,7 +163,7 @@ class Design:
 
     @property
     def digest(self) -> str:
-        """Of what all networks share: runs of other data, networks or trainings are not gone on with."""
+        """Of what all networks share: runs of other data, networks or trainings are not resumed."""
         regimes = {name: self.data(name).model_dump(mode="json") for name in self.regimes}
         shared = (self.depth, self.widths, self.ratio, self.round_to, self.teacher, self.student, self.folds)
         return digest(regimes, shared)

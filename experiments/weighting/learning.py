@@ -1,4 +1,4 @@
-"""A training that goes on after a kill, on the device there is."""
+"""A training that resumes after a kill, on the device there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiment as a Ray Tune run, two trials at a time; killed, it goes on where it was."""
+"""The experiment as a Ray Tune run, two trials at a time; killed, it resumes where it was."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test(design: Design, root: Path, partial: bool, processes: int = 1) -> list[
     ]
     missing = len(list(design.cells())) - len(whole)
     if missing and not partial:
-        raise SystemExit(f"{missing} cells are not trained: the test split stays closed; go on with `run`")
+        raise SystemExit(f"{missing} cells are not trained: the test split stays closed; resume with `run`")
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(tested, design, root, cell) for cell in whole]
         return [row for future in tqdm(futures, unit="cell") for row in future.result()]

@@ -103,7 +103,7 @@ def test_logits_of_a_split_are_those_of_each_folds_network() -> None:
 
 
 def tree(**changes: Any) -> dict[str, Any]:
-    """Few digits, 40 % of them labelled wrong; a network that learns them by heart."""
+    """Few digits, 40 % of them labelled wrong; a network that memorises them."""
     training = {
         "epochs": 30, "batch_size": 32, "learning_rate": 0.1, "weight_decay": 0.0, "keep": "last",
         "precision": "fp32", "augment": {"crop_padding": 0, "flip": False},

@@ -226,7 +226,7 @@ def test_plots_and_trials_are_written(tmp_path: Path) -> None:
     for part in (rows[: 2 * cell], rows, rows[-5:]):
         testing.write(part, GRID, file)
     read = pd.read_parquet(file)
-    assert len(read) == len(rows) - cell + 5, "cells that are not written anew stay"
+    assert len(read) == len(rows) - cell + 5, "cells that are not written again stay"
     with pytest.raises(SystemExit, match=r"trials\.parquet: its trials are not of this design"):
         testing.write(rows, FULL, file)
     testing.write(rows, GRID, file)

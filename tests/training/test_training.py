@@ -523,7 +523,7 @@ def test_two_workers_agree_on_self_distillation(workers: list[dict[str, Any]]) -
 def _interrupted(rank: int) -> dict[str, Any]:
     """A network with BatchNorm, dropout and an average, trained by two: undisturbed, then in two parts.
 
-    Worker 1 goes on from worker 0's state, the only one that is written.
+    Worker 1 resumes from worker 0's state, the only one that is written.
     """
     params = Training(epochs=2, batch_size=16, learning_rate=0.1, ema=0.5, keep="last")
     whole, epochs = run(params, model=dropping())

@@ -4,7 +4,7 @@ After a part of the training, a branch that learns from the labels alone and one
 the teacher alone are trained to their end from the same network, optimizer and order of images.
 The mixture of their answers that predicts the calibration labels best says how much the teacher
 is worth *after* learning: label noise that the student averages away costs nothing, a teacher's
-bias that it cannot average away does. The branches are thrown away, the training goes on.
+bias that it cannot average away does. The branches are thrown away, the training continues.
 """
 
 from __future__ import annotations

@@ -171,13 +171,13 @@ def _tied(model: nn.Module) -> dict[nn.Module, str]:
     for module, name in names.items():
         for own, tensor in tensors(module):
             owners[tensor.untyped_storage()._cdata].setdefault(module, f"{name}.{own}")
-    found = {}
+    tied = {}
     for sharing in owners.values():
         for module, own in sharing.items():
             others = [other for each, other in sharing.items() if each is not module]
             if others:
-                found[module] = f"its {own.rpartition('.')[2]} with {', '.join(others)}"
-    return found
+                tied[module] = f"its {own.rpartition('.')[2]} with {', '.join(others)}"
+    return tied
 
 
 def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
