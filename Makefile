@@ -43,11 +43,13 @@ s3: setup
 
 # Each worker takes up to 2 GB; the tests of a file share servers, clusters and trainings, and so a worker.
 WORKERS := 2
-PYTEST := python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 10
+PYTEST = python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 10
 
 test: setup
 	@$(PYTEST)
 
+# They wait for processes, servers and outages as much as they compute.
+test-slow: WORKERS := 3
 test-slow: setup
 	@$(PYTEST) -m slow
 

@@ -141,7 +141,7 @@ def test_the_stores_secret_is_written_nowhere(
 
 def test_a_push_that_fails_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is gone when `dvc push` starts: one line and a status; the next push carries all."""
-    from test_s3 import BUCKET, Failing
+    from tests.orchestration.test_s3 import BUCKET, Failing
 
     store = Failing(tmp_path / "s3")
     root = tmp_path / "root"

@@ -25,6 +25,7 @@ from akgp.orchestration.run import run_stage
 from akgp.orchestration.session import ENVIRONMENT
 from akgp.workspace import StageError, Task
 from tests.support.clusters import ray_cluster
+from tests.sweep.test_sweep import untrained_workspace
 
 ROOT = Path(__file__).parents[2]
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -235,6 +236,44 @@ def kill_a_node_after_a_checkpoint(
 
     wait_for(checkpoint, 120, lambda: said(root))
     nodes.kill_one_that_computes(title)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cpus", "concurrent", "workers", "message"),
+    [
+        (
+            2,
+            1,
+            1,
+            "with 2 CPU(s) and 0 GPU(s) each, need room for 1 worker(s), but the cluster has room for 0",
+        ),
+        (1, 4, 1, "need room for 4 worker(s), but the cluster has room for 3: lower it to 3, or add nodes"),
+        (1, 2, 2, "need room for 4 worker(s), but the cluster has room for 3: lower it to 1, or add nodes"),
+    ],
+)
+def test_a_cluster_smaller_than_the_sweep_is_refused(
+    cpus: int, concurrent: int, workers: int, message: str, nodes: Nodes, tmp_path: Path
+) -> None:
+    """Also one whose processors would do in sum, but each node is too small for a worker: it would hang."""
+    nodes.grow(3)
+    untrained_workspace(
+        tmp_path,
+        ray={"address": nodes.running.address, "cpus_per_worker": cpus, "workers": workers},
+        sweep={"trials": 4, "concurrent": concurrent, "space": {"distill.w0": {"min": 0.2, "max": 0.9}}},
+    )
+    with pytest.raises(StageError) as refused:
+        sweep.run(tmp_path)
+    said = str(refused.value)
+    assert said.startswith(f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker")
+    assert message in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "sweeps" / "trials.parquet").exists()
+    if cpus == 2:
+        asked = (
+            r"ray\.workers: 1 worker\(s\) with 2 CPU\(s\) and 0 GPU\(s\) each are asked for, and the nodes "
+        )
+        with pytest.raises(StageError, match=f"^{asked}have room for 0"):
+            run_stage("teacher", root=tmp_path)
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from akgp import artifacts, params
 from akgp.io.atomic import atomic_directory
 from akgp.models import cifar_resnet
 from akgp.orchestration.run import run_stage
-from akgp.workspace import Task
+from tests.support.computing import computed
 
 # Copies FOLDER to COPIES/n before the n-th change in it, and dies at the one whose number is DEATH: a process
 # that is killed there leaves what is copied.
@@ -51,7 +49,7 @@ run_stage(stage)
 """
 
 
-def write_params(root: Path, *, new: bool) -> params.Params:
+def write_params(root: Path, *, new: bool) -> None:
     tree = {
         "seed": int(new),
         "data": {"color": "gray", "splits": {"test": 0.25}},
@@ -62,9 +60,7 @@ def write_params(root: Path, *, new: bool) -> params.Params:
         "quantize": {"images": 64 if new else 32},
         "ray": {"cpus_per_worker": 1},
     }
-    validated = params.validate(tree)
-    (root / "params.yaml").write_text(params.dump(validated))
-    return validated
+    (root / "params.yaml").write_text(params.dump(params.validate(tree)))
 
 
 def content(folder: Path) -> str:
@@ -82,7 +78,7 @@ def left(artifact: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared digits, and networks that know nothing."""
     root = tmp_path_factory.mktemp("untrained")
     write_params(root, new=False)
@@ -90,21 +86,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for seed, folder in enumerate(("dense/small", "student")):
         torch.manual_seed(seed)
         artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker of one processor
-    yield root
-    torch.set_num_threads(threads)
+    return root
 
 
 def made(stage: str, artifact: Path, root: Path, *, new: bool) -> str:
     """The content of the artifact that the stage puts into place in `root`, undisturbed, without Ray."""
-    task = Task(stage, write_params(root, new=new), root)
+    write_params(root, new=new)
     if stage == "data":
         run_stage(stage, root=root)
     else:
-        with atomic_directory(artifact) as out:
-            for _ in import_module(f"akgp.stages.{stage}").compute(task, out, None):
-                pass
+        computed(root, stage)
     return content(artifact)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -223,21 +224,27 @@ class Failing:
         return thread
 
 
-@pytest.fixture
-def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
-    import s3fs
-
-    found = Failing(tmp_path / "s3")
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address that the variables named before
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failing]:
+    found = Failing(tmp_path_factory.mktemp("fragile"))
     yield found
-    s3fs.S3FileSystem.clear_instance_cache()
     found.stop()
 
 
-OUTAGE_SECONDS = float(os.environ.get("AKGP_TEST_OUTAGE", "12"))
+@pytest.fixture
+def failing(fragile: Failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
+    """`fragile` as the store of a user with an empty cache."""
+    import s3fs
+
+    for name, value in fragile.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address that the variables named before
+    yield fragile
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+OUTAGE_SECONDS = float(os.environ.get("AKGP_TEST_OUTAGE", "5"))
 
 
 @pytest.mark.slow
@@ -247,9 +254,9 @@ def test_images_are_read_through_an_outage(failing: Failing, tmp_path: Path, how
     with client(failing.environment) as store:
         for file in folder.rglob("*.png"):
             store.put_object(
-                Bucket=BUCKET, Key=f"images/{file.parent.name}/{file.name}", Body=file.read_bytes()
+                Bucket=BUCKET, Key=f"{how}/{file.parent.name}/{file.name}", Body=file.read_bytes()
             )
-    url = f"s3://{BUCKET}/images"
+    url = f"s3://{BUCKET}/{how}"
     files = Files(url)
     addresses = [f"{url}/{name}" for name in files.names]
     before = files.read(addresses[:64])
@@ -266,9 +273,9 @@ def test_images_are_read_through_an_outage(failing: Failing, tmp_path: Path, how
 @pytest.mark.parametrize("how", ["stopped", "hung"])
 def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store fails before the first of a release's files, and again before the pointer."""
-    from test_release import network
+    from tests.deployment.test_release import network
 
-    where = f"s3://{BUCKET}/releases"
+    where = f"s3://{BUCKET}/releases-{how}"
     first = release.promote(where, network(1))
     store = sys.modules["akgp.deployment.release.store"]
     write = store.write  # type: ignore[attr-defined]
@@ -292,7 +299,7 @@ def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch:
 def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_release import network
+    from tests.deployment.test_release import network
 
     where = f"s3://{BUCKET}/releases"
     first = release.promote(where, network(1))
@@ -308,30 +315,46 @@ def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["stopped", "hung"])
-def test_a_training_ends_well_after_an_outage(failing: Failing, tmp_path: Path, how: str) -> None:
-    """Its checkpoints can't be written for a while: it waits, or it fails and ends well when run again."""
+def test_a_training_ends_well_after_outages(failing: Failing, tmp_path: Path) -> None:
+    """Its checkpoints lie on a store that fails twice: it waits, or fails and is resumed by the next run."""
     import s3fs
-    from test_stages import errors, history, start, write_params
 
+    from akgp import artifacts
     from akgp.orchestration.run import run_stage
+    from tests.stages.test_stages import errors, history, start, write_params
 
     training = {"epochs": 60, "batch_size": 64, "learning_rate": 0.1}
     storage = f"s3://{BUCKET}/runs"
     write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
     run_stage("data", root=tmp_path)
-    process = start(tmp_path)
     store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-    while not store.glob(f"{storage}/teacher-small-*/checkpoint_manager_snapshot.json"):
-        assert process.poll() is None, errors(tmp_path)
-        time.sleep(0.2)
-    time.sleep(2)
-    thread = failing.fail(OUTAGE_SECONDS, how)
-    status = process.wait(300)
-    thread.join()
-    if status != 0:
+
+    def checkpoints() -> set[str]:
+        return set(store.glob(f"{storage}/teacher-small-*/checkpoint_*/state.pt"))
+
+    def resumed(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        """The process, or another one if an outage has ended it."""
+        if process.poll() is None:
+            return process
+        assert process.returncode != 0, "it ended before the store failed"
         assert f"in bucket '{BUCKET}'" in errors(tmp_path)[-1]
         assert SECRET not in (tmp_path / "stderr").read_text()
-        assert start(tmp_path).wait(300) == 0, errors(tmp_path)
+        return start(tmp_path)
+
+    process = start(tmp_path)
+    for how in ("stopped", "hung"):
+        before, deadline = checkpoints(), time.monotonic() + 300
+        while not checkpoints() - before:
+            process = resumed(process)
+            assert time.monotonic() < deadline, errors(tmp_path)
+            time.sleep(0.2)
+        failing.fail(OUTAGE_SECONDS, how).join()
+    for _ in range(2):
+        if process.wait(300) != 0:
+            process = resumed(process)
+    assert process.wait(300) == 0, errors(tmp_path)
     rows = history(tmp_path, "dense/small")
     assert [row["epoch"] for row in rows] == [*range(1, 61)]
+    assert artifacts.load(tmp_path / "models" / "dense" / "small")
+    assert not checkpoints(), "they are removed when the stage has ended"
+    assert not (tmp_path / "runs").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from akgp import params
-from akgp.orchestration.session import WAITING, openmp, session
+from akgp.orchestration.session import WAITING, openmp
 from akgp.orchestration.worker import prepare
 from akgp.recipes import available
 from akgp.workspace import Task
@@ -48,14 +47,3 @@ def test_the_environment_of_the_command_wins(
 ) -> None:
     monkeypatch.setenv(key, value)
     assert openmp() == {key: value}
-
-
-@pytest.mark.slow
-def test_a_worker_knows_before_it_loads_torch(no_policy: None) -> None:
-    import ray
-
-    def policy() -> str | None:
-        return os.environ.get("OMP_WAIT_POLICY")
-
-    with session(params.Ray(), 1):
-        assert ray.get(ray.remote(policy).remote()) == "PASSIVE"

@@ -20,10 +20,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import artifacts, params
 from akgp.orchestration.progress import bar
-from akgp.orchestration.run import STAGES, run_stage
+from akgp.orchestration.run import run_stage
 from akgp.orchestration.session import ENVIRONMENT
 from akgp.reporting.metrics import read_metrics
 from akgp.workspace import Task
+from tests.support.computing import computed
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 MEASURED = {"seconds", "images_per_second"}
@@ -112,8 +113,9 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster that was there before us."""
+    quick = environment() | {"RAY_prestart_worker_first_driver": "0"}
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], env=environment(), text=True,
+        [sys.executable, "-c", CLUSTER], env=quick, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -131,9 +133,17 @@ def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
+    """What several workers share and the last stage; the cluster would run the others as it runs that one."""
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
-    ran = run_stages(tmp_path, *STAGES)
-    assert ran.returncode == 0, ran.stderr
+    for stage in ("data", "network_files"):
+        run_stage(stage, root=tmp_path)
+    computed(tmp_path, "teacher", "small")
+    computed(tmp_path, "prune")
+    for here in (("folds", "distill"), ("evaluate",)):
+        ran = run_stages(tmp_path, *here)
+        assert ran.returncode == 0, ran.stderr
+        if "distill" in here:
+            computed(tmp_path, "quantize")
     metrics = read_metrics(tmp_path / "reports" / "metrics.json")
     assert list(metrics) == ["teacher", "dense", "pruned", "student", "int8"]
     assert metrics["teacher"]["top1"] == metrics["dense"]["top1"]
@@ -161,7 +171,8 @@ def a_fold_fails(root: Path, address: str | None) -> None:
     }
     write_params(root, folds=2, teacher=diverging, ray={"cpus_per_worker": 1, "address": address})
     (root / "models" / "folds" / "small" / "earlier").mkdir(parents=True)
-    ran = run_stages(root, "data", "folds")
+    run_stage("data", root=root)
+    ran = run_stages(root, "folds")
     assert ran.returncode == 1
     assert re.search(
         r"TrainingError: .*is (nan|[\d.]+e\+\d\d) in epoch 1: lower learning_rate \(10.0\)", ran.stderr
@@ -195,11 +206,8 @@ def errors(root: Path) -> list[str]:
     ]
 
 
-def wait_for_checkpoint(root: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not list(root.glob("runs/teacher-small-*/checkpoint_*/state.pt")):
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.05)
+def checkpoints(root: Path) -> set[Path]:
+    return set(root.glob("runs/teacher-small-*/checkpoint_*/state.pt"))
 
 
 def workers(driver: int) -> list[int]:
@@ -210,78 +218,61 @@ def workers(driver: int) -> list[int]:
     return [process.pid for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
-@pytest.mark.slow
-def test_a_terminated_stage_leaves_no_process_and_says_one_line(tmp_path: Path) -> None:
+def interrupted(root: Path, victim: str) -> None:
+    """Start or resume the teacher, kill the victim after the next epoch, compare what is said and left."""
     import psutil
 
-    write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
-    run_stage("data", root=tmp_path)
-    process = start(tmp_path)
-    wait_for_checkpoint(tmp_path)
-    below = psutil.Process(process.pid).children(recursive=True)
+    before, process = checkpoints(root), start(root)
+    deadline = time.monotonic() + 300
+    while not checkpoints(root) - before:
+        assert process.poll() is None and time.monotonic() < deadline, errors(root)
+        time.sleep(0.05)
+    below, computing = psutil.Process(process.pid).children(recursive=True), workers(process.pid)
     started = " ".join(word for each in below for word in each.cmdline())
-    assert "RayTrainWorker" in started and not [name for name in NEEDLESS if name in started]
-    process.terminate()
-    assert process.wait(30) == 128 + signal.SIGTERM
-    assert not psutil.wait_procs(below, timeout=15)[1]
-    assert errors(tmp_path) == ["akgp: interrupted; run it again to resume"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
-def test_a_ray_that_is_killed_is_told_at_once_and_leaves_no_process(victim: str, tmp_path: Path) -> None:
-    import psutil
-
-    write_params(tmp_path, teacher={"epochs": 200, "batch_size": 64, "learning_rate": 0.1})
-    run_stage("data", root=tmp_path)
-    process = start(tmp_path)
-    wait_for_checkpoint(tmp_path)
-    below = psutil.Process(process.pid).children(recursive=True)
-    next(each for each in below if victim in each.name()).kill()
-    assert process.wait(30) == 1
-    assert not psutil.wait_procs(below, timeout=15)[1]
-    assert errors(tmp_path) == [
-        "akgp: Ray's own processes died; the same command resumes from its last epoch"
-    ]
-
-
-LASTING = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}  # long enough to be killed
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the teacher of LASTING has been trained."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    write_params(root, teacher=LASTING)
-    run_stage("data", root=root)
-    assert start(root).wait(300) == 0
-    return root
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["driver", "worker", "driver and checkpoint"])
-def test_a_killed_stage_goes_on_and_ends_as_an_undisturbed_one(
-    victim: str, undisturbed: Path, tmp_path: Path
-) -> None:
-    write_params(tmp_path, teacher=LASTING)
-    run_stage("data", root=tmp_path)
-    process = start(tmp_path)
-    wait_for_checkpoint(tmp_path)
-    os.kill(workers(process.pid)[0] if victim == "worker" else process.pid, signal.SIGKILL)
-    assert process.wait(300) != 0
-    if victim == "worker":
-        (line,) = errors(tmp_path)
+    assert computing and not [name for name in NEEDLESS if name in started]
+    if victim == "terminated":
+        process.terminate()
+        assert process.wait(50) == 128 + signal.SIGTERM
+        assert errors(root) == ["akgp: interrupted; run it again to resume"]
+    elif victim in ("gcs_server", "raylet"):
+        next(each for each in below if victim in each.name()).kill()
+        assert process.wait(50) == 1, "Ray itself takes a minute"
+        said = "akgp: Ray's own processes died; the same command resumes from its last epoch"
+        assert errors(root) == [said]
+    elif victim == "worker":
+        os.kill(computing[0], signal.SIGKILL)
+        assert process.wait(300) != 0
+        (line,) = errors(root)
         assert line.startswith("akgp: teacher@small: a worker died") and "resumes from its last epoch" in line
-    assert not (tmp_path / "models" / "dense").exists()
-    if victim == "driver and checkpoint":
-        time.sleep(5)  # its workers outlive it, and may write once more
-        for state in tmp_path.glob("runs/teacher-small-*/checkpoint_*/state.pt"):
-            state.write_bytes(state.read_bytes()[:-1000])
-    assert start(tmp_path).wait(300) == 0
-    damaged = ["state.pt is damaged: this checkpoint is not used" in line for line in errors(tmp_path)]
-    assert any(damaged) == (victim == "driver and checkpoint")
-    assert history(tmp_path, "dense/small") == history(undisturbed, "dense/small")
-    weights = [root / "models" / "dense" / "small" / "model.safetensors" for root in (undisturbed, tmp_path)]
+    else:
+        process.kill()
+        process.wait(50)
+        below = [each for each in below if each.pid in computing]  # they outlive it for some seconds
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert not (root / "models" / "dense").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_stage_is_resumed_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """One training, interrupted in every way; after the first its checkpoint is damaged, too."""
+    undisturbed, root = tmp_path / "undisturbed", tmp_path / "root"
+    for folder in (undisturbed, root):
+        folder.mkdir()
+        write_params(folder, teacher={"epochs": 40, "batch_size": 64, "learning_rate": 0.1})
+        run_stage("data", root=folder)
+    reference = computed(undisturbed, "teacher", "small")
+    damaged = "state.pt is damaged: this checkpoint is not used"
+    interrupted(root, "driver")
+    for state in checkpoints(root):
+        state.write_bytes(state.read_bytes()[:-1000])
+    interrupted(root, "driver")
+    assert any(damaged in line for line in errors(root))
+    for victim in ("worker", "terminated", "gcs_server", "raylet"):
+        interrupted(root, victim)
+    assert start(root).wait(300) == 0
+    assert not any(damaged in line for line in errors(root))
+    assert history(root, "dense/small") == history(undisturbed, "dense/small")
+    weights = [folder / "model.safetensors" for folder in (reference, root / "models" / "dense" / "small")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
@@ -299,7 +290,7 @@ def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
     from akgp.workspace import Task
 
     training = {"epochs": 12, "batch_size": 64, "learning_rate": 0.1, "precision": "fp32"}
-    checked = write_params(tmp_path, folds=5, teacher=training)
+    checked = write_params(tmp_path, folds=3, teacher=training)
     run_stage("data", root=tmp_path)
     process = start(tmp_path, "folds")
     deadline = time.monotonic() + 300
@@ -318,34 +309,10 @@ def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
     assert {k: (networks / k / "history.json").read_text() for k in kept} == kept
     assert not list((tmp_path / "runs").iterdir())
     torch.set_num_threads(1)
-    for k in range(5):
+    for k in range(3):
         undisturbed = tmp_path / "undisturbed" / str(k)
         undisturbed.mkdir(parents=True)
         for _ in cross_fit.compute(Task("folds", checked, tmp_path, "small"), undisturbed, None, fold=k):
             pass
         weights = [folder / "model.safetensors" for folder in (networks / str(k), undisturbed)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-@pytest.mark.slow
-def test_checkpoints_on_s3(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are kept on the store while the stage computes, and removed when it has ended."""
-    import s3fs
-
-    for key, value in s3.environment.items():
-        monkeypatch.setenv(key, value)
-    training = {"epochs": 8, "batch_size": 64, "learning_rate": 0.1}
-    storage = f"s3://{s3.bucket}/runs"
-    write_params(tmp_path, teacher=training, ray={"cpus_per_worker": 1, "storage": storage})
-    run_stage("data", root=tmp_path)
-    process = start(tmp_path)
-    store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-    seen: set[str] = set()
-    while process.poll() is None:
-        seen |= set(store.glob(f"{storage}/teacher-small-*/checkpoint_*/state.pt"))
-        time.sleep(0.5)
-    assert process.wait() == 0, errors(tmp_path)
-    assert seen
-    assert not store.glob(f"{storage}/teacher-small-*/checkpoint_*/state.pt")
-    assert artifacts.load(tmp_path / "models" / "dense" / "small")
-    assert not (tmp_path / "runs").exists()

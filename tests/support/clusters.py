@@ -21,7 +21,11 @@ def ray_cluster(head_cpus: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in (ENVIRONMENT | {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "1"}).items():
+        variables = ENVIRONMENT | {
+            ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "1",
+            "RAY_prestart_worker_first_driver": "0",  # processes that wait for code that never comes
+        }
+        for name, value in variables.items():
             patched.setenv(name, value)
         patched.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # a local Ray leaves it off
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus})

@@ -62,10 +62,12 @@ class Deployed:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def start(self, deployment: str, *arguments: str) -> UUID:
-        """Ask for a run as a user would."""
-        output = self.prefect("deployment", "run", deployment, *arguments)
-        return UUID(output.partition("UUID: ")[2].split()[0])
+    def start(self, deployment: str, **parameters: Any) -> UUID:
+        """Ask for a run."""
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            run: FlowRun = client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        return run.id
 
     def client(self) -> Any:
         from prefect.client.orchestration import SyncPrefectClient
@@ -76,7 +78,7 @@ class Deployed:
         with self.client() as client:
             return client.read_flow_run(identity)
 
-    def ended(self, identity: UUID, seconds: float = 60) -> FlowRun:
+    def ended(self, identity: UUID, seconds: float = 180) -> FlowRun:
         """The run when it has ended by whatever means."""
         wait_for(lambda: self.run(identity).state.is_final(), seconds, self.log)
         return self.run(identity)
