@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from akgp.data import Images, IndexedSource
 from akgp.data.batches import Batch
 from akgp.distillation.losses import distillation_loss
-from akgp.distillation.objective import frozen_teacher
+from akgp.distillation.teachers import frozen_teacher
 from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune

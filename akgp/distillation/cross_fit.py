@@ -9,13 +9,51 @@ N: training images, K: folds, C: classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import Batch, BatchSource
-from akgp.distillation.objective import TeacherFn, frozen_teacher
+from akgp.distillation.teachers import TeacherFn, frozen_teacher
 from akgp.evaluation import predict_logits
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher: a network, or with cross-fitting K networks of which each has not seen one fold.
+
+    networks: K; they are moved between devices, and frozen when they teach.
+    fold: int64 [N], which of them answers each training image; None: K is 1.
+    """
+
+    networks: Sequence[nn.Module]
+    fold: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.networks or (self.fold is None and len(self.networks) > 1):
+            raise ValueError(f"a teacher is one network, or several and a fold, got {len(self.networks)}")
+
+    def out_of_fold_logits(self, source: BatchSource, device: torch.device | str) -> Tensor:
+        """The logits [N, C] of the training images, each by a network that has not seen it if K > 1."""
+        fold = torch.zeros_like(source.labels) if self.fold is None else self.fold
+        return out_of_fold(self.networks, source, fold, device=device)
+
+    def held_out_logits(self, source: BatchSource, device: torch.device | str) -> Tensor:
+        """The logits of images that no network was trained on, each by one: as sharp as those of a fold."""
+        fold = torch.arange(len(source)) % len(self.networks)
+        return out_of_fold(self.networks, source, fold, device=device)
+
+    def to(self, device: torch.device | str) -> None:
+        for network in self.networks:
+            network.to(device)
+
+    def frozen(self, device: torch.device, dtype: torch.dtype | None, *, channels_last: bool) -> TeacherFn:
+        """The teacher as an objective asks it; its networks are moved to `device` and stay there."""
+        self.to(device)
+        if self.fold is None or len(self.networks) == 1:
+            return frozen_teacher(self.networks[0], dtype=dtype, channels_last=channels_last)
+        return cross_fitted(self.networks, self.fold.to(device), dtype=dtype, channels_last=channels_last)
 
 
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -58,13 +96,13 @@ def cross_fitted(
         ValueError: `fold` is not as above.
     """
     _check(fold, fold.numel(), len(networks))
-    guides = [frozen_teacher(network, dtype=dtype, channels_last=channels_last) for network in networks]
+    teachers = [frozen_teacher(network, dtype=dtype, channels_last=channels_last) for network in networks]
 
     def logits(batch: Batch) -> Tensor:
         def answer(k: int, mine: Tensor) -> Tensor:
-            return guides[k](batch.take(mine))
+            return teachers[k](batch.take(mine))
 
-        return _by_fold(fold[batch.index], len(guides), answer)
+        return _by_fold(fold[batch.index], len(teachers), answer)
 
     return logits
 

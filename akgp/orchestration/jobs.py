@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from akgp.io.atomic import atomic_directory
 from akgp.orchestration.train import fit
+from akgp.params.strategies import branch_epochs
 from akgp.stages.network_files import sources
 from akgp.stages.teaching import networks
 from akgp.workspace import Task
@@ -115,6 +116,4 @@ def evaluate(task: Task) -> None:
 
 def _branches(task: Task) -> int:
     """Epochs that measuring w0 adds."""
-    from akgp.stages.distill import epochs_of_branches
-
-    return epochs_of_branches(task.params.distill)
+    return 2 * branch_epochs(task.params.distill.training.epochs)[1]

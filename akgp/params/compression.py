@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from akgp.params.base import Fraction, Section, Share
+from akgp.params.strategies import STRATEGIES, Strategy
 from akgp.params.training import Training
 
 W0 = 0.3
@@ -88,18 +89,37 @@ class Distill(Section):
         return W0 if self.w0 is None else self.w0
 
     @property
+    def facts(self) -> Strategy:
+        return STRATEGIES[self.strategy]
+
+    @property
+    def alpha_or_default(self) -> float:
+        """`alpha`, or the strategy's own; 1 for one that reads none."""
+        return next(each for each in (self.alpha, self.facts.alpha, 1.0) if each is not None)
+
+    @property
     def measures_w0(self) -> bool:
         """Whether `measure_w0` has a say: with the other strategies it has none."""
-        return self.measure_w0 and self.strategy == "akgp"
+        return self.measure_w0 and self.facts.adaptive
+
+    @property
+    def asks_for_w0(self) -> bool:
+        """Whether w0 is taken from what the teachers answer."""
+        return self.w0 is None and self.facts.adaptive
 
     @model_validator(mode="after")
     def _fits_strategy(self) -> Self:
         if self.measures_w0 and self.training.epochs < 2:
             raise ValueError("measure_w0 needs training.epochs of 2 or more, got 1")
-        if self.strategy == "self" and self.training.cuda_graphs:
-            raise ValueError("training.cuda_graphs hides what strategy self looks at: it must be false")
-        if self.strategy == "self" and self.alpha is not None and self.alpha > 1:
-            raise ValueError(f"alpha must be in [0, 1] for strategy 'self', got {self.alpha:g}")
+        if self.facts.heads and self.training.cuda_graphs:
+            raise ValueError(
+                f"training.cuda_graphs hides what strategy {self.strategy} looks at: it must be false"
+            )
+        if self.alpha is not None and self.alpha > self.facts.alpha_max:
+            raise ValueError(
+                f"alpha must be in [0, {self.facts.alpha_max:g}] for strategy {self.strategy!r}, "
+                f"got {self.alpha:g}"
+            )
         return self
 
 

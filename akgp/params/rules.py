@@ -70,8 +70,7 @@ def trainings_fit_workers(params: Params) -> None:
 
 
 def strategy_has_its_teachers(params: Params) -> None:
-    several = params.distill.strategy in ("confidence", "learned")
-    if several and len(params.teachers) < 2:
+    if len(params.teachers) < params.distill.facts.teachers:
         raise ValueError(
             f"distill.strategy: {params.distill.strategy!r} weighs teachers against each other: teachers "
             f"must name two or more networks, got {', '.join(params.teachers)}"

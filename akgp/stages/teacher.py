@@ -72,7 +72,7 @@ def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any
             objective=cross_entropy(training.label_smoothing),
             **options(task, training, state),
         )
-        history, _ = yield from epochs_to_steps(epochs, state)
+        history = yield from epochs_to_steps(epochs, state)
         require_better_than_chance(history, task, summary)
     _write(task, model.cpu(), history, {"warnings": warnings} | step_size(training), out)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from akgp.data import Summary
@@ -35,21 +35,19 @@ def options(task: Task, training: Training, state: dict[str, Any] | None) -> dic
 
 
 def epochs_to_steps(
-    epochs: Iterator[Epoch], state: dict[str, Any] | None
-) -> Generator[Step, None, tuple[list[Row], dict[str, Any]]]:
-    """A `Step` an epoch; returns the history, a row an epoch, and the training's last state.
+    epochs: Iterable[Epoch], state: dict[str, Any] | None
+) -> Generator[Step, None, list[Row]]:
+    """A `Step` an epoch; returns the history, a row an epoch.
 
     The history is part of the state, so that it is whole after an interruption too. An epoch of a
     branch is no part of it: its step repeats the last row.
     """
     history: list[Row] = list(state["history"]) if state else []
-    training = state["training"] if state else {}
     for epoch in epochs:
-        training = epoch.state
         if "branch" not in epoch.row:
             history.append(epoch.row)
-        yield Step(history[-1], {"training": training, "history": history})
-    return history, training
+        yield Step(history[-1], {"training": epoch.state, "history": history})
+    return history
 
 
 def best_epoch_metrics(history: Sequence[Mapping[str, float]], keep: str) -> Row:

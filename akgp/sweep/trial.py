@@ -1,4 +1,4 @@
-"""One trial: prune and distill in a workspace of its own; all trials share one lesson.
+"""One trial: prune and distill in a workspace of its own; all trials share what the teachers say.
 
 The images are decoded, and the teachers asked, once: what comes of it lies in Ray's object store. So does
 the dense network's int8 graph, where latency is an objective.
@@ -21,13 +21,15 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
 
 from akgp import artifacts
+from akgp.distillation import DistillationData, compute_of, training_of
 from akgp.evaluation.cost import count
 from akgp.orchestration.failures import told
 from akgp.orchestration.train import result_of, trainer
 from akgp.orchestration.worker import prepare, report, resumed
 from akgp.params import with_values
 from akgp.stages import distill, prune
-from akgp.stages.evidence import DistillationData, read_distillation_data
+from akgp.stages.inputs import read_distillation_data
+from akgp.stages.normalization import summary_for
 from akgp.stages.training_steps import ACCURACIES, best_epoch_metrics
 from akgp.sweep.latency import compared, int8_graph
 from akgp.workspace import Step, Task
@@ -46,7 +48,7 @@ WORKERS = "placement_group"
 class Shared:
     """What all trials read; of the dense network its MACs and, if latency counts, its int8 graph."""
 
-    lesson: DistillationData
+    data: DistillationData
     macs: int
     dense: bytes | None
 
@@ -65,13 +67,12 @@ def _shared(task: Task) -> Shared:
 
 
 def _read(task: Task) -> Shared:
-    lesson, dense = read_distillation_data(task), None
+    data, dense = read_distillation_data(task), None
     network = artifacts.load(task.workspace.dense(task.params.student))
-    summary = lesson.summary
-    macs = count(network, torch.zeros(1, summary.channels, *summary.image_size)).macs
+    macs = count(network, data.example_input).macs
     if task.params.sweep.against == "latency":
-        dense = int8_graph(network, lesson.calibration, task.params)
-    return Shared(lesson, macs, dense)
+        dense = int8_graph(network, data.calibration, task.params)
+    return Shared(data, macs, dense)
 
 
 def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -> None:
@@ -112,11 +113,11 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
             pass
         common = ray.get(shared)
         latency = state["latency"] if state else _latency(trial, common)
-        costs = prune.size(trial) | {DENSE_MACS: common.macs} | _compute(trial, common.lesson) | latency
+        costs = prune.size(trial) | {DENSE_MACS: common.macs} | _compute(trial, common.data) | latency
         costs |= _held(task)
-        training = distill.training_of(task.params.distill, common.lesson.characteristics)
+        training = training_of(task.params.distill, common.data.profile)
         folder, before = trial.workspace.student, state["distill"] if state else None
-        for step in distill.distill(trial, common.lesson, folder, before):
+        for step in distill.compute_with(trial, common.data, folder, before):
             assert step.state is not None
             accuracies = best_epoch_metrics(step.state["history"], training.keep)
             yield Step(
@@ -125,9 +126,9 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
             )
 
 
-def _compute(task: Task, lesson: DistillationData) -> dict[str, float]:
+def _compute(task: Task, data: DistillationData) -> dict[str, float]:
     student = artifacts.load(task.workspace.pruned)
-    return {"compute": distill.compute_of(task.params.distill, student, lesson.summary)}
+    return {"compute": compute_of(task.params.distill, student, data.example_input)}
 
 
 def _latency(task: Task, common: Shared) -> dict[str, float]:
@@ -137,8 +138,8 @@ def _latency(task: Task, common: Shared) -> dict[str, float]:
     """
     if common.dense is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
         return {}
-    summary, pruned = common.lesson.summary, artifacts.load(task.workspace.pruned)
-    graph = int8_graph(pruned, common.lesson.calibration, task.params)
+    pruned, summary = artifacts.load(task.workspace.pruned), summary_for(task)
+    graph = int8_graph(pruned, common.data.calibration, task.params)
     return compared(graph, common.dense, summary, task.params)
 
 

@@ -17,8 +17,12 @@ from akgp import artifacts
 from akgp.data.batches import Batch
 from akgp.distillation import (
     SelfDistillation,
+    Teacher,
     TeacherFn,
-    branch_epochs,
+    ask_teachers,
+    compute_of,
+    estimate_w0,
+    objective_of,
     stacked_weight,
     train_measured,
     weighted_ensemble,
@@ -26,9 +30,7 @@ from akgp.distillation import (
 from akgp.evaluation import predict_logits
 from akgp.io.atomic import atomic_directory
 from akgp.params import Distill, Training
-from akgp.stages.distill import compute_of, objective_of
-from akgp.stages.evidence import ask
-from akgp.stages.inputs import Teacher
+from akgp.params.strategies import branch_epochs
 from akgp.training.loop import Epoch, Objective, autocast_dtype, train
 from experiments.weighting.design import AKGP_LOW, Arm, Cell, Design, digest
 from experiments.weighting.learning import device, finished, fitting
@@ -82,19 +84,20 @@ class TrialProgress:
     def __init__(self, at: ReferenceRun, cell: Cell) -> None:
         self.at, self.cell = at, cell
         images = at.split("train")
-        fold = at.folds() if cell.setting.teacher == "cross-fitted" else torch.zeros(len(images)).long()
+        fold = at.folds() if cell.setting.teacher == "cross-fitted" else None
         teachers = [
             Teacher([at.network(name) for name in names], fold)
             for names in at.networks_of(cell.setting.teacher)
         ]
-        own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see akgp.stages.evidence
-        dense = None if own else Teacher([at.network(DENSE)], torch.zeros_like(fold))
-        validation, calibration = (at.batches(at.split(name)) for name in ("validation", "calibration"))
-        self.lesson = ask(at.summary, at.batches(images), validation, calibration, teachers, dense, device())
+        own = cell.setting.teacher in ("in-sample", "cross-fitted")  # see DistillationData.dense
+        dense = None if own else Teacher([at.network(DENSE)])
+        splits = (at.batches(each) for each in (images, at.split("validation"), at.split("calibration")))
+        self.data = ask_teachers(teachers, dense, *splits, device=device())
         training = fitting(Training.model_validate(at.design.student), at.design)
         dtype = autocast_dtype(training.precision, device())
         self.guides = [
-            remembered(teacher.guide(device(), dtype, training.channels_last)) for teacher in teachers
+            remembered(teacher.frozen(device(), dtype, channels_last=training.channels_last))
+            for teacher in teachers
         ]
 
     def student(self, arm: Arm) -> tuple[nn.Module, dict[str, Any]]:
@@ -119,19 +122,19 @@ class TrialProgress:
             objective = self.objective(student, params, guides)
             last = finished(lambda state: self._trained(student, params, objective, state), checkpoint)
             if isinstance(objective, SelfDistillation):
-                found["compute"] *= compute_of(params, student.cpu(), self.lesson.summary)
+                found["compute"] *= compute_of(params, student.cpu(), self.data.example_input)
         return student, found | {
-            "w": params.w0 if params.strategy in ("fixed", "akgp") else None,
+            "w": params.w0 if "w0" in params.facts.reads else None,
             "val_top1": last.row["val_top1"],
             "train_top1": last.row["train_top1"],
-            "noise_rate": self.lesson.characteristics.noise_rate,
-            "noise_rate_low": self.lesson.characteristics.noise_rate_low,
-            "memorisation_gap": self.lesson.characteristics.memorisation_gap,
+            "noise_rate": self.data.profile.noise_rate,
+            "noise_rate_low": self.data.profile.noise_rate_low,
+            "memorisation_gap": self.data.profile.memorisation_gap,
         }
 
     def _answered(self, params: Distill, found: dict[str, Any]) -> tuple[Distill, list[TeacherFn]]:
         """w0 by what the teachers know beyond the student's dense network, and these as one; no training."""
-        answered = self.lesson.answered_w0(params)
+        answered = estimate_w0(self.data, params)
         if answered is None:
             return params, self.guides
         measured, shares = answered
@@ -153,7 +156,7 @@ class TrialProgress:
         """w0 measured by a short training with labels alone and one with the teacher alone."""
         epochs = max(round(FIRST * params.training.epochs), 1)
         short = params.training.model_copy(update={"epochs": epochs})
-        calibration = self.lesson.calibration
+        calibration = self.data.calibration
         answers = []
         for w0 in (0.0, 1.0):
             branch = copy.deepcopy(student)
@@ -174,8 +177,8 @@ class TrialProgress:
     ) -> Iterator[Epoch]:
         return train(
             student,
-            self.lesson.images,
-            self.lesson.validation,
+            self.data.images,
+            self.data.validation,
             objective=objective,
             state=state,
             **self._common(params),
@@ -186,9 +189,9 @@ class TrialProgress:
     ) -> Iterator[Epoch]:
         return train_measured(
             student,
-            self.lesson.images,
-            self.lesson.validation,
-            self.lesson.calibration,
+            self.data.images,
+            self.data.validation,
+            self.data.calibration,
             objective=lambda w0: self.objective(student, _with_w0(params, w0), guides),
             prior=params.w0_or_default,
             class_counts=self._class_counts(),
@@ -198,7 +201,7 @@ class TrialProgress:
 
     def _common(self, params: Distill) -> dict[str, Any]:
         training = fitting(params.training, self.at.design)
-        if params.strategy == "self":  # which looks at feature maps
+        if params.facts.heads:  # graphs would hide the feature maps
             training = training.model_copy(update={"cuda_graphs": False})
         return {
             "params": training,
@@ -207,10 +210,10 @@ class TrialProgress:
         }
 
     def _class_counts(self) -> Tensor:
-        return torch.tensor(self.lesson.characteristics.class_counts)
+        return torch.tensor(self.data.profile.class_counts)
 
     def objective(self, student: nn.Module, params: Distill, guides: list[TeacherFn]) -> Objective:
-        return objective_of(params, student, self.lesson, guides, device(), self.cell.student_seed)
+        return objective_of(params, student, self.data, guides, device=device(), seed=self.cell.student_seed)
 
 
 def _with_w0(params: Distill, w0: float) -> Distill:

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     WeightEstimate,
-    branch_epochs,
     distillation_loss,
     stacked_weight,
     stacked_weights,
@@ -25,6 +24,7 @@ from akgp.distillation.profile.classes import class_weights
 from akgp.distillation.teacher_weight.answers import SPREAD
 from akgp.models import cifar_resnet
 from akgp.params import Training
+from akgp.params.strategies import branch_epochs
 from akgp.training.loop import Epoch, Objective, train
 
 CLASSES = 5

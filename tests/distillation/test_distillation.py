@@ -24,12 +24,14 @@ from akgp.data import prepare, read_split, read_summary
 from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
     DataProfile,
+    DistillationData,
     Ensemble,
     LearnedTeachers,
     SelfDistillation,
     calibration_temperature,
     distillation_loss,
     distillation_objective,
+    estimate_w0,
     frozen_teacher,
     log_prior,
     profile_data,
@@ -39,21 +41,24 @@ from akgp.distillation import (
     standardized,
     strategy_loss,
     teacher_weights,
+    training_of,
     weighted_ensemble,
     weights_by_class,
     wrong_label_probability,
 )
-from akgp.distillation.learned import learned_loss
 from akgp.distillation.profile.calibration import BINS
 from akgp.distillation.profile.data_profile import CLEAN
-from akgp.distillation.self_distillation import HINT
-from akgp.distillation.strategies import LOSSES, LossInputs
-from akgp.distillation.teacher_weight.per_sample import WEIGHTS
+from akgp.distillation.strategies import LOSSES, OBJECTIVES
+from akgp.distillation.strategies.inputs import LossInputs
+from akgp.distillation.strategies.self_distillation import HINT
+from akgp.distillation.strategies.several_teachers import learned_loss
+from akgp.distillation.strategies.weighted import WEIGHTS
 from akgp.evaluation import predict_logits
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
+from akgp.params.strategies import STRATEGIES
 from akgp.stages import distill as distill_stage
-from akgp.stages.evidence import DistillationData, read_distillation_data
+from akgp.stages.inputs import read_distillation_data
 from akgp.training.loop import evaluate, train
 from akgp.workspace import Step, Task
 
@@ -700,8 +705,8 @@ def test_strategies() -> None:
 
 
 def test_strategies_of_the_schema_are_all_there() -> None:
-    named = get_args(params.Distill.model_fields["strategy"].annotation)
-    assert {*LOSSES, "learned", "self"} == set(named) and len(LOSSES) + 2 == len(named)
+    assert {*LOSSES, *OBJECTIVES} == set(STRATEGIES) and not set(LOSSES) & set(OBJECTIVES)
+    assert {*get_args(params.Distill.model_fields["strategy"].annotation)} == set(STRATEGIES)
     assert set(WEIGHTS) == {name for name, loss in LOSSES.items() if loss.__name__ == "weighted"}
 
 
@@ -997,7 +1002,7 @@ def test_huge_logits_stay_finite_for_every_strategy(strategy: str) -> None:
         ("dkd", (2, 3), r"teacher_logits must be \[2, 2, 3\] for student_logits \[2, 3\], got \[2, 3\]"),
         ("wsld", (1, 2, 4), r"teacher_logits must be \[1, 2, 3\] for .* got \[1, 2, 4\]"),
         ("annealed", (0, 2, 3), r"teacher_logits must be \[1, 2, 3\] for .* got \[0, 2, 3\]"),
-        ("confidence", (1, 2, 3), "distill.strategy 'confidence' needs two teachers or more, got 1"),
+        ("confidence", (1, 2, 3), "distill.strategy 'confidence' needs 2 teachers or more, got 1"),
         ("akgp", (1, 2, 3), "distill.strategy 'akgp' needs the teacher's weight of each sample"),
     ],
 )
@@ -1182,7 +1187,7 @@ def test_learned_weights_find_the_better_teacher() -> None:
 
 
 def test_learned_needs_several_teachers() -> None:
-    with pytest.raises(ValueError, match=r"distill\.strategy 'learned' needs two teachers or more, got 1"):
+    with pytest.raises(ValueError, match=r"distill\.strategy 'learned' needs 2 teachers or more, got 1"):
         learner(distill(strategy="learned"), count=1)
 
 
@@ -1436,13 +1441,13 @@ def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_ov
     workspace: Path, tmp_path: Path
 ) -> None:
     """Of a validation split with a long tail. What else is asked for stays as it is."""
-    lesson = read_distillation_data(task := stage_task(workspace, logit_adjustment="on", epochs=4))
-    lesson = replace(lesson, validation=lesson.validation.take(tailed(lesson.validation.labels)))
-    list(distill_stage.distill(task, lesson, tmp_path, None))
+    data = read_distillation_data(task := stage_task(workspace, logit_adjustment="on", epochs=4))
+    data = replace(data, validation=data.validation.take(tailed(data.validation.labels)))
+    list(distill_stage.compute_with(task, data, tmp_path, None))
     metrics, history = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "history")
     )
-    found = evaluate(artifacts.load(tmp_path), lesson.validation)
+    found = evaluate(artifacts.load(tmp_path), data.validation)
     assert metrics["val_balanced_top1"] == max(row["val_balanced_top1"] for row in history)
     assert (metrics["val_top1"], metrics["val_balanced_top1"]) == pytest.approx(found[1:])
     for changes, keep, expected in (
@@ -1452,7 +1457,7 @@ def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_ov
         ({"logit_adjustment": "off"}, "balanced", "balanced"),
     ):
         asked = distill(**changes, training=params.Training(keep=keep))
-        assert distill_stage.training_of(asked, lesson.characteristics).keep == expected
+        assert training_of(asked, data.profile).keep == expected
 
 
 def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_path: Path) -> None:
@@ -1521,33 +1526,33 @@ def test_the_dense_network_as_its_own_teacher_weighs_nothing_if_it_knows_nothing
     list(distill_stage.compute(task, tmp_path, None))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["w0"]["weight"] == metrics["teacher_weight"] == 0
-    lesson = read_distillation_data(task)
-    assert not lesson.taught.characteristics.informative
-    knowing = profile_data(9.0 * F.one_hot(lesson.calibration.labels, 10), lesson.calibration.labels)
-    taught = replace(lesson.taught, characteristics=knowing)
-    assert replace(lesson, taught=taught).answered_w0(task.params.distill) is None
+    data = read_distillation_data(task)
+    assert not data.taught.profile.informative
+    knowing = profile_data(9.0 * F.one_hot(data.calibration.labels, 10), data.calibration.labels)
+    taught = replace(data.taught, profile=knowing)
+    assert estimate_w0(replace(data, taught=taught), task.params.distill) is None
 
 
 def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace: Path) -> None:
     """Taught the images or knowing nothing; on a long tail by what the students would answer."""
     task = stage_task(workspace, teachers=["two"])
-    lesson = read_distillation_data(task)
-    assert lesson.dense
-    own = lesson.dense.held_out[0]
-    knowing = 4 * F.one_hot(lesson.calibration.labels, 10) + own
+    data = read_distillation_data(task)
+    assert data.dense
+    own = data.dense.held_out[0]
+    knowing = 4 * F.one_hot(data.calibration.labels, 10) + own
     constant = torch.zeros_like(knowing)
 
     def weight(dense: Tensor, teacher: Tensor, counts: tuple[int, ...] = (100,) * 10) -> float:
-        assert lesson.dense
-        seen = lesson.taught.characteristics.model_copy(
+        assert data.dense
+        seen = data.taught.profile.model_copy(
             update={"class_counts": counts, "imbalance": max(counts) / min(counts)}
         )
         asked = replace(
-            lesson,
-            dense=replace(lesson.dense, held_out=dense[None]),
-            taught=replace(lesson.taught, held_out=teacher[None], characteristics=seen),
+            data,
+            dense=replace(data.dense, held_out=dense[None]),
+            taught=replace(data.taught, held_out=teacher[None], profile=seen),
         )
-        found = asked.answered_w0(task.params.distill)
+        found = estimate_w0(asked, task.params.distill)
         assert found
         return found[0].weight
 
@@ -1562,16 +1567,16 @@ def test_a_teacher_that_knows_more_than_the_dense_network_weighs_more(workspace:
 def test_of_several_teachers_those_that_know_nothing_are_not_asked(workspace: Path, tmp_path: Path) -> None:
     """The student is the one that the other teacher alone makes; who was trusted is told."""
 
-    def recovered(lesson: DistillationData, **changes: Any) -> dict[str, Any]:
-        list(distill_stage.distill(stage_task(workspace, **changes), lesson, tmp_path, None))
+    def recovered(data: DistillationData, **changes: Any) -> dict[str, Any]:
+        list(distill_stage.compute_with(stage_task(workspace, **changes), data, tmp_path, None))
         return artifacts.load(tmp_path).state_dict()
 
-    lesson = read_distillation_data(stage_task(workspace))
-    assert lesson.dense
-    known = F.one_hot(lesson.calibration.labels, 10) * torch.ones(())
-    dense = replace(lesson.dense, held_out=known[None] + 2 * torch.randn(known.shape))
-    taught = replace(lesson.taught, held_out=torch.stack([0 * known, 4 * known + torch.randn(known.shape)]))
-    student = recovered(replace(lesson, dense=dense, taught=taught))
+    data = read_distillation_data(stage_task(workspace))
+    assert data.dense
+    known = F.one_hot(data.calibration.labels, 10) * torch.ones(())
+    dense = replace(data.dense, held_out=known[None] + 2 * torch.randn(known.shape))
+    taught = replace(data.taught, held_out=torch.stack([0 * known, 4 * known + torch.randn(known.shape)]))
+    student = recovered(replace(data, dense=dense, taught=taught))
     metrics, told = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics", "characteristics")
     )
@@ -1600,15 +1605,15 @@ def test_a_copy_of_the_dense_network_says_nothing_of_itself(workspace: Path, tmp
 
 def test_wrong_labels_are_found_by_whoever_knows_the_labels_better(workspace: Path) -> None:
     """Of teacher and dense network: swapping their parts changes who teaches, not who doubts."""
-    given, lessons = stage_task(workspace).params, []
+    given, read = stage_task(workspace).params, []
     for one, other in (("one", "two"), ("two", "one")):
         swapped = given.model_copy(update={"teachers": (one,), "student": other})
-        lessons.append(read_distillation_data(Task("distill", swapped, workspace)))
-    accuracies = [lesson.taught.characteristics.accuracy for lesson in lessons]
+        read.append(read_distillation_data(Task("distill", swapped, workspace)))
+    accuracies = [data.taught.profile.accuracy for data in read]
     assert accuracies[0] != accuracies[1]
-    for lesson in lessons:
-        assert lesson.doubted.characteristics.accuracy == max(accuracies)
-        assert lesson.characteristics.noise_rate == lesson.doubted.characteristics.noise_rate
-        assert lesson.characteristics.temperature == lesson.taught.characteristics.temperature
-    assert torch.equal(lessons[0].doubted.logits, lessons[1].doubted.logits)
-    assert not torch.equal(lessons[0].taught.logits, lessons[1].taught.logits)
+    for data in read:
+        assert data.noise_judge.profile.accuracy == max(accuracies)
+        assert data.profile.noise_rate == data.noise_judge.profile.noise_rate
+        assert data.profile.temperature == data.taught.profile.temperature
+    assert torch.equal(read[0].noise_judge.logits, read[1].noise_judge.logits)
+    assert not torch.equal(read[0].taught.logits, read[1].taught.logits)

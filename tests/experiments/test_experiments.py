@@ -127,8 +127,8 @@ def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
     rows = testing.test(small, tmp_path, partial=False)
     by_name = {(row["teacher"], row["strategy"]): row for row in rows}
     assert len(by_name) == len(rows) == 5 * len(small.arms) + 1 + 1 + 1 + 2
-    lesson = TrialProgress(ReferenceRun(small, tmp_path, "clean", 0), design.Cell(in_sample, 0, 0)).lesson
-    knows = lesson.taught.characteristics.informative
+    read = TrialProgress(ReferenceRun(small, tmp_path, "clean", 0), design.Cell(in_sample, 0, 0)).data
+    knows = read.taught.profile.informative
     assert by_name["in-sample", design.ANSWERS.name]["w"] == (0.3 if knows else 0)
     assert by_name["strong", design.ANSWERS.name]["w"] != 0.3
     assert by_name["strong", "akgp, branches from answers"]["compute"] == 1.5

@@ -17,8 +17,7 @@ from akgp.models import build, cifar_resnet
 from akgp.models.renormalized import Renormalized
 from akgp.orchestration.run import run_stage
 from akgp.stages import quantize, teacher
-from akgp.stages.evidence import read_distillation_data
-from akgp.stages.inputs import load_ensemble, load_teachers
+from akgp.stages.inputs import load_ensemble, load_teachers, read_distillation_data
 from akgp.stages.normalization import summary_for
 from akgp.workspace import Task
 
@@ -73,16 +72,14 @@ def test_teachers_answer_in_their_own_normalisation_whatever_the_student_gets(ro
     summary, train = summary_for(here), read_split(root / "data" / "prepared", "train")
     data = (summary.mean, summary.std)
     assert data != (tuple(OWN["mean"]), tuple(OWN["std"]))
-    lesson = read_distillation_data(here)
+    read = read_distillation_data(here)
     expected = [logits(root, "own", train, **OWN), logits(root, "plain", train, *data)]
     wrapped, plain = load_teachers(here, train.labels)
     assert isinstance(wrapped.networks[0], Renormalized) and not isinstance(plain.networks[0], Renormalized)
     for found, right in zip((wrapped, plain), expected, strict=True):
-        torch.testing.assert_close(
-            found.taught(lesson.images, torch.device("cpu")), right, rtol=1e-3, atol=1e-4
-        )
+        torch.testing.assert_close(found.out_of_fold_logits(read.images, "cpu"), right, rtol=1e-3, atol=1e-4)
     batch = Batch(torch.arange(8), normalize(train.pixels[:8], *data), train.labels[:8])
-    answer = wrapped.guide(torch.device("cpu"), None, True)(batch)
+    answer = wrapped.frozen(torch.device("cpu"), None, channels_last=True)(batch)
     torch.testing.assert_close(answer, expected[0][:8], rtol=1e-3, atol=1e-4)
     mean = torch.stack([each.softmax(1) for each in expected]).mean(0)
     found = load_ensemble(here)(normalize(train.pixels, *data)).softmax(1)

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from akgp.distillation.distillation_data import DistillationData
 from akgp.distillation.profile.calibration import calibration_temperature
 from akgp.distillation.profile.checks import checked
 from akgp.distillation.profile.classes import class_weights
+from akgp.distillation.teacher_weight.per_sample import log_prior
+from akgp.params import Distill
 
 SPREAD = 0.25
 """ς: standard deviation of what is believed of a teacher's weight before it is measured."""
@@ -38,6 +41,27 @@ class WeightEstimate:
     raw: float
     error: float | None
     guess: float
+
+
+def estimate_w0(data: DistillationData, params: Distill) -> tuple[WeightEstimate, Tensor] | None:
+    """w0 from what the teachers know beyond the dense network, and the share [K] of each in it.
+
+    None where nobody else teaches; but if the dense network then tells no more of labels than their
+    frequencies do, w0 is 0. It is assumed that the student recovers about what its dense network knew,
+    and that one which only imitates a teacher knows about what that does: then `stacked_weights` of
+    these networks' answers stands for that of branches, and costs no training
+    (docs/explanation/weighting.md says where this fails).
+    Under logit adjustment students predict without the class prior: so it is taken from the answers.
+    """
+    if data.dense is None:
+        knows = data.taught.profile.informative
+        return None if knows else (WeightEstimate(0.0, 0.0, None, params.w0_or_default), torch.ones(1))
+    shift = log_prior(params, data.profile)
+    dense, teachers = data.dense.held_out[0], data.taught.held_out
+    if shift is not None:
+        dense, teachers = dense - shift, teachers - shift
+    counts = torch.tensor(data.profile.class_counts)
+    return stacked_weights(dense, teachers, data.calibration.labels, counts, params.w0_or_default)
 
 
 def stacked_weight(

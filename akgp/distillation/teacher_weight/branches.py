@@ -22,15 +22,8 @@ from akgp.distillation.teacher_weight.answers import stacked_weight
 from akgp.evaluation import predict_logits
 from akgp.models.memory_format import settle
 from akgp.params import Training
+from akgp.params.strategies import branch_epochs
 from akgp.training.loop import Epoch, Objective, Schedule, learning_rate_factor, train
-
-TRUNK, BRANCH = 0.4, 0.15
-"""Shares of the training before the branches, and of each branch."""
-
-
-def branch_epochs(epochs: int) -> tuple[int, int]:
-    """Epochs of the trunk and of each of the two branches, for a training of `epochs`; 1 or more each."""
-    return max(round(TRUNK * epochs), 1), max(round(BRANCH * epochs), 1)
 
 
 def train_measured(

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from akgp.data.batches import Batch
 from akgp.distillation.losses import at_least_float32, check_batch, distillation_loss
-from akgp.distillation.strategies import ALPHA
+from akgp.distillation.strategies.inputs import ObjectiveInputs, OwnObjective
+from akgp.evaluation.cost import count
 from akgp.params import Distill
 
 HINT = 0.03
@@ -54,7 +55,6 @@ def self_distillation_loss(
         ValueError: logits or labels are not as above, or the batch is empty.
     """
     check_batch(logits, labels)
-    alpha = ALPHA["self"] if params.alpha is None else params.alpha
     smoothing = params.training.label_smoothing
     loss = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
     for head_features, head_logits in heads:
@@ -64,7 +64,7 @@ def self_distillation_loss(
             head_logits,
             logits,
             labels,
-            teacher_weight=alpha,
+            teacher_weight=params.alpha_or_default,
             temperature=params.temperature,
             label_smoothing=smoothing,
             logit_std=params.logit_std,
@@ -125,12 +125,12 @@ class SelfDistillation(nn.Module):
         *maps, read = self._seen
         assert read is not None
         self._seen[:] = [None] * len(self._seen)  # or the graph of this step would outlive it
-        answers = [head(seen) for head, seen in zip(self.heads, maps, strict=True)]
+        inputs = [head(seen) for head, seen in zip(self.heads, maps, strict=True)]
         shift = 0.0 if self.prior is None else self.prior
         return self_distillation_loss(
             logits + shift,
             _pooled(read),
-            [(features, head_logits.float() + shift) for features, head_logits in answers],
+            [(features, head_logits.float() + shift) for features, head_logits in inputs],
             batch.labels,
             params=self.params,
         )
@@ -275,3 +275,22 @@ def _calls(model: nn.Module, example_input: Tensor) -> list[_Call]:
         for hook in hooks:
             hook.remove()
     return calls
+
+
+def heads_macs(student: nn.Module, params: Distill, example_input: Tensor) -> int:
+    """MACs of the heads for one image; `student` and `example_input` are on the CPU.
+
+    Raises:
+        ValueError: as `SelfDistillation`.
+    """
+    objective = SelfDistillation(student, params, example_input, prior=None)
+    objective.remove_hooks()
+    heads = zip(objective.heads, objective.map_shapes, strict=True)
+    return sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
+
+
+def _self(inputs: ObjectiveInputs) -> SelfDistillation:
+    return SelfDistillation(inputs.student, inputs.params, inputs.example_input, prior=inputs.prior)
+
+
+OBJECTIVES: dict[str, OwnObjective] = {"self": _self}

@@ -1,0 +1,115 @@
+"""The loss of each strategy: what it makes of the teachers, the labels and the weights.
+
+What is known of a strategy besides, its record, is in `akgp.params.strategies`, by the same name. Here each
+family of strategies is a module, which names its losses in `LOSSES` and in `OBJECTIVES` those that have
+parameters of their own. N: training images, B: samples of a batch, C: classes, K: teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from akgp.data.batches import Batch
+from akgp.distillation.losses import at_least_float32
+from akgp.distillation.profile.data_profile import DataProfile
+from akgp.distillation.strategies import in_batch, self_distillation, several_teachers, weighted
+from akgp.distillation.strategies.inputs import Loss, LossInputs, OwnObjective
+from akgp.distillation.teacher_weight.per_sample import check_fit
+from akgp.distillation.teachers import TeacherFn
+from akgp.params import Distill
+
+LOSSES: dict[str, Loss] = weighted.LOSSES | in_batch.LOSSES | several_teachers.LOSSES
+OBJECTIVES: dict[str, OwnObjective] = several_teachers.OBJECTIVES | self_distillation.OBJECTIVES
+
+
+def teacher_weights(params: Distill, profile: DataProfile, logits: Tensor, labels: Tensor) -> Tensor | None:
+    """The teacher's weight w of every training sample by `params.strategy`; 1 − w is the label's.
+
+    Args:
+        profile: of the network by which wrong labels are detected: the teacher, or one that knows the labels
+            better.
+        logits: [N, C], the same network's.
+        labels: int64 [N], in [0, C), as given, wrong ones included.
+
+    Returns:
+        float32 [N] in [0, 1], on the labels' device. None where the strategy has no weight before
+        training: it weighs in every batch.
+
+    Raises:
+        ValueError: logits and labels do not fit each other or the profile, or a logit is not finite.
+    """
+    check_fit(profile, logits, labels)
+    if params.strategy not in weighted.WEIGHTS:
+        return None
+    weights = weighted.WEIGHTS[params.strategy](params, profile, logits, labels)
+    return weights.clamp(0, 1).to(labels.device, torch.float32)
+
+
+def strategy_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    params: Distill,
+    weight: Tensor | None = None,
+    progress: float = 0.0,
+) -> Tensor:
+    """The loss of a batch by `params.strategy`, in nats a sample; no gradient flows to the teachers.
+
+    Computed in float32, or float64 where a logit is; also under autocast.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [K, B, C], of each teacher.
+        labels: int64 [B], in [0, C); see `losses.check_batch`.
+        weight: [B], the teacher's, see `teacher_weights`; None where that is None.
+        progress: share of the training that is done, in [0, 1].
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: a shape, a label or a weight is not as above, the batch is empty, a weight is missing,
+            there are too few teachers, or the strategy has parameters of its own: see OBJECTIVES.
+    """
+    if params.strategy not in LOSSES:
+        raise ValueError(
+            f"distill.strategy must be one of {', '.join(LOSSES)}, got {params.strategy!r}, "
+            "which has parameters of its own and is an objective"
+        )
+    student, teachers = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+    with torch.autocast(student.device.type, enabled=False):
+        return LOSSES[params.strategy](LossInputs(student, teachers, labels, weight, progress, params))
+
+
+def distillation_objective(
+    teachers: Sequence[TeacherFn], params: Distill, *, weights: Tensor | None, prior: Tensor | None
+) -> Callable[[Batch, Tensor, float], Tensor]:
+    """The objective of a strategy in LOSSES: (batch, student's logits [B, C], progress in [0, 1]) -> loss.
+
+    Args:
+        teachers: not asked where no weight of any image is above 0.
+        weights: [N], the teacher's weight for each training image; None: see `teacher_weights`.
+        prior: [C], log class prior added to the student's logits in training; None: no shift.
+    """
+    needed = weights is None or bool((weights > 0).any())
+
+    def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
+        answers = (
+            torch.stack([teacher(batch) for teacher in teachers])
+            if needed
+            else torch.zeros_like(logits)[None]
+        )
+        return strategy_loss(
+            logits if prior is None else logits + prior,
+            answers,
+            batch.labels,
+            params=params,
+            weight=None if weights is None else weights[batch.index],
+            progress=progress,
+        )
+
+    return objective

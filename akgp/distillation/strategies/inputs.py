@@ -1,0 +1,98 @@
+"""What the loss of a strategy, or its objective, is made of.
+
+B: samples of a batch, C: classes, K: teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from akgp.distillation.losses import check_batch, distillation_loss, log_softened, mean_teacher
+from akgp.distillation.teachers import TeacherFn
+from akgp.params import Distill
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What student and teachers say of a batch, and what a loss is made of besides; see `strategy_loss`.
+
+    Raises:
+        ValueError: a shape, a label, the weight or the number of teachers is not as it says there.
+    """
+
+    student_BC: Tensor
+    teachers_KBC: Tensor
+    labels_B: Tensor
+    weight_B: Tensor | None
+    progress: float
+    params: Distill
+
+    def __post_init__(self) -> None:
+        check_batch(self.student_BC, self.labels_B)
+        expected = [max(len(self.teachers_KBC), 1), *self.student_BC.shape]
+        if list(self.teachers_KBC.shape) != expected:
+            raise ValueError(
+                f"teacher_logits must be {expected} for student_logits {list(self.student_BC.shape)}, "
+                f"got {list(self.teachers_KBC.shape)}"
+            )
+        check_teachers(self.params, len(self.teachers_KBC))
+
+    @property
+    def alpha(self) -> float:
+        return self.params.alpha_or_default
+
+    def label_loss(self) -> Tensor:
+        """The student's mean cross-entropy with the labels, smoothed as in training."""
+        smoothing = self.params.training.label_smoothing
+        return F.cross_entropy(self.student_BC, self.labels_B, label_smoothing=smoothing)
+
+    def softened(self, logits: Tensor) -> Tensor:
+        """log p_T of logits [..., C]."""
+        return log_softened(logits, self.params.temperature, self.params.logit_std)
+
+    def mixed(self, weight: Tensor | float) -> Tensor:
+        """The distillation loss with this weight of the teacher, one number or [B]."""
+        return distillation_loss(
+            self.student_BC,
+            mean_teacher(self.teachers_KBC),
+            self.labels_B,
+            teacher_weight=weight,
+            temperature=self.params.temperature,
+            label_smoothing=self.params.training.label_smoothing,
+            logit_std=self.params.logit_std,
+        )
+
+
+Loss = Callable[[LossInputs], Tensor]
+"""The loss of a batch, in nats a sample: a scalar."""
+
+
+def check_teachers(params: Distill, count: int) -> None:
+    """Raise ValueError unless these are as many teachers as the strategy needs."""
+    needed = params.facts.teachers
+    if count < needed:
+        raise ValueError(f"distill.strategy {params.strategy!r} needs {needed} teachers or more, got {count}")
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """What an objective with parameters of its own is made from: student, teachers, facts about the data.
+
+    example_input: [1, channels, H, W], of the images' size. num_classes: C.
+    prior: [C], log class prior added to the student's logits in training; None: no shift.
+    """
+
+    student: nn.Module
+    teachers: Sequence[TeacherFn]
+    params: Distill
+    example_input: Tensor
+    num_classes: int
+    prior: Tensor | None
+
+
+OwnObjective = Callable[[ObjectiveInputs], nn.Module]
+"""Makes the objective of a strategy that has parameters of its own; draws them from torch's generator."""

@@ -1,0 +1,62 @@
+"""The strategies of distillation: a record each, of all that is known of one but its loss.
+
+Its loss is in `akgp.distillation.strategies`, under the same name. What params.yaml allows, what the stages
+charge and what the report tells of a strategy follows from its record: nothing else compares names.
+Importing this needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOFTENED = ("temperature", "logit_std")
+"""What every strategy reads that compares softened logits."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a strategy reads, needs and costs.
+
+    reads: the parameters of `distill` that have a say in it, besides logit_adjustment and training.
+    teachers: the fewest it needs: 0, none is asked; 1, several are averaged; 2, they are weighed against
+        each other.
+    alpha: what `distill.alpha` is where it is left out: the paper's own number, or its code's.
+    alpha_max: the largest alpha.
+    adaptive: its weight follows the data: w0 can be measured, and `logit_adjustment: auto` has a say.
+    heads: it trains heads on the student's feature maps, which cost MACs and rule out CUDA graphs.
+    """
+
+    reads: tuple[str, ...] = SOFTENED
+    teachers: int = 1
+    alpha: float | None = None
+    alpha_max: float = 100.0
+    adaptive: bool = False
+    heads: bool = False
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "labels": Strategy(reads=()),
+    "teacher": Strategy(),
+    "fixed": Strategy(reads=("w0", *SOFTENED)),
+    "annealed": Strategy(),
+    "wsld": Strategy(reads=(*SOFTENED, "alpha"), alpha=2.5),
+    "dkd": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=1.0),
+    "confidence": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
+    "learned": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
+    "self": Strategy(reads=(*SOFTENED, "alpha", "heads"), teachers=0, alpha=0.3, alpha_max=1.0, heads=True),
+    "akgp": Strategy(reads=("w0", "measure_w0", *SOFTENED, "noise_posterior"), adaptive=True),
+}
+
+
+def reading(parameter: str) -> list[str]:
+    """The names of the strategies that read this parameter of `distill`."""
+    return [name for name, strategy in STRATEGIES.items() if parameter in strategy.reads]
+
+
+TRUNK, BRANCH = 0.4, 0.15
+"""Shares of the training before the two branches that measure w0, and of each branch."""
+
+
+def branch_epochs(epochs: int) -> tuple[int, int]:
+    """Epochs of the trunk and of each of the two branches, for a training of `epochs`; 1 or more each."""
+    return max(round(TRUNK * epochs), 1), max(round(BRANCH * epochs), 1)

@@ -1,0 +1,91 @@
+"""Distillation as a notebook does it: tensors and networks in, a student and its weights out; no folder."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from akgp.data.batches import IndexedSource
+from akgp.distillation import DistillationData, Teacher, ask_teachers, distill, estimate_w0, teacher_weights
+from akgp.params import Augment, Distill, Training
+
+TRAINING = Training(
+    epochs=3, batch_size=16, learning_rate=0.1, warmup_epochs=0, precision="fp32",
+    augment=Augment(crop_padding=0, flip=False),
+)  # fmt: skip
+
+
+def brightness(count: int, seed: int) -> IndexedSource:
+    """Three classes told apart by brightness."""
+    labels = torch.arange(count) % 3
+    noise = torch.randint(0, 60, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed))
+    pixels = (noise + 90 * labels[:, None, None, None]).to(torch.uint8)
+    return IndexedSource(pixels, labels, mean=[0.5], std=[0.25])
+
+
+def linear(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+class Knowing(nn.Module):
+    """Logits by the mean brightness: right nearly always."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.mean((1, 2, 3))[:, None]
+        return -4 * (level - torch.tensor([-1.5, -0.1, 1.3])).square()
+
+
+@pytest.fixture
+def data() -> DistillationData:
+    splits = (brightness(48, 0), brightness(24, 1), brightness(30, 2))
+    return ask_teachers([Teacher([Knowing()]), Teacher([linear(1)])], Teacher([linear(2)]), *splits)
+
+
+def test_a_distillation_needs_tensors_and_networks_alone(
+    data: DistillationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    student, params = linear(3), Distill(training=TRAINING)
+    run = distill(student, data, params)
+    rows = [epoch.row for epoch in run]
+    result = run.result
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["loss"] < rows[0]["loss"]
+    assert result.student is student and not student.training
+    estimate = estimate_w0(data, params)
+    assert estimate and result.w0 == estimate[0] and result.shares is not None
+    assert torch.equal(result.shares, estimate[1]) and result.shares[0] > result.shares[1]
+    given = params.model_copy(update={"w0": estimate[0].weight})
+    expected = teacher_weights(given, data.profile, data.noise_judge.logits, data.images.labels)
+    assert result.weights is not None and expected is not None and torch.equal(result.weights, expected)
+    assert result.profile == data.profile and result.training.batch_size == 16
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"measure_w0": True}, {"strategy": "learned"}], ids=str)
+def test_a_distillation_is_resumed_from_the_state_of_any_epoch(
+    data: DistillationData, changes: dict[str, Any]
+) -> None:
+    params = Distill.model_validate({"training": TRAINING.model_dump(), **changes})
+    whole = distill(linear(3), data, params)
+    states = [copy.deepcopy(epoch.state) for epoch in whole]
+    for number in (0, len(states) - 1):
+        again = distill(linear(3), data, params, state=copy.deepcopy(states[number]))
+        assert len(list(again)) == len(states) - 1 - number
+        one, other = whole.result.student.state_dict(), again.result.student.state_dict()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert again.result.w0 == whole.result.w0
+        if whole.result.shares is not None and again.result.shares is not None:
+            assert torch.equal(whole.result.shares, again.result.shares)
+
+
+def test_a_teacher_of_several_networks_says_which_answers_which_image() -> None:
+    with pytest.raises(ValueError, match="a teacher is one network, or several and a fold, got 2"):
+        Teacher([linear(0), linear(1)])
+    with pytest.raises(ValueError, match="a teacher is one network, or several and a fold, got 0"):
+        Teacher([])
