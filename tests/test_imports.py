@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "distillation": {"data", "evaluation", "models", "params", "training"},
     "quantization": {"data", "models", "params", "runtimes"},
     "reporting": {"io", "params"},
-    "deployment": {"data", "evaluation", "io", "params", "reporting", "runtimes"},
+    "deployment": {"data", "evaluation", "io", "params", "reporting", "runtimes", "workspace"},
     "workspace": {"params"},
     "stages": LIBRARY | {"workspace"},
     "orchestration": {"io", "models", "params", "stages", "workspace"},

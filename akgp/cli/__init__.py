@@ -223,8 +223,7 @@ def predict(
     A file that is no image is named on standard error; the others are classified, and the status is 1.
     """
     from akgp.deployment.image_files import image_files
-    from akgp.deployment.predict import Classifier, Prediction, predictions
-    from akgp.deployment.released import model_folder
+    from akgp.deployment.predict import Classifier, Prediction, model_folder, predictions
     from akgp.reporting import origin
 
     found: list[Prediction] = []

@@ -5,7 +5,7 @@ from akgp.data.decoding import read_image
 from akgp.data.files import DataError
 from akgp.data.images import Images
 from akgp.data.prepare import prepare
-from akgp.data.tables import Summary, read_split, read_summary
+from akgp.data.tables import Preprocessing, Summary, read_split, read_summary
 
 __all__ = [
     "Batch",
@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "Images",
     "IndexedSource",
+    "Preprocessing",
     "Summary",
     "prepare",
     "read_image",

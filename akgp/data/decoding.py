@@ -17,7 +17,7 @@ from torch import Tensor
 
 from akgp.data.files import DataError
 from akgp.data.formats import decodable, unknown
-from akgp.data.tables import Summary
+from akgp.data.tables import Preprocessing
 
 MODES = {"gray": "L", "rgb": "RGB"}
 BIT_DEPTHS = (8, 10, 12, 14, 16)
@@ -95,16 +95,16 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def read_image(file: Path, summary: Summary) -> Tensor:
+def read_image(file: Path, expected: Preprocessing) -> Tensor:
     """One image file as uint8 [1, C, H, W], as the prepared ones are.
 
     Raises:
         DataError: it is missing or no image.
     """
-    size, color = summary.image_size, "gray" if summary.channels == 1 else "rgb"
+    size, color = expected.image_size, "gray" if expected.channels == 1 else "rgb"
     try:
         with quietly():
-            pixels = decoded(file.read_bytes(), color, size, summary.bit_depth).pixels
+            pixels = decoded(file.read_bytes(), color, size, expected.bit_depth).pixels
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror})") from None
     except DataError as error:

@@ -14,8 +14,17 @@ from akgp.data.images import Images
 from akgp.params import Regime, Section
 
 SPLITS = ("train", "calibration", "validation", "test")
-PREPROCESSING = ("classes", "image_size", "channels", "mean", "std", "bit_depth")
-"""What inference needs of a `Summary`; every int8 file carries it."""
+
+
+class Preprocessing(Section):
+    """What an image must become before a network takes it, and the names of what the network says."""
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]  # height, width, pixels
+    channels: int
+    mean: tuple[float, ...]  # of each channel of the training images, in units of 255
+    std: tuple[float, ...]
+    bit_depth: int = 16  # of images with more than 8 bits a channel those that hold values, see `decoded`
 
 
 class Altered(Section):
@@ -26,21 +35,15 @@ class Altered(Section):
     changed: dict[str, int]  # labels that are not the true one, by split
 
 
-class Summary(Section):
+class Summary(Preprocessing):
     """What the prepared images are like; summary.json."""
 
     source: str
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]  # height, width, pixels
-    channels: int
     counts: dict[str, tuple[int, ...]]  # images of each class, by split
-    mean: tuple[float, ...]  # of each channel of the training images, in units of 255
-    std: tuple[float, ...]
     imbalance: float  # largest class / smallest class, in the training split
     skipped: int  # bad rows left out
     digest: str  # SHA-256 over pixels and labels of all splits
     regime: Altered | None = None  # None: images and labels are the source's
-    bit_depth: int = 16  # of images with more than 8 bits a channel those that hold values, see `decoded`
     not_taken: dict[str, int] = Field(default_factory=dict)  # files that are no images, by ending
 
 

@@ -1,1 +1,6 @@
-"""What becomes of an int8 file: predictions, and releases that pass a gate."""
+"""A finished network in use.
+
+`package` is the folder that is deployed: the model's file and its preprocessing, as the quantize stage writes
+it. `predict` classifies images with it; `image_files` says which images a command names. `release` keeps the
+packages that were put into production, and the gate that a new one must pass. akgp.runtimes runs the files.
+"""

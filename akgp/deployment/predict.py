@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from akgp.data import DataError, Summary, read_image
+from akgp import params
+from akgp.data import DataError, read_image
 from akgp.data.batches import normalize
-from akgp.data.tables import PREPROCESSING
+from akgp.deployment import release
 from akgp.deployment.image_files import ImageFiles
+from akgp.deployment.package import model_file, read_preprocessing
 from akgp.runtimes import GraphError, Runtime, runtime_for
+
+CONFIGURED = "releases"
+"""Stands for the place that nightly.releases names."""
 
 
 class Classifier:
@@ -29,20 +33,15 @@ class Classifier:
         Raises:
             DataError: a file is missing or not what quantize writes.
         """
-        file = model if model.suffix == ".onnx" and not model.is_dir() else model / "model.onnx"
-        beside = file.with_name("preprocessing.json")
+        file = model_file(model)
         if not file.exists():
-            _preprocessing(beside)  # the first thing to say is what is missing first
+            read_preprocessing(file)  # the first thing to say is what is missing first
             raise DataError(f"{file}: no such file; `dvc repro` writes it")
         try:
             self.network = (runtime or runtime_for(file)).load(file, threads=0)
         except GraphError as error:
             raise DataError(f"{error}; `dvc repro quantize` writes it again") from error
-        try:
-            known = _carried(file)
-        except ValueError as error:
-            raise DataError(f"{file}: its metadata are not valid JSON ({error})") from None
-        self.expected = Summary.model_construct(**known) if known else _preprocessing(beside)
+        self.expected = read_preprocessing(file)
 
     def __call__(self, image: Path) -> list[tuple[str, float]]:
         """All classes with their probabilities (softmax), in falling order.
@@ -61,16 +60,6 @@ class Classifier:
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
         return [(self.expected.classes[index], float(shares[index])) for index in order]
-
-
-def _carried(file: Path) -> dict[str, Any] | None:
-    """What a file itself says of its preprocessing, as JSON; None: nothing, as those of earlier versions."""
-    import onnx
-
-    metadata = {each.key: each.value for each in onnx.load(str(file)).metadata_props}
-    if not set(PREPROCESSING) <= set(metadata):
-        return None
-    return {key: json.loads(metadata[key]) for key in PREPROCESSING}
 
 
 @dataclass(frozen=True)
@@ -102,19 +91,20 @@ def predictions(classify: Classifier, given: ImageFiles) -> Iterator[Prediction]
             yield Prediction(shown, [], said.encode(errors="surrogateescape").decode(errors="replace"))
 
 
-def _preprocessing(file: Path) -> Summary:
-    """The part of the data's summary that inference needs: classes, image_size, channels, mean, std.
+def model_folder(model: str, scratch: Path) -> tuple[Path, str | None]:
+    """The package that a command names, and the version if it is a release.
 
-    And bit_depth, which networks quantized by earlier versions lack: it has a default.
+    Args:
+        model: a package; or a place of releases, local or s3://, of which the one in production is taken;
+            CONFIGURED, unless there is such a folder here, for that of params.yaml.
+        scratch: receives the release's files, after they have been compared with their digests.
+
+    Raises:
+        ReleaseError: no release is in production there, or it is damaged; ParamsError: of params.yaml.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; `dvc repro` writes it") from None
-    except ValueError as error:
-        raise DataError(f"{file}: not valid JSON ({error}); `dvc repro quantize` writes it again") from None
-    needed = ("classes", "image_size", "channels", "mean", "std")
-    if not isinstance(content, dict) or not set(needed) <= set(content):
-        raise DataError(f"{file}: must hold {', '.join(needed)}; `dvc repro quantize` writes it again")
-    known = (*needed, "bit_depth") if "bit_depth" in content else needed
-    return Summary.model_construct(**{key: content[key] for key in known})
+    where = model
+    if not params.REMOTE.match(model) and not (Path(model) / release.POINTER).exists():
+        if model != CONFIGURED:
+            return Path(model), None
+        where = release.place(Path(), params.load())
+    return scratch, release.fetch(where, scratch)

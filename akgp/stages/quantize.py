@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from akgp import artifacts
-from akgp.data.tables import PREPROCESSING
+from akgp.deployment import package
 from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
 from akgp.quantization import export_onnx, quantize, require_finite, verify
-from akgp.quantization.metadata import write_metadata
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import Step, Task
 
@@ -27,7 +26,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     calibration = read_source(task, "calibration")
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
     chosen = calibration.take(order[: params.images])
-    model_file = out / "model.onnx"
+    model_file = out / package.MODEL
     with tempfile.TemporaryDirectory() as folder:
         floating = Path(folder) / "float.onnx"
         example = torch.zeros(1, summary.channels, *summary.image_size)
@@ -48,8 +47,6 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
     }
-    preprocessing = summary.model_dump(mode="json", include=set(PREPROCESSING))
-    write_metadata(model_file, preprocessing, params.license)
-    write_json(out / "preprocessing.json", {"source": summary.source} | preprocessing)
+    package.complete(out, summary, params.license)
     write_json(out / "metrics.json", metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,10 +17,11 @@ from PIL import Image
 from torch import nn
 
 import akgp.data
+from akgp.data import Preprocessing
+from akgp.deployment.package import digest, write_metadata
 from akgp.deployment.predict import Classifier
 from akgp.params import Quantize
 from akgp.quantization import export_onnx, quantize
-from akgp.quantization.metadata import digest, write_metadata
 
 PROGRAM = re.search(
     r"```python\n(.*?)```",
@@ -36,6 +38,10 @@ SUMMARY = {
 }
 
 
+def preprocessing(content: dict[str, Any]) -> Preprocessing:
+    return Preprocessing.model_validate_json(json.dumps(content))
+
+
 def int8_file(folder: Path, channels: int) -> Path:
     torch.manual_seed(0)
     height, width = SUMMARY["image_size"]
@@ -44,7 +50,7 @@ def int8_file(folder: Path, channels: int) -> Path:
     export_onnx(model, images, folder / "fp32.onnx")
     quantize(folder / "fp32.onnx", images, Quantize(), folder / "model.onnx")
     about = SUMMARY | {"channels": channels, "mean": [0.41, 0.52, 0.47][:channels], "std": [0.2] * channels}
-    write_metadata(folder / "model.onnx", about, "CC0-1.0")
+    write_metadata(folder / "model.onnx", preprocessing(about), "CC0-1.0")
     return folder / "model.onnx"
 
 
@@ -116,7 +122,7 @@ def test_a_file_says_what_its_user_needs(folder: Path) -> None:
     assert about["akgp_version"] == akgp.__version__ and about["digest"] == digest(model)
     assert about["normalization"] == "(pixel / 255 - mean) / std" and "bilinear" in about["resize"]
     assert [each.domain for each in model.opset_import] == [""]
-    write_metadata(folder / "model.onnx", SUMMARY, None)
+    write_metadata(folder / "model.onnx", preprocessing(SUMMARY), None)
     again = onnx.load(folder / "model.onnx")
     assert {each.key: each.value for each in again.metadata_props}["license"] == '"not stated"'
     assert len(again.metadata_props) == len(about) and digest(again) == about["digest"]
@@ -126,7 +132,7 @@ def test_a_file_without_metadata_needs_the_preprocessing_beside(folder: Path, tm
     image = tmp_path / "image.png"
     Image.new("RGB", (9, 9), (10, 200, 90)).save(image)
     model = onnx.load(folder / "model.onnx")
-    write_metadata(folder / "model.onnx", SUMMARY, None)
+    write_metadata(folder / "model.onnx", preprocessing(SUMMARY), None)
     expected = Classifier(folder)(image)
     model.ClearField("metadata_props")
     onnx.save(model, tmp_path / "model.onnx")

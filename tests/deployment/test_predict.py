@@ -74,3 +74,20 @@ def test_what_is_missing_is_named(folder: Path) -> None:
         DataError, match=r"preprocessing\.json: must hold classes, image_size, channels, mean, std"
     ):
         Classifier(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("not JSON", r"not valid JSON \("),
+        ('{"classes": ["a"], "image_size": 8, "channels": 1, "mean": [0], "std": [1]}', "image_size: "),
+        ('{"classes": ["a"], "image_size": [8, 8], "channels": 1, "mean": [0], "std": ["?"]}', r"std\.0: "),
+    ],
+)
+def test_preprocessing_that_cannot_be_used_is_one_line(folder: Path, written: str, said: str) -> None:
+    (folder / "preprocessing.json").write_text(written)
+    with pytest.raises(
+        DataError, match=rf"preprocessing\.json: {said}.*; `dvc repro quantize` writes it again"
+    ) as raised:
+        Classifier(folder)
+    assert "\n" not in str(raised.value)

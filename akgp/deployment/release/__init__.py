@@ -6,10 +6,12 @@ Neither deploys anything: what reads `current.json` and serves the network is yo
 
 from akgp.deployment.release.gate import Decision, Review, candidate, gate, measure, review
 from akgp.deployment.release.store import (
+    POINTER,
     Record,
     ReleaseCandidate,
     ReleaseError,
     current,
+    fetch,
     load,
     place,
     promote,
@@ -20,6 +22,7 @@ from akgp.deployment.release.store import (
 )
 
 __all__ = [
+    "POINTER",
     "Decision",
     "Record",
     "ReleaseCandidate",
@@ -27,6 +30,7 @@ __all__ = [
     "Review",
     "candidate",
     "current",
+    "fetch",
     "gate",
     "load",
     "measure",

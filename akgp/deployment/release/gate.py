@@ -7,20 +7,21 @@ added since, and latency belongs to a machine.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preprocessing
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
-from akgp.deployment.release.store import FILES, ReleaseCandidate
+from akgp.deployment.release.store import ReleaseCandidate
 from akgp.params import Nightly, Params
 from akgp.reporting.metrics import METRICS, read_metrics
 from akgp.reporting.table import latency as latency_text
 from akgp.reporting.table import number
+from akgp.workspace import Workspace
 
 if TYPE_CHECKING:
     from akgp.data import Images
@@ -97,16 +98,16 @@ def candidate(root: Path) -> ReleaseCandidate:
     """
     from akgp.data import read_split
 
-    folder = root / "models" / "int8"
-    files = {name: folder / name for name in FILES}
+    workspace = Workspace(root)
+    files = {name: workspace.int8 / name for name in FILES}
     for file in files.values():
         if not file.exists():
             raise ReleaseError(f"{file}: no such file; `dvc repro` writes it")
-    row = read_metrics(root / "reports" / METRICS).get("int8")
+    row = read_metrics(workspace.reports / METRICS).get("int8")
     if row is None:
-        file = root / "reports" / "metrics.json"
+        file = workspace.reports / METRICS
         raise ReleaseError(f"{file}: must hold int8; `dvc repro` writes it again")
-    images = read_split(root / "data" / "prepared", "test")
+    images = read_split(workspace.data, "test")
     return ReleaseCandidate({name: file.read_bytes() for name, file in files.items()}, row, _digest(images))
 
 
@@ -123,26 +124,26 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     from akgp.data import IndexedSource, read_split, read_summary
     from akgp.evaluation import accuracy, latency, runtime_logits
 
-    data = root / "data" / "prepared"
+    data = Workspace(root).data
     summary, images = read_summary(data), read_split(data, "test")
     shape = (summary.channels, *summary.image_size)
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
         for name, network in networks.items():
-            expected = json.loads(network.files["preprocessing.json"])
-            if (takes := (expected["channels"], *expected["image_size"])) != shape:
+            expected = parse_preprocessing(network.files[PREPROCESSING], f"the network {name}")
+            if (takes := (expected.channels, *expected.image_size)) != shape:
                 raise ReleaseError(
                     f"the network {name} takes images of {takes}, the test split's are {shape}: they can't "
                     "be compared; set nightly.releases to a new place"
                 )
             graphs[name] = Path(folder) / f"{name}.onnx"
-            graphs[name].write_bytes(network.files["model.onnx"])
-            index = {known: position for position, known in enumerate(expected["classes"])}
+            graphs[name].write_bytes(network.files[MODEL])
+            index = {known: position for position, known in enumerate(expected.classes)}
             labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
             logits = runtime_logits(
                 graphs[name],
-                IndexedSource(images.pixels, labels, expected["mean"], expected["std"]),
+                IndexedSource(images.pixels, labels, expected.mean, expected.std),
                 threads=params.ray.cpus_per_worker,
             )
             rows[name] = {"top1": accuracy(logits, labels), "bytes": graphs[name].stat().st_size}

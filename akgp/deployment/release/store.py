@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from akgp import __version__
+from akgp.deployment.package import FILES, PREPROCESSING
 from akgp.deployment.release.files import ReleaseError, read, write
 from akgp.params import REMOTE, Params, Section
 
 POINTER, RECORD = "current.json", "metrics.json"
-FILES = ("model.onnx", "preprocessing.json")
 SHORT = 12  # hex digits of a network's digest in its version
 Read = TypeVar("Read", bound=Section)
 
@@ -111,7 +111,7 @@ def show(where: str, version: str | None = None) -> Record:
 
 def source(where: str, version: str) -> str | None:
     """The source of the data that a release was trained on; None: it doesn't say, as of earlier versions."""
-    path = f"{where}/{version}/preprocessing.json"
+    path = f"{where}/{version}/{PREPROCESSING}"
     try:
         found = json.loads(_present(path))["source"]
     except ValueError:
@@ -137,6 +137,14 @@ def load(where: str, version: str) -> ReleaseCandidate:
                 f"must be {record.sha256[name][:SHORT]}…"
             )
     return network
+
+
+def fetch(where: str, folder: Path) -> str:
+    """Copy the files of the release in production into a folder; returns its version."""
+    version = _some(where)[-1]
+    for name, content in load(where, version).files.items():
+        (folder / name).write_bytes(content)
+    return version
 
 
 def promote(where: str, network: ReleaseCandidate) -> str:

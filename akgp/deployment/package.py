@@ -1,0 +1,117 @@
+"""The folder that is deployed: the model's file, and all that is needed to use it.
+
+    model.onnx           the network; its ONNX `metadata_props` say what it needs, and whose it is
+    preprocessing.json   the same for programs that read no ONNX, and the source of its data
+
+Every value is JSON. The program in docs/how-to/deploy.md uses nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+from pydantic import ValidationError
+
+from akgp import __version__
+from akgp.data import DataError, Preprocessing, Summary
+from akgp.io.atomic import write_json
+from akgp.runtimes import RUNTIMES
+
+MODEL, PREPROCESSING = "model.onnx", "preprocessing.json"
+FILES = (MODEL, PREPROCESSING)
+LAYOUT = "NCHW"
+NORMALIZATION = "(pixel / 255 - mean) / std"
+RESIZE = "bilinear with antialiasing (Pillow's BILINEAR) to image_size, whatever the proportions"
+
+
+def complete(folder: Path, summary: Summary, license: str | None) -> None:
+    """Make a package of a folder that holds the model's file, in place.
+
+    Args:
+        summary: of the images that it was trained on.
+        license: of the weights; None: not stated.
+    """
+    write_metadata(folder / MODEL, summary, license)
+    write_json(folder / PREPROCESSING, {"source": summary.source} | _needed(summary))
+
+
+def write_metadata(file: Path, preprocessing: Preprocessing, license: str | None) -> None:
+    """Add to a model's file what its user needs, in place."""
+    needed = _needed(preprocessing)
+    model = onnx.load(str(file))
+    about = {
+        **needed,
+        "color": "L" if needed["channels"] == 1 else "RGB",
+        "layout": LAYOUT,
+        "normalization": NORMALIZATION,
+        "resize": RESIZE,
+        "license": license or "not stated",
+        "akgp_version": __version__,
+        "digest": digest(model),
+    }
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
+    onnx.save(model, str(file))
+
+
+def _needed(preprocessing: Preprocessing) -> dict[str, Any]:
+    return preprocessing.model_dump(mode="json", include=set(Preprocessing.model_fields))
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of the graph, serialized: of its operations and weights, not of the metadata."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+
+
+def model_file(model: Path) -> Path:
+    """The model's file of a package, or the file itself."""
+    kinds = {suffix for runtime in RUNTIMES.values() for suffix in runtime.suffixes}
+    return model if model.suffix in kinds and not model.is_dir() else model / MODEL
+
+
+def read_preprocessing(file: Path) -> Preprocessing:
+    """What a model's file says of its preprocessing or, where it says nothing, preprocessing.json beside it.
+
+    Files without metadata were written by earlier versions.
+
+    Raises:
+        DataError: neither says it, or not as quantize writes it.
+    """
+    if file.suffix == ".onnx" and file.exists():
+        metadata = {each.key: each.value for each in onnx.load(str(file)).metadata_props}
+        if set(Preprocessing.model_fields) <= set(metadata):
+            known = ", ".join(f'"{key}": {metadata[key]}' for key in Preprocessing.model_fields)
+            return parse_preprocessing(f"{{{known}}}", f"{file}: its metadata")
+    beside = file.with_name(PREPROCESSING)
+    try:
+        return parse_preprocessing(beside.read_text(encoding="utf-8"), str(beside))
+    except FileNotFoundError:
+        raise DataError(f"{beside}: no such file; `dvc repro` writes it") from None
+
+
+def parse_preprocessing(text: str | bytes, name: str) -> Preprocessing:
+    """The content of preprocessing.json.
+
+    Args:
+        name: what an error calls it.
+
+    Raises:
+        DataError: it is not what quantize writes.
+    """
+    again = "`dvc repro quantize` writes it again"
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{name}: not valid JSON ({error}); {again}") from None
+    needed = [key for key, field in Preprocessing.model_fields.items() if field.is_required()]
+    if not isinstance(content, dict) or not set(needed) <= set(content):
+        raise DataError(f"{name}: must hold {', '.join(needed)}; {again}")
+    known = {key: content[key] for key in Preprocessing.model_fields if key in content}
+    try:
+        return Preprocessing.model_validate_json(json.dumps(known))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise DataError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}; {again}") from None
