@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import nn
 
-from akgp.data.images import Images
+from akgp.data import IndexedSource
 from akgp.deployment.predict import Classifier
 from akgp.evaluation import accuracy, latency, runtime_logits
 from akgp.evaluation.latency import _clock
@@ -76,9 +76,9 @@ def folder(tmp_path: Path) -> Path:
 def test_logits_and_accuracy(folder: Path) -> None:
     runtime: Runtime = (reference := Reference())
     pixels = torch.randint(0, 256, (10, 1, 6, 6), dtype=torch.uint8)
-    images, file = Images(pixels, torch.arange(10) % 4), folder / "model.onnx"
-    logits = runtime_logits(file, images, mean=MEAN, std=STD, threads=2, runtime=runtime)
-    expected = runtime_logits(file, images, mean=MEAN, std=STD, threads=2)
+    images, file = IndexedSource(pixels, torch.arange(10) % 4, MEAN, STD), folder / "model.onnx"
+    logits = runtime_logits(file, images, threads=2, runtime=runtime)
+    expected = runtime_logits(file, images, threads=2)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert accuracy(logits, images.labels) == accuracy(expected, images.labels)
     assert (reference.batches, reference.threads, reference.closed) == ([4, 4, 2], [2], 1)
