@@ -18,12 +18,15 @@ import typer
 from akgp.cli import console, entry, home
 from akgp.io.terminal import as_json as as_json_text
 from akgp.io.terminal import wrapped
+from akgp.stages.table import STAGES
+
+SUMMARIES = [f"{each.name}: {each.summary}" for each in STAGES.values()]
+SINGLE = " and ".join(each.name for each in STAGES.values() if each.networks)
+"""The stages that run for one network at a time."""
 
 
 def _names_of_stages() -> list[str]:
     """For shell completion."""
-    from akgp.orchestration.run import STAGES
-
     return list(STAGES)
 
 
@@ -158,18 +161,11 @@ def recipe_use(
     _note(origin.outdated(file.parent, "evaluate"))
 
 
-@app.command()
+@app.command(help="\n\n".join(["Run one stage; `dvc repro` calls this.", *SUMMARIES]))
 def stage(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="data, network_files, teacher, folds, prune, distill, quantize or evaluate",
-            autocompletion=_names_of_stages,
-        ),
-    ],
-    network: Annotated[str | None, typer.Option(help="teacher and folds: which of the networks")] = None,
+    name: Annotated[str, typer.Argument(help="one of those above", autocompletion=_names_of_stages)],
+    network: Annotated[str | None, typer.Option(help=f"{SINGLE}: which of the networks")] = None,
 ) -> None:
-    """Run one stage; `dvc repro` calls this."""
     from akgp.orchestration.run import run_stage
 
     with entry.resumable():

@@ -21,16 +21,15 @@ from akgp.orchestration.train import job_name, remove, retry_lost_workers, stora
 from akgp.orchestration.tune import one_worker, run_tuner
 from akgp.orchestration.worker import ARTIFACT, prepare, run_compute
 from akgp.stages.folds import check_classes, compute
-from akgp.stages.network_files import SOURCES, digests, sources
+from akgp.stages.network_files import SOURCES, digests
+from akgp.stages.table import Stage
 from akgp.workspace import StageError, Task, require
 
 if TYPE_CHECKING:
     from ray.tune import Result
 
-PARAMS = ("seed", "networks.{network}", "teacher", "folds")
 
-
-def train_folds(task: Task, count: int, out: Path) -> None:
+def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     """Train the networks of `count` folds; write each to a folder of `out` named by its number.
 
     Trainings that were killed are resumed from their last epoch when the same is asked for again, and those
@@ -42,19 +41,17 @@ def train_folds(task: Task, count: int, out: Path) -> None:
         ValueError: raised in the training of a fold; the others have been trained then, too.
     """
     assert task.network is not None
-    network = task.params.networks[task.network]
-    inputs = [task.workspace.data, *sources(network, task.root)]
+    inputs = stage.inputs(task)
     require(*inputs)
     check_classes(task, count)
-    name = job_name(task, inputs, tuple(key.format(network=task.network) for key in PARAMS))
-    storage = storage_of(task)
+    name, storage = job_name(task, stage, inputs), storage_of(task)
     with session(task.params.ray, workers=1):
         require_capacity(nodes(), task.params.ray, workers=1)
         source = make_readable(task, inputs, f"{storage}/{name}")
-        results = retry_lost_workers(lambda: _trained(task, count, name, storage, source), task, workers=1)
+        results = retry_lost_workers(lambda: _trained(task, stage, name, storage, source), task, workers=1)
         for k in range(count):
             _take(results.get(k), out / str(k), f"{task.label}, fold {k}")
-    write_json(out / SOURCES, digests(network, task.root))
+    write_json(out / SOURCES, digests(task.params.networks[task.network], task.root))
     remove(f"{storage}/{name}")  # its checkpoints have served
 
 
@@ -67,21 +64,21 @@ def trial(config: dict[str, Any], task: Task, source: str | None) -> None:
         run_compute(here, partial(compute, fold=config["fold"]), tune, place=config["fold"])
 
 
-def _trained(task: Task, count: int, name: str, storage: str, source: str | None) -> dict[int, Result]:
+def _trained(task: Task, stage: Stage, name: str, storage: str, source: str | None) -> dict[int, Result]:
     """The results of the folds that have begun; or raise what went wrong in one."""
     from ray import tune
 
     from akgp.orchestration.callbacks import Epochs
 
     trainable = tune.with_parameters(trial, task=task, source=source)
-    epochs = task.params.teacher.epochs
-    with bar(task, count * epochs) as progress_file:
-        Epochs.file, Epochs.epochs = progress_file, epochs
+    assert task.params.folds is not None
+    with bar(task, stage.steps(task)) as progress_file:
+        Epochs.file, Epochs.epochs = progress_file, task.params.teacher.epochs
         results = run_tuner(
             tune.with_resources(trainable, one_worker(task.params.ray)),
             name,
             storage,
-            space={"fold": tune.grid_search(list(range(count)))},
+            space={"fold": tune.grid_search(list(range(task.params.folds)))},
             config=tune.TuneConfig(),
             callback=Epochs(),
             retry_failed=True,

@@ -1,28 +1,40 @@
-"""The name of a computation: a digest of its parameters, its inputs and the code."""
+"""The name of a computation: a digest of its parameters, its inputs and the code that it comes from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from akgp.params import Params
+from akgp.stages.source_code import ROOT, source_files
 from akgp.workspace import Task
 
+WORKERS = ("worker.py", "state_packing.py", "cross_fit.py")
+"""Beside this file: they write the states from which a job is resumed, and set how a worker computes
+(threads, cudnn). The rest of akgp.orchestration changes neither figures nor states."""
 
-def digest(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
-    """Names a computation: 16 hex digits over its params, its input files and akgp's own code."""
+
+def digest(task: Task, keys: Iterable[str], inputs: Iterable[Path], code: Iterable[Path]) -> str:
+    """Names a computation: 16 hex digits over its params at `keys`, its input files and its code."""
     sha = hashlib.sha256(
         json.dumps([task.label, {key: parameter(task.params, key) for key in keys}]).encode()
     )
-    code = Path(__file__).resolve().parents[1]
-    for folder in (*inputs, code):
+    for folder in inputs:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-            if file.is_file() and (folder is not code or file.suffix == ".py"):
-                sha.update(f"{file.relative_to(folder)}\0".encode())
-                sha.update(hashlib.sha256(file.read_bytes()).digest())
+            if file.is_file():
+                _add(sha, file, str(file.relative_to(folder)))
+    for file in code:
+        _add(sha, file, file.name)
     return sha.hexdigest()[:16]
+
+
+def code_of(*modules: str, root: Path = ROOT) -> list[Path]:
+    """The files that decide what a worker computes by these modules: what they import, and WORKERS."""
+    folder = root / Path(__file__).parent.relative_to(ROOT)
+    return [*source_files(*modules, root=root), *(folder / name for name in WORKERS)]
 
 
 def parameter(params: Params, key: str) -> Any:
@@ -31,3 +43,8 @@ def parameter(params: Params, key: str) -> Any:
     for part in key.split("."):
         node = node[part]
     return node
+
+
+def _add(sha: Any, file: Path, name: str) -> None:
+    sha.update(f"{name}\0".encode())
+    sha.update(hashlib.sha256(file.read_bytes()).digest())

@@ -1,6 +1,7 @@
 """Run one stage of a workspace: checked, under the workspace's lock, where params.yaml says.
 
-A stage neither knows nor starts another one; `dvc.yaml` holds the graph.
+What each stage is stands in akgp.stages.table. A stage neither knows nor starts another one; `dvc.yaml`
+holds the graph.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 from akgp import params as parameters
-from akgp.orchestration import jobs
+from akgp.io.atomic import atomic_directory
+from akgp.orchestration.train import fit
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.stages import network_files
+from akgp.stages.table import STAGES, Stage
 from akgp.workspace import StageError, Task, Workspace
-
-STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
 
 
 def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") -> None:
@@ -22,7 +23,7 @@ def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") 
 
     Args:
         name: one of STAGES.
-        network: which of params.yaml's networks, for the stages teacher and folds; needed there unless
+        network: which of params.yaml's networks, for a stage that runs for one at a time; needed there unless
             there is only one.
 
     Raises:
@@ -33,23 +34,46 @@ def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") 
     workspace = Workspace(Path(root).resolve())
     if name not in STAGES:
         raise StageError(f"stage: got {name!r}, must be one of {', '.join(STAGES)}")
-    params = parameters.load(workspace.root / "params.yaml")
-    networks = {"teacher": tuple(params.networks), "folds": params.teachers}.get(name)
-    if networks is None and network is not None:
-        raise StageError(f"--network is for the stages teacher and folds, not {name!r}")
-    if networks is not None and network is None and len(networks) == 1:
-        (network,) = networks
-    if networks is not None and network not in networks:
-        raise StageError(f"--network: got {network!r}, must be one of {', '.join(networks)}")
-    task = Task(stage=name, params=params, root=workspace.root, network=network)
-    if name not in ("data", "network_files", "teacher", "folds"):
+    stage, params = STAGES[name], parameters.load(workspace.root / "params.yaml")
+    task = Task(name, params, workspace.root, _network(stage, params, network))
+    if stage.runs == "job" and not stage.networks:  # it reads networks that are finished
         network_files.check(params, workspace.root)
     with workspace_lock(workspace, task.label):
-        _run(task)
+        RUN[stage.runs](task, stage)
 
 
-def _run(task: Task) -> None:
-    if task.stage in ("data", "network_files"):
-        import_module(f"akgp.stages.{task.stage}").run(task)
-    else:
-        getattr(jobs, task.stage)(task)
+def _network(stage: Stage, params: parameters.Params, asked: str | None) -> str | None:
+    """The network for which the stage is to run.
+
+    Raises:
+        StageError: there is none of that name, or the stage is not for a single one.
+    """
+    names = stage.names_of_networks(params)
+    if not names and asked is not None:
+        single = " and ".join(each.name for each in STAGES.values() if each.networks)
+        raise StageError(f"--network is for the stages {single}, not {stage.name!r}")
+    if asked is None and len(names) == 1:
+        return names[0]
+    if names and asked not in names:
+        raise StageError(f"--network: got {asked!r}, must be one of {', '.join(names)}")
+    return asked
+
+
+def _here(task: Task, stage: Stage) -> None:
+    import_module(stage.module).run(task)
+
+
+def _folds(task: Task, stage: Stage) -> None:
+    """Write a folder for each fold, or an empty one: earlier folds go.
+
+    Without params.yaml's `folds` nothing is computed, and nothing that takes long is imported.
+    """
+    with atomic_directory(stage.output(task)) as new:
+        if task.params.folds is not None:
+            from akgp.orchestration.cross_fit import train_folds
+
+            train_folds(task, stage, task.params.folds, new)
+
+
+RUN = {"here": _here, "job": fit, "folds": _folds}
+"""By `Stage.runs`."""

@@ -1,7 +1,7 @@
 """The only place that starts Ray Train: one job a stage, resumed where it was interrupted.
 
-A stage hands over the module of a generator, `compute(task, out, state)`: it yields `Step`s, fills the
-folder `out` with its artifacts and ends. On the cluster every step becomes a report, its state
+A stage names the module of a generator, `compute(task, out, state)`: it yields `Step`s, fills the folder
+`out` with its artifacts and ends. On the cluster every step becomes a report, its state
 a checkpoint, and `out` the last checkpoint, from which the artifacts are moved into place here.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,16 +20,18 @@ import fsspec
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import params as parameters
-from akgp.io.atomic import atomic_directory
+from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
 from akgp.orchestration.capacity import await_nodes, nodes, require_capacity
 from akgp.orchestration.checkpoints import drop_damaged
 from akgp.orchestration.cluster import make_readable
-from akgp.orchestration.digest import digest
+from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
 from akgp.orchestration.worker import ARTIFACT, Compute, work
+from akgp.stages.notices import SAID
+from akgp.stages.table import Stage
 from akgp.workspace import StageError, Step, Task, require
 
 if TYPE_CHECKING:
@@ -41,24 +43,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def fit(
-    task: Task,
-    module: str,
-    *,
-    keys: tuple[str, ...],
-    inputs: list[Path],
-    steps: int,
-    destination: Path,
-    parallel: bool = False,
-) -> None:
-    """Run `compute` of `module` as a Ray Train job and move what it wrote to `destination`.
+def fit(task: Task, stage: Stage) -> None:
+    """Run `compute` of the stage's module as a Ray Train job and move what it wrote to the stage's output.
 
     A job that was killed is resumed from its last step when the same is asked for again: its name
-    holds a digest of the parameters at `keys`, the files in `inputs` and the code.
-
-    Args:
-        steps: how many `Step`s to expect, for the progress bar.
-        parallel: use all of `ray.workers`; otherwise one.
+    holds a digest of the stage's parameters, the files that it reads and the code.
 
     Raises:
         StageError: an input is missing or a node can't read it; Ray, its resources or its storage
@@ -67,39 +56,55 @@ def fit(
     """
     from akgp.orchestration.callbacks import Rows
 
+    inputs, ray_params = stage.inputs(task), task.params.ray
     require(*inputs)
-    ray_params = task.params.ray
-    workers = ray_params.workers if parallel else 1
+    workers = ray_params.workers if stage.parallel else 1
     enough = min(ray_params.min_workers or workers, workers)
-    keys += ("ray.workers",) if parallel else ()  # a run of two workers is not resumed by one
-    name, storage = job_name(task, inputs, keys), storage_of(task)
+    name, storage = job_name(task, stage, inputs), storage_of(task)
     with session(ray_params, enough):
         require_capacity(nodes(), ray_params, enough)
         _check_storage(storage, name)
         source = make_readable(task, inputs, f"{storage}/{name}")
-        with bar(task, steps) as progress_file:
+        with bar(task, stage.steps(task)) as progress_file:
             job = partial(
-                trainer, task, partial(_compute, module), name, storage,
+                trainer, task, partial(computation, stage.module, stage.check), name, storage,
                 workers if enough == workers else (enough, workers),
                 [Rows(str(progress_file))], source, ray_params.address is None,
             )  # fmt: skip
             result = retry_lost_workers(lambda: result_of(job(), task.label), task, enough)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
-        with atomic_directory(destination) as new, result.checkpoint.as_directory() as folder:
-            shutil.copytree(Path(folder) / ARTIFACT, new, dirs_exist_ok=True)
+        with result.checkpoint.as_directory() as folder:
+            _put(Path(folder) / ARTIFACT, stage.output(task), stage.files)
     remove(f"{storage}/{name}")  # its checkpoints have served
 
 
-def _compute(module: str, task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """`compute` of a module that is imported where it runs."""
-    computed: Iterator[Step] = import_module(module).compute(task, out, state)
-    return computed
+def computation(
+    module: str, check: str | None, task: Task, out: Path, state: dict[str, Any] | None
+) -> Iterator[Step]:
+    """`compute` of a module after `check` of another; both are imported where they run."""
+    if check and state is None:
+        said = import_module(check).check(task)
+        yield Step({SAID: said} if said else {})
+    yield from import_module(module).compute(task, out, state)
 
 
-def job_name(task: Task, inputs: list[Path], keys: tuple[str, ...]) -> str:
+def _put(written: Path, output: Path, files: Sequence[str]) -> None:
+    """Let the folder `written` take the place of `output`; with `files` these alone, beside what is there."""
+    if not files:
+        with atomic_directory(output) as new:
+            shutil.copytree(written, new, dirs_exist_ok=True)
+        return
+    output.mkdir(exist_ok=True)
+    for name in files:
+        with atomic_file(output / name) as new:
+            shutil.copyfile(written / name, new)
+
+
+def job_name(task: Task, stage: Stage, inputs: list[Path]) -> str:
     """The name of the task's job: the same for the same computation, which then resumes it."""
-    return f"{task.label.replace('@', '-')}-{digest(task, inputs, keys)}"
+    name = digest(task, stage.keys_of(task), inputs, code_of(stage.module))
+    return f"{task.label.replace('@', '-')}-{name}"
 
 
 def storage_of(task: Task) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from akgp import data
+from akgp.data import prepare
 from akgp.io.atomic import atomic_directory
 from akgp.io.terminal import UnbrokenStderr
 from akgp.workspace import Task
@@ -16,4 +16,4 @@ def run(task: Task) -> None:
         tqdm(desc=f"{task.label:<18}", unit=" images", file=UnbrokenStderr(), bar_format=bar_format) as bar,
         atomic_directory(task.workspace.data) as new,
     ):
-        data.prepare(task.params.data, task.params.seed, new, bar.update)
+        prepare(task.params.data, task.params.seed, new, bar.update)

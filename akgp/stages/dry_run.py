@@ -11,20 +11,38 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from akgp.data import Summary
+from akgp.data import Summary, read_summary
 from akgp.evaluation.cost import count
 from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.stages.prune import pruned_as
-from akgp.workspace import StageError
+from akgp.stages.teacher import built
+from akgp.workspace import StageError, Task
 
 IMAGES = 4
 """Random images on which it is tried to quantize."""
 REASONS = 3
 """Reasons why layers stay dense that are named, the most frequent ones."""
+
+
+def check(task: Task) -> list[str]:
+    """`passage` of the network that `teacher` is about to make, by the first of several workers.
+
+    Returns what to tell the user.
+
+    Raises:
+        StageError: as `passage`.
+    """
+    assert task.network is not None
+    if dist.is_initialized() and dist.get_rank():
+        return []
+    summary = read_summary(task.workspace.data)
+    said = passage(built(task), task.network, task.params, summary)
+    return [said] if said else []
 
 
 def passage(model: nn.Module, name: str, params: Params, summary: Summary) -> str | None:

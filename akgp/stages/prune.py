@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
+from akgp.stages.notices import SAID
 from akgp.workspace import Step, Task
 
 
@@ -36,7 +37,16 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     artifacts.save(pruned.model, out)
     write_csv(out / "layers.csv", layers_table(pruned.layers))
     write_json(out / "metrics.json", metrics)
-    yield Step(metrics)
+    yield Step(metrics | {SAID: [removed(metrics)]})
+
+
+def removed(metrics: Mapping[str, float]) -> str:
+    """What was done, in a line: `ratio` asks for what is removed, `macs` and `params` for what is kept."""
+    macs, parameters = 1 - metrics["macs_reduction"], 1 - metrics["params_reduction"]
+    return (
+        f"prune: {metrics['filters_removed']:.1%} of the filters removed; kept: {macs:.1%} of the MACs, "
+        f"{parameters:.1%} of the parameters"
+    )
 
 
 def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pruned:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from akgp import artifacts, models
 from akgp.data import BatchSource, read_summary
 from akgp.io.atomic import write_json
 from akgp.params.training_defaults import announcement, dense_training
-from akgp.stages.dry_run import passage
 from akgp.stages.network_files import SOURCES, digests, located
 from akgp.stages.normalization import read_source, summary_for
 from akgp.stages.notices import SAID, noticed
@@ -38,29 +36,24 @@ LEAK = (
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Train (or load) the network; write it with its history and metrics.
-
-    Before, it is taken through the later stages dry: see `dry_run`.
-    """
+    """Train (or load) the network; write it with its history and metrics."""
     assert task.network is not None
     network = task.params.networks[task.network]
-    model = _built(task)
-    if state is None:
-        said = []
-        if not (dist.is_initialized() and dist.get_rank()):
-            said = _said(task, task.network, model)
-        yield Step({SAID: said} if said else {})
     if network.checkpoint:
-        yield from _taken_over(task, model, out)
+        yield from _taken_over(task, out)
     else:
-        yield from train_dense(task, read_source(task, "train", task.network), out, state)
+        source = read_source(task, "train", task.network)
+        used = dense_training(task.params, task.network, len(source))
+        if state is None and (said := announcement(task.params.teacher, used, len(source))):
+            yield Step({SAID: [said]})
+        yield from train_dense(task, source, out, state)
     write_json(out / SOURCES, digests(network, task.root))
 
 
 def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
     """Train the network that the task names on these images; write it with its history and metrics."""
     assert task.network is not None
-    model = _built(task)
+    model = built(task)
     training = dense_training(task.params, task.network, len(source))
     artifacts.describe(model)  # fails before the training rather than after it
     summary = summary_for(task, task.network)
@@ -77,18 +70,8 @@ def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any
     _write(task, model.cpu(), history, {"warnings": warnings} | step_size(training), out)
 
 
-def _said(task: Task, network: str, model: nn.Module) -> list[str]:
-    """What the user is told before the training: of the later stages, and of what is set by the images."""
-    summary, params = read_summary(task.workspace.data), task.params
-    images = sum(summary.counts["train"])
-    used = dense_training(params, network, images)
-    told = [passage(model, network, params, summary)]
-    if not params.networks[network].checkpoint:
-        told.append(announcement(params.teacher, used, images))
-    return [each for each in told if each]
-
-
-def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
+def _taken_over(task: Task, out: Path) -> Iterator[Step]:
+    model = built(task)
     summary = summary_for(task, task.network)
     with noticed() as warnings:
         found = evaluate(model, read_source(task, "validation", task.network))
@@ -105,7 +88,7 @@ def _taken_over(task: Task, model: nn.Module, out: Path) -> Iterator[Step]:
     _write(task, model, [row], {"warnings": warnings}, out)
 
 
-def _built(task: Task) -> nn.Module:
+def built(task: Task) -> nn.Module:
     """The network, with the weights of its checkpoint if it has one."""
     assert task.network is not None
     network, summary = task.params.networks[task.network], read_summary(task.workspace.data)

@@ -16,11 +16,12 @@ from akgp.data import Summary, read_summary
 from akgp.distillation.profile.classes import IMBALANCED
 from akgp.orchestration.capacity import nodes, worker_capacity
 from akgp.orchestration.cluster import require_shared
-from akgp.orchestration.digest import digest
+from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.session import session
 from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
-from akgp.stages import network_files, teaching
+from akgp.stages import network_files
+from akgp.stages.table import STAGES
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
@@ -30,7 +31,9 @@ from akgp.workspace import StageError, Task, Workspace, require
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
 
-INPUTS = ("seed", "prune", "distill", "teachers", "folds", "student", "sweep")
+SEARCHED = tuple(STAGES[name] for name in ("prune", "distill"))
+"""The stages that a trial runs."""
+CODE = ("akgp.sweep.trial", "akgp.sweep.space", "akgp.sweep.tuning")
 EPOCHS = "distill.training.epochs"
 
 
@@ -48,14 +51,16 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     workspace = Workspace(Path(root).resolve())
     params = parameters.load(workspace.root / "params.yaml")
     task = Task("sweep", params, workspace.root)
-    inputs = [workspace.data, workspace.dense(params.student), *teaching.networks(task)]
+    made = {stage.output(task) for stage in SEARCHED}
+    inputs = [path for stage in SEARCHED for path in stage.inputs(task) if path not in made]
     require(*inputs)
     network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
     shared = Task("sweep", canonical(params), workspace.root)
-    path = folder / digest(shared, inputs, (*INPUTS, *measured))
+    keys = dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured])
+    path = folder / digest(shared, keys, inputs, code_of(*CODE))
     with workspace_lock(workspace, "sweep"), session(params.ray, params.ray.workers):
         check_room(params)
         if params.ray.address is not None:

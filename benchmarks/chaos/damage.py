@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from akgp.orchestration.run import STAGES
+from akgp.stages.table import STAGES
 from benchmarks.chaos.bench import ReferenceRun
 from benchmarks.chaos.kills import Kill, noticed, plan, reached, resumed, struck, victim_of, went_on
 from benchmarks.chaos.records import MISSED, Fault
@@ -47,7 +47,7 @@ def checkpoints(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
         for file in workspace.root.glob(f"runs/{kill.stage}-*/**/{name}"):
             file.write_bytes(damage(file.read_bytes()))
         begun = time.monotonic()
-        repro = resumed(workspace, (STAGES.index(kill.stage), len(before)), fault)
+        repro = resumed(workspace, (list(STAGES).index(kill.stage), len(before)), fault)
         fault.recovered = time.monotonic() - begun
         fault.point = f"{kill.stage}, after epoch {len(before)}"
         said = workspace.line("is damaged")

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from akgp.orchestration.run import STAGES
 from akgp.orchestration.session import ENVIRONMENT
+from akgp.stages.table import STAGES
 from benchmarks.chaos.bench import ReferenceRun
 from benchmarks.chaos.processes import Process
 from benchmarks.chaos.records import MISSED, Fault
@@ -57,7 +57,7 @@ class Kill:
 
     @property
     def order(self) -> tuple[int, int, float]:
-        return STAGES.index(self.stage), self.epoch, self.share
+        return list(STAGES).index(self.stage), self.epoch, self.share
 
 
 def plan(draw: random.Random, victims: list[str], places: list[str]) -> list[Kill]:
@@ -116,7 +116,7 @@ def nodes(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
             told = partial(_told, repro, losses + 1)
             waited(told, NOTICED_SECONDS, "a word of the loss")
             at = len(workspace.rows("distill"))  # the lost worker may have written a moment longer
-            repro.until_further((STAGES.index("distill"), at), alone=False)
+            repro.until_further((list(STAGES).index("distill"), at), alone=False)
             fault.recovered = time.monotonic() - killed
             fault.happened += [repr(workspace.line("a worker died")), f"resumed after epoch {at}"]
             there.remove(lost)
@@ -195,7 +195,7 @@ def chain(bench: ReferenceRun, workspace: Workspace, kills: list[Kill]) -> list[
 
 def reached(repro: Repro, kill: Kill, bench: ReferenceRun, fault: Fault) -> bool:
     """Wait until the kill's point has come; False: the run ended before. Says in `fault` where it is."""
-    wanted = STAGES.index(kill.stage), kill.epoch
+    wanted = list(STAGES).index(kill.stage), kill.epoch
 
     def come() -> Position | bool:
         position = repro.position()

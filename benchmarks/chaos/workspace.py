@@ -21,8 +21,8 @@ import torch
 from ruamel.yaml import YAML
 
 from akgp import params
-from akgp.orchestration.run import STAGES
 from akgp.orchestration.state_packing import unpacked
+from akgp.stages.table import STAGES
 from benchmarks.chaos.processes import MARKER, Process, below, driver_of, left, marked
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +241,7 @@ class Repro:
         stage = self.stage()
         if stage is None:
             return None
-        return STAGES.index(stage), len(self.workspace.rows(stage)) if stage in TRAININGS else 0
+        return list(STAGES).index(stage), len(self.workspace.rows(stage)) if stage in TRAININGS else 0
 
     def ended(self) -> bool:
         return self.process.poll() is not None or self.over()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from akgp import params as parameters
 from akgp.io.atomic import write_json
 from akgp.orchestration.train import fit
+from akgp.stages.table import STAGES
 from akgp.workspace import Task
 from benchmarks.overhead import timed
 
@@ -30,9 +32,18 @@ def run(root: Path, epochs: int, stages: list[str]) -> dict[str, dict[str, Any]]
     taken = {}
     for stage in stages:
         task = Task(stage, params, root, params.student if stage == "teacher" else None)
-        destination = root / "timed" / stage
-        fit(task, timed.__name__, keys=("seed",), inputs=[], steps=epochs, destination=destination)
-        taken[task.label] = json.loads((destination / timed.FILE).read_text(encoding="utf-8"))
+        job = replace(
+            STAGES[stage],
+            module=timed.__name__,
+            keys=("seed",),
+            inputs=lambda task: [],
+            output=lambda task: task.root / "timed" / task.stage,
+            steps=lambda task: epochs,
+            parallel=False,
+            check=None,
+        )
+        fit(task, job)
+        taken[task.label] = json.loads((job.output(task) / timed.FILE).read_text(encoding="utf-8"))
     return taken
 
 

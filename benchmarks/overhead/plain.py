@@ -15,7 +15,8 @@ from typing import Any
 
 from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, write_json
-from akgp.workspace import Task, Workspace
+from akgp.stages.table import STAGES, Stage
+from akgp.workspace import Task
 from benchmarks.overhead.timed import Rounds, rounds
 
 
@@ -32,25 +33,24 @@ def run(root: Path) -> dict[str, dict[str, Any]]:
     begun = _now()
     data.run(Task("data", params, root))
     taken["data"] = _since(begun)
-    for task, destination in _tasks(params, Workspace(root)):
+    for task, stage in _tasks(params, root):
         begun, passed = _now(), Rounds()
         prepare(task)
-        with atomic_directory(destination) as out:
-            compute = import_module(f"akgp.stages.{task.stage}").compute
+        with atomic_directory(stage.output(task)) as out:
+            compute = import_module(stage.module).compute
             for _ in rounds(compute(task, out, None), passed):
                 pass
         taken[task.label] = _since(begun) | asdict(passed)
     return taken
 
 
-def _tasks(params: parameters.Params, at: Workspace) -> list[tuple[Task, Path]]:
-    """Each stage of one that computes, and where its artifacts go."""
+def _tasks(params: parameters.Params, root: Path) -> list[tuple[Task, Stage]]:
+    """Each stage that is a job, for each of its networks."""
     return [
-        *((Task("teacher", params, at.root, name), at.dense(name)) for name in params.networks),
-        (Task("prune", params, at.root), at.pruned),
-        (Task("distill", params, at.root), at.student),
-        (Task("quantize", params, at.root), at.int8),
-        (Task("evaluate", params, at.root), at.reports),
+        (Task(stage.name, params, root, network), stage)
+        for stage in STAGES.values()
+        if stage.runs == "job"
+        for network in stage.names_of_networks(params) or (None,)
     ]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.orchestration.jobs import removed
 from akgp.pruning import (
     CRITERIA,
     Pruned,
@@ -27,6 +26,7 @@ from akgp.pruning import (
     prune,
 )
 from akgp.pruning.budget import rounded
+from akgp.stages.prune import removed
 
 SMALL = torch.zeros(2, 3, 32, 32)
 

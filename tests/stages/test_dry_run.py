@@ -14,9 +14,10 @@ import torch
 from akgp import params
 from akgp.data import read_summary
 from akgp.orchestration.run import run_stage
-from akgp.stages import teacher
+from akgp.orchestration.train import computation
 from akgp.stages.dry_run import preview
 from akgp.stages.notices import SAID
+from akgp.stages.table import STAGES
 from akgp.stages.training_steps import require_better_than_chance
 from akgp.workspace import StageError, Task
 
@@ -80,7 +81,8 @@ def checked(kind: str, **changes: Any) -> params.Params:
 def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dict[str, Any]]:
     """Rows of the teacher stage's computation; at most the first `stop`."""
     (root / "out").mkdir(exist_ok=True)
-    computed = teacher.compute(Task("teacher", asked, root, "mine"), root / "out", None)
+    stage, task = STAGES["teacher"], Task("teacher", asked, root, "mine")
+    computed = computation(stage.module, stage.check, task, root / "out", None)
     rows = []
     for step in computed:
         rows.append(step.row)
