@@ -21,6 +21,7 @@ from akgp.params import Quantize
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
+from akgp.quantization.tables import round_alike
 from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
 
@@ -76,6 +77,7 @@ def quantize(
             extra_options={"CalibStridedMinMax": 1},  # ranges are merged batch by batch, in bounded memory
         )
         graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
+    round_alike(graph)  # first: a bias has the scale of its layer's input
     make_safe(graph, floating)
     strip(graph)
     onnx.checker.check_model(graph)

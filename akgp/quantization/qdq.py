@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
+OPSET = 20
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operations with a weight as their second input, for which onnxruntime has integer kernels."""
 
@@ -38,6 +39,15 @@ class Qdq:
         from onnx import numpy_helper
 
         return numpy_helper.to_array(self.tensors[name])
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace an initializer's values; its shape and type stay."""
+        from onnx import numpy_helper
+
+        before = self.constant(name)
+        values = np.ascontiguousarray(values.reshape(-1)[: before.size]).reshape(before.shape)
+        assert values.dtype == before.dtype, name
+        self.tensors[name].CopyFrom(numpy_helper.from_array(values, name))
 
     @cached_property
     def constants(self) -> dict[str, NDArray[Any]]:
@@ -80,3 +90,20 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:
+    """A node's outputs by onnx's reference implementation; None: an optional input that is not given."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = [name for name, value in zip(node.input, inputs, strict=True) if value is not None]
+    feed = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
+    kinds = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(feed[name].dtype), None)
+        for name in dict.fromkeys(names)
+    ]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
+    graph = onnx.helper.make_graph([node], "one node", kinds, outputs)
+    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feed))

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from akgp.quantization.qdq import attributes
+from akgp.quantization.qdq import attributes, reference
+from akgp.quantization.tables import FUNCTIONS, is_clear, table
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 Array = NDArray[Any]
 f32 = np.float32
-OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], axis)
         elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
             others = (None if value is None else _floats(value, simulation.floating) for value in inputs[1:])
-            moved = _reference(node, (inputs[0].q, *others))
+            moved = reference(node, (inputs[0].q, *others))
             for name, q in zip(node.output, moved, strict=True):
                 values[name] = Quantized(q, inputs[0].scale, inputs[0].zero)
         elif any(isinstance(value, Quantized) for value in inputs):
@@ -115,6 +115,16 @@ def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> 
         if value.node.op_type == "Add" and value.inputs[0].q.shape != value.inputs[1].q.shape:
             floating["Add of two shapes"] += 1  # its kernels round in an order of their own, by layout
         steps = KERNELS[value.node.op_type](value.node, value.inputs, scale, zero)
+    elif (
+        isinstance(value, Pending)
+        and value.node.op_type in FUNCTIONS
+        and isinstance(value.inputs[0], Quantized)
+    ):
+        x = value.inputs[0]
+        values = table(value.node, x.scale, x.zero)
+        if not is_clear(values, scale, zero):
+            floating[value.node.op_type] += 1
+        steps = np.rint(values / float(scale))[x.q] + zero.astype(np.float64)
     else:
         steps = np.rint(_floats(value, floating) / scale) + zero.astype(np.float64)
     return np.clip(steps, low, high).astype(zero.dtype)
@@ -133,23 +143,7 @@ def _float(node: NodeProto, inputs: tuple[Any, ...], floating: Counter[str]) -> 
     """A node's outputs in float32, by onnx's reference implementation."""
     if node.op_type not in EXACT:
         floating[node.op_type] += 1
-    return _reference(node, tuple(None if value is None else _floats(value, floating) for value in inputs))
-
-
-def _reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[Array]:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    names = [name for name, value in zip(node.input, inputs, strict=True) if value is not None]
-    feed = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
-    kinds = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(feed[name].dtype), None)
-        for name in dict.fromkeys(names)
-    ]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
-    graph = onnx.helper.make_graph([node], "one node", kinds, outputs)
-    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
-    return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feed))
+    return reference(node, tuple(None if value is None else _floats(value, floating) for value in inputs))
 
 
 # Integer kernels: node, inputs, output scale and zero point → rounded steps of the output, not yet clipped.
@@ -276,9 +270,6 @@ MOVES = frozenset(
 EXACT = MOVES | {
     "Relu",
     "Clip",
-    "HardSigmoid",
-    "HardSwish",
-    "Sigmoid",
     "LeakyRelu",
     "Abs",
     "Neg",
@@ -287,5 +278,4 @@ EXACT = MOVES | {
 }
 EXACT |= {"Mul", "Add", "Sub", "Div", "Shape", "Cast", "Concat", "Constant", "ConstantOfShape", "Where"}
 EXACT |= {"Pad", "Expand", "Tile", "ReduceMax", "ReduceMin", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth"}
-"""Float operations that sum over no elements: processors round them alike. Not proven of sigmoids:
-their polynomial may differ in the last bit, which changes an integer only on a rounding boundary."""
+"""Float operations that sum over no elements and approximate nothing: processors round them alike."""

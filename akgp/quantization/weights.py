@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,21 +78,13 @@ class _Layer:
 
     def write_weight(self, integers_OK: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         integers = unrows(self.node, integers_OK, self.floats[0].shape)
-        self._write(self.weight.integers, integers)
-        self._write(self.weight.scale, scales)
+        self.graph.write(self.weight.integers, integers)
+        self.graph.write(self.weight.scale, scales)
 
     def write_bias(self, scales: NDArray[np.float32]) -> None:
         if self.bias is None:
             return
         bias_scales = self.input_scale * scales
         integers = np.rint(self.floats[1].astype(np.float64) / bias_scales)
-        self._write(self.bias.integers, integers.astype(np.int32))
-        self._write(self.bias.scale, bias_scales)
-
-    def _write(self, name: str, values: NDArray[Any]) -> None:
-        from onnx import numpy_helper
-
-        before = self.graph.constant(name)
-        values = np.ascontiguousarray(values.reshape(-1)[: before.size].reshape(before.shape))
-        assert values.dtype == before.dtype, name
-        self.graph.tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+        self.graph.write(self.bias.integers, integers.astype(np.int32))
+        self.graph.write(self.bias.scale, bias_scales)

@@ -1,0 +1,81 @@
+"""Functions of one int8 tensor, such as a sigmoid: 256 values, all clear of where rounding turns.
+
+Runtimes approximate them in float32, each in its own way, before they are rounded to the steps of the output.
+Where a value lies next to the middle between two steps, one processor would round it up and another down. So
+the output's scale is enlarged, by less than 2 %, until none of the 256 values does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.quantization.qdq import Qdq, reference
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+FUNCTIONS = frozenset(
+    [
+        "Celu",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Mish",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+    ]
+)
+APPROXIMATION = 2.0**-20
+"""Largest error of a float32 approximation: relative, and absolute below 1. Tests say that half will do."""
+DIVISION = 2.0**-14
+"""Steps by which a float32 division by the scale may be off, for results of up to 256 steps."""
+CANDIDATES, FINENESS = 4000, 2.0**-18
+"""Scales that are tried, and by how much, relatively, each is larger than the one before."""
+
+Values = NDArray[np.float64]
+
+
+def round_alike(model: ModelProto) -> None:
+    """Enlarge, in place, the output scales of a QDQ graph's FUNCTIONS until every processor rounds alike.
+
+    A scale for which none will do stays as it is; `is_clear` says so of it.
+    """
+    graph = Qdq(model)
+    for node in graph.nodes:
+        inputs = graph.dequantized(node.input[0]) if node.op_type in FUNCTIONS else None
+        quantizers = [each for each in graph.nodes if node.output[0] in each.input]
+        if inputs is None or [each.op_type for each in quantizers] != ["QuantizeLinear"]:
+            continue  # it is computed in floating point, or its result is used so
+        zero_in = graph.constant(inputs.zero_point) if inputs.zero_point else np.zeros((), np.uint8)
+        values = table(node, graph.constant(inputs.scale), zero_in)
+        (quantizer,) = quantizers
+        scale, zero = graph.constant(quantizer.input[1]), graph.constant(quantizer.input[2])
+        larger = scale.astype(np.float64) * (1 + FINENESS * np.arange(CANDIDATES))
+        clear = (
+            each.astype(scale.dtype) for each in larger if is_clear(values, each.astype(scale.dtype), zero)
+        )
+        graph.write(quantizer.input[1], next(clear, scale))
+
+
+def table(node: NodeProto, scale: NDArray[np.float32], zero: NDArray[Any]) -> Values:
+    """The function's value at each of the 256 integers, float64."""
+    inputs = (np.arange(256) - int(zero)).astype(np.float32) * scale
+    (values,) = reference(node, (inputs.astype(np.float64),))
+    return values
+
+
+def is_clear(values: Values, scale: NDArray[np.float32] | np.float32, zero: NDArray[Any]) -> bool:
+    """Whether no value lies, within the errors of float32, in the middle between two of the 256 steps."""
+    exact = values / float(scale)
+    errors = APPROXIMATION * np.maximum(1, np.abs(values)) / float(scale) + DIVISION
+    inside = (exact + int(zero) > -1) & (exact + int(zero) < 256)  # beyond, all are clipped alike
+    distance = np.abs(exact - np.floor(exact) - 0.5)
+    return bool((distance > errors)[inside].all())
