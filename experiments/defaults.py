@@ -33,7 +33,7 @@ from akgp.distillation.teachers import frozen_teacher
 from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune
-from akgp.training.loop import Objective, TrainingError, cross_entropy, train
+from akgp.training import Objective, TrainingError, cross_entropy, train
 
 RESULTS = Path("results/defaults")
 WEIGHTS = Path("runs/defaults")

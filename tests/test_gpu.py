@@ -22,7 +22,7 @@ from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.params import Distill, Training
 from akgp.pruning import prune
-from akgp.training.loop import Epoch, Objective, autocast_dtype, cross_entropy, train
+from akgp.training import Epoch, Objective, autocast_dtype, cross_entropy, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

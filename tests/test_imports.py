@@ -140,7 +140,7 @@ for name in {names}: importlib.import_module(name)
             "torch numpy pyarrow ray",
         ),  # a stage's driver
         (
-            "akgp.training.loop, akgp.pruning, akgp.distillation",
+            "akgp.training, akgp.pruning, akgp.distillation",
             "onnx onnxruntime torchvision sklearn matplotlib pyarrow fsspec",
         ),
     ],

@@ -27,7 +27,7 @@ from akgp.evaluation.cost import count
 from akgp.params import Distill, Training
 from akgp.params.strategies import branch_epochs
 from akgp.params.training_defaults import resolved
-from akgp.training.loop import Epoch, Objective, autocast_dtype, train
+from akgp.training import Epoch, Objective, autocast_dtype, train
 
 
 @dataclass(frozen=True)

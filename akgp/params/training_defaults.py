@@ -1,6 +1,6 @@
 """Batch size and learning rate where params.yaml leaves them out: by the number of training images.
 
-A pure function of parameters and counts; the training itself is in akgp.training.loop.
+A pure function of parameters and counts; the training itself is in akgp.training.
 """
 
 from __future__ import annotations

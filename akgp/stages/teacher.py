@@ -24,7 +24,7 @@ from akgp.stages.training_steps import (
     require_better_than_chance,
     step_size,
 )
-from akgp.training.loop import cross_entropy, evaluate, train
+from akgp.training import cross_entropy, evaluate, train
 from akgp.workspace import Step, Task
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from akgp.data import Summary
 from akgp.params import Training
 from akgp.params.training_defaults import dense_training
-from akgp.training.loop import JUDGED_BY, Epoch
+from akgp.training import JUDGED_BY, Epoch
 from akgp.workspace import StageError, Step, Task
 
 log = logging.getLogger(__name__)

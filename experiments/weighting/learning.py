@@ -10,7 +10,7 @@ import torch
 
 from akgp.io.atomic import atomic_file
 from akgp.params import Training
-from akgp.training.loop import Epoch
+from akgp.training import Epoch
 from experiments.weighting.design import Design
 
 

@@ -31,7 +31,7 @@ from akgp.evaluation import predict_logits
 from akgp.io.atomic import atomic_directory
 from akgp.params import Distill, Training
 from akgp.params.strategies import branch_epochs
-from akgp.training.loop import Epoch, Objective, autocast_dtype, train
+from akgp.training import Epoch, Objective, autocast_dtype, train
 from experiments.weighting.design import AKGP_LOW, Arm, Cell, Design, digest
 from experiments.weighting.learning import device, finished, fitting
 from experiments.weighting.teachers import DENSE, PRUNED, ReferenceRun

@@ -18,7 +18,7 @@ from akgp.io.atomic import atomic_directory
 from akgp.models import cifar_resnet
 from akgp.params import Regime, Training
 from akgp.pruning import prune
-from akgp.training.loop import cross_entropy, train
+from akgp.training import cross_entropy, train
 from experiments.weighting.design import Design, folder_name
 from experiments.weighting.learning import device, finished, fitting
 

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from akgp import artifacts
-from akgp.training.loop import evaluate
+from akgp.training import evaluate
 from experiments.weighting.design import Cell, Design
 from experiments.weighting.learning import device
 from experiments.weighting.students import ROW, STUDENT, folder_of

@@ -25,7 +25,7 @@ from akgp.distillation.teacher_weight.answers import SPREAD
 from akgp.models import cifar_resnet
 from akgp.params import Training
 from akgp.params.strategies import branch_epochs
-from akgp.training.loop import Epoch, Objective, train
+from akgp.training import Epoch, Objective, train
 
 CLASSES = 5
 BALANCED, PRIOR = torch.full((CLASSES,), 100), 0.7

@@ -59,7 +59,7 @@ from akgp.models import cifar_resnet
 from akgp.params.strategies import STRATEGIES
 from akgp.stages import distill as distill_stage
 from akgp.stages.inputs import read_distillation_data
-from akgp.training.loop import evaluate, train
+from akgp.training import evaluate, train
 from akgp.workspace import Step, Task
 
 NAMES = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kiwi", "lynx")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from akgp.data.batches import Batch
-from akgp.training.loop import Epoch
+from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
 from experiments import defaults

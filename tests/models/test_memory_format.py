@@ -15,7 +15,7 @@ from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.models.memory_format import format_of, settle
 from akgp.params import Augment, Distill, Training
-from akgp.training.loop import Objective, cross_entropy, evaluate, train
+from akgp.training import Objective, cross_entropy, evaluate, train
 
 STILL = Augment(crop_padding=0, flip=False)
 

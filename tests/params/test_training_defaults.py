@@ -14,7 +14,7 @@ from akgp.data import IndexedSource
 from akgp.params import Augment, Params, Training
 from akgp.params.training_defaults import announcement, dense_training, resolved, student_training
 from akgp.recipes import available
-from akgp.training.loop import cross_entropy, train
+from akgp.training import cross_entropy, train
 
 
 def step_size(training: Training) -> tuple[int | None, float | None]:

@@ -17,7 +17,7 @@ from akgp.data.batches import Batch, IndexedSource, normalize
 from akgp.distillation import SelfDistillation
 from akgp.models import cifar_resnet
 from akgp.params import Augment, Distill, Training
-from akgp.training.loop import (
+from akgp.training import (
     Epoch,
     Objective,
     TrainingError,
@@ -267,7 +267,7 @@ def test_an_objectives_gradients_are_unscaled(monkeypatch: pytest.MonkeyPatch) -
     params = Training(epochs=2, batch_size=16, learning_rate=0.1, precision="fp32")
     expected, objective = Learning(), Learning()
     run(params, objective=expected)
-    monkeypatch.setattr("akgp.training.loop.autocast_dtype", lambda precision, device: torch.float16)
+    monkeypatch.setattr("akgp.training.step.autocast_dtype", lambda precision, device: torch.float16)
     _, epochs = run(params, objective=objective)
     assert epochs[-1].state["optimization"]["scaler"]["scale"] == 65536
     torch.testing.assert_close(objective.head.weight, expected.head.weight)
@@ -464,7 +464,8 @@ def _linear() -> dict[str, Any]:
         model, images(50), images(25, 1), objective=cross_entropy(), seed=3,
         params=Training(epochs=2, batch_size=16, learning_rate=0.05, precision="fp32"),
     )  # fmt: skip
-    return {"row": last.row, "model": model.state_dict()}
+    measured = evaluate(model, images(25, 1))
+    return {"row": last.row, "model": model.state_dict(), "measured": list(measured)}
 
 
 def test_two_workers_train_as_one(workers: list[dict[str, Any]]) -> None:
@@ -476,6 +477,7 @@ def test_two_workers_train_as_one(workers: list[dict[str, Any]]) -> None:
         assert two["row"][key] == pytest.approx(one["row"][key], rel=1e-5)
     for name, tensor in one["model"].items():
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-4, atol=1e-6)
+    assert two["measured"] == pytest.approx(one["measured"], rel=1e-5), "each image is counted once"
 
 
 def _learning(rank: int) -> dict[str, Any]:

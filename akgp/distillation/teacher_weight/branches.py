@@ -23,7 +23,7 @@ from akgp.evaluation import predict_logits
 from akgp.models.memory_format import settle
 from akgp.params import Training
 from akgp.params.strategies import branch_epochs
-from akgp.training.loop import Epoch, Objective, Schedule, learning_rate_factor, train
+from akgp.training import Epoch, Objective, Schedule, learning_rate_factor, train
 
 
 def train_measured(

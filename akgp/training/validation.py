@@ -1,0 +1,52 @@
+"""How well a network in training does on a split, measured by all workers together.
+
+What networks are worth at the end, other runtimes included, is measured by akgp.evaluation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from akgp.data.batches import BatchSource
+from akgp.models.memory_format import format_of
+from akgp.training.workers import all_reduced, place
+
+EVALUATION_BATCH = 512
+
+
+class Metrics(NamedTuple):
+    """What a network is worth on a split."""
+
+    loss: float
+    """Mean cross-entropy, nats."""
+    top1: float
+    """Share of the images that are classified as labelled, %."""
+    balanced_top1: float
+    """The same of each class that occurs, and the mean over these, %: rare classes count alike."""
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, source: BatchSource) -> Metrics:
+    """Measure a network in eval mode, every image counted once over all workers, who call this together."""
+    model.eval()
+    rank, world = place()
+    device = source.labels.device
+    classes = int(source.labels.max()) + 1
+    # Sums on the device, as reading a number waits for the GPU; in float64, as there may be many images.
+    loss = torch.zeros(1, dtype=torch.float64, device=device)
+    correct = torch.zeros(classes, dtype=torch.float64, device=device)
+    channels_last = format_of(model) is torch.channels_last
+    for batch in source.ordered(
+        batch_size=EVALUATION_BATCH, rank=rank, world=world, channels_last=channels_last
+    ):
+        logits = model(batch.inputs).float()
+        loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+        correct += batch.labels[logits.argmax(1) == batch.labels].bincount(minlength=classes)
+    loss_sum, *right = all_reduced(torch.cat([loss, correct]))
+    there = source.labels.bincount().tolist()
+    shares = [one / count for one, count in zip(right, there, strict=True) if count]
+    return Metrics(loss_sum / len(source), 100 * sum(right) / len(source), 100 * sum(shares) / len(shares))
