@@ -164,6 +164,17 @@ def test_the_example_of_the_library_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "small" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_the_example_of_a_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = examples("python", "docs/how-to/notebook.md")
+    exec(example[1], {})
+    dense, student = capsys.readouterr().out.splitlines()[-2:]
+    shown = (ROOT / "docs/how-to/notebook.md").read_text(encoding="utf-8")
+    for line in (dense, student):
+        name, accuracy, macs = re.split(r": | %, ", line)
+        assert float(accuracy) > 95 and re.search(rf"^{name}: .* %, {macs}$", shown, re.M)
+
+
 def test_the_page_of_strategies_has_every_strategy() -> None:
     page = (ROOT / "docs/reference/strategies.md").read_text(encoding="utf-8")
     schema = params.Distill.model_json_schema()["properties"]["strategy"]
