@@ -165,6 +165,8 @@ def _default(field: FieldInfo) -> str:
     """A parameter's value where it is left out; of a section, what differs from its own defaults."""
     if field.is_required():
         return "**must be given**"
+    if field.default_factory_takes_validated_data:
+        return "default: follows the others"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_unset=True) or ""
