@@ -7,9 +7,9 @@ Imports count anywhere in a file, also those that a function makes when it runs,
 only. A package whose `__init__.py` only imports stands for the modules from which the names asked of it
 come. Not followed are:
 
-- akgp.params and what it imports of itself, the schema of params.yaml: its values are dependencies of their
-  own, and a new parameter of one section would otherwise run all stages again. What computes from them
-  (training_defaults) counts.
+- what is asked of the package akgp.params, the schema of params.yaml: its values are dependencies of their
+  own, and a new parameter of one section would otherwise run all stages again. A module of it that is
+  imported by its own name counts: it computes from them (training_defaults, strategies).
 - akgp.orchestration: where a stage computes is no part of what it computes.
 """
 
@@ -23,8 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the package akgp."""
-ELSEWHERE = "akgp.orchestration"
-SCHEMA = "akgp.params"
+SCHEMA, ELSEWHERE = "akgp.params", "akgp.orchestration"
 
 
 def source_files(*modules: str, root: Path = ROOT) -> list[Path]:
@@ -36,12 +35,10 @@ def source_files(*modules: str, root: Path = ROOT) -> list[Path]:
         ModuleNotFoundError: one of `modules` is not there.
     """
     sources = _Sources(root)
-    folder = root.joinpath(*SCHEMA.split("."))
-    schema = {file for file in sources.closure([(SCHEMA, None)], set()) if file.is_relative_to(folder)}
     for module in modules:
         if sources.file(module) is None:
             raise ModuleNotFoundError(f"{module}: no such module in {root}")
-    return sorted(sources.closure([(module, None) for module in modules], schema))
+    return sorted(sources.closure([(module, None) for module in modules]))
 
 
 def only_imports(file: Path) -> bool:
@@ -59,16 +56,16 @@ class _Sources:
     def __init__(self, root: Path) -> None:
         self.root, self.read = root, dict[Path, _Module]()
 
-    def closure(self, asked: list[Asked], without: set[Path]) -> set[Path]:
-        """The files that what is asked comes from, but for those in `without` and what these import."""
+    def closure(self, asked: list[Asked]) -> set[Path]:
+        """The files that what is asked comes from."""
         packages = {"akgp", *(name.partition(".")[0] for name, _ in asked)}
         done, found = set[Asked](), set[Path]()
         while asked:
             name, attribute = each = asked.pop()
             file = self.file(name)
-            if each in done or name.partition(".")[0] not in packages or file is None or file in without:
+            if each in done or name.partition(".")[0] not in packages or file is None:
                 continue
-            if f"{name}.".startswith(f"{ELSEWHERE}."):
+            if name == SCHEMA or f"{name}.".startswith(f"{ELSEWHERE}."):
                 continue
             done.add(each)
             parent = name.rpartition(".")[0]
