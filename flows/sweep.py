@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from akgp import params, recipes
+from akgp.stages.table import STAGES
 from flows.compress import announced, publish, stage, start
 from flows.processes import run
 
@@ -27,8 +28,9 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
     """
     params.load(folder / "params.yaml")
     recipes.require_complete(folder / "params.yaml")
-    for name in ("teacher", "folds"):  # all trials share their artifacts and the data
-        stage(name, folder)
+    for each in STAGES.values():
+        if each.networks:  # all trials share the networks and the data
+            stage(each.name, folder)
     search(folder)
     table = run(["akgp.cli", "sweep", "best", str(best)], folder)
     publish("sweep", table)

@@ -153,8 +153,7 @@ def recipe_use(
 
     A params.yaml that was edited is kept, unless --force is given.
     """
-    from akgp import recipes
-    from akgp.reporting import origin
+    from akgp import origin, recipes
 
     recipes.use(name, file, recipes.FOLDER, force)
     typer.echo(f"{file}: recipe {name}; `make repro` runs it")
@@ -178,7 +177,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Print the table of the last evaluation, the report's file, and what went less well than it should."""
-    from akgp.reporting import origin
+    from akgp import origin
     from akgp.reporting.metrics import DETAILS, METRICS, read_details, read_metrics
     from akgp.reporting.table import results
 
@@ -218,9 +217,9 @@ def predict(
 
     A file that is no image is named on standard error; the others are classified, and the status is 1.
     """
+    from akgp import origin
     from akgp.deployment.image_files import image_files
     from akgp.deployment.predict import Classifier, Prediction, model_folder, predictions
-    from akgp.reporting import origin
 
     found: list[Prediction] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -367,9 +366,8 @@ def release_promote(
     as_json: Json = False,
 ) -> None:
     """Put models/int8 into production if it passes the gate (nightly.* in params.yaml)."""
-    from akgp import params
+    from akgp import origin, params
     from akgp.deployment import release
-    from akgp.reporting import origin
 
     checked = params.load()
     _note(origin.outdated(Path(), "evaluate"))

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from akgp import params, recipes
-from akgp.reporting import origin
+from akgp import origin, params, recipes
 from tests.support.commands import run
 
 SETTINGS = """\

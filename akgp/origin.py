@@ -15,8 +15,8 @@ from ruamel.yaml import YAML, YAMLError
 
 from akgp import params as parameters
 from akgp.params import Params
+from akgp.stages.table import STAGES
 
-STAGES = ("data", "network_files", "teacher", "folds", "prune", "distill", "quantize", "evaluate")
 SHOWN = 4  # differences that are named; a recipe differs from another one in dozens
 
 
@@ -34,7 +34,7 @@ def outdated(root: Path, stage: str) -> str:
         stages = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     except (OSError, ValueError, YAMLError, KeyError, TypeError):
         return ""
-    upstream = STAGES[: STAGES.index(stage) + 1]
+    upstream = list(STAGES)[: list(STAGES).index(stage) + 1]
     ran = {name: entry for name, entry in stages.items() if name.split("@")[0] in upstream}
     if stage not in ran:
         return ""
@@ -76,7 +76,7 @@ def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]
     present = params.model_dump(mode="json")
     for name, entry in ran.items():
         stage, _, network = name.partition("@")
-        if network and network not in (params.teachers if stage == "folds" else params.networks):
+        if network and network not in STAGES[stage].names_of_networks(params):
             continue  # `student` and `teachers` tell
         for key, then in entry.get("params", {}).get("params.yaml", {}).items():
             now: Any = present
