@@ -13,43 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from akgp.evaluation.cost import count
-from akgp.models import cifar_resnet
-from akgp.pruning import Pruned, PruningError, cutting, prune
-
-IMAGES = torch.zeros(2, 3, 12, 12)
-
-
-class Small(nn.Module):
-    """A residual branch, a concatenation and a flattened head: each a way to cut wrongly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.norm = nn.BatchNorm2d(16)
-        self.inner = nn.Conv2d(16, 32, 3, padding=1, bias=False)
-        self.inner_norm = nn.BatchNorm2d(32)
-        self.outer = nn.Conv2d(32, 16, 3, padding=1, bias=False)
-        self.outer_norm = nn.BatchNorm2d(16)
-        self.side = nn.Conv2d(16, 24, 1)
-        self.both = nn.Conv2d(40, 16, 1)
-        self.head = nn.Linear(16 * 4, 5)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.running_mean)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-                nn.init.normal_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x)))
-        x = x + self.outer_norm(self.outer(F.relu(self.inner_norm(self.inner(x)))))
-        x = F.relu(self.both(torch.cat([self.side(x), x], 1)))
-        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
-
-
-def kept(pruned: Pruned) -> dict[str, tuple[int, ...]]:
-    return {layer.name: layer.kept for layer in pruned.layers}
-
+from akgp.pruning import PruningError, prune
+from tests.support.small_networks import IMAGES, Small, kept
 
 EXPECTED = kept(prune(Small(), IMAGES, ratio=0.5))
 
@@ -57,9 +22,6 @@ EXPECTED = kept(prune(Small(), IMAGES, ratio=0.5))
 def test_every_layer_of_the_small_network_is_cut() -> None:
     widths = {name: len(filters) for name, filters in EXPECTED.items()}
     assert widths == {"stem": 8, "inner": 16, "outer": 8, "side": 16, "both": 8, "head": 5}
-
-
-# What stays as it was
 
 
 def test_parameters_stay_frozen_and_modules_in_their_mode() -> None:
@@ -139,9 +101,6 @@ def test_a_budget_of_parameters_counts_a_tied_one_once() -> None:
     assert count(pruned, example).params / count(model, example).params == pytest.approx(0.75, rel=0.02)
 
 
-# Modes of autograd
-
-
 class Decorated(Small):
     forward = torch.no_grad()(Small.forward)
 
@@ -209,9 +168,6 @@ def test_the_given_network_is_not_run() -> None:
 
     model = Counts()
     assert prune(model, IMAGES, ratio=0.5).model.calls == model.calls == 0
-
-
-# What cannot be pruned
 
 
 class Scripted(nn.Module):
@@ -289,132 +245,6 @@ def test_refused_in_one_line(build: Callable[[], Any], arguments: dict[str, Any]
     with pytest.raises(PruningError, match=message) as raised:
         prune(build(), IMAGES, **({"ratio": 0.5} | arguments))
     assert "\n" not in str(raised.value)
-
-
-# A wrong cut is found
-
-
-def wrong_inputs(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
-    return torch.arange(count - len(kept), count) if dimension == 1 else kept
-
-
-def wrong_statistics(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
-    return torch.arange(count - len(kept), count) if name == "running_var" else kept
-
-
-def wrong_order(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
-    return kept.flip(0) if name == "weight" and dimension == 0 else kept
-
-
-def one_wrong_filter(name: str, dimension: int, kept: Tensor, count: int) -> Tensor:
-    """A single removed channel in the place of a kept one."""
-    gone = sorted(set(range(count)) - set(kept.tolist()))
-    return torch.tensor([gone[0], *kept.tolist()[1:]]) if dimension == 0 and name != "bias" else kept
-
-
-def plain(model: Small) -> None:
-    pass
-
-
-def zero_head(model: Small) -> None:
-    nn.init.zeros_(model.head.weight)
-
-
-def zero_branch(model: Small) -> None:
-    nn.init.zeros_(model.outer_norm.weight)
-    nn.init.zeros_(model.outer_norm.bias)
-
-
-def constant_output(model: Small) -> None:
-    zero_head(model)
-    nn.init.constant_(model.head.bias, 3.0)
-    nn.init.constant_(model.both.bias, -1e6)  # all of its features are dead
-
-
-def huge_constant(model: Small) -> None:
-    model.head.weight.data *= 1e-3
-    nn.init.constant_(model.head.bias, 1e6)
-
-
-def huge_logits(model: Small) -> None:
-    model.head.weight.data *= 1e6
-
-
-def tiny_logits(model: Small) -> None:
-    model.head.weight.data *= 1e-12
-    model.head.bias.data *= 1e-12
-
-
-@pytest.mark.parametrize(
-    "weights", [plain, zero_head, zero_branch, constant_output, huge_constant, huge_logits, tiny_logits]
-)
-def test_wrong_surgery_is_found(weights: Callable[[Small], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the weights hide, and at the layer where it first shows; the right one passes."""
-    model = Small()
-    weights(model)
-    assert count(prune(model, IMAGES, ratio=0.5).model, IMAGES).macs < 0.5 * count(model, IMAGES).macs
-    right = cutting._cut_tensor
-    for wrong in (wrong_inputs, wrong_statistics, wrong_order, one_wrong_filter):
-
-        def cut(module: nn.Module, name: str, dimension: int, kept: Tensor, wrong: Any = wrong) -> None:
-            tensor = getattr(module, name)
-            if tensor is not None:
-                kept = wrong(name, dimension, kept, tensor.shape[dimension])
-            right(module, name, dimension, kept)
-
-        monkeypatch.setattr(cutting, "_cut_tensor", cut)
-        with pytest.raises(
-            PruningError, match=r"without the removed channels differs by .* in \w+, which varies"
-        ):
-            prune(model, IMAGES, ratio=0.5)
-    monkeypatch.undo()
-
-
-class Single(Small):
-    """Insists on float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(torch.float32))
-
-
-def deep() -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
-    for _ in range(60):
-        layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
-
-
-class GeM(Small):
-    """Generalised mean pooling, which makes 1e-6 of zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x)))
-        x = self.both(torch.cat([self.side(x), x], 1)).clamp(min=1e-6).pow(3)
-        return self.head(F.adaptive_avg_pool2d(x, 2).pow(1 / 3).flatten(1))
-
-
-class OneByOne(Small):
-    """Takes one image at a time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        (image,) = x
-        return super().forward(image[None])
-
-
-@pytest.mark.parametrize(
-    ("build", "batch"),
-    [
-        (Single, 2), (Single, 1), (deep, 2), (deep, 1), (GeM, 1), (GeM, 2), (OneByOne, 1),
-        (lambda: cifar_resnet(56), 2),
-    ],
-)  # fmt: skip
-def test_right_surgery_passes(build: Callable[[], nn.Module], batch: int) -> None:
-    """Also where float64 cannot be had, signals fade (60 layers at default weights) or batches are of one."""
-    torch.manual_seed(0)
-    prune(build(), IMAGES[:batch], ratio=0.5)
-
-
-# Parametrized and unusual layers stay dense by name
 
 
 def with_weight_norm() -> nn.Module:
@@ -499,9 +329,6 @@ def test_reasons(build: Callable[[], nn.Module], reasons: dict[str, str | None])
     with asserted:
         layers = prune(build(), IMAGES, ratio=0.5).layers
         assert {layer.name: layer.reason for layer in layers} == reasons
-
-
-# Budgets
 
 
 class Attends(nn.Module):
