@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": {"params", "recipes"},
     "precheck": {"doctor", "params", "stages"},
     "cli": LIBRARY | {"doctor", "orchestration", "origin", "precheck", "recipes", "stages", "sweep"},
-    "flows": {"cli", "deployment", "params", "recipes", "reporting", "stages"},
+    "flows": {"cli", "deployment", "io", "params", "recipes", "reporting", "stages"},
 }
 FILES = sorted([*(ROOT / "akgp").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
 

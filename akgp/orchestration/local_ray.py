@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import ctypes
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ import psutil
 import ray
 from ray._private.node import Node
 
+from akgp.io.processes import adopt_orphans
 from akgp.workspace import StageError
 
 HEAD = ("gcs_server", "raylet")
@@ -39,9 +39,7 @@ def reap_children() -> Iterator[None]:
 
     On Linux the system hands them to this process then.
     """
-    control, child_subreaper = getattr(ctypes.CDLL(None), "prctl", None), 36  # prctl(2)
-    if control is not None:
-        control(child_subreaper, 1)
+    adopt_orphans(True)
     earlier = set(psutil.Process().children(recursive=True))
     try:
         yield
@@ -51,8 +49,7 @@ def reap_children() -> Iterator[None]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
-        if control is not None:
-            control(child_subreaper, 0)
+        adopt_orphans(False)
 
 
 def _is_rays(process: psutil.Process) -> bool:

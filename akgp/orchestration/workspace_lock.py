@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from akgp.io.atomic import write_json
+from akgp.io.processes import end_with_parent
 from akgp.workspace import StageError, Workspace
 
 LOCK_SECONDS = 10  # an orphan of a killed run ends within about 4
@@ -66,9 +65,7 @@ def end_with_dvc() -> None:
     """
     if STARTED_BY_DVC not in os.environ:
         return
-    control, parent_death_signal = getattr(ctypes.CDLL(None), "prctl", None), 1  # prctl(2)
-    if control is not None:
-        control(parent_death_signal, signal.SIGTERM)
+    end_with_parent()
     if os.getsid(os.getppid()) != os.getsid(0):  # adopted by init
         raise StageError("the dvc that started this stage was killed; `dvc repro` starts it again")
 
