@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import Batch, IndexedSource
+from akgp.data.batches import Batch, BatchSource, IndexedSource
 from akgp.distillation import (
     LearnedTeachers,
     SelfDistillation,
@@ -18,6 +18,7 @@ from akgp.distillation import (
     frozen_teacher,
     train_measured,
 )
+from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.params import Distill, Training
@@ -37,6 +38,11 @@ def images(count: int, seed: int = 0) -> IndexedSource:
     return IndexedSource(pixels, labels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
+def weighted(weight: float) -> BatchSource:
+    """Training images, with weights of a teacher from 0 to `weight`, which distillation alone looks at."""
+    return images(192).with_columns(**{TEACHER_WEIGHT: torch.linspace(0, weight, 192)})
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return cifar_resnet(8, (8, 16, 32), num_classes=3)
@@ -53,7 +59,7 @@ def run(
     given = {"epochs": 4, "batch_size": 48, "learning_rate": 0.05, "precision": "fp32"} | params
     model = model or network()
     epochs = train(
-        model, images(192), images(96, 1), params=Training.model_validate(given),
+        model, weighted(1), images(96, 1), params=Training.model_validate(given),
         objective=objective or cross_entropy(), state=state, device=device, seed=3,
     )  # fmt: skip
     return model, list(epochs)
@@ -120,7 +126,6 @@ def test_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
 
 def test_every_kind_of_distillation() -> None:
     teacher, _ = run(CUDA, epochs=8)
-    weights = torch.linspace(0, 1, 192, device=CUDA)
     prior = torch.zeros(3, device=CUDA)
     example = torch.zeros(1, 3, 8, 8)
 
@@ -128,9 +133,7 @@ def test_every_kind_of_distillation() -> None:
         return prune(copy.deepcopy(teacher).cpu(), example, ratio=0.5, round_to=4).model
 
     def taught(**params: Any) -> Objective:
-        return distillation_objective(
-            [frozen_teacher(teacher)], Distill.model_validate(params), weights=weights, prior=prior
-        )
+        return distillation_objective([frozen_teacher(teacher)], Distill.model_validate(params), prior=prior)
 
     for strategy in ("akgp", "wsld", "dkd", "annealed"):
         _, epochs = run(CUDA, model=student(), objective=taught(strategy=strategy), precision="auto")
@@ -145,9 +148,9 @@ def test_every_kind_of_distillation() -> None:
     _, epochs = run(CUDA, model=pruned, objective=alone)
     assert epochs[-1].row["val_top1"] > 60
     *_, last = train_measured(
-        student(), images(192), images(96, 1), images(96, 2), prior=0.7, class_counts=torch.full((3,), 64),
+        student(), weighted, images(96, 1), images(96, 2), prior=0.7, class_counts=torch.full((3,), 64),
         objective=lambda w0: distillation_objective(
-            [frozen_teacher(teacher)], Distill(w0=w0), weights=weights * w0, prior=None
+            [frozen_teacher(teacher)], Distill(w0=w0), prior=None
         ),
         params=Training(epochs=6, batch_size=48, learning_rate=0.05, cuda_graphs=True), device=CUDA, seed=3,
     )  # fmt: skip

@@ -7,7 +7,15 @@ from akgp.distillation.losses import Ensemble, distillation_loss, standardized
 from akgp.distillation.profile.calibration import calibration_temperature
 from akgp.distillation.profile.data_profile import DataProfile, profile_data
 from akgp.distillation.profile.record import recorded
-from akgp.distillation.run import Distillation, Distilled, compute_of, distill, objective_of, training_of
+from akgp.distillation.run import (
+    Distillation,
+    Distilled,
+    compute_of,
+    distill,
+    objective_of,
+    training_of,
+    weighted_images,
+)
 from akgp.distillation.strategies import distillation_objective, strategy_loss, teacher_weights
 from akgp.distillation.strategies.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies.several_teachers import LearnedTeachers
@@ -60,6 +68,7 @@ __all__ = [
     "training_of",
     "weight_sentence",
     "weighted_ensemble",
+    "weighted_images",
     "weights_by_class",
     "wrong_label_probability",
 ]

@@ -12,9 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from akgp.data.batches import BatchSource
 from akgp.distillation.distillation_data import DistillationData
 from akgp.distillation.profile.data_profile import DataProfile
-from akgp.distillation.strategies import OBJECTIVES, distillation_objective, teacher_weights
+from akgp.distillation.strategies import (
+    OBJECTIVES,
+    TEACHER_WEIGHT,
+    distillation_objective,
+    teacher_weights,
+)
 from akgp.distillation.strategies.inputs import ObjectiveInputs
 from akgp.distillation.strategies.self_distillation import heads_macs
 from akgp.distillation.strategies.several_teachers import LearnedTeachers
@@ -120,8 +126,8 @@ def _epochs(
     if params.measures_w0:
         last = state
         for epoch in train_measured(
-            student, data.images, data.validation, data.calibration,
-            objective=lambda w0: objective(params.model_copy(update={"w0": w0})),
+            student, lambda w0: weighted_images(data, params.model_copy(update={"w0": w0})), data.validation,
+            data.calibration, objective=lambda w0: objective(params.model_copy(update={"w0": w0})),
             class_counts=torch.tensor(data.profile.class_counts), prior=params.w0_or_default, **common,
         ):  # fmt: skip
             last = epoch.state
@@ -131,7 +137,7 @@ def _epochs(
         params = _with_w0(params, estimate)
     else:
         chosen = objective(params)
-        yield from train(student, data.images, data.validation, objective=chosen, **common)
+        yield from train(student, weighted_images(data, params), data.validation, objective=chosen, **common)
         if isinstance(chosen, LearnedTeachers):
             shares = _mean_shares(chosen, student, data, device)
     weights = _weights(data, params)
@@ -187,9 +193,14 @@ def objective_of(
         inputs = ObjectiveInputs(student, teachers, params, data.example_input, data.profile.classes, prior)
         return OBJECTIVES[params.strategy](inputs)
     weights = _weights(data, params)
-    return distillation_objective(
-        teachers, params, weights=None if weights is None else weights.to(device), prior=prior
-    )
+    heard = weights is None or bool((weights > 0).any())
+    return distillation_objective(teachers if heard else [], params, prior=prior)
+
+
+def weighted_images(data: DistillationData, params: Distill) -> BatchSource:
+    """The training images with the teacher's weight as a column, where `params.strategy` has one."""
+    weights = _weights(data, params)
+    return data.images if weights is None else data.images.with_columns(**{TEACHER_WEIGHT: weights})
 
 
 def _with_w0(params: Distill, estimate: WeightEstimate | None) -> Distill:

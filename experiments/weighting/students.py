@@ -26,6 +26,7 @@ from akgp.distillation import (
     stacked_weight,
     train_measured,
     weighted_ensemble,
+    weighted_images,
 )
 from akgp.evaluation import predict_logits
 from akgp.io.atomic import atomic_directory
@@ -177,7 +178,7 @@ class TrialProgress:
     ) -> Iterator[Epoch]:
         return train(
             student,
-            self.data.images,
+            weighted_images(self.data, params),
             self.data.validation,
             objective=objective,
             state=state,
@@ -189,7 +190,7 @@ class TrialProgress:
     ) -> Iterator[Epoch]:
         return train_measured(
             student,
-            self.data.images,
+            lambda w0: weighted_images(self.data, _with_w0(params, w0)),
             self.data.validation,
             self.data.calibration,
             objective=lambda w0: self.objective(student, _with_w0(params, w0), guides),

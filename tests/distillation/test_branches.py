@@ -168,7 +168,7 @@ def measured(state: Any = None, **changes: Any) -> tuple[list[Epoch], nn.Module]
     model, data = cifar_resnet(8, (4, 4, 4), CLASSES), images()
     given: dict[str, Any] = {"objective": towards, "params": Training(epochs=5, batch_size=32)} | changes
     epochs = train_measured(
-        model, data, data, data, class_counts=BALANCED, prior=PRIOR, seed=0,
+        model, lambda w0: data, data, data, class_counts=BALANCED, prior=PRIOR, seed=0,
         state=state, **given,
     )  # fmt: skip
     return [Epoch(epoch.row, copy.deepcopy(epoch.state)) for epoch in epochs], model
@@ -198,7 +198,7 @@ def test_a_training_with_wrong_labels_follows_who_knows(knows: bool, weight: flo
     plain = {"augment": {"crop_padding": 0, "flip": False}}
     torch.manual_seed(0)
     *_, last = train_measured(
-        cifar_resnet(8, (8, 8, 8), CLASSES), data, calibration, calibration,
+        cifar_resnet(8, (8, 8, 8), CLASSES), lambda w0: data, calibration, calibration,
         class_counts=BALANCED, prior=PRIOR, seed=0, objective=objective,
         params=Training.model_validate({"epochs": 10, "batch_size": 50, "learning_rate": 0.05} | plain),
     )  # fmt: skip

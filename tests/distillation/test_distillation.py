@@ -48,7 +48,7 @@ from akgp.distillation import (
 )
 from akgp.distillation.profile.calibration import BINS
 from akgp.distillation.profile.data_profile import CLEAN
-from akgp.distillation.strategies import LOSSES, OBJECTIVES
+from akgp.distillation.strategies import LOSSES, OBJECTIVES, TEACHER_WEIGHT
 from akgp.distillation.strategies.inputs import LossInputs
 from akgp.distillation.strategies.self_distillation import HINT
 from akgp.distillation.strategies.several_teachers import learned_loss
@@ -1020,17 +1020,15 @@ def test_strategies_refuse(strategy: str, teachers: tuple[int, ...], message: st
 def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     torch.manual_seed(0)
     teachers = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)) for _ in range(2)]
-    batch = Batch(torch.tensor([5, 0, 2]), torch.randn(3, 3, 2, 2), torch.tensor([0, 3, 1]))
+    columns = {TEACHER_WEIGHT: torch.rand(3)} if strategy in WEIGHTS else {}
+    batch = Batch(torch.tensor([5, 0, 2]), torch.randn(3, 3, 2, 2), torch.tensor([0, 3, 1]), columns)
     logits, prior = torch.randn(3, 4), torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    weights = torch.rand(6) if strategy in WEIGHTS else None
     given = distill(strategy=strategy)
-    objective = distillation_objective(
-        [frozen_teacher(teacher) for teacher in teachers], given, weights=weights, prior=prior
-    )
+    objective = distillation_objective([frozen_teacher(teacher) for teacher in teachers], given, prior=prior)
     said = torch.stack([teacher(batch.inputs) for teacher in teachers])
     expected = strategy_loss(
         logits + prior, said, batch.labels, params=given, progress=0.4,
-        weight=None if weights is None else weights[batch.index],
+        weight=columns.get(TEACHER_WEIGHT),
     )  # fmt: skip
     assert objective(batch, logits, 0.4) == expected
     assert not any(p.requires_grad for teacher in teachers for p in teacher.parameters())
@@ -1041,9 +1039,11 @@ def silent(batch: Batch) -> Tensor:
 
 
 def test_objective_asks_no_teacher_that_has_no_weight() -> None:
-    batch = Batch(torch.arange(2), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))
+    """`objective_of` passes none where all weights are 0."""
+    columns = {TEACHER_WEIGHT: torch.zeros(2)}
+    batch = Batch(torch.arange(2), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), columns)
     given = distill(strategy="labels")
-    objective = distillation_objective([silent], given, weights=torch.zeros(2), prior=None)
+    objective = distillation_objective([], given, prior=None)
     logits = torch.randn(2, 3)
     assert objective(batch, logits, 0.0) == F.cross_entropy(logits, batch.labels)
 

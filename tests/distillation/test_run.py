@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import IndexedSource
-from akgp.distillation import DistillationData, Teacher, ask_teachers, distill, estimate_w0, teacher_weights
+from akgp.data.batches import Batch, IndexedSource
+from akgp.distillation import (
+    DistillationData,
+    Teacher,
+    ask_teachers,
+    distill,
+    estimate_w0,
+    objective_of,
+    teacher_weights,
+    weighted_images,
+)
+from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Augment, Distill, Training
 
 TRAINING = Training(
@@ -65,6 +75,24 @@ def test_a_distillation_needs_tensors_and_networks_alone(
     assert result.weights is not None and expected is not None and torch.equal(result.weights, expected)
     assert result.profile == data.profile and result.training.batch_size == 16
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("w0", "asked"), [(0.0, False), (0.5, True)])
+def test_teachers_whose_weight_is_0_everywhere_are_not_asked(
+    data: DistillationData, w0: float, asked: bool
+) -> None:
+    """The weight comes as a column of the images: the teacher's of each, by its position."""
+    params, batches = Distill(strategy="fixed", w0=w0), list[Batch]()
+
+    def teacher(batch: Batch) -> Tensor:
+        batches.append(batch)
+        return torch.zeros(len(batch.labels), 3)
+
+    objective = objective_of(params, linear(3), data, [teacher], device=torch.device("cpu"), seed=0)
+    (batch,) = weighted_images(data, params).ordered(batch_size=48)
+    assert batch.columns[TEACHER_WEIGHT].tolist() == [w0] * 48
+    objective(batch, torch.zeros(48, 3), 0.0)
+    assert bool(batches) == asked
 
 
 @pytest.mark.parametrize("changes", [{}, {"measure_w0": True}, {"strategy": "learned"}], ids=str)

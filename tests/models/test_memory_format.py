@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import cross_fitted, distillation_objective, frozen_teacher
+from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.evaluation import predict_logits
 from akgp.models import cifar_resnet
 from akgp.models.memory_format import format_of, settle
@@ -48,7 +49,8 @@ def viewing(channels_last: bool = True) -> nn.Module:
 def trained(model: nn.Module, objective: Objective | None = None, **changes: object) -> nn.Module:
     params = Training(epochs=2, batch_size=8, augment=STILL, precision="fp32").model_copy(update=changes)
     objective = objective or cross_entropy()
-    rows = train(model, images(), images(8, 1), params=params, objective=objective, seed=0)
+    source = images().with_columns(**{TEACHER_WEIGHT: torch.full((16,), 0.5)})
+    rows = train(model, source, images(8, 1), params=params, objective=objective, seed=0)
     assert len(list(rows)) == 2
     return model
 
@@ -74,7 +76,7 @@ def test_the_parameter_is_honoured_wherever_a_network_computes(channels_last: bo
         frozen_teacher(teachers[0], channels_last=channels_last),
         cross_fitted(teachers[1:], torch.arange(16) % 2, channels_last=channels_last),
     ]
-    objective = distillation_objective(guides, Distill(w0=0.5), weights=torch.full((16,), 0.5), prior=None)
+    objective = distillation_objective(guides, Distill(w0=0.5), prior=None)
     student = trained(cifar_resnet(8, (4, 4, 4), 3), objective, channels_last=channels_last, ema=0.9)
     assert format_of(student) is (torch.channels_last if channels_last else torch.contiguous_format)
     assert [format_of(teacher) for teacher in teachers] == [format_of(student)] * 3

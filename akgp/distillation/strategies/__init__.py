@@ -48,6 +48,10 @@ def teacher_weights(params: Distill, profile: DataProfile, logits: Tensor, label
     return weights.clamp(0, 1).to(labels.device, torch.float32)
 
 
+TEACHER_WEIGHT = "teacher_weight"
+"""The column of a batch that holds the teacher's weight of each image, [B] in [0, 1]."""
+
+
 def strategy_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -86,21 +90,22 @@ def strategy_loss(
 
 
 def distillation_objective(
-    teachers: Sequence[TeacherFn], params: Distill, *, weights: Tensor | None, prior: Tensor | None
+    teachers: Sequence[TeacherFn], params: Distill, *, prior: Tensor | None
 ) -> Callable[[Batch, Tensor, float], Tensor]:
     """The objective of a strategy in LOSSES: (batch, student's logits [B, C], progress in [0, 1]) -> loss.
 
+    The teacher's weight of each image comes with the batch, as the column TEACHER_WEIGHT; strategies that
+    weigh in every batch need none, see `teacher_weights`.
+
     Args:
-        teachers: not asked where no weight of any image is above 0.
-        weights: [N], the teacher's weight for each training image; None: see `teacher_weights`.
+        teachers: none where no image's weight is above 0.
         prior: [C], log class prior added to the student's logits in training; None: no shift.
     """
-    needed = weights is None or bool((weights > 0).any())
 
     def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
         answers = (
             torch.stack([teacher(batch) for teacher in teachers])
-            if needed
+            if teachers
             else torch.zeros_like(logits)[None]
         )
         return strategy_loss(
@@ -108,7 +113,7 @@ def distillation_objective(
             answers,
             batch.labels,
             params=params,
-            weight=None if weights is None else weights[batch.index],
+            weight=batch.columns.get(TEACHER_WEIGHT),
             progress=progress,
         )
 

@@ -28,7 +28,7 @@ from akgp.training import Epoch, Objective, Schedule, learning_rate_factor, trai
 
 def train_measured(
     model: nn.Module,
-    source: BatchSource,
+    images: Callable[[float], BatchSource],
     validation: BatchSource,
     calibration: BatchSource,
     *,
@@ -47,6 +47,7 @@ def train_measured(
     `Measured` as a dictionary. The whole costs 1.3 times a training.
 
     Args:
+        images: of a weight w0 the training images, with the columns that its objective needs.
         objective: of a weight w0.
         calibration: labelled images on which nothing is trained.
         prior: w0 until it is measured, see `stacked_weight`.
@@ -57,7 +58,7 @@ def train_measured(
     def training(network: nn.Module, weight: float, start: Any, **options: Any) -> Iterator[Epoch]:
         options = {"params": params} | options
         return train(
-            network, source, validation, objective=objective(weight), seed=seed,
+            network, images(weight), validation, objective=objective(weight), seed=seed,
             device=device, state=copy.deepcopy(start), **options,
         )  # fmt: skip
 
@@ -76,7 +77,7 @@ def train_measured(
                 yield Epoch(epoch.row | {"branch": weight}, state)
             branch.load_state_dict(state["branch"]["kept"])
             # As it was trained, or the last bits differ after a kill.
-            settle(branch, source.image_shape, channels_last=params.channels_last)
+            settle(branch, calibration.image_shape, channels_last=params.channels_last)
             answer = predict_logits(branch, calibration, device=device)
             state = state | {"branch": None, "answers": [*state["answers"], answer]}
         labels_only, teacher_only = state["answers"]
