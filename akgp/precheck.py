@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from akgp import doctor
+from akgp.doctor import services
 from akgp.params import REMOTE, Params
 
 
@@ -36,8 +36,8 @@ def thorough(params: Params, root: Path) -> Iterator[str]:
     from akgp.stages import network_check
 
     unanswered = False
-    for name, address in doctor.addresses(params.model_dump()):
-        if (check := doctor.s3(name, address)).remedy:
+    for name, address in services.addresses(params.model_dump()):
+        if (check := services.s3(name, address)).remedy:
             unanswered = True
             yield f"{check.found}: {check.remedy}"
     for name, network in params.networks.items() if not unanswered else ():

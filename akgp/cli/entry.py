@@ -66,7 +66,7 @@ def is_for_the_user(error: Exception) -> bool:
     if type(error).__module__.startswith("akgp."):
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].startswith("akgp.") and frames[-1] != "akgp.cli"
+    return bool(frames) and frames[-1].startswith("akgp.") and not frames[-1].startswith("akgp.cli")
 
 
 def _terminate(signum: int, _frame: object) -> NoReturn:

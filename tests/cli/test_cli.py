@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from akgp import doctor, params, recipes
+from akgp.doctor import machine, services
 from tests.support.commands import run
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
 def test_doctor_names_what_is_missing_and_the_remedy() -> None:
     lines = [
         check.line()
-        for check in doctor.packages(
+        for check in machine.packages(
             [
                 "pydantic>=2",
                 "torch>=900",
@@ -161,7 +162,7 @@ def test_doctor_names_what_is_missing_and_the_remedy() -> None:
 def test_doctor_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], needed: str, status: int
 ) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda _: list(doctor.packages([needed])))
+    monkeypatch.setattr(doctor, "examine", lambda _: list(machine.packages([needed])))
     assert run(monkeypatch, "doctor", "--json") == status
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert checks and all(set(check) >= {"name", "found", "remedy", "ok"} for check in checks)
@@ -200,12 +201,12 @@ def test_doctor_names_the_integer_instructions(
     import torch
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    assert doctor.instructions().line() == f"ok    int8       {line}"
+    assert machine.instructions().line() == f"ok    int8       {line}"
 
 
 def test_doctor_wants_free_space(tmp_path: Path) -> None:
-    assert not doctor.space("disk", tmp_path, 1, "free some").remedy
-    assert doctor.space("disk", tmp_path, 2**70, "free some").remedy == "free some"
+    assert not machine.space("disk", tmp_path, 1, "free some").remedy
+    assert machine.space("disk", tmp_path, 2**70, "free some").remedy == "free some"
 
 
 def test_doctor_looks_at_the_pins_that_matter() -> None:
@@ -214,27 +215,27 @@ def test_doctor_looks_at_the_pins_that_matter() -> None:
     for name, works, breaks in (("fastapi", "0.150.0", "0.151.0"), ("sqlalchemy", "2.0.58", "2.1.0")):
         requirement = next(r for r in map(Requirement, required) if r.name == name)
         assert works in requirement.specifier and breaks not in requirement.specifier
-        assert doctor._applies(requirement)
+        assert machine._applies(requirement)
 
 
 def test_doctor_says_what_cuda_there_is() -> None:
     import torch
 
-    check = doctor.cuda(0)
+    check = machine.cuda(0)
     assert check.found.startswith(f"torch {torch.__version__} is built ") and not check.remedy
     if not torch.cuda.is_available():
-        assert doctor.cuda(1).remedy.endswith("or set ray.gpus_per_worker: 0")
+        assert machine.cuda(1).remedy.endswith("or set ray.gpus_per_worker: 0")
 
 
 def test_doctor_asks_the_cluster(free_port: int) -> None:
-    assert doctor.ray(None).remedy == ""
-    assert doctor.ray("cluster").remedy == "must be null, auto or host:port"
-    assert doctor.ray(f"127.0.0.1:{free_port}").line() == (
+    assert services.ray(None).remedy == ""
+    assert services.ray("cluster").remedy == "must be null, auto or host:port"
+    assert services.ray(f"127.0.0.1:{free_port}").line() == (
         f"TO DO ray        ray.address: nobody answers at 127.0.0.1:{free_port} (Connection refused): "
         "start the cluster, or set null for a local Ray"
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert not doctor.ray(f"ray://127.0.0.1:{server.getsockname()[1]}").remedy
+        assert not services.ray(f"ray://127.0.0.1:{server.getsockname()[1]}").remedy
 
 
 def test_doctor_lists_s3(
@@ -281,7 +282,7 @@ def test_doctor_lists_s3(
 
 
 def test_doctor_looks_at_the_dvc_remotes(s3: S3, tmp_path: Path) -> None:
-    assert list(doctor.dvc_remotes(tmp_path)) == []
+    assert list(services.dvc_remotes(tmp_path)) == []
     (tmp_path / "disk").mkdir()
     (tmp_path / "config").write_text(
         "[core]\n    analytics = false\n"
@@ -293,7 +294,7 @@ def test_doctor_looks_at_the_dvc_remotes(s3: S3, tmp_path: Path) -> None:
         f"['remote \"store\"']\n    access_key_id = {s3.environment['AWS_ACCESS_KEY_ID']}\n"
         f"    secret_access_key = {s3.environment['AWS_SECRET_ACCESS_KEY']}\n"
     )
-    assert [check.line() for check in doctor.dvc_remotes(tmp_path)] == [
+    assert [check.line() for check in services.dvc_remotes(tmp_path)] == [
         f"ok    s3         DVC's remote store: s3://{s3.bucket}/dvc can be listed, and is empty",
         "ok    dvc        remote disk: disk",
         "TO DO dvc        remote gone: gone: no such directory: mount it",
@@ -313,9 +314,9 @@ def test_doctor_asks_prefect(free_port: int) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    assert list(doctor.prefect({})) == []
+    assert list(services.prefect({})) == []
     closed = {"PREFECT_API_URL": f"http://me:secret@127.0.0.1:{free_port}/api"}
-    (check,) = doctor.prefect(closed)
+    (check,) = services.prefect(closed)
     assert check.line() == (
         f"TO DO prefect    nobody answers at http://127.0.0.1:{free_port}/api (URLError): "
         "make server starts one; or unset PREFECT_API_URL"
@@ -323,9 +324,9 @@ def test_doctor_asks_prefect(free_port: int) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/api"
-        (check,) = doctor.prefect({"PREFECT_API_URL": url})
+        (check,) = services.prefect({"PREFECT_API_URL": url})
         assert check.line() == f"TO DO prefect    {url} refuses with status 401: set PREFECT_API_AUTH_STRING"
-        (check,) = doctor.prefect({"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "me:secret"})
+        (check,) = services.prefect({"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": "me:secret"})
         assert check.line() == f"ok    prefect    {url} answers, version 3.8.8"
         server.shutdown()
 
