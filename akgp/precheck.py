@@ -23,7 +23,7 @@ def quick(params: Params, root: Path) -> Iterator[str]:
     for name, network in params.networks.items():
         if network.checkpoint and not REMOTE.match(network.checkpoint):
             yield from _readable(f"networks.{name}.checkpoint", root / network.checkpoint, file=True)
-    for key, folder in (("ray.storage", params.ray.storage), ("nightly.releases", params.nightly.releases)):
+    for key, folder in (("ray.storage", params.ray.storage), ("release.releases", params.release.releases)):
         if not REMOTE.match(folder):
             yield from _writable(key, root / folder)
 

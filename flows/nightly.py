@@ -44,7 +44,7 @@ def nightly(folder: Path = Path()) -> str:
 
     Raises:
         ParamsError: params.yaml is not valid, or lacks what DVC reads of it; nothing has been computed then.
-        ReleaseError: the new network was rejected, and nightly.on_reject is fail.
+        ReleaseError: the new network was rejected, and release.on_reject is fail.
     """
     params.load(folder / "params.yaml")
     recipes.require_complete(folder / "params.yaml")
@@ -59,7 +59,7 @@ def nightly(folder: Path = Path()) -> str:
         resource={"prefect.resource.id": f"akgp.deployment.release.{version or 'none'}"},
         payload={"in production": version, "before": review.production, "reasons": review.decision.reasons},
     )
-    if review.rejected and params.load(folder / "params.yaml").nightly.on_reject == "fail":
+    if review.rejected and params.load(folder / "params.yaml").release.on_reject == "fail":
         raise release.ReleaseError(f"the new network is rejected: {'; '.join(review.decision.reasons)}")
     return said
 

@@ -66,7 +66,7 @@ def release_promote(
     force: Annotated[bool, typer.Option("--force", help="although the gate rejects it")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put models/int8 into production if it passes the gate (nightly.* in params.yaml)."""
+    """Put models/int8 into production if it passes the gate (release.* in params.yaml)."""
     from akgp import origin, params
     from akgp.deployment import release
 

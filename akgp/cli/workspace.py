@@ -74,7 +74,7 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            help="folder of model.onnx and preprocessing.json; or releases (nightly.releases), or a place of "
+            help="folder of model.onnx and preprocessing.json; or releases (release.releases), or a place of "
             "releases, local or s3://, for the network in production"
         ),
     ] = "models/int8",

@@ -16,7 +16,7 @@ from akgp.deployment.package import model_file, read_preprocessing
 from akgp.runtimes import GraphError, Runtime, runtime_for
 
 CONFIGURED = "releases"
-"""Stands for the place that nightly.releases names."""
+"""Stands for the place that release.releases names."""
 
 
 class Classifier:

@@ -10,7 +10,7 @@ from akgp.params.compression import W0, Distill, Evaluate, Prune, Quantize
 from akgp.params.data import Data, Regime, Splits
 from akgp.params.files import dump, load, validate
 from akgp.params.network import CIFAR_RESNETS, Network
-from akgp.params.nightly import Nightly
+from akgp.params.release import Release
 from akgp.params.schema import Params
 from akgp.params.sweep import Range, Sweep
 from akgp.params.training import Augment, Training
@@ -27,7 +27,6 @@ __all__ = [
     "Distill",
     "Evaluate",
     "Network",
-    "Nightly",
     "Params",
     "ParamsError",
     "Prune",
@@ -35,6 +34,7 @@ __all__ = [
     "Range",
     "Ray",
     "Regime",
+    "Release",
     "Section",
     "Splits",
     "Sweep",

@@ -11,7 +11,7 @@ from akgp.params.cluster import Ray
 from akgp.params.compression import Distill, Evaluate, Prune, Quantize
 from akgp.params.data import Data, Splits
 from akgp.params.network import Network
-from akgp.params.nightly import Nightly
+from akgp.params.release import Release
 from akgp.params.sweep import Sweep
 from akgp.params.training import Training
 
@@ -38,7 +38,7 @@ class Params(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     ray: Ray = Field(default_factory=Ray)
     sweep: Sweep = Field(default_factory=Sweep)
-    nightly: Nightly = Field(default_factory=Nightly)
+    release: Release = Field(default_factory=Release)
 
     @property
     def another_teaches(self) -> bool:

@@ -18,6 +18,7 @@ LONGEST = 100
 """Characters of a value that an error shows."""
 
 RETIRED = {
+    "nightly": "the section is named release now, with the same keys",
     "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
 }
 """Parameters of earlier versions: why each is gone and what to do."""

@@ -48,13 +48,13 @@ def test_what_lies_on_this_disk(tmp_path: Path) -> None:
         {"architecture": "cifar_resnet20", "checkpoint": "images"},
         data=folder_of("none"),
         ray={"storage": "file/runs"},
-        nightly={"releases": "file"},
+        release={"releases": "file"},
     )
     assert list(precheck.quick(wrong, tmp_path)) == [
         f"data.path: {tmp_path}/none: no such file or directory",
         f"networks.net.checkpoint: {tmp_path}/images: is a directory, must be a file",
         f"ray.storage: {tmp_path}/file/runs: {tmp_path}/file is a file, must be a directory",
-        f"nightly.releases: {tmp_path}/file: {tmp_path}/file is a file, must be a directory",
+        f"release.releases: {tmp_path}/file: {tmp_path}/file is a file, must be a directory",
     ]
     gone = checked({"architecture": "cifar_resnet20", "checkpoint": "gone.pt"})
     assert list(precheck.quick(gone, tmp_path)) == [

@@ -113,7 +113,7 @@ def test_predict_by_the_network_in_production(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
-    (photos / "params.yaml").write_text(settings + "nightly: {releases: here}\n")
+    (photos / "params.yaml").write_text(settings + "release: {releases: here}\n")
     assert run(monkeypatch, "predict", "--model", "releases", "photos/b.png") == 1
     assert capsys.readouterr().err.endswith(
         "here: no releases here; `akgp release promote` makes the first\n"

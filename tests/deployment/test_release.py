@@ -17,7 +17,7 @@ from akgp import params
 from akgp.deployment import release
 from akgp.deployment.predict import Classifier
 from akgp.deployment.release import Decision, ReleaseCandidate, ReleaseError, files, store
-from akgp.params import Nightly
+from akgp.params import Release
 from tests.support.releases import CLASSES, QUICK, candidate, prepare
 
 SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
@@ -31,14 +31,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def configured(root: Path, **nightly: Any) -> params.Params:
-    settings = json.dumps(nightly)
-    (root / "params.yaml").write_text(f"{SMALLEST}{QUICK}nightly: {settings}\n")
+def configured(root: Path, **gate: Any) -> params.Params:
+    settings = json.dumps(gate)
+    (root / "params.yaml").write_text(f"{SMALLEST}{QUICK}release: {settings}\n")
     return params.load(root / "params.yaml")
 
 
-def reviewed(root: Path, **nightly: Any) -> release.Review:
-    return release.review(root, configured(root, **nightly))
+def reviewed(root: Path, **gate: Any) -> release.Review:
+    return release.review(root, configured(root, **gate))
 
 
 def network(number: int) -> ReleaseCandidate:
@@ -57,20 +57,20 @@ def network(number: int) -> ReleaseCandidate:
     [
         (98.3, {}, True, ["top-1 98.30 % against 98.30 %, equal"]),
         (98.8, {}, True, ["top-1 98.80 % against 98.30 %, 0.50 points better"]),
-        (97.8, {}, True, ["98.30 %, 0.50 points worse, 0.5 allowed (nightly.max_drop)"]),
-        (97.7, {}, False, ["98.30 %, 0.60 points worse, 0.5 allowed (nightly.max_drop)"]),
-        (98.2, {"max_drop": 0.0}, False, ["0.10 points worse, 0 allowed (nightly.max_drop)"]),
+        (97.8, {}, True, ["98.30 %, 0.50 points worse, 0.5 allowed (release.max_drop)"]),
+        (97.7, {}, False, ["98.30 %, 0.60 points worse, 0.5 allowed (release.max_drop)"]),
+        (98.2, {"max_drop": 0.0}, False, ["0.10 points worse, 0 allowed (release.max_drop)"]),
         (float("nan"), {}, False, ["top-1 nan %"]),
-        (98.3, {"max_bytes": 1000}, True, ["equal", "1,000 bytes, 1,000 allowed (nightly.max_bytes)"]),
-        (98.3, {"max_bytes": 999}, False, ["1,000 bytes, 999 allowed (nightly.max_bytes)"]),
+        (98.3, {"max_bytes": 1000}, True, ["equal", "1,000 bytes, 1,000 allowed (release.max_bytes)"]),
+        (98.3, {"max_bytes": 999}, False, ["1,000 bytes, 999 allowed (release.max_bytes)"]),
         (98.3, {"max_latency_ms": 0.2}, True, ["equal", "0.200 ms, 0.2 allowed"]),
-        (98.3, {"max_latency_ms": 0.19}, False, ["0.200 ms, 0.19 allowed (nightly.max_latency_ms)"]),
+        (98.3, {"max_latency_ms": 0.19}, False, ["0.200 ms, 0.19 allowed (release.max_latency_ms)"]),
         (90.0, {"max_bytes": 9, "max_latency_ms": 0.1}, False, ["8.30 points worse", "bytes", "ms"]),
     ],
 )
 def test_gate(top1: float, limits: dict[str, Any], promote: bool, reasons: list[str]) -> None:
     new = {"top1": top1, "bytes": 1000, "latency_ms": 0.2}
-    decision = release.gate(new, {"top1": 98.3, "bytes": 10, "latency_ms": 9.0}, Nightly(**limits))
+    decision = release.gate(new, {"top1": 98.3, "bytes": 10, "latency_ms": 9.0}, Release(**limits))
     assert decision.promote is promote
     assert len(decision.reasons) == len(reasons)
     for said, expected in zip(decision.reasons, reasons, strict=True):
@@ -79,8 +79,8 @@ def test_gate(top1: float, limits: dict[str, Any], promote: bool, reasons: list[
 
 def test_the_first_release_has_nothing_to_beat_but_its_limits() -> None:
     new = {"top1": 50.0, "bytes": 1000, "latency_ms": 0.2}
-    assert release.gate(new, None, Nightly()) == Decision(True, ("top-1 50.00 %, the first release",))
-    assert not release.gate(new, None, Nightly(max_bytes=999)).promote
+    assert release.gate(new, None, Release()) == Decision(True, ("top-1 50.00 %, the first release",))
+    assert not release.gate(new, None, Release(max_bytes=999)).promote
 
 
 def test_review_measures_both_on_the_present_test_split(root: Path) -> None:

@@ -124,7 +124,7 @@ def test_nightly_promotes_keeps_and_fails_by_choice(prefect: None, workspace: Pa
     content = (workspace / "metrics.json").read_text()
     candidate(workspace, bias=-2)
     (workspace / "reports" / "metrics.json").write_text(content)
-    (workspace / "params.yaml").write_text(PARAMS + QUICK + "nightly: {on_reject: fail}\n")
+    (workspace / "params.yaml").write_text(PARAMS + QUICK + "release: {on_reject: fail}\n")
     state = nightly(folder=workspace, return_state=True)
     assert state.is_failed()
     with pytest.raises(
@@ -170,10 +170,10 @@ def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
         compress(recipe="digits", folder=workspace)
     (workspace / "params.yaml").write_text(PARAMS)
     (workspace / "dvc.yaml").write_text(
-        GRAPH.replace("deps: [flaky.txt]", "deps: [flaky.txt]\n    params: [nightly]")
+        GRAPH.replace("deps: [flaky.txt]", "deps: [flaky.txt]\n    params: [release]")
     )
     for flow in (compress, sweep, nightly):
-        with pytest.raises(ParamsError, match="nightly: missing"):
+        with pytest.raises(ParamsError, match="release: missing"):
             flow(folder=workspace)
     assert ran(workspace) == []
 

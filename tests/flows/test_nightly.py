@@ -110,7 +110,7 @@ def test_the_stores_secret_is_written_nowhere(
     (root / "params.yaml").write_text(
         f"{PARAMS}{QUICK}data: {{source: image_folder, path: 's3://{s3.bucket}/secrets/images', color: gray, "
         f"image_size: 4, splits: {{calibration: 0.2, validation: 0.2, test: 0.2}}}}\n"
-        f"nightly: {{releases: 's3://{s3.bucket}/secrets/releases'}}\n"
+        f"release: {{releases: 's3://{s3.bucket}/secrets/releases'}}\n"
     )
     (root / "dvc.yaml").write_text(
         "stages:\n  data:\n    cmd: akgp stage data\n    params: [data]\n    outs: [data/prepared]\n"

@@ -36,6 +36,10 @@ ROOT = Path(__file__).parents[2]
         ({"teacher__mean": [0.5]}, ["teacher.mean: unknown parameter; did you mean networks.*.mean?"]),
         ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
         (
+            {"nightly": {"max_drop": 1.0}},
+            ["nightly: retired: the section is named release now, with the same keys"],
+        ),
+        (
             {"quantize__reduce_range": False},
             [
                 "quantize.reduce_range: retired: weights keep all 8 bits and saturate on no processor any "

@@ -151,7 +151,7 @@ def test_addresses(address: str, message: str) -> None:
     for section, key, others in (
         ("data", "path", {"source": "image_folder", "splits": {"test": 0.2}}),
         ("ray", "storage", {}),
-        ("nightly", "releases", {}),
+        ("release", "releases", {}),
         ("networks.net", "checkpoint", {"architecture": "cifar_resnet20"}),
     ):
         changes = {section.replace(".", "__"): {**others, key: address}}
@@ -210,7 +210,7 @@ def test_dump_holds_every_parameter_with_its_meaning() -> None:
         params.Evaluate,
         params.Ray,
         params.Sweep,
-        params.Nightly,
+        params.Release,
     ):
         for name, field in section.model_fields.items():
             assert re.search(rf"^ *{name}:.*", text, re.MULTILINE), name

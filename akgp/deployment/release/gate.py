@@ -17,7 +17,7 @@ from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preproces
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
 from akgp.deployment.release.store import ReleaseCandidate
-from akgp.params import Nightly, Params
+from akgp.params import Params, Release
 from akgp.reporting.metrics import METRICS, read_metrics
 from akgp.reporting.table import latency as latency_text
 from akgp.reporting.table import number
@@ -83,7 +83,7 @@ def review(root: Path, params: Params) -> Review:
         return Review(new, {}, production, known, Decision(False, (f"nothing new: {known} {state}",)))
     networks = {"in production": store.load(where, production)} if production else {}
     rows = measure(networks | {"new": new}, root, params)
-    decision = gate(rows["new"], rows.get("in production"), params.nightly)
+    decision = gate(rows["new"], rows.get("in production"), params.release)
     if production and networks["in production"].test_digest != new.test_digest:
         changed = f"the test images have changed since {production} was released; both were measured on these"
         decision = replace(decision, reasons=(*decision.reasons, changed))
@@ -135,7 +135,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
             if (takes := (expected.channels, *expected.image_size)) != shape:
                 raise ReleaseError(
                     f"the network {name} takes images of {takes}, the test split's are {shape}: they can't "
-                    "be compared; set nightly.releases to a new place"
+                    "be compared; set release.releases to a new place"
                 )
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
@@ -160,7 +160,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     }
 
 
-def gate(new: Row, production: Row | None, params: Nightly) -> Decision:
+def gate(new: Row, production: Row | None, params: Release) -> Decision:
     """Promote if the new network is no worse than allowed and within its limits.
 
     Args:
@@ -169,10 +169,10 @@ def gate(new: Row, production: Row | None, params: Nightly) -> Decision:
     """
     checks = [_accuracy(new["top1"], production, params.max_drop)]
     if params.max_bytes is not None:
-        text = f"{new['bytes']:,} bytes, {params.max_bytes:,} allowed (nightly.max_bytes)"
+        text = f"{new['bytes']:,} bytes, {params.max_bytes:,} allowed (release.max_bytes)"
         checks.append((new["bytes"] <= params.max_bytes, text))
     if params.max_latency_ms is not None:
-        text = f"{new['latency_ms']:.3f} ms, {params.max_latency_ms:g} allowed (nightly.max_latency_ms)"
+        text = f"{new['latency_ms']:.3f} ms, {params.max_latency_ms:g} allowed (release.max_latency_ms)"
         checks.append((new["latency_ms"] <= params.max_latency_ms, text))
     promote = all(fine for fine, _ in checks)
     return Decision(promote, tuple(text for fine, text in checks if promote or not fine))
@@ -187,7 +187,7 @@ def _accuracy(top1: float, production: Row | None, max_drop: float) -> tuple[boo
         return True, text + ("equal" if gain == 0 else f"{gain:.2f} points better")
     return (
         gain >= -max_drop - ROUNDING,
-        text + f"{-gain:.2f} points worse, {max_drop:g} allowed (nightly.max_drop)",
+        text + f"{-gain:.2f} points worse, {max_drop:g} allowed (release.max_drop)",
     )
 
 

@@ -69,7 +69,7 @@ class Pointer(Section):
 
 def place(root: Path, params: Params) -> str:
     """Where the workspace's releases lie."""
-    where = params.nightly.releases
+    where = params.release.releases
     return where if REMOTE.match(where) else str(root / where)
 
 

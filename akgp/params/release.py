@@ -1,4 +1,4 @@
-"""nightly: releases, and the gate before them."""
+"""release: where released networks are kept, and the gate before them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from akgp.params.base import Address, Section
 
 
-class Nightly(Section):
+class Release(Section):
     """Releases, and the gate that a new int8 network must pass. Not part of what any stage computes."""
 
     releases: Address = Field(
