@@ -1,4 +1,4 @@
-"""Filter pruning: scores for filters, how many go, and a smaller network without them."""
+"""Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
 from akgp.pruning.coupling.tracing import PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores

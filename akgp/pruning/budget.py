@@ -1,7 +1,7 @@
-"""How many channels of each group stay: a ratio for all, or a budget of MACs or parameters.
+"""The width of each group of channels after pruning: by one ratio, or by a budget of MACs or parameters.
 
-What the network would cost is computed from its groups, without cutting anything. Which channels
-go is said by scores, where several groups compete for a budget; removing them is `surgery`'s.
+The cost of a pruned network is computed from its groups, without cutting anything. Under a budget,
+groups compete by the scores of their channels. `surgery` chooses and removes the channels themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from akgp.pruning.coupling.tracing import PruningError
 from akgp.pruning.cutting import PRUNABLE, width_of
 
 TOLERANCE = 0.02
-"""A budget is met if the cost is at most this share of it away."""
+"""A budget is met if the cost differs from it by at most this share. Widths are multiples of `round_to`, so
+few budgets can be met exactly."""
 
 Widths = list[int]
 
@@ -32,14 +33,15 @@ def ratio_widths(groups: Sequence[Group], ratio: float, round_to: int) -> Widths
     ]
 
 
-def rounded(wanted: float, dense: int, round_to: int) -> int:
-    """The multiple of `round_to` nearest to `wanted` (the larger of two), from `round_to` to `dense`.
+def rounded(width: float, dense: int, round_to: int) -> int:
+    """The multiple of `round_to` nearest to `width` (the larger on a tie), clamped to [`round_to`, `dense`].
 
-    A dense width of at most `round_to` is kept.
+    A dense width of at most `round_to` is returned unchanged.
     """
     if dense <= round_to:
         return dense
-    return min(max(int(wanted / round_to + 0.5) * round_to, round_to), dense)
+    # Not round(), which takes a tie to the even multiple. `dense` itself need not be a multiple.
+    return min(max(int(width / round_to + 0.5) * round_to, round_to), dense)
 
 
 def budget_widths(
@@ -50,28 +52,28 @@ def budget_widths(
     round_to: int,
     floors: Mapping[int, int],
 ) -> Widths:
-    """Widths that cost `target` within 2 %, by a ranking of all channels.
+    """Widths that cost `target` within 2 %, by a ranking of the channels of all groups.
 
-    Scores of a group are divided by their mean, so that layers compare; channels below one common
-    threshold go, widths are rounded, and the threshold is found by bisection. Where rounding leaves
-    the cost too far off, single groups, then pairs of them, are moved by one multiple, the move
-    that comes closest first.
+    Channels with scores below one common threshold are removed and widths are rounded; bisection gives the
+    threshold. Where rounding leaves the cost outside of the tolerance, single groups, then pairs of groups,
+    are widened or narrowed by `round_to`, greedily by how close the cost comes to the target.
 
     Args:
-        scores: one [width] a group, divided by their mean.
-        floors: group -> another group than which it cannot be narrower.
+        scores: [width] for each group, divided by their mean so that groups can be compared.
+        target: in the unit of `costs`.
+        floors: index of a group -> index of the group that it must be at least as wide as.
 
     Raises:
-        PruningError: no such widths were found; names the nearest cost.
+        PruningError: the search met no such widths; states the nearest cost.
     """
 
-    def valid(widths: Widths) -> Widths:
+    def with_floors(widths: Widths) -> Widths:
         for group, other in floors.items():
             widths[group] = max(widths[group], min(widths[other], groups[group].width))
         return widths
 
-    def above(threshold: float) -> Widths:
-        return valid(
+    def widths_at(threshold: float) -> Widths:
+        return with_floors(
             [
                 group.width
                 if group.reason
@@ -85,11 +87,14 @@ def budget_widths(
 
     thresholds = torch.cat(list(scores)).unique().tolist() if scores else [0.0]
     low, high = 0, len(thresholds) - 1
-    while low < high:  # the lowest threshold that costs no more than the target
+    # The lowest threshold that costs no more than the target: a higher one never widens a group, so that
+    # the cost falls along the sorted scores.
+    while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if costs.of(above(thresholds[middle])) <= target else (middle + 1, high)
-    around = (above(thresholds[max(low - 1, 0)]), above(thresholds[low]))
-    widths = _closer(min(around, key=distance), groups, distance, TOLERANCE * target, round_to, valid)
+        low, high = (low, middle) if costs.of(widths_at(thresholds[middle])) <= target else (middle + 1, high)
+    # Rounded widths jump from one threshold to the next: the one just over the target may be nearer.
+    around = (widths_at(thresholds[max(low - 1, 0)]), widths_at(thresholds[low]))
+    widths = _adjusted(min(around, key=distance), groups, distance, TOLERANCE * target, round_to, with_floors)
     cost = costs.of(widths)
     if abs(cost / target - 1) > TOLERANCE:
         raise PruningError(
@@ -100,23 +105,27 @@ def budget_widths(
     return widths
 
 
-def _closer(
+def _adjusted(
     widths: Widths,
     groups: Sequence[Group],
     distance: Callable[[Widths], float],
-    enough: float,
+    tolerance: float,
     round_to: int,
-    valid: Callable[[Widths], Widths],
+    with_floors: Callable[[Widths], Widths],
 ) -> Widths:
-    """Move single groups, or pairs where that doesn't help, by `round_to` until `distance` is `enough`."""
+    """Change single groups, or pairs where that doesn't help, by `round_to` until `distance` <= `tolerance`.
+
+    Ends where no such change comes closer, so possibly outside of the tolerance.
+    """
     steps = [
         (index, sign * round_to)
         for index, group in enumerate(groups)
         if not group.reason and group.width > round_to
         for sign in (-1, 1)
     ]
-    while distance(widths) > enough:
-        moved = widths
+    while distance(widths) > tolerance:
+        nearest = widths
+        # Pairs reach costs between those of single steps: a costly group narrower, a cheap one wider.
         for size in (1, 2):
             candidates = []
             for moves in itertools.combinations(steps, size):
@@ -124,28 +133,28 @@ def _closer(
                 for index, step in moves:
                     new = candidate[index] + step
                     candidate[index] = min(new, groups[index].width) if new >= round_to else candidate[index]
-                candidates.append(valid(candidate))
-            moved = min(candidates, key=distance, default=widths)
-            if distance(moved) < distance(widths):
+                candidates.append(with_floors(candidate))
+            nearest = min(candidates, key=distance, default=widths)
+            if distance(nearest) < distance(widths):
                 break
-        if distance(moved) >= distance(widths):
+        if distance(nearest) >= distance(widths):  # strictly closer each time, or the loop might not end
             break
-        widths = moved
+        widths = nearest
     return widths
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """A module's share of the cost: dense, and by how much a removed channel of a group lowers it."""
+class _ModuleCost:
+    """The cost of one dense module, and how it scales with the widths of the groups that it belongs to."""
 
-    weight: float  # scales with its outputs and inputs
-    other: float  # scales with its outputs alone: biases, norms
-    outputs: Mapping[int, float]  # group -> share of the outputs that one channel is
-    inputs: Mapping[int, float]
+    weight: float  # scales with outputs × inputs
+    other: float  # scales with the outputs alone: biases, norms
+    outputs: Mapping[int, float]  # group -> share of the module's outputs that one channel accounts for
+    inputs: Mapping[int, float]  # likewise of its inputs
 
 
 class Costs:
-    """What a network costs in MACs or parameters, given the width of every group."""
+    """The cost of a network in MACs or parameters as a function of the width of every group."""
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], example_input: Tensor, unit: str) -> None:
         """Measure the dense network.
@@ -156,18 +165,20 @@ class Costs:
         self.unit, self.groups = unit, groups
         macs = count_macs(model, example_input) if unit == "MACs" else None
         by_weight = macs.by_parameter if macs else {}
-        touched: dict[nn.Module, tuple[dict[int, float], dict[int, float]]] = {}
+        shares: dict[nn.Module, tuple[dict[int, float], dict[int, float]]] = {}
         for index, group in enumerate(groups):
             for part in group.parts:
-                outputs, inputs = touched.setdefault(part.module, ({}, {}))
+                outputs, inputs = shares.setdefault(part.module, ({}, {}))
+                # A channel may have several positions in a module: the pixels behind a flatten, or copies.
                 share = len(part.indices) / group.width / width_of(part.module, part.writes)
                 (outputs if part.writes else inputs)[index] = share
-        self.parts = [
-            self._cost(module, outputs, inputs, by_weight) for module, (outputs, inputs) in touched.items()
+        self.modules = [
+            self._cost(module, outputs, inputs, by_weight) for module, (outputs, inputs) in shares.items()
         ]
-        every = macs.total if macs else sum(p.numel() for p in model.parameters())
-        self.fixed = every - sum(part.weight + part.other for part in self.parts)
-        self.dense = float(every)
+        dense = macs.total if macs else sum(p.numel() for p in model.parameters())
+        # What no group changes, such as attention's products of activations.
+        self.fixed = dense - sum(module.weight + module.other for module in self.modules)
+        self.dense = float(dense)
 
     def _cost(
         self,
@@ -175,20 +186,21 @@ class Costs:
         outputs: dict[int, float],
         inputs: dict[int, float],
         macs: Mapping[nn.Parameter, int],
-    ) -> _Cost:
+    ) -> _ModuleCost:
         if self.unit == "MACs":
-            own_macs = sum(macs.get(parameter, 0) for parameter in module.parameters(recurse=False))
-            return _Cost(own_macs, 0, outputs, inputs)
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            # Biases and norms count no MACs, so nothing scales with the outputs alone.
+            module_macs = sum(macs.get(parameter, 0) for parameter in module.parameters(recurse=False))
+            return _ModuleCost(module_macs, 0, outputs, inputs)
+        size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         weight = module.weight.numel() if isinstance(module, PRUNABLE) else 0
-        return _Cost(weight, own - weight, outputs, inputs)
+        return _ModuleCost(weight, size - weight, outputs, inputs)
 
     def of(self, widths: Widths) -> float:
         """The cost of the network with these widths."""
         removed = [group.width - width for group, width in zip(self.groups, widths, strict=True)]
         cost = self.fixed
-        for part in self.parts:
-            outputs = 1 - sum(share * removed[index] for index, share in part.outputs.items())
-            inputs = 1 - sum(share * removed[index] for index, share in part.inputs.items())
-            cost += part.weight * outputs * inputs + part.other * outputs
+        for module in self.modules:
+            outputs = 1 - sum(share * removed[index] for index, share in module.outputs.items())
+            inputs = 1 - sum(share * removed[index] for index, share in module.inputs.items())
+            cost += module.weight * outputs * inputs + module.other * outputs
         return cost

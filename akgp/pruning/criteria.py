@@ -1,7 +1,9 @@
-"""Which filters matter least: criteria that give every filter of a layer, or of coupled layers, a score.
+"""Pruning criteria: a score for every filter of a layer, or of layers whose outputs are summed.
 
-A criterion is `weight [O, ...] -> scores [O]`; the lowest are removed first. How many go is said by
-`budget`, removing them is `surgery`'s.
+A criterion is `weight [O, ...] -> scores [O]`; filters with the lowest scores are removed first. `budget`
+decides how many, `surgery` removes them.
+
+Letters of shapes: O filters, K weights a filter.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor
 
 Criterion = Callable[[Tensor], Tensor]
 
-BLOCK = 2**24  # numbers held at a time, beside the weight itself
+BLOCK = 2**24  # numbers held at a time beside the weight: 128 MiB in float64
 DOUBLE = 2**34  # multiply-adds (some seconds of a core) above which distances are computed in float32
 
 
@@ -33,23 +35,26 @@ def fpgm_scores(weight: Tensor) -> Tensor:
     Returns:
         [O], float64, in the weight's unit, on its device.
     """
-    filters = weight.detach().flatten(1)
-    count, length = filters.shape
+    filters_OK = weight.detach().flatten(1)
+    count, length = filters_OK.shape
     dtype = torch.float64 if count * count * length <= DOUBLE else torch.float32
     rows = max(1, BLOCK // max(1, count))
     columns = max(1, BLOCK // max(1, count))
-    scores = filters.new_empty(count, dtype=torch.float64)
+    scores = filters_OK.new_empty(count, dtype=torch.float64)
     for row in range(0, count, rows):
         here = slice(row, min(row + rows, count))
-        products = filters.new_zeros((here.stop - row, count), dtype=dtype)
-        norms = filters.new_zeros(count, dtype=dtype)
+        products = filters_OK.new_zeros((here.stop - row, count), dtype=dtype)
+        norms = filters_OK.new_zeros(count, dtype=dtype)
         for column in range(0, length, columns):
-            part = filters[:, column : column + columns].to(dtype)
+            part = filters_OK[:, column : column + columns].to(dtype)
+            # Distances do not change, but ‖a‖² + ‖b‖² − 2⟨a, b⟩ cancels less where the filters lie around 0.
             part = part - part.mean(0)
             products += part[here] @ part.T
             norms += part.square().sum(1)
         squares = norms[here, None] + norms - 2 * products
+        # A filter's distance to itself: rounding leaves up to ε‖a‖² there, whose root would count.
         squares[torch.arange(here.stop - row), torch.arange(row, here.stop)] = 0
+        # Nearly equal filters may come out below 0 by rounding.
         scores[here] = squares.clamp_min_(0).sqrt_().sum(1, dtype=torch.float64)
     return scores
 
@@ -65,7 +70,7 @@ def l2_scores(weight: Tensor) -> Tensor:
 
 
 def random_scores(weight: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), [O] float64, from torch's global generator of the CPU."""
+    """Uniform numbers in [0, 1), [O] float64, from torch's global CPU generator, so alike on every device."""
     return torch.rand(len(weight), dtype=torch.float64).to(weight.device)
 
 
@@ -78,26 +83,27 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def coupled_scores(weights: Sequence[Tensor], criterion: Criterion) -> Tensor:
-    """Scores of the channels that several layers write together (their outputs are summed).
+    """Scores of the channels that several layers write together because their outputs are summed.
 
-    A channel lives or dies in all of these layers at once, so the unit that is scored is the
-    concatenation of its filters: for FPGM the geometric median of the concatenated filters. Scale
-    is no property of a filter where a BatchNorm follows, so each layer is first divided by the mean
-    of its own scores, and all weigh alike; all criteria are homogeneous, so that afterwards each
-    layer's mean score is 1. For a single layer the order is that of the criterion itself.
+    A channel is removed from all of these layers at once, so what is scored is the concatenation of its
+    filters: for FPGM, by the geometric median of the concatenated filters. A BatchNorm behind a layer
+    makes the scale of its weights meaningless, so each layer is first divided by the mean of its
+    scores and all weigh alike; the criteria are homogeneous, so that each layer's mean score is 1
+    afterwards. For a single layer the order is that of the criterion itself.
 
     Args:
-        weights: one [O, ...] for each layer, alike in O; filter j of each belongs to channel j.
+        weights: [O, ...] of each layer, with the same O; filter j of each belongs to channel j.
 
     Returns:
-        [O] float64, divided by its mean, so that layers can be compared.
+        [O] float64, divided by its mean so that groups of layers can be compared.
     """
     if len(weights) == 1:
         return _over_mean(criterion(weights[0]))
-    scaled = []
+    scaled = []  # [O, K] each, K by layer
     for weight in weights:
         mean = criterion(weight).mean()
-        scaled.append(weight.detach().flatten(1).double() / (mean if mean > 0 else 1))
+        divisor = mean if mean > 0 else 1  # 0: all filters are equal, or zero
+        scaled.append(weight.detach().flatten(1).double() / divisor)
     return _over_mean(criterion(torch.cat(scaled, 1)))
 
 

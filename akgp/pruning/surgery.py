@@ -1,7 +1,7 @@
-"""Prune a network: score its filters, decide how many stay, cut the others out.
+"""Prune a network: score its filters, choose the widths, remove the filters with the lowest scores.
 
-Channels are removed, not masked: the network that comes out is smaller. Its outputs are those of
-the given network with the same filters set to zero, which is checked after every surgery.
+Channels are removed, not masked. After every surgery it is checked that the smaller network computes what
+the given one computes with the same filters set to zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from akgp.models import ChannelMap
 from akgp.models.eval_mode import eval_mode
 from akgp.pruning.budget import TOLERANCE, Costs, Widths, budget_widths, ratio_widths
 from akgp.pruning.coupling.graph import Graph, Group
-from akgp.pruning.coupling.tracing import PruningError, copied, ordinary, refuse
+from akgp.pruning.coupling.tracing import PruningError, autograd_enabled, copy_network, require_prunable
 from akgp.pruning.criteria import CRITERIA, coupled_scores
 from akgp.pruning.cutting import PRUNABLE, ChannelSlice, cut
 from akgp.pruning.verification import verify
@@ -41,7 +41,7 @@ class Layer:
     """What pruning did to one convolution or linear layer of the given network."""
 
     name: str
-    kept: tuple[int, ...]  # surviving filters, sorted
+    kept: tuple[int, ...]  # indices of the surviving filters, sorted
     dense_width: int
     pruned_width: int
     reason: str | None  # why it was left dense
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller network, and what became of every layer, in the network's order."""
+    """A pruned network, and what was removed from every layer, in the network's order."""
 
     model: nn.Module
     layers: list[Layer]
@@ -67,60 +67,60 @@ def prune(
     skip: Sequence[str] = (),
     seed: int = 0,
 ) -> Pruned:
-    """A smaller copy of `model` without its least important filters; `model` stays as it is and is not run.
+    """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
-    The copy's parameters are as trainable, its modules in the same mode, its tied weights as tied as those of
-    `model`; it works alike under no_grad and inference_mode, around it or in the forward pass.
+    The copy keeps requires_grad, each module's training mode and shared weights. no_grad and inference_mode,
+    around the call or in the forward pass, make no difference.
 
-    Exactly one of `ratio`, `macs` and `params` says how many filters go. Layers whose outputs are
-    summed lose the same channels and are scored together (`criteria.coupled_scores`). The classifier,
-    and layers that cannot be cut exactly, stay dense; `Pruned.layers` says why.
+    Exactly one of `ratio`, `macs` and `params` says how many filters to remove. Layers whose outputs are
+    summed lose the same channels and are scored together (`criteria.coupled_scores`). The classifier
+    and layers that cannot be cut exactly stay dense; `Pruned.layers` says why.
 
     In a CIFAR ResNet, a channel into which the parameter-free shortcut copies a surviving channel
-    of the stage before stays too: without its own filters it would still carry that copy.
+    of the previous stage stays too: with its filters removed it would still carry that copy.
 
     Args:
         example_input: [N, ...] for a forward pass.
         ratio: share of the filters of each layer to *remove*, in [0, 1).
-        macs: share of the multiply-accumulates to *keep*, in (0, 1), as `counting.count` counts them, met
-            within 2 %; the filters to remove are found by a ranking over all layers, scores divided by
-            their layer's mean.
-        params: share of the parameters to *keep*, likewise; one that modules share counts once.
-        criterion: fpgm, l1, l2 or random; the filters of lowest score go.
-        round_to: widths are rounded to multiples of this (a tie: to the wider), at least one; layers
-            that are no wider stay dense.
-        skip: qualified names of modules that stay dense, with all that is inside them.
+        macs: share of the multiply-accumulates to *keep*, in (0, 1), as `akgp.evaluation.count` counts them,
+            met within 2 %; filters are ranked across all layers, scores divided by their layer's mean.
+        params: share of the parameters to *keep*, likewise; a shared parameter counts once.
+        criterion: fpgm, l1, l2 or random; the filters with the lowest scores are removed.
+        round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
+            are no wider than this stay dense.
+        skip: qualified names of modules that stay dense, together with their submodules.
         seed: of the criterion random.
 
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
             or quantized), holds values that are not finite, or cannot be cut exactly; nothing would be
-            removed, though some was asked for; a budget is not met.
+            removed (other than by ratio 0); a budget is not met.
     """
     amount = _check(ratio, macs, params, criterion, round_to)
-    refuse(model)
-    with ordinary():
-        example_input = _at(model, example_input)
-        traced = copied(model)
+    require_prunable(model)
+    with autograd_enabled():
+        example_input = _on_device(model, example_input)
+        traced = copy_network(model)  # tracing turns on gradients and may leave a graph in buffers
         with eval_mode(traced):
             graph = Graph(traced, example_input, skip)
             dense = count(traced, example_input)
             scores = _scores(graph.groups, criterion, seed)
             widths = _widths(traced, graph.groups, scores, example_input, amount, round_to)
-        removed = _removed(graph.groups, scores, widths)
-        gone = [
+        removed = _removed_channels(graph.groups, scores, widths)
+        slices = [
             part
             for group, channels in zip(graph.groups, removed, strict=True)
             for part in group.only(channels)
             if part.indices
         ]
-        layers = _layers(traced, graph, gone, round_to)
+        layers = _layers(traced, graph, slices, round_to)
         if not any(removed) and amount != ("ratio", 0):
-            raise PruningError(_nothing(model, amount, layers))
-        smaller = copied(model)
-        cut(smaller, gone)
-        verify(model, gone, smaller, example_input)
-        _report(amount, layers, dense, count(copied(smaller), example_input))
+            raise PruningError(_nothing_removed(model, amount, layers))
+        smaller = copy_network(model)
+        cut(smaller, slices)
+        verify(model, slices, smaller, example_input)
+        # Counted on a copy: a forward pass may write to buffers.
+        _report(amount, layers, dense, count(copy_network(smaller), example_input))
     return Pruned(smaller, layers)
 
 
@@ -140,7 +140,7 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
 def _check(
     ratio: float | None, macs: float | None, params: float | None, criterion: str, round_to: int
 ) -> Amount:
-    """Which of the three is given, and its value."""
+    """The name and value of the given one of ratio, macs and params; PruningError for bad arguments."""
     amounts = {"ratio": ratio, "macs": macs, "params": params}
     given = {key: value for key, value in amounts.items() if value is not None}
     if len(given) != 1:
@@ -148,6 +148,7 @@ def _check(
             f"exactly one of ratio, macs, params must be given, got {', '.join(given) or 'none'}"
         )
     ((key, value),) = given.items()
+    # bool is an int, and False would pass as a ratio of 0.
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not (0 <= value < 1 if key == "ratio" else 0 < value < 1):
         start = "[" if key == "ratio" else "("
@@ -159,8 +160,8 @@ def _check(
     return key, float(value)
 
 
-def _at(model: nn.Module, example_input: Tensor) -> Tensor:
-    """The example as an ordinary tensor on the network's device."""
+def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
+    """A copy of the example on the network's device, never an inference tensor, which autograd refuses."""
     if not isinstance(example_input, Tensor):
         raise PruningError(f"example_input must be a tensor [N, ...], got {type(example_input).__name__}")
     if not example_input.numel():
@@ -184,7 +185,8 @@ def _widths(
 
 
 def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
-    """Scores of each group's channels, divided by their mean; ones where nothing may be removed."""
+    """Scores [width] of each group's channels, divided by their mean; ones where nothing may be removed."""
+    # The criterion random draws from the CPU's generator; torch.manual_seed would seed the GPUs too.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return [
@@ -196,8 +198,9 @@ def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
 
 
 def _weight(layer: ChannelSlice) -> Tensor:
-    """The filters of a layer in the order of its group's channels, [width, ...]."""
+    """The filters of a layer in the order of its group's channels: [width, ...]."""
     assert isinstance(layer.module, PRUNABLE)
+    # Filter j of every layer is made channel j, as coupled scores need it.
     order = torch.tensor(layer.indices)[torch.tensor(layer.channels).argsort()]
     weight = layer.module.weight.detach()[order]
     if not weight.isfinite().all():
@@ -214,29 +217,31 @@ def _shortcuts(groups: Sequence[Group]) -> Iterable[tuple[int, int, ChannelMap]]
                 ends[part.module][part.writes] = index
     for module, sides in ends.items():
         assert isinstance(module, ChannelMap)
-        if len(sides) == 2:
+        if len(sides) == 2:  # else one side is in no group, and the shortcut carries nothing between two
             yield sides[False], sides[True], module
 
 
 def _floors(groups: Sequence[Group]) -> dict[int, int]:
-    """Group -> the group whose surviving channels a shortcut copies into it."""
+    """Group -> the group whose surviving channels a shortcut copies into it: it cannot be narrower."""
     return {written: read for read, written, _ in _shortcuts(groups)}
 
 
-def _removed(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) -> list[list[int]]:
-    """The channels of each group to remove: the lowest scores among those that may go."""
+def _removed_channels(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) -> list[list[int]]:
+    """The channels of each group to remove: those with the lowest scores among those that may be removed."""
     shortcuts = {written: (read, module.index) for read, written, module in _shortcuts(groups)}
     removed: dict[int, list[int]] = {}
 
-    def decide(index: int) -> list[int]:
+    def decide(index: int) -> list[int]:  # recursive: a shortcut's source comes first
         if index not in removed:
             free = torch.ones(groups[index].width, dtype=torch.bool)
             if index in shortcuts:
                 read, source = shortcuts[index]
-                gone = torch.zeros(groups[read].width + 1, dtype=torch.bool)  # the last one: no source
-                gone[[*decide(read), -1]] = True
-                free = gone[source]
+                # Free are channels whose source is removed, or is -1: the last entry, which stands for zeros.
+                no_source = torch.zeros(groups[read].width + 1, dtype=torch.bool)
+                no_source[[*decide(read), -1]] = True
+                free = no_source[source]
             count = groups[index].width - widths[index]
+            # Stable: of equal scores the lower index is removed, on every machine.
             ranking = scores[index].masked_fill(~free, torch.inf).argsort(stable=True)
             removed[index] = sorted(ranking[: min(count, int(free.sum()))].tolist())
         return removed[index]
@@ -244,9 +249,9 @@ def _removed(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) 
     return [decide(index) for index in range(len(groups))]
 
 
-def _layers(model: nn.Module, graph: Graph, gone: Iterable[ChannelSlice], round_to: int) -> list[Layer]:
+def _layers(model: nn.Module, graph: Graph, slices: Iterable[ChannelSlice], round_to: int) -> list[Layer]:
     removed: dict[str, set[int]] = defaultdict(set)
-    for part in gone:
+    for part in slices:
         if part.writes:
             removed[part.name].update(part.indices)
     reasons = graph.outside | {layer.name: group.reason for group in graph.groups for layer in group.layers}
@@ -263,8 +268,8 @@ def _layers(model: nn.Module, graph: Graph, gone: Iterable[ChannelSlice], round_
     return layers
 
 
-def _nothing(model: nn.Module, amount: Amount, layers: Sequence[Layer]) -> str:
-    """Why no filter of any layer was removed, by reason."""
+def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) -> str:
+    """The error that no filter was removed, with the layers by reason."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
         by_reason[str(layer.reason)].append(layer.name)
@@ -277,7 +282,7 @@ def _nothing(model: nn.Module, amount: Amount, layers: Sequence[Layer]) -> str:
 
 
 def _report(amount: Amount, layers: Sequence[Layer], dense: Counts, pruned: Counts) -> None:
-    """Log what was removed and kept; raise PruningError where a budget of MACs or parameters was not met."""
+    """Log what was kept; raise PruningError where the cost that is counted misses the budget."""
     key, share = amount
     filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
     kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}

@@ -1,9 +1,9 @@
-"""Checks a surgery: a network without some channels computes what it computes with them set to zero.
+"""Checks a surgery: the network without some channels computes what it computes with them set to zero.
 
-Compared are the outputs of every convolution, linear layer and BatchNorm, and the network's, each by how
-much it varies itself, so that nothing behind it (a head or a γ of zeros, large logits) hides a difference.
-It is done in float64 where the network runs in it, twice: with the given weights, and with random ones in
-their places, by which a channel too many or a wrong one shows wherever it is.
+The outputs of every convolution, linear layer and BatchNorm are compared, and those of the network, each
+relative to its own variation, so that nothing behind it (a head or γ of zeros, large logits) hides a
+difference. In float64 where the network runs in it, and twice: with the given weights, and with random ones,
+with which a missing, superfluous or wrong channel shows wherever it is.
 """
 
 from __future__ import annotations
@@ -20,46 +20,52 @@ from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
-from akgp.pruning.coupling.tracing import PruningError, copied, ordinary
+from akgp.pruning.coupling.tracing import PruningError, autograd_enabled, copy_network
 from akgp.pruning.cutting import NORMS, PRUNABLE, ChannelSlice, cut, mask, width_of
 
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
-"""Largest difference, as shares of a feature's variation and of its magnitude; in float64, in others.
+"""Largest difference, as shares of a feature's variation and of its magnitude: (float64, other precisions).
 
-What a layer makes of zeros may be nearly zero: GeM pooling of 1e-6. A wrong filter of a thousand is 1e-2.
+A layer may turn zeros into values near zero: GeM pooling clamps at 1e-6. One wrong filter among a thousand
+gives 1e-2.
 """
-SEEN = 2
-"""Inputs of a batch whose features are compared."""
+COMPARED = 2
+"""How many inputs of a batch have their features kept and compared."""
 
 OUTPUT = "the network's output"
 
-Feature = Callable[[str, Tensor, int], None]  # gets a layer's name, its output, the dimension of its channels
+Feature = Callable[[str, Tensor, int], None]  # takes a layer's name, its output, its dimension of channels
 
 
-def verify(model: nn.Module, gone: Sequence[ChannelSlice], smaller: nn.Module, example_input: Tensor) -> None:
-    """Compare `smaller`, which is `model` without the channels of `gone`, with `model` with them set to zero.
+def verify(
+    model: nn.Module, slices: Sequence[ChannelSlice], smaller: nn.Module, example_input: Tensor
+) -> None:
+    """Compare `smaller`, which is `model` without `slices`, with `model` with these set to zero.
 
     Raises:
-        PruningError: features differ, or the smaller network does not run; says where.
+        PruningError: features differ, or the smaller network does not run; names the layer.
     """
     kind = type(model).__name__
-    with ordinary(), torch.random.fork_rng(devices=[]):
-        twin, noise = _compared(model, gone, example_input, random=False)
+    with autograd_enabled(), torch.random.fork_rng(devices=[]):
+        twin, noise = _verified_cut(model, slices, example_input, random=False)
+        # What was compared is a cut of a copy: `smaller`, which the caller gets, must hold the same values.
         pairs = zip(twin.named_parameters(), smaller.parameters(), strict=True)
-        odd = [name for (name, one), two in pairs if not torch.equal(one, two.to(one))]
-        if odd:
-            raise PruningError(f"{kind} without the removed channels holds other values in {odd[0]}")
-        del twin
-        twin, noise = _compared(model, gone, example_input, random=True)
-        _trains(model, twin, noise)
+        different = [name for (name, one), two in pairs if not torch.equal(one, two.to(one))]
+        if different:
+            raise PruningError(f"{kind} without the removed channels holds other values in {different[0]}")
+        del twin  # before the next copy is made
+        twin, noise = _verified_cut(model, slices, example_input, random=True)
+        # Last, as training mode changes the running statistics of the copy.
+        _require_training(model, twin, noise)
 
 
 def randomise(model: nn.Module) -> None:
-    """Give every parameter random values by which signals keep their size, from a generator of its own.
+    """Give every parameter random values that keep the magnitude of activations, the same at every call.
 
-    Weights are normal, scaled by their inputs (He et al. 2015); γ and variances lie in [½, 1½). Other
-    vectors and numbers, such as a scale that starts at zero, are moved by as much.
+    Weights are normal, scaled by their fan-in (He et al. 2015); γ and variances lie in [½, 1½). Other
+    vectors and scalars, such as a layer scale that starts at zero, are increased by ½ to 1½.
     """
+    # A generator apart from torch's global one, which a user's forward pass may draw from.
     generator = torch.Generator().manual_seed(0)
 
     def normal(tensor: Tensor, scale: float) -> None:
@@ -73,6 +79,7 @@ def randomise(model: nn.Module) -> None:
             for name, tensor in module.named_parameters(recurse=False):
                 if not tensor.is_floating_point():
                     continue
+                # A matrix or a kernel; [1, C, 1, 1] is a vector that broadcasts.
                 if tensor.ndim > 1 and tensor.squeeze().ndim > 1:
                     normal(tensor, (2 / tensor[0].numel()) ** 0.5)
                 elif isinstance(module, (_ConvNd, nn.Linear)) or (
@@ -87,32 +94,37 @@ def randomise(model: nn.Module) -> None:
                 uniform(module.running_var)
 
 
-def _compared(
-    model: nn.Module, gone: Sequence[ChannelSlice], example_input: Tensor, *, random: bool
+def _verified_cut(
+    model: nn.Module, slices: Sequence[ChannelSlice], example_input: Tensor, *, random: bool
 ) -> tuple[nn.Module, Tensor]:
-    """A copy of `model` that was cut and found to be right, and the inputs that it was given."""
+    """A copy of `model` without `slices`, compared with a masked one, and the inputs of that comparison."""
     kind = type(model).__name__
-    kept = _kept(model, gone)
-    twin, noise, exact, expected = _masked(model, gone, example_input, kept, random)
+    kept = _kept_outputs(model, slices)
+    twin, noise, exact, expected = _masked(model, slices, example_input, kept, random)
+    # Random weights may overflow where the given ones do not; `compare` takes equal infinities as equal.
     if not random and not all(_finite(value) for name, value, _ in expected if name.startswith(OUTPUT)):
         raise PruningError(f"{kind} gives values that are not finite; did its training diverge?")
     remaining, largest = iter(expected), 0.0
 
     def compare(name: str, value: Tensor, channels: int) -> None:
         nonlocal largest
-        called, right, _ = next(remaining, ("nothing", value, 0))
-        if called != name or right.shape != value.shape:
+        expected_name, right, _ = next(remaining, ("nothing", value, 0))
+        if expected_name != name or right.shape != value.shape:
             raise _Different(
-                f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {called}"
+                f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}"
             )
         right, value = right.double(), value.double()
-        size = right.nan_to_num(0, 0, 0)
-        others = [dimension for dimension in range(size.ndim) if dimension != channels % size.ndim]
-        variation = float((size - size.mean(others or None, keepdim=True)).abs().amax())
-        magnitude = float(size.abs().amax())
+        # Variation within a channel, over inputs and positions: a constant that a bias adds, of any
+        # size, does not tell whether the right channels are read.
+        finite = right.nan_to_num(0, 0, 0)
+        others = [dimension for dimension in range(finite.ndim) if dimension != channels % finite.ndim]
+        variation = float((finite - finite.mean(others or None, keepdim=True)).abs().amax())
+        magnitude = float(finite.abs().amax())
         largest = max(largest, magnitude)
+        # inf − inf is nan, so what is equal is taken out before the difference.
         same = (right == value) | (right.isnan() & value.isnan())
         difference = float(torch.where(same, 0, (right - value).abs()).nan_to_num(torch.inf).amax())
+        # The last term is for features that cancel: rounding of the larger ones before them remains.
         allowed = VARIATION[not exact] * variation + ROUNDING[not exact] * magnitude + 1e-15 * largest
         if difference > allowed:
             raise _Different(
@@ -120,13 +132,13 @@ def _compared(
                 "with them set to zero"
             )
 
-    cut(twin, gone)
+    cut(twin, slices)  # the masked copy: with the same weights, random ones included
     try:
-        _run(twin, noise, _narrowed(compare, {}))
+        _run(twin, noise, _restricted(compare, {}))
     except _Different as error:
         raise PruningError(
-            f"{kind} without the removed channels {error}: something makes more of zeros than zeros; "
-            "name it in skip"
+            f"{kind} without the removed channels {error}: an operation turns zeros into other "
+            "values; name its module in skip"
         ) from None
     except Exception as error:  # whatever the user's forward pass raises
         raise PruningError(
@@ -137,27 +149,29 @@ def _compared(
 
 
 class _Different(Exception):
-    """Two features are not the same."""
+    """A feature of the smaller network is not that of the masked one."""
 
 
 def _masked(
     model: nn.Module,
-    gone: Sequence[ChannelSlice],
+    slices: Sequence[ChannelSlice],
     example_input: Tensor,
     kept: dict[str, Tensor],
     random: bool,
 ) -> tuple[nn.Module, Tensor, bool, list[tuple[str, Tensor, int]]]:
-    """A masked copy, its inputs, whether it runs in float64, and its features without what will be cut."""
+    """A masked copy, its inputs, whether it runs in float64, its features without the channels to be cut."""
     integer = not example_input.is_floating_point()
     given = len(example_input)
-    attempts = [(True, max(given, 2)), (True, given), (False, given)]  # of one input not every feature varies
+    # (float64, batch size), best first. Over one input, features without positions do not vary; but a forward
+    # pass may insist on one. With two or more given, the first two are the same attempt.
+    attempts = [(True, max(given, 2)), (True, given), (False, given)]
     for exact, batch in attempts[given > 1 :]:
-        twin = copied(model)
+        twin = copy_network(model)
         if random:
             randomise(twin)
-        mask(twin, gone)
+        mask(twin, slices)
         features: list[tuple[str, Tensor, int]] = []
-        record = _narrowed(partial(_append, features), kept)
+        record = _restricted(partial(_append, features), kept)
         try:
             if exact:
                 twin.double()
@@ -165,7 +179,7 @@ def _masked(
                 features.clear()
                 noise = noise.to(torch.float64 if exact and not integer else example_input.dtype)
                 _run(twin, noise, record)
-                if _finite(features[-1][1]):
+                if _finite(features[-1][1]):  # the network's output
                     break
             return twin, noise, exact, features
         except Exception as error:  # a forward pass that insists on precision or batch; no float64 there
@@ -180,56 +194,58 @@ def _append(features: list[tuple[str, Tensor, int]], *feature: Any) -> None:
 
 
 def _noise(example_input: Tensor, batch: int) -> list[Tensor]:
-    """Inputs to try: normal ones, and for networks that take logarithms, positive ones."""
+    """Inputs to try: normal ones, then positive ones for networks that take logarithms or roots."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, *example_input.shape[1:])
     both = (torch.randn, torch.rand)
     return [make(shape, generator=generator).to(example_input.device) for make in both]
 
 
-def _kept(model: nn.Module, gone: Sequence[ChannelSlice]) -> dict[str, Tensor]:
-    """Module -> its outputs that stay, for those that lose some."""
+def _kept_outputs(model: nn.Module, slices: Sequence[ChannelSlice]) -> dict[str, Tensor]:
+    """Name of a module -> indices of its surviving outputs, for those that lose some."""
     removed: dict[str, set[int]] = defaultdict(set)
-    for part in gone:
+    for part in slices:
         if part.writes and isinstance(part.module, (*PRUNABLE, *NORMS)):
             removed[part.name].update(part.indices)
     modules = {name: model.get_submodule(name) for name in removed}
     return {
-        name: torch.tensor(sorted(set(range(width_of(modules[name], True))) - gone_there))
-        for name, gone_there in removed.items()
+        name: torch.tensor(sorted(set(range(width_of(modules[name], True))) - outputs))
+        for name, outputs in removed.items()
     }
 
 
-def _narrowed(feature: Feature, kept: dict[str, Tensor]) -> Feature:
-    """`feature` of a few inputs and the kept channels alone, in memory of their own."""
+def _restricted(feature: Feature, kept: dict[str, Tensor]) -> Feature:
+    """`feature`, called with the first inputs and the surviving channels alone."""
 
-    def narrowed(name: str, value: Tensor, channels: int) -> None:
-        value = value[:SEEN] if channels % max(1, value.ndim) else value
-        there = kept.get(name)
-        value = value.clone() if there is None else value.index_select(channels, there.to(value.device))
+    def restricted(name: str, value: Tensor, channels: int) -> None:
+        value = value[:COMPARED] if channels % max(1, value.ndim) else value  # where dimension 0 is the batch
+        indices = kept.get(name)
+        # Always a copy: an in-place activation behind the layer would change its output.
+        value = value.clone() if indices is None else value.index_select(channels, indices.to(value.device))
         feature(name, value, channels)
 
-    return narrowed
+    return restricted
 
 
 def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
-    """One forward pass in eval mode; hands the outputs of all layers, then the network's, to `feature`."""
+    """Run one forward pass in eval mode; call `feature` with every layer's output, then the network's."""
 
     def hook(name: str, channels: int) -> Callable[..., None]:
-        def handed(module: nn.Module, inputs: Any, output: Any) -> None:
+        def observe(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 feature(name, output, channels)
 
-        return handed
+        return observe
 
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, (*PRUNABLE, *NORMS)):
+            # Counted from the end for convolutions and linear layers, which take unbatched inputs too.
             channels = -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else 1
             channels = -1 if isinstance(module, nn.Linear) else channels
             handles.append(module.register_forward_hook(hook(name, channels)))
     try:
-        torch.default_generator.manual_seed(0)  # for what is random in eval mode too
+        torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
         with torch.no_grad(), eval_mode(model):
             outputs = pytree.tree_leaves(model(noise))
     finally:
@@ -239,7 +255,7 @@ def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
         feature(f"{OUTPUT} {index}", output, 1 if output.ndim > 1 else 0)
 
 
-def _trains(model: nn.Module, smaller: nn.Module, noise: Tensor) -> None:
+def _require_training(model: nn.Module, smaller: nn.Module, noise: Tensor) -> None:
     """Raise PruningError if the smaller network does not run in training mode, where the dense one does."""
     if len(noise) == 1:
         noise = noise.repeat(2, *[1] * (noise.ndim - 1))  # BatchNorm needs two values
@@ -252,8 +268,9 @@ def _trains(model: nn.Module, smaller: nn.Module, noise: Tensor) -> None:
             return error
         return None
 
+    # Auxiliary heads, for one, run in training mode alone and were not traced.
     error = failure(smaller)
-    if error is not None and failure(copied(model)) is None:
+    if error is not None and failure(copy_network(model)) is None:
         raise PruningError(
             f"{type(model).__name__} does not run in training mode without the removed channels "
             f"({message(error)}): name the modules around it in skip"

@@ -1,4 +1,4 @@
-"""Which filters of a network must go together: Torch-Pruning's dependency graph as groups of channels.
+"""Which channels of a network must be removed together: Torch-Pruning's dependency graph as groups.
 
 A group is a set of channels that one or several convolutions or linear layers write (several, where
 their outputs are summed), with everything that reads them. Nothing is scored or removed here.
@@ -18,8 +18,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from akgp.models import ChannelMap
-from akgp.pruning.coupling.tracing import PruningError, told, traced
-from akgp.pruning.cutting import PRUNABLE, ChannelSlice, is_depthwise, side, tensors, width_of
+from akgp.pruning.coupling.tracing import PruningError, as_pruning_error, trace
+from akgp.pruning.cutting import PRUNABLE, ChannelSlice, is_depthwise, side_of, tensors, width_of
 
 # Statistics over several channels: without some of them the others come out differently.
 MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
@@ -27,13 +27,13 @@ MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttentio
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that live and die together.
+    """Channels of one activation, each of which is removed everywhere or nowhere.
 
     Attributes:
-        root: the module by whose filters the channels are numbered.
-        width: how many channels.
+        root: the layer whose filters number the channels.
+        width: the number of channels.
         parts: every module that writes, normalises or reads them.
-        reason: why none may be removed, else None.
+        reason: why none of them may be removed, else None.
     """
 
     root: nn.Module
@@ -43,11 +43,11 @@ class Group:
 
     @property
     def layers(self) -> list[ChannelSlice]:
-        """The convolutions and linear layers whose filters the channels are."""
+        """The convolutions and linear layers that write the channels."""
         return [part for part in self.parts if part.writes and isinstance(part.module, PRUNABLE)]
 
     def only(self, channels: Sequence[int]) -> list[ChannelSlice]:
-        """The parts, with the positions of these channels alone."""
+        """The parts, restricted to the positions of `channels`."""
         chosen = set(channels)
         return [
             replace(
@@ -60,11 +60,11 @@ class Group:
 
 
 class Graph:
-    """The dependencies of `model`, a copy that is used up by tracing it.
+    """The groups of channels of `model`, a copy that must not be run after it was traced.
 
     Attributes:
-        groups: in the order of the modules; a layer is a member of one or more.
-        outside: layer that is in none -> why.
+        groups: in the order of the modules; a layer is in one or more, as writer or reader.
+        outside: name of a layer in no group -> why.
 
     Raises:
         PruningError: the network's graph cannot be traced or followed.
@@ -74,8 +74,8 @@ class Graph:
         self.names = {module: name for name, module in model.named_modules()}
         self.skipped = _skipped(model, skip)
         self.tied = _tied(model)
-        self.dependencies, called = traced(model, example_input)
-        with told(model, "has connections that cannot be followed"):
+        self.dependencies, called = trace(model, example_input)
+        with as_pruning_error(model, "has connections that cannot be followed"):
             self.groups = list(self._groups())
         self.outside = {
             name: "no gradient passes through it" if module in called else "not reached from the input"
@@ -90,6 +90,7 @@ class Graph:
                 continue
             if module not in self.dependencies.module2node:
                 continue
+            # The group of all channels at once: which of them are coupled does not depend on how many go.
             width = self.dependencies.get_out_channels(module)
             items = list(self._items(module, range(width)))
             parts = tuple(self._parts(items))
@@ -104,6 +105,8 @@ class Graph:
     def _parts(self, items: Sequence[Any]) -> Iterator[ChannelSlice]:
         for item in items:
             module = item.dep.target.module
+            # Nodes of operations such as sums and splits have pseudo-modules, which the network does not
+            # contain. A PReLU with one slope for all channels has nothing to cut.
             if module in self.names and not (isinstance(module, nn.PReLU) and module.num_parameters == 1):
                 yield ChannelSlice(
                     self.names[module],
@@ -115,14 +118,15 @@ class Graph:
 
     def _reason(self, items: Sequence[Any], parts: Sequence[ChannelSlice], width: int) -> str | None:
         """Why a group stays dense, or None."""
+        # A node without successors that reads nothing itself: the channels are returned by the forward pass.
         readers = {part.module for part in parts if not part.writes}
         if any(not item.dep.target.outputs and item.dep.target.module not in readers for item in items):
             return "is the network's output"
         layers = [part for part in parts if part.writes and isinstance(part.module, PRUNABLE)]
         skipped = [part.name for part in layers if part.module in self.skipped]
         if skipped:
-            alone = len(skipped) == len(layers)
-            return "skipped" if alone else f"summed with {skipped[0]}, which is skipped"
+            only_skipped = len(skipped) == len(layers)
+            return "skipped" if only_skipped else f"summed with {skipped[0]}, which is skipped"
         for part in parts:
             if reason := self._uncuttable(part, width):
                 return reason
@@ -142,41 +146,45 @@ class Graph:
         if isinstance(module, _BatchNorm) and not module.affine and module.track_running_stats:
             return f"{kind} {name} has no γ and β by which channels could be zero"
         if not isinstance(module, ChannelMap):
-            known = side(module, part.writes)
-            if known is None:
+            side = side_of(module, part.writes)
+            if side is None:
                 return f"{kind} {name} cannot be cut"
+            # Behind GLU or pixel_shuffle Torch-Pruning gives positions past the end of the layer.
             if max(part.indices) >= width_of(module, part.writes):
                 return f"connected to {name} in a way that cannot be followed"
             if module in self.tied:
                 return f"{name} shares {self.tied[module]}"
             if parametrize.is_parametrized(module) or "weight" not in module._parameters:
                 return f"the weight of {name} is computed from other tensors"
-            others = {each: tensor.numel() for each, tensor in tensors(module)}
-            odd = [each for each, size in others.items() if size > 1 and each not in (*known.tensors, *KEPT)]
-            if odd:
-                return f"{name} holds {odd[0]} beside its weight"
+            # A tensor of a subclass, such as a mask: nothing says along which dimension it has the channels.
+            sizes = {each: tensor.numel() for each, tensor in tensors(module)}
+            handled = (*side.tensors, *UNCUT)
+            unknown = [each for each, size in sizes.items() if size > 1 and each not in handled]
+            if unknown:
+                return f"{name} holds {unknown[0]} beside its weight"
         if part.writes and isinstance(module, PRUNABLE) and sorted(part.channels) != list(range(width)):
             return f"shares only some channels with {name}"
         return None
 
 
-KEPT = ("bias", "num_batches_tracked")
-"""Tensors that stay as they are when a module's inputs are cut, or always."""
+UNCUT = ("bias", "num_batches_tracked")
+"""Tensors that no cut of a module's inputs changes; the bias is in the `Side` of its outputs."""
 
 
 def _tied(model: nn.Module) -> dict[nn.Module, str]:
-    """Module -> which of its tensors is another module's too, and whose."""
+    """Module -> which of its tensors it shares, and with what, as words for a reason."""
     owners: dict[int, dict[nn.Module, str]] = defaultdict(dict)
     names = {module: name for name, module in model.named_modules()}
     for module, name in names.items():
-        for own, tensor in tensors(module):
-            owners[tensor.untyped_storage()._cdata].setdefault(module, f"{name}.{own}")
+        # By storage, so that views of one tensor (a transposed weight) count as shared too.
+        for tensor_name, tensor in tensors(module):
+            owners[tensor.untyped_storage()._cdata].setdefault(module, f"{name}.{tensor_name}")
     tied = {}
     for sharing in owners.values():
-        for module, own in sharing.items():
+        for module, full_name in sharing.items():
             others = [other for each, other in sharing.items() if each is not module]
             if others:
-                tied[module] = f"its {own.rpartition('.')[2]} with {', '.join(others)}"
+                tied[module] = f"its {full_name.rpartition('.')[2]} with {', '.join(others)}"
     return tied
 
 
@@ -186,6 +194,6 @@ def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
         raise PruningError(f"skip must be a list of names of modules, got {skip!r}")
     for name in skip:
         if not name or name not in names:
-            like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""
+            like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""  # the first is "", the network
             raise PruningError(f"skip: {name!r} is not a module of the network{like}")
     return {module for name in skip for module in names[name].modules()}

@@ -1,7 +1,7 @@
-"""Follows a network's forward pass by autograd's graph of it, which Torch-Pruning reads.
+"""Traces a network's forward pass through the autograd graph, which Torch-Pruning reads.
 
-A forward pass that turns gradients off, detaches or runs in inference mode leaves gaps in that graph; here
-it is run as if it did not. Networks whose layers cannot be seen at all are refused.
+A forward pass that turns gradients off, detaches or runs in inference mode would leave gaps in that graph;
+here these have no effect. Networks whose layers cannot be inspected are refused.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ from akgp.io.errors import message
 from akgp.models import ChannelMap
 from akgp.pruning.cutting import PRUNABLE
 
+# Modules of torch.ao that compute in floating point, or nothing at all: not yet quantized.
 STUBS = ("torch.ao.quantization.stubs", "torch.ao.quantization.observer")
 
 
 class PruningError(ValueError):
-    """A network cannot be pruned as asked; the message says what to change."""
+    """A network cannot be pruned with these arguments; the message says what to change."""
 
 
 class WithGradients(TorchFunctionMode):
-    """Records every operation: no_grad, inference_mode, detach and data have no effect."""
+    """Makes autograd record every operation: no_grad, inference_mode, detach and data have no effect."""
 
     ALIASES = (torch.detach, Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.ALIASES:
             return args[0]
-        with ordinary():
+        with autograd_enabled():
             return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
-def ordinary() -> Iterator[None]:
-    """Tensors made here are ordinary ones and have gradients, whatever the caller has turned off."""
+def autograd_enabled() -> Iterator[None]:
+    """Turn autograd on in the block, whatever the caller has set: no inference tensors are made in it."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextlib.contextmanager
-def told(model: nn.Module, task: str) -> Iterator[None]:
-    """Whatever is raised inside becomes a PruningError of one line."""
+def as_pruning_error(model: nn.Module, task: str) -> Iterator[None]:
+    """Turn whatever the block raises into a PruningError of one line."""
     try:
         yield
     except PruningError:
@@ -57,8 +58,8 @@ def told(model: nn.Module, task: str) -> Iterator[None]:
         raise PruningError(f"{type(model).__name__} {task}: {message(error)}") from error
 
 
-def refuse(model: nn.Module) -> None:
-    """Raise PruningError for networks whose layers or weights cannot be seen."""
+def require_prunable(model: nn.Module) -> None:
+    """Raise PruningError for networks whose layers or weights cannot be inspected or cut."""
     if not isinstance(model, nn.Module):
         raise PruningError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     kind = type(model).__name__
@@ -89,44 +90,50 @@ def refuse(model: nn.Module) -> None:
         raise PruningError(f"{kind} cannot be pruned: it has no convolution and no linear layer (torch.nn)")
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of ordinary tensors; parameters that share their memory share it in the copy too.
+def copy_network(model: nn.Module) -> nn.Module:
+    """A deep copy without inference tensors; parameters that share memory share it in the copy too.
 
     Raises:
         PruningError: the network cannot be copied.
     """
-    with told(model, "cannot be copied"), ordinary():
+    with as_pruning_error(model, "cannot be copied"), autograd_enabled():
         twin = copy.deepcopy(model)
+        # deepcopy keeps one Parameter in two modules shared, but separates two that are views of one storage.
         first: dict[tuple[Any, ...], Tensor] = {}
         for old, new in zip(model.parameters(), twin.parameters(), strict=True):
-            place = (old.untyped_storage()._cdata, old.storage_offset(), old.numel())
-            if (base := first.setdefault(place, new)) is not new and old.numel():
+            memory = (old.untyped_storage()._cdata, old.storage_offset(), old.numel())
+            if (base := first.setdefault(memory, new)) is not new and old.numel():
                 new.data = base.data.as_strided(old.shape, old.stride())
     return twin
 
 
-def traced(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]]:
-    """Torch-Pruning's graph of a network, and the modules that its forward pass calls.
+def trace(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]]:
+    """Torch-Pruning's dependency graph of a network, and the modules that its forward pass calls.
 
-    The network is not to be used afterwards: its parameters have gradients, its buffers may have a history.
+    Do not run the network afterwards: its parameters require gradients, its buffers may be part of a graph.
 
     Raises:
         PruningError: the network does not run, or its graph cannot be followed.
     """
+    # A frozen layer would leave no node in the autograd graph. Only floating-point tensors have gradients.
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
-    with told(model, f"cannot be traced with an input of {list(example_input.shape)}"), ordinary():
+    with (
+        as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"),
+        autograd_enabled(),
+    ):
         try:
             with WithGradients():
                 return _graph(model, example_input)
-        except RuntimeError:  # a forward pass that writes to parameters under no_grad
+        except RuntimeError:  # as of a forward pass that writes to parameters, for which it needs its no_grad
             return _graph(model, example_input)
 
 
 def _graph(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]]:
     import torch_pruning
 
+    # Tells a module that no gradient passes through from one that is never called.
     called: set[nn.Module] = set()
     handles = [
         module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in model.modules()
@@ -135,6 +142,7 @@ def _graph(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]
         graph = torch_pruning.DependencyGraph().build_dependency(
             model,
             example_input,
+            # By default the example is unpacked, so that a batch of one loses its first dimension.
             forward_fn=lambda network, images: network(images),
             customized_pruners={ChannelMap: _ChannelMaps()},
             verbose=False,
@@ -146,7 +154,10 @@ def _graph(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]
 
 
 class _ChannelMaps:
-    """Tells Torch-Pruning how wide option A's shortcut is; its inputs and outputs are separate channels."""
+    """Torch-Pruning's interface for option A's shortcut: its inputs and outputs are different channels.
+
+    Channels are removed by `cutting.cut` alone, so the pruning functions never run.
+    """
 
     pruning_dim = 1
 
