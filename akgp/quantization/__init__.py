@@ -1,4 +1,4 @@
-"""int8: export to ONNX, static quantization, and a check of what a runtime computes for the file."""
+"""int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic."""
 
 from akgp.quantization.checking import QuantizationError, require_finite
 from akgp.quantization.export import export_onnx

@@ -1,4 +1,4 @@
-"""Whether an exported graph computes what its network does, and which layer of one gives no finite values."""
+"""Checks that an exported graph computes what its network does, and that all of its values are finite."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from akgp.models.eval_mode import eval_mode
 from akgp.runtimes.onnxruntime import guarded, session
 
-BATCHES = (1, 3)
-CLOSE = 1e-3
+BATCHES = (1, 3)  # the export traces a batch of 2: a size that it made a constant fails on both
+TOLERANCE = 1e-3
 """Largest difference between a graph's logits and its network's, as a share of the largest logit."""
 
 
@@ -46,35 +46,37 @@ def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> N
                 f"the network {list(expected.shape)}"
             )
         difference = float((torch.from_numpy(got) - expected).abs().max())
-        if not difference <= CLOSE * max(float(expected.abs().max()), CLOSE):
+        # `not <=`, so that NaN is an error. The floor is for networks whose logits are all zero.
+        if not difference <= TOLERANCE * max(float(expected.abs().max()), TOLERANCE):
             raise QuantizationError(
                 f"{type(model).__name__}: for {count} image(s) its ONNX graph gives logits that differ by "
                 f"{difference:.3g} from the network's: is its forward random, does it keep a state, "
-                "or does it depend on how many images there are?"
+                "or does it depend on the batch size?"
             )
 
 
 def require_finite(model: nn.Module, images: Tensor) -> None:
-    """Raise QuantizationError, with the first layer that is not, unless all that `model` computes is finite.
+    """Raise QuantizationError unless all layers of `model` give finite values; name the first that does not.
 
     Args:
         images: [N, C, H, W], on the network's device.
     """
-    wrong: list[str] = []
+    not_finite: list[str] = []
 
-    def look(name: str, module: nn.Module, inputs: object, output: object) -> None:
+    # Of every layer, since a ReLU or a softmax behind it can make NaN or inf look finite again.
+    def check(name: str, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
-            wrong.append(name)
+            not_finite.append(name)
 
-    handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules()]
+    handles = [module.register_forward_hook(partial(check, name)) for name, module in model.named_modules()]
     try:
         with torch.no_grad(), eval_mode(model):
             model(images)
     finally:
         for handle in handles:
             handle.remove()
-    if wrong:
-        where = f"layer {wrong[0]}" if wrong[0] else "its forward, outside of its layers,"
+    if not_finite:
+        where = f"layer {not_finite[0]}" if not_finite[0] else "its forward, outside of its layers,"
         raise QuantizationError(
             f"{type(model).__name__}: {where} gives values that are not finite: has its training diverged, "
             "or does it divide by zero?"

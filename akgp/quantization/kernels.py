@@ -1,4 +1,4 @@
-"""The graph that onnxruntime makes of a file on this processor, and which kernels it runs for it."""
+"""The graph that onnxruntime optimizes a file to on this processor, and the kernels of its convolutions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from akgp.runtimes.onnxruntime import session_options, session_with
 if TYPE_CHECKING:
     import onnx
 
+# Operators of optimized graphs: ONNX's own, and those that onnxruntime's fusions make (com.microsoft).
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger", "ConvIntegerToFloat")
 FLOATING_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv")
 
@@ -26,7 +27,7 @@ class Kernels:
 
 
 def optimized(path: str | Path) -> onnx.ModelProto:
-    """The graph after onnxruntime's own optimisation on this processor, fusions included.
+    """The graph after onnxruntime's optimization on this processor, fusions included.
 
     Raises:
         GraphError: onnxruntime cannot load the file.
@@ -36,7 +37,7 @@ def optimized(path: str | Path) -> onnx.ModelProto:
     options = session_options(threads=1)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(file)
+        options.optimized_model_filepath = str(file)  # written when the session is made, nothing is run
         session_with(path, options)
         return onnx.load(str(file))
 

@@ -1,8 +1,7 @@
-"""Static post-training int8 (Jacob et al. 2018) by onnxruntime's quantizer, as a QDQ ONNX graph.
+"""Static post-training quantization to int8 (Jacob et al. 2018) by onnxruntime, as a QDQ ONNX graph.
 
-Activations are unsigned 8-bit, one scale a tensor; weights signed 8-bit, one scale an output
-channel, such that no processor's sums can saturate; sums int32. Quantization-aware training is not
-done here.
+Activations are unsigned 8-bit with one scale a tensor; weights signed 8-bit with one scale an output
+channel, chosen so that no processor's sums can saturate; sums are int32. No quantization-aware training.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ BATCH = 32
 def quantize(
     fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], params: Quantize, destination: str | Path
 ) -> Kernels:
-    """Quantize a float ONNX graph and write it; returns which kernels its convolutions run on.
+    """Quantize a float ONNX graph and write it; returns the kernels of its convolutions.
 
     Activation ranges: `minmax` takes the extremes over the calibration images, `percentile` cuts
     off 0.001 % and `entropy` minimises the Kullback-Leibler divergence of the histograms.
@@ -57,8 +56,7 @@ def quantize(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
-    # The histogram methods print.
-    with (
+    with (  # stdout: the histogram methods print
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),
         guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
@@ -71,6 +69,7 @@ def quantize(
             reader,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[params.calibration],
@@ -78,6 +77,7 @@ def quantize(
         )
         graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
     round_alike(graph)  # first: a bias has the scale of its layer's input
+    # The quantizer's weight scales can saturate on processors without VNNI: see `saturation`.
     make_safe(graph, floating)
     strip(graph)
     onnx.checker.check_model(graph)
@@ -86,34 +86,38 @@ def quantize(
 
 
 def _prepare(fp32_path: str | Path, destination: Path) -> None:
-    """Fold and fuse what can be, and infer shapes: symbolically too, where onnxruntime is able to.
+    """Fold constants, fuse operations and infer shapes: symbolically too, where onnxruntime is able to.
 
-    That fails on operations whose axes are an input it doesn't know, such as ReduceMax; few layers need it.
+    Symbolic inference fails on operations whose axes are an input that it doesn't know, such as ReduceMax
+    (onnxruntime 1.32). Few layers need it.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     try:
         quant_pre_process(str(fp32_path), str(destination))
-    except Exception as error:  # Python's own kinds, from within its inference
+    except Exception as error:  # errors of many types escape from its inference
         log.debug("%s: no symbolic shapes: %s", fp32_path, error)
         quant_pre_process(str(fp32_path), str(destination), skip_symbolic_shape=True)
 
 
 class _Batches:
-    """Calibration images in batches, as onnxruntime's quantizer reads them."""
+    """Calibration images in batches: onnxruntime's CalibrationDataReader.
+
+    With CalibStridedMinMax it asks for ranges of batches, one after another, by `set_range`.
+    """
 
     def __init__(self, inputs_NCHW: NDArray[np.float32]) -> None:
         self.batches = np.array_split(inputs_NCHW, -(-len(inputs_NCHW) // BATCH))
-        self.coming = iter(self.batches)
+        self.remaining = iter(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        self.coming = iter(self.batches[start_index:end_index])
+        self.remaining = iter(self.batches[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        batch = next(self.coming, None)
+        batch = next(self.remaining, None)
         return None if batch is None else {"input": batch}
 
 

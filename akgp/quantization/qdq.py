@@ -1,4 +1,7 @@
-"""Reading a QDQ graph: constants, what makes a tensor, which integers and scale stand for it."""
+"""Reads a QDQ graph: constants, the node that makes a tensor, the integers and scale that represent it.
+
+Letters of shapes: O output channels, K weights of one output.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Dequantized:
 
 
 class Qdq:
-    """A graph, indexed."""
+    """A QDQ graph (QuantizeLinear and DequantizeLinear around float operations), indexed by names."""
 
     def __init__(self, model: ModelProto) -> None:
         self.nodes: list[NodeProto] = list(model.graph.node)
@@ -54,7 +57,7 @@ class Qdq:
         return {name: self.constant(name) for name in self.tensors}
 
     def dequantized(self, name: str) -> Dequantized | None:
-        """What is de-quantized to the tensor `name`; None: something else makes it."""
+        """What is dequantized to the tensor `name`; None if another operation makes it."""
         node = self.made_by.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return None
@@ -72,9 +75,12 @@ class Qdq:
 
 
 def rows(node: NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
-    """A node's weight as [O, K], K in the order in which onnxruntime's kernels sum: kh, kw, c."""
+    """A node's weight as [O, K], K in the order in which onnxruntime's kernels sum: kh, kw, c.
+
+    The order decides which weights are neighbours, and so which pairs of products can saturate.
+    """
     if node.op_type == "Conv":
-        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)  # weight_OIHW
     return weight if attributes(node).get("transB") else weight.T
 
 

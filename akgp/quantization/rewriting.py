@@ -1,4 +1,4 @@
-"""Operations of a float graph, replaced by equal ones that onnxruntime has integer kernels for."""
+"""Replaces operations of a float graph by equivalent ones for which onnxruntime has integer kernels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def use_integer_operations(model: ModelProto) -> None:
     """Replace, in place, means over all pixels and batch normalizations that follow no convolution.
 
-    The former become GlobalAveragePool: a mean in floating point depends on the order of its sum, and so on
-    the processor. The latter, which cannot be folded into a convolution, become one: 1×1, a filter a channel.
+    Means become GlobalAveragePool: a mean in floating point depends on the order of summation, and so on the
+    processor. Batch normalizations, where no convolution can absorb them, become depthwise 1×1 convolutions.
     """
     from onnx import numpy_helper, shape_inference
 
@@ -28,6 +28,7 @@ def use_integer_operations(model: ModelProto) -> None:
     for node in model.graph.node:
         rank = ranks.get(node.input[0], 0) if node.input else 0
         values = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
+        # Axes, scales and shifts must be constants, and the input must have pixels: [N, C, ...].
         if rank < 3 or not values or len(values) != len(node.input) - 1:
             nodes.append(node)
         elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
@@ -46,7 +47,7 @@ def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:
     if attributes(node).get("keepdims", 1):
         return [helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)]
     mean, shape = f"{node.output[0]}_mean", f"{node.output[0]}_shape"
-    _constant(model, shape, np.array([0, -1]))
+    _constant(model, shape, np.array([0, -1]))  # 0: the batch size as it is, -1: all the rest
     return [
         helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
         helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
@@ -59,9 +60,10 @@ def _convolution(
     from onnx import helper
 
     scale, shift, mean, variance = (value.astype(np.float64) for value in values)
+    # scale · (x − mean) / √(variance + ε) + shift = factor · x + bias, in float64 so that it is rounded once.
     factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
     weight, bias = f"{node.output[0]}_weight", f"{node.output[0]}_bias"
-    _constant(model, weight, factor.astype(np.float32).reshape(-1, *[1] * (rank - 1)))
+    _constant(model, weight, factor.astype(np.float32).reshape(-1, *[1] * (rank - 1)))  # [C, 1, 1, 1]
     _constant(model, bias, (shift - mean * factor).astype(np.float32))
     inputs, kernel = [node.input[0], weight, bias], [1] * (rank - 2)
     return helper.make_node("Conv", inputs, node.output, node.name, group=len(factor), kernel_shape=kernel)

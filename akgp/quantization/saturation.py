@@ -45,6 +45,7 @@ def safe_scales(weight_OK: Floats) -> Floats:
 
 
 def _safe_scales(weight_OK: Floats) -> NDArray[np.float64]:
+    # Only neighbours of one sign add up: the two signs are looked at apart, zeros in place of the other.
     parts = [np.maximum(weight_OK, 0), np.maximum(-weight_OK, 0)]
     sums = [part[:, 1:] + part[:, :-1] for part in parts]
     largest, widest = (
@@ -54,6 +55,7 @@ def _safe_scales(weight_OK: Floats) -> NDArray[np.float64]:
     largest = largest / LARGEST_WEIGHT
     low = np.maximum(largest, widest / (LARGEST_PAIR + 1))
     high = np.maximum(largest, widest / LARGEST_PAIR * (1 + MARGIN))
+    # Pairs that are safe at the lowest scale are safe at any: a bisection needs only the few others.
     pairs = []
     for part, total in zip(parts, sums, strict=True):
         row, k = np.nonzero(total > (LARGEST_PAIR * low[:, None]).astype(np.float32))
@@ -64,6 +66,7 @@ def _safe_scales(weight_OK: Floats) -> NDArray[np.float64]:
         saturates = np.rint(first / middle[row]) + np.rint(second / middle[row]) > LARGEST_PAIR
         saturated = np.isin(np.arange(len(middle)), row[saturates])
         low, high = np.where(saturated, middle, low), np.where(saturated, high, middle)
+    # No margin where the largest weight decides: `quantized` clips to ±127.
     return np.where(high > largest, high * (1 + MARGIN), largest)
 
 
@@ -74,8 +77,8 @@ def quantized(weight_OK: Floats, scales: Floats) -> Integers:
 
 
 def saturating_channels(integers_OK: Integers) -> NDArray[np.intp]:
-    """The output channels that have a pair of neighbours whose sum of products may exceed 16 bits."""
-    wide = integers_OK.astype(np.int32)
+    """Indices of output channels in which two neighbouring products can exceed 16 bits in sum."""
+    wide = integers_OK.astype(np.int32)  # −128 has no negative in int8
     worst = np.zeros(len(wide), np.int32)
     for part in (np.maximum(wide, 0), np.maximum(-wide, 0)):
         worst = np.maximum(worst, (part[:, 1:] + part[:, :-1]).max(1, initial=0))

@@ -1,12 +1,13 @@
-"""The integer arithmetic that an int8 file states, as onnxruntime computes it: an oracle for its kernels.
+"""A simulator of the integer arithmetic that an int8 file states: the oracle for onnxruntime's kernels.
 
-A QDQ file says de-quantize, compute in floating point, quantize. onnxruntime fuses such a triple into an
+A QDQ file says dequantize, compute in floating point, quantize. onnxruntime fuses such a triple into an
 integer kernel: sums of products in int32 (exact), one multiplication by a float32 factor, rounding to even.
-Here the same is computed from the file alone, without saturation, without overflow, in no particular
+Here the same is computed from the file alone, without saturation or overflow, and independently of the
 instruction set. Where the file keeps an operation in floating point whose result depends on the order of
-its sums, `Simulation.floating` names it: of such a file no logits can be promised bit for bit.
+summation, `Simulation.floating` names it: the logits of such a file cannot be promised bit for bit.
 
-Tensors: NCHW integers beside their scale and zero point.
+Tensors are NCHW integers with a scale and a zero point. Each kernel rounds where onnxruntime's does: before
+or after adding the zero point.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Pending:
-    """A node on quantized inputs, to be computed when it is known by which scale its output is quantized."""
+    """A node on quantized inputs, computed once the scale of its output is known.
+
+    An integer kernel is node and QuantizeLinear in one, so the node alone has no value yet.
+    """
 
     node: NodeProto
     inputs: tuple[Any, ...]
@@ -69,7 +73,7 @@ class Pending:
 
 @dataclass
 class Simulation:
-    """What a file computes: its logits, the integers of every activation, what it computes in floats."""
+    """The result: logits, the integers of every activation, the operations left in floating point."""
 
     logits: Array
     integers: dict[str, Array]
@@ -109,11 +113,12 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
 def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:
     """The integers of a tensor that is a float one, a quantized one or a pending operation's result."""
     low, high = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
+    # onnxruntime removes a pair that dequantizes and quantizes by the same scale.
     if isinstance(value, Quantized) and value.scale == scale and value.zero == zero:
         return value.q
     if isinstance(value, Pending) and value.fused:
         if value.node.op_type == "Add" and value.inputs[0].q.shape != value.inputs[1].q.shape:
-            floating["Add of two shapes"] += 1  # its kernels round in an order of their own, by layout
+            floating["Add of two shapes"] += 1  # how its kernels round depends on the memory layout
         steps = KERNELS[value.node.op_type](value.node, value.inputs, scale, zero)
     elif (
         isinstance(value, Pending)
@@ -150,12 +155,12 @@ def _float(node: NodeProto, inputs: tuple[Any, ...], floating: Counter[str]) -> 
 
 
 def _fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
-    """a · b + c rounded once to float32; exact before, since a has 8 bits."""
+    """a · b + c rounded once to float32: in float64 the product of 8 and 24 bits is exact."""
     return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(f32)
 
 
 def _requantized(sums: Array, scale: Array, zero: Array) -> Array:
-    """Sums in int32 to steps: float32 product, rounded half to even, then the zero point."""
+    """int32 sums to steps of the output: float32 product, rounded half to even, then the zero point."""
     return np.rint(sums.astype(f32) * scale) + zero.astype(np.float64)
 
 
@@ -168,7 +173,9 @@ def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     given = attributes(node)
     spatial = x.q.ndim - 2
     begin, end = np.split(np.array(given.get("pads", [0] * 2 * spatial)), 2)
+    # ONNX: all begins, then all ends, first axis first. F.pad: (begin, end) by axis, last axis first.
     padding = [int(side) for pair in zip(begin[::-1], end[::-1], strict=True) for side in pair]
+    # In float64, where sums of 8-bit products are exact. Padding with 0 is padding with the zero point here.
     convolve = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
     sums = convolve(
         F.pad(torch.from_numpy(x.centred()), padding),
@@ -200,6 +207,7 @@ def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array)
 
 def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     a, b = inputs
+    # out = a · ratio_a + (b · ratio_b + fixed), two fused multiply-adds in this order, then rounded.
     ratio_a, ratio_b = a.scale / scale, b.scale / scale
     fixed = f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
     return np.rint(_fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed)))
@@ -212,9 +220,9 @@ def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) ->
 
 
 def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    """Sums of float32 in the order of the pixels, as this kernel alone has them; rounded with the zero.
+    """float32 sums in the order of the pixels, as in this kernel alone; rounded after adding the zero point.
 
-    A window as large as the map without a border is pooled by the kernel for global pooling.
+    A window as large as the feature map, without padding, is pooled by the kernel for global pooling.
     """
     given = attributes(node)
     kernel = given["kernel_shape"]
@@ -226,12 +234,12 @@ def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: 
     x = inputs[0].floats()
     lengths = np.array(x.shape[2:]) + begin + end - kernel
     steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
-    beyond = np.maximum(steps * strides - lengths, 0)
+    beyond = np.maximum(steps * strides - lengths, 0)  # ceil_mode: the last window may reach past the padding
     widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
     axes = tuple(range(2, 2 + dims))
     every: Any = (..., *(slice(None, None, stride) for stride in strides), *[slice(None)] * dims)
 
-    def total(values: Array) -> Any:
+    def total(values: Array) -> Any:  # pixel by pixel: np.sum may add in another order
         windows: Any = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), kernel, axes)[every]
         return sum(windows[(..., *place)] for place in np.ndindex(*kernel))
 
@@ -266,7 +274,7 @@ MOVES = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"}
     | {"Gather", "GatherND", "Identity"}
 )
-"""Operations that only move values or choose among them: on integers they are what they are on floats."""
+"""Operations that only move or select values: they give the same on integers as on floats."""
 EXACT = MOVES | {
     "Relu",
     "Clip",
@@ -278,4 +286,4 @@ EXACT = MOVES | {
 }
 EXACT |= {"Mul", "Add", "Sub", "Div", "Shape", "Cast", "Concat", "Constant", "ConstantOfShape", "Where"}
 EXACT |= {"Pad", "Expand", "Tile", "ReduceMax", "ReduceMin", "GlobalMaxPool", "DepthToSpace", "SpaceToDepth"}
-"""Float operations that sum over no elements and approximate nothing: processors round them alike."""
+"""Float operations without sums over elements or approximations, which all processors round alike."""

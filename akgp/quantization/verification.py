@@ -1,4 +1,4 @@
-"""Whether onnxruntime computes, on this processor, what an int8 file states: its logits by the simulator."""
+"""Checks that onnxruntime computes on this processor what an int8 file states: the simulator's logits."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 PIXELS, FEWEST = 2**18, 8
-"""As many images are compared as have PIXELS in all, FEWEST at least: 256 of 32×32, 8 of 224×224; seconds."""
-BATCH = 32
+"""Images are compared up to PIXELS in all, but FEWEST at least, so that it takes seconds: 256 of 32×32, 8 of
+224×224."""
+BATCH = 32  # images whose simulated integers of all layers are in memory at a time
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared.
+    """The result of a comparison.
 
     Attributes:
-        images: how many.
-        floating: operations that the file leaves in floating point and whose sums every processor may
-            order otherwise, with their number. Without any, the logits are the same everywhere.
-        equal: whether all logits agreed, bit for bit; of a file without such operations always true.
+        images: how many were compared.
+        floating: operations that the file leaves in floating point and whose sums a processor may
+            order in its own way, with their number. Without any, the logits are the same everywhere.
+        equal: whether all logits agreed, bit for bit; always true of a file without such operations.
     """
 
     images: int
@@ -40,14 +41,14 @@ class Verification:
 
 
 def verify(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> Verification:
-    """Compare the logits of the first images, as many as PIXELS allow, by onnxruntime and by the simulator.
+    """Compare the logits of the first images, as many as PIXELS allow, between onnxruntime and the simulator.
 
     Args:
         path: an int8 graph that `quantize` has written.
         inputs: float32 [N, C, H, W], normalised images.
 
     Raises:
-        QuantizationError: the file is all integers, and yet they differ; names the first layer that does.
+        QuantizationError: they differ although `floating` is empty; names the first layer that differs.
     """
     import onnx
 
@@ -57,39 +58,41 @@ def verify(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> Verificati
     floating: Mapping[str, int] = {}
     different = 0
     for batch in np.array_split(images, -(-len(images) // BATCH)):
-        stated = simulate(model, batch)
+        simulation = simulate(model, batch)
         (logits,) = running.run(None, {running.get_inputs()[0].name: batch})
-        rows = (logits.view(np.int32) != stated.logits.view(np.int32)).any(tuple(range(1, logits.ndim)))
+        # As bits, so that −0 differs from 0, and NaN equals itself.
+        rows = (logits.view(np.int32) != simulation.logits.view(np.int32)).any(tuple(range(1, logits.ndim)))
         different += int(rows.sum())
-        floating = stated.floating
+        floating = simulation.floating
         if rows.any() and not floating:
             raise QuantizationError(
                 f"{path}: onnxruntime's integer kernels on this processor don't compute what the file "
                 f"states: the logits of {rows.sum()} of {len(batch)} images differ; first in "
-                f"{_first_difference(model, batch, stated.integers)}"
+                f"{_first_difference(model, batch, simulation.integers)}"
             )
     return Verification(len(images), floating, different == 0)
 
 
 def _first_difference(
-    model: ModelProto, batch: NDArray[np.float32], stated: Mapping[str, NDArray[np.uint8]]
+    model: ModelProto, batch: NDArray[np.float32], simulated: Mapping[str, NDArray[np.uint8]]
 ) -> str:
     """The first operation whose integers differ, and by how much."""
     import onnx
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    # onnxruntime keeps an activation's integers if they are an output of the graph.
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     for node in quantizers:
-        watched.graph.output.append(
+        observed.graph.output.append(
             onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, None)
         )
     names = [node.output[0] for node in quantizers]
-    running = session(watched.SerializeToString(), threads=1)
+    running = session(observed.SerializeToString(), threads=1)
     made_by = {name: node for node in model.graph.node for name in node.output}
     computed = running.run(names, {running.get_inputs()[0].name: batch})
     for node, steps in zip(quantizers, computed, strict=True):
-        error = np.abs(steps.astype(int) - stated[node.output[0]].astype(int))
+        error = np.abs(steps.astype(int) - simulated[node.output[0]].astype(int))
         if error.any():
             maker = made_by.get(node.input[0], node)
             return (

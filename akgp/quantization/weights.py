@@ -1,4 +1,7 @@
-"""The weights and biases of a QDQ graph, by scales with which no kernel can saturate or overflow."""
+"""Requantizes weights and biases of a QDQ graph by scales with which no kernel can saturate or overflow.
+
+Letters of shapes: O output channels, K weights of one output.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 LARGEST_BIAS = 2**30
-"""Of a quantized bias: half of int32, which leaves room for sums of K ≤ 33,000 products."""
+"""Largest quantized bias: half of int32, which leaves room for sums of K ≤ 33,000 products of 255 · 127."""
 
 
 def make_safe(model: ModelProto, floating: ModelProto) -> None:
-    """Quantize, in place, every int8 weight of a QDQ graph by its safe scales, and the biases with them.
+    """Quantize, in place, every int8 weight of a QDQ graph with safe scales, and the biases to match.
 
     Args:
         model: as onnxruntime's quantizer writes it.
-        floating: the graph that was quantized; its nodes have the same names.
+        floating: the float graph that was quantized, with nodes of the same names: weights are rounded once.
     """
     graph, floats = Qdq(model), Qdq(floating)
     sources = {node.name: node for node in floats.nodes}
@@ -37,7 +40,7 @@ def make_safe(model: ModelProto, floating: ModelProto) -> None:
         first = sharing[0]
         weight_OK = rows(first.node, first.floats[0])
         scales = reduce(np.maximum, [layer.bias_limit() for layer in sharing], safe_scales(weight_OK))
-        if graph.constant(first.weight.scale).size == 1:
+        if graph.constant(first.weight.scale).size == 1:  # one scale for all channels: the largest is safe
             scales = np.full_like(scales, scales.max())
         first.write_weight(quantized(weight_OK, scales), scales)
         for layer in sharing:
@@ -46,7 +49,7 @@ def make_safe(model: ModelProto, floating: ModelProto) -> None:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A node with a quantized weight. floats: its weight and, if it has one, its bias before."""
+    """A node with a quantized weight. floats: its float weight and, if it has one, its float bias."""
 
     graph: Qdq
     node: NodeProto
@@ -60,7 +63,7 @@ class _Layer:
 
     @property
     def bias(self) -> Dequantized | None:
-        """None: there is none, or it stays in floating point."""
+        """None if there is none, or it stays in floating point."""
         bias = self.graph.dequantized(self.node.input[2]) if len(self.node.input) > 2 else None
         return bias if bias and bias.integers in self.graph.tensors else None
 
@@ -84,6 +87,7 @@ class _Layer:
     def write_bias(self, scales: NDArray[np.float32]) -> None:
         if self.bias is None:
             return
+        # Fixed by the integer kernels, which add the bias to the sums of products.
         bias_scales = self.input_scale * scales
         integers = np.rint(self.floats[1].astype(np.float64) / bias_scales)
         self.graph.write(self.bias.integers, integers.astype(np.int32))
