@@ -1,7 +1,9 @@
-"""Batches for training and evaluation: whole batches at a time, on the device, no per-sample Python.
+"""Batches for training and evaluation: assembled and augmented as whole tensors on the device.
 
-Randomness is drawn on the processor from (seed, epoch), so that every device and every number of
-workers sees the same images. Reading files is not done here. N: images, B: of a batch, C: channels.
+Random numbers are drawn on the CPU from (seed, epoch), so that every device and every number of workers
+sees the same images. Files are read elsewhere.
+
+Letters of shapes: N images, B images of a batch, C channels, H, W pixels.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ NCHW = torch.contiguous_format
 
 @dataclass(frozen=True)
 class Batch:
-    """index: [B] positions in the split; inputs: [B, C, H, W] normalised floats; labels: int64 [B].
+    """A batch. index: [B] positions in its source; inputs: [B, C, H, W] normalised; labels: int64 [B].
 
-    columns: [B, ...], whatever else its source knows of each image, by name.
+    columns: [B, ...] by name, further values of each image that its source has, such as a weight.
     """
 
     index: Tensor
@@ -38,9 +40,9 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """N labelled images as batches: all that training, evaluation and prediction ask of a data set.
+    """N labelled images as batches: the interface of a data set to training, evaluation and prediction.
 
-    Where the pixels lie, how they are read and in which units they are normalised is its own affair.
+    Storage, reading and normalisation of the pixels are left to the implementation.
     """
 
     @property
@@ -49,7 +51,7 @@ class BatchSource(Protocol):
 
     @property
     def columns(self) -> Mapping[str, Tensor]:
-        """What else is known of each image, [N, ...] by name; every batch carries its rows of them."""
+        """Further values of each image, [N, ...] by name; every batch carries its rows of them."""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -58,13 +60,13 @@ class BatchSource(Protocol):
     def __len__(self) -> int: ...
 
     def to(self, device: torch.device | str) -> BatchSource:
-        """The same images, their batches on this device."""
+        """The same images, with batches on this device."""
 
     def take(self, index: Tensor) -> BatchSource:
         """The images at the positions `index` [M], in this order, and their rows of the columns."""
 
     def with_columns(self, **columns: Tensor) -> BatchSource:
-        """The same images, with these columns besides or instead."""
+        """The same images, with these columns added or replaced."""
 
     def epoch(
         self,
@@ -77,14 +79,14 @@ class BatchSource(Protocol):
         world: int = 1,
         channels_last: bool = False,
     ) -> Iterator[Batch]:
-        """The training batches of one epoch, in an order that depends on (seed, epoch) alone.
+        """Training batches of one epoch, in an order that depends on (seed, epoch) alone.
 
-        Only whole global batches are used, the rest waits for another epoch's order; a split smaller
-        than `batch_size` is one batch. Worker `rank` of `world` gets its slice of each.
+        Only whole global batches are used; which images are left out differs by epoch. A source
+        smaller than `batch_size` is one batch. Worker `rank` of `world` gets its slice of each batch.
 
         Args:
             batch_size: over all workers, a multiple of `world`.
-            augment: None: the images as they are.
+            augment: None: without augmentation.
 
         Raises:
             ValueError: fewer images than workers.
@@ -93,11 +95,11 @@ class BatchSource(Protocol):
     def ordered(
         self, *, batch_size: int, rank: int = 0, world: int = 1, channels_last: bool = False
     ) -> Iterator[Batch]:
-        """Every image once over all workers, in order, as it is."""
+        """Every image once over all workers, in order, without augmentation."""
 
 
 class Pixels(Protocol):
-    """Images uint8 [N, C, H, W] that are read by position. A tensor is one; so is what reads a file."""
+    """Images uint8 [N, C, H, W] that are read by position: a tensor, or an object that reads a file."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -110,12 +112,13 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class IndexedSource:
-    """A `BatchSource` of images that are read by position, each worker the whole of a global batch.
+    """A `BatchSource` of images that are read by position.
 
-    The whole, as augmentation is drawn for all of it: so a batch does not depend on the number of workers.
+    Each worker reads and augments the whole global batch and keeps its slice, so that a batch does not depend
+    on the number of workers.
 
     mean, std: of each channel, in units of 255.
-    positions: [N] into `pixels` and only into these; None: all of them, in order.
+    positions: [N] into `pixels` alone, not labels or columns; None: all of them, in order.
     """
 
     pixels: Pixels
@@ -157,12 +160,13 @@ class IndexedSource:
         """As `BatchSource.with_columns`.
 
         Raises:
-            ValueError: a column has not one row an image.
+            ValueError: a column does not have one row for each image.
         """
         for name, column in columns.items():
             if column.shape[:1] != (len(self),):
                 raise ValueError(
-                    f"column {name}: must be [{len(self)}, ...], a row an image, got {list(column.shape)}"
+                    f"column {name}: must be [{len(self)}, ...], a row for each image, got "
+                    f"{list(column.shape)}"
                 )
         moved = {name: column.to(self.labels.device) for name, column in columns.items()}
         return replace(self, columns={**self.columns, **moved})
@@ -183,9 +187,10 @@ class IndexedSource:
             raise ValueError(
                 f"{len(self)} training images are too few for {world} workers: lower ray.workers"
             )
+        # A prime above any number of epochs: no two (seed, epoch) share a generator.
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(self), generator=generator)
-        size = min(batch_size, len(self) // world * world)
+        size = min(batch_size, len(self) // world * world)  # equal slices for all workers
         share = size // world
         mine = slice(rank * share, (rank + 1) * share)
         for start in range(0, len(self) - size + 1, size):
@@ -214,25 +219,26 @@ class IndexedSource:
 def normalize(
     pixels: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
 ) -> Tensor:
-    """(pixels / 255 − mean) / std, a channel each.
+    """(pixels / 255 − mean) / std, by channel.
 
     Args:
         pixels: uint8 [N, C, H, W].
         mean, std: [C], in units of 255.
     """
     shape = (1, len(mean), 1, 1)
+    # pixels · scale − shift: one product and one difference a pixel.
     scale = 1 / (255 * torch.tensor(std, device=pixels.device).view(shape))
     shift = torch.tensor(mean, device=pixels.device).view(shape) / torch.tensor(
         std, device=pixels.device
     ).view(shape)
-    return laid_out(pixels.float() * scale - shift, torch.channels_last if channels_last else NCHW)
+    return in_memory_format(pixels.float() * scale - shift, torch.channels_last if channels_last else NCHW)
 
 
-def laid_out(images_NCHW: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """The images in this memory format, by their strides too; copied only where they lie otherwise.
+def in_memory_format(images_NCHW: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The images in this memory format, strides included; copied only if they are in another.
 
-    Images of one channel are in both formats at once, so that `contiguous` leaves their strides as they are;
-    but by these a convolution chooses the format of its outputs.
+    With one channel both formats have the same memory, so `contiguous` leaves the strides unchanged; but a
+    convolution chooses the format of its output by the strides. `view` sets them.
     """
     if memory_format is NCHW:
         return images_NCHW.contiguous().flatten().view(images_NCHW.shape)
@@ -241,17 +247,20 @@ def laid_out(images_NCHW: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 
 def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tensor:
-    """Random crops after reflected padding, mirroring and cut-out, drawn for the whole batch.
+    """Random crops after reflection padding, horizontal flips and cutout, drawn for the whole batch.
+
+    Crop and flip together are one gather of pixels.
 
     Args:
-        pixels: uint8 [N, C, H, W].
-        generator: on the processor; draws the same numbers for every device.
+        pixels: uint8 [B, C, H, W].
+        generator: on the CPU; draws the same numbers for every device.
 
     Returns:
-        uint8 [N, C, H, W]; a cut-out square holds the batch's mean colour.
+        uint8 [B, C, H, W]; the cutout square has the mean colour of the batch.
     """
     count, _, height, width = pixels.shape
     device, pad = pixels.device, params.crop_padding
+    # Source rows [B, H] and columns [B, W] of every output pixel.
     rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
     if pad:
         offsets = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
@@ -261,7 +270,9 @@ def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Te
         columns = torch.where(mirrored, columns.flip(1), columns)
     if pad or params.flip:
         sample = torch.arange(count, device=device)[:, None, None]
-        grid = pixels.permute(0, 2, 3, 1)[sample, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+        # Channels last, so that one index reads all channels of a pixel.
+        images_NHWC = pixels.permute(0, 2, 3, 1)
+        grid = images_NHWC[sample, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
         pixels = grid.permute(0, 3, 1, 2)
     if params.cutout:
         centre = torch.stack(
@@ -272,6 +283,7 @@ def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Te
             (torch.arange(side) >= edge) & (torch.arange(side) < edge + params.cutout)
             for side, edge in zip((height, width), low, strict=True)
         ]
+        # [B, 1, H, W]; a square whose centre is near the border is cut off there, as in the paper.
         square = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(device)
         fill = pixels.float().mean((0, 2, 3), keepdim=True).round().to(torch.uint8)
         pixels = torch.where(square, fill, pixels)
@@ -279,7 +291,7 @@ def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Te
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside [0, size) mirrored, as often as needed, at the border pixels (not repeated)."""
+    """Positions reflected into [0, size), as often as needed, at border pixels, which are not repeated."""
     period = max(2 * (size - 1), 1)
     position = position.abs() % period
     return torch.where(position >= size, period - position, position)

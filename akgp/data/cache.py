@@ -1,9 +1,8 @@
-"""Files below a path, listed once; of an object store's only those are downloaded that are new or changed.
+"""Files below a path; of an object store only new and changed ones are downloaded, others come from a cache.
 
-A copy lies in a folder of the user's cache, named after the file's address, its ETag and its size, and is
-moved there when it is whole. So a name never stands for anything else, nothing has to be written down, and
-a process that is killed leaves at most a part that nobody takes for a copy. Stores without ETags, and disks,
-are read directly.
+A copy in the user's cache is named after the file's address, ETag and size, and moved there when it is
+complete. So a name always stands for the same content, no index is needed, and a process that is killed
+leaves at most a partial file, never taken for a copy. Stores without ETags, and disks, are read directly.
 """
 
 from __future__ import annotations
@@ -19,27 +18,28 @@ from typing import Any
 from akgp.data.files import DataError, download, list_files, parquet_file, read_files
 from akgp.data.formats import HEAD_BYTES
 
-PART_SECONDS = 24 * 3600.0  # an older part has been left by a process that was killed
+PART_SECONDS = 24 * 3600.0  # an older partial file was left by a process that was killed
 PART = ".part"
-HEAD = ".head"  # of a file that may be no image: its first bytes
+HEAD = ".head"  # the first bytes of a file that may not be an image
 
 
 def user_cache() -> Path:
-    """Where AKGP keeps what it has downloaded: $XDG_CACHE_HOME/akgp, by default ~/.cache/akgp."""
+    """The folder of downloads: $XDG_CACHE_HOME/akgp, by default ~/.cache/akgp."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "akgp"
 
 
 class Files:
-    """The files below `path` as they are now.
+    """The files below `path`, as they were when this was made.
 
-    Opening them removes the copies of those that have changed or are gone.
+    Making it removes cached copies of files that have changed or no longer exist.
 
     Attributes:
         names: relative to `path`, sorted; the one name "" if `path` is a file itself.
-        empty: folders with nothing in them; skipped: what is not looked into, and why, as of `list_files`.
+        empty: folders with nothing in them.
+        skipped: what is not looked into, and why; see `list_files`.
 
     Raises:
-        DataError: there are none, or `path` can't be reached.
+        DataError: there are no files, or `path` can't be reached.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,7 +47,7 @@ class Files:
         root = path.rstrip("/")
         self.names, self.empty, self.skipped = list(listing.files), listing.empty, listing.skipped
         self._folder = user_cache() / "sources" / _digest(root)
-        self._copies: dict[str, tuple[Path, int]] = {}  # and their sizes, by the address of the original
+        self._copies: dict[str, tuple[Path, int]] = {}  # address of the original -> copy, size
         self._sizes: dict[str, int] = {}
         for name, entry in listing.files.items():
             address = f"{root}/{name}" if name else root
@@ -58,10 +58,10 @@ class Files:
         self._sweep()
 
     def read(self, addresses: Sequence[str]) -> list[bytes | DataError]:
-        """What the files hold; an error for each that isn't there. Others than the listed may be asked for.
+        """The contents of files, listed or not, with an error for each that doesn't exist.
 
         Raises:
-            DataError: a file that is there can't be read, or a copy can't be written.
+            DataError: an existing file can't be read, or a copy can't be written.
         """
         contents: dict[str, bytes | DataError] = {
             address: content for address in addresses if (content := self._copied(address)) is not None
@@ -75,10 +75,10 @@ class Files:
         return [contents[address] for address in addresses]
 
     def heads(self, addresses: Sequence[str]) -> list[bytes | DataError]:
-        """The first `HEAD_BYTES` of the files, as of `read`; of a file in a store they are kept, too."""
+        """The first `HEAD_BYTES` of the files, otherwise as `read`; cached like whole files."""
         heads_by_address: dict[str, bytes | DataError] = {}
         for address in addresses:
-            if self._sizes.get(address) == 0:
+            if self._sizes.get(address) == 0:  # a range of an empty object is an error in S3
                 heads_by_address[address] = b""
             elif address in self._copies:
                 for copy in (self._copies[address][0], self._head(address)):
@@ -98,7 +98,7 @@ class Files:
 
     @contextlib.contextmanager
     def parquet(self, address: str) -> Iterator[Any]:
-        """An open pyarrow.parquet.ParquetFile, as of `parquet_file`, of a copy if there can be one."""
+        """An open pyarrow.parquet.ParquetFile, as by `parquet_file`; a cached copy where files have ETags."""
         if address not in self._copies:
             with parquet_file(address) as parquet:
                 yield parquet
@@ -111,7 +111,7 @@ class Files:
             yield parquet
 
     def _copied(self, address: str) -> bytes | None:
-        """The content of a whole copy; None if there is none."""
+        """The content of a complete copy; None if there is none."""
         if address not in self._copies:
             return None
         copy, size = self._copies[address]
@@ -123,7 +123,8 @@ class Files:
 
     @contextlib.contextmanager
     def _part(self, copy: Path) -> Iterator[Path]:
-        """A file to write to, which becomes the copy when the block has ended well."""
+        """A file to write to, which becomes the copy if the block does not raise."""
+        # By process, so that two that download the same file don't write into each other's.
         part = copy.with_name(f"{copy.name}.{os.getpid()}{PART}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -139,12 +140,12 @@ class Files:
                 part.unlink()
 
     def _sweep(self) -> None:
-        """Remove what is of no listed file, and what was left of an interrupted download."""
-        kept = {copy.name + end for copy, _ in self._copies.values() for end in ("", HEAD)}
+        """Remove copies of files that are not listed, and partial files of interrupted downloads."""
+        current = {copy.name + end for copy, _ in self._copies.values() for end in ("", HEAD)}
         old = time.time() - PART_SECONDS
         for file in self._folder.iterdir() if self._folder.exists() else ():
-            with contextlib.suppress(OSError):  # another process removes it, too
-                if file.name not in kept and (file.suffix != PART or file.stat().st_mtime < old):
+            with contextlib.suppress(OSError):  # another process may remove it at the same time
+                if file.name not in current and (file.suffix != PART or file.stat().st_mtime < old):
                     file.unlink()
 
 

@@ -1,8 +1,8 @@
-"""Regimes: fewer, unequal or wrong labels, made on purpose to study what they do.
+"""Corruptions (`data.regime`): a subset, a long tail or wrong labels, made on purpose to study their effect.
 
-Functions of labels alone; they say which positions are kept and which labels are changed. Each draws
-from a stream of its own that `seed` decides, apart from that of the splits: were it the same, all
-wrong labels of a class would fall into one split. Pixels, files and splits are not known here.
+Functions of labels alone, which return the positions that are kept and the labels. Each draws from a random
+stream that depends on `seed` and differs from that of the splits: with the same stream, all wrong
+labels of a class would fall into one split.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ CIFAR10_FLIPS = {
 def apply_corruption(
     labels: np.ndarray, classes: tuple[str, ...], regime: Regime, flips: dict[str, str] | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `regime` makes of labels: first the subset, then the long tail, then the noise.
+    """Apply `regime` to labels: first the subset, then the long tail, then the noise.
 
     Args:
         labels: [N] class indices.
         flips: for asymmetric noise, as in `flip_targets`.
 
     Returns:
-        [M] positions kept, ascending, and [M] their labels, some of them wrong.
+        [M] positions kept, ascending, and [M] their labels, some of which may be wrong.
 
     Raises:
         DataError: fewer images than the subset, or so few that no label would change.
@@ -55,8 +55,8 @@ def apply_corruption(
             noisy = asymmetric_noise(true, flip_targets(classes, flips), regime.label_noise, seed)
         if (noisy == true).all():
             raise DataError(
-                f"data.regime.label_noise: {regime.label_noise:g} must be higher, for in no class it makes "
-                f"one label wrong (the largest has {np.bincount(true).max()} images)"
+                f"data.regime.label_noise: {regime.label_noise:g} must be higher, as it makes no label "
+                f"wrong in any class (the largest has {np.bincount(true).max()} images)"
             )
     return kept, noisy
 
@@ -71,7 +71,7 @@ def stratified_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         labels: [N] class indices.
         count: from 0 to N.
     """
-    random = np.random.RandomState([seed, SUBSET])
+    random = np.random.RandomState([seed, SUBSET])  # NumPy promises that its stream never changes
     classes, sizes = np.unique(labels, return_counts=True)
     quota, remainder = np.divmod(sizes * count, len(labels))
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
@@ -93,7 +93,7 @@ def long_tail(labels: np.ndarray, classes: int, imbalance: float, seed: int) -> 
     random = np.random.RandomState([seed, TAIL])
     decay = float(imbalance) ** (-np.arange(classes) / (classes - 1))
     largest = (np.bincount(labels, minlength=classes) / decay).min()
-    sizes = np.floor(largest * decay * (1 + 1e-9)).astype(int)
+    sizes = np.floor(largest * decay * (1 + 1e-9)).astype(int)  # 1e-9: an exact 100 may come out as 99.99…
     return _first(labels, dict(enumerate(sizes)), random)
 
 
@@ -112,19 +112,20 @@ def symmetric_noise(labels: np.ndarray, classes: int, rate: float, seed: int) ->
     random = np.random.RandomState([seed, NOISE])
     wrong = _share(labels, rate, random)
     noisy = labels.copy()
+    # A step of 1 to C − 1 around the circle of classes: uniform over the others, never the same class.
     noisy[wrong] = (labels[wrong] + random.randint(1, classes, len(wrong))) % classes
     return noisy
 
 
 def asymmetric_noise(labels: np.ndarray, targets: np.ndarray, rate: float, seed: int) -> np.ndarray:
-    """`labels` [N] with the share `rate` of each flipped class turned into the class it is taken for.
+    """`labels` [N] with the share `rate` of each class flipped to its target class.
 
-    Of a class with n labels exactly round(rate · n) are changed; a class that is its own target
-    keeps all, so that the share over all classes is lower where there are such.
+    Of a class with n labels exactly round(rate · n) are changed; a class whose target is itself keeps all
+    labels, so that the share over all classes is lower than `rate`.
 
     Args:
         labels: [N] class indices.
-        targets: [C] the class that each is taken for, as by `flip_targets`.
+        targets: [C] target class of each, as by `flip_targets`.
         rate: in [0, 1).
     """
     wrong = _share(labels, rate, np.random.RandomState([seed, NOISE]))
@@ -134,11 +135,11 @@ def asymmetric_noise(labels: np.ndarray, targets: np.ndarray, rate: float, seed:
 
 
 def flip_targets(classes: tuple[str, ...], flips: dict[str, str] | None = None) -> np.ndarray:
-    """[C] index of the class that each is taken for under asymmetric noise.
+    """Target class of each class under asymmetric noise: indices [C].
 
     Args:
-        flips: names, from → to, as CIFAR10_FLIPS (Patrini et al. 2017); classes not in it are their
-            own target. None: the next class, of the last the first.
+        flips: names, from → to, as CIFAR10_FLIPS (Patrini et al. 2017); other classes have themselves
+            as target. None: the next class, for the last the first.
     """
     if flips is None:
         return np.roll(np.arange(len(classes)), -1)
@@ -152,6 +153,7 @@ def _first(labels: np.ndarray, counts: dict[int, int], random: np.random.RandomS
 
 
 def _share(labels: np.ndarray, rate: float, random: np.random.RandomState) -> np.ndarray:
+    """Positions of the share `rate` of each class's labels, drawn at random, ascending."""
     classes, sizes = np.unique(labels, return_counts=True)
     counts = {label: round(rate * int(size)) for label, size in zip(classes, sizes, strict=True)}
     return _first(labels, counts, random)

@@ -1,4 +1,4 @@
-"""Encoded images to pixels: upright, opaque, eight bits a channel, of one size."""
+"""Decodes images to pixels: upright, opaque, eight bits a channel, resized to one size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from akgp.data.tables import Preprocessing
 
 MODES = {"gray": "L", "rgb": "RGB"}
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits a channel that cameras and scanners give; files store all above 8 in 16."""
+"""Bits a channel of cameras and scanners; files store depths above 8 in 16 bits."""
 
 
 @dataclass(frozen=True)
 class Decoded:
     """pixels: uint8 [H, W, C].
 
-    deep: whether there were more than 8 bits a channel, which `bit_depth` has told how to scale.
-    upper_of_16: of 16 bits a channel in colour Pillow gives the upper eight alone: the highest of them.
-    frames: whether the file has several, of which this is the first.
+    deep: whether the image had more than 8 bits a channel and was scaled by `bit_depth`.
+    upper_of_16: the highest value, where Pillow has reduced colour of 16 bits a channel to the upper eight.
+    frames: whether the file has several frames, of which this is the first.
     """
 
     pixels: np.ndarray
@@ -40,7 +40,7 @@ class Decoded:
 
 
 class DeeperError(DataError):
-    """An image holds a value that needs more than the bits it was to be decoded with: `bit_depth` of them."""
+    """An image has a value that does not fit the given bit depth; `bit_depth` is the one that it needs."""
 
     def __init__(self, value: int, given: int) -> None:
         self.bit_depth = next(bits for bits in BIT_DEPTHS if value < 2**bits)
@@ -54,19 +54,19 @@ def decoded(
 ) -> Decoded:
     """The image as uint8 [H, W, C], C 1 for `color` 'gray' and 3 for 'rgb'.
 
-    A photo is turned as its EXIF orientation says; what is transparent shows white. Of several frames the
-    first is taken.
+    The EXIF orientation is applied, transparency is composited on white, and of several frames the first is
+    taken.
 
     Args:
         content: an encoded image, or pixels, uint8 [H, W] or [H, W, 3].
         size: height and width that it is resized to (bilinear with antialiasing), whatever its
             proportions are; None: as it is.
-        bit_depth: of images with more than 8 bits a channel those that hold values, of which the upper eight
-            remain: value >> (bit_depth − 8).
+        bit_depth: how many bits of images with more than 8 bits a channel hold values; the upper eight of
+            these remain: value >> (bit_depth − 8).
 
     Raises:
         DeeperError: a value is 2^bit_depth or higher.
-        DataError: it can't be decoded; the message lacks the origin, which the caller knows.
+        DataError: it can't be decoded; the caller adds the origin to the message.
     """
     try:
         if isinstance(content, bytes):
@@ -88,22 +88,22 @@ def decoded(
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without Pillow's warnings of odd metadata and large images, which name no file."""
+def without_warnings() -> Iterator[None]:
+    """Suppress Pillow's warnings about metadata and large images in the block: they name no file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_image(file: Path, expected: Preprocessing) -> Tensor:
-    """One image file as uint8 [1, C, H, W], as the prepared ones are.
+    """One image file as uint8 [1, C, H, W], decoded like the prepared images.
 
     Raises:
         DataError: it is missing or no image.
     """
     size, color = expected.image_size, "gray" if expected.channels == 1 else "rgb"
     try:
-        with quietly():
+        with without_warnings():
             pixels = decoded(file.read_bytes(), color, size, expected.bit_depth).pixels
     except OSError as error:
         raise DataError(f"{file}: can't be read ({error.strerror})") from None
@@ -113,15 +113,16 @@ def read_image(file: Path, expected: Preprocessing) -> Tensor:
 
 
 def _opened(content: bytes, bit_depth: int) -> tuple[Image.Image, dict[str, Any]]:
-    """The image in a mode of 8 bits a channel, and what else `Decoded` says of it."""
+    """The image in a mode of 8 bits a channel, and the properties of `Decoded`."""
     image: Image.Image = Image.open(io.BytesIO(content), formats=decodable())
-    # The second picture of an MPO is the same photo again: a preview, or what the other eye sees.
+    # The second picture of an MPO is the same photo again: a preview, or the other view of a stereo pair.
     properties: dict[str, Any] = {
         "frames": image.format != "MPO" and bool(getattr(image, "is_animated", False))
     }
-    halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    # That Pillow drops the lower eight bits of colour shows in the raw mode of its tiles alone, before load.
+    reduced = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
-    with contextlib.suppress(Exception):  # damaged metadata say nothing about the pixels
+    with contextlib.suppress(Exception):  # the pixels may be fine where the metadata are damaged
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         return _upper_eight(np.asarray(image), bit_depth), properties | {"deep": True}
@@ -129,7 +130,7 @@ def _opened(content: bytes, bit_depth: int) -> tuple[Image.Image, dict[str, Any]
         raise DataError(
             "the image can't be decoded (floating-point pixels, of unknown range: store 8 or 16 bits)"
         )
-    if halved:
+    if reduced:
         colours = [band for band in image.getbands() if band != "A"]
         properties["upper_of_16"] = max(int(np.asarray(image.getchannel(band)).max()) for band in colours)
     return image, properties
@@ -146,10 +147,10 @@ def _upper_eight(values: np.ndarray, bit_depth: int) -> Image.Image:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """Opaque and in `mode`; what Pillow can't turn into gray by itself goes through RGB."""
+    """The image without transparency, in `mode`."""
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    if image.mode == "LAB":
+    if image.mode == "LAB":  # Pillow does not convert LAB to gray
         image = image.convert("RGB")
     return image.convert(mode)

@@ -1,6 +1,6 @@
-"""Files where they lie, on a disk or in an object store: listed, read, opened as Parquet.
+"""Lists and reads files, and opens Parquet files, on a disk or in an object store.
 
-Addresses are paths or URLs of fsspec, such as s3://; what they hold is not kept here.
+Addresses are paths or URLs of fsspec, such as s3://. Caching is done in `cache`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from akgp.io.errors import first_line
 
 
 class DataError(ValueError):
-    """The images or labels can't be used; the message names file and row."""
+    """Images or labels can't be used; the message names file and row."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a store says of a file: its size in bytes, and the tag that changes with its content, or ""."""
+    """A file in a listing: size in bytes (−1 on a disk), and ETag, which changes with the content, or ""."""
 
     size: int
     tag: str
@@ -31,11 +31,11 @@ class Listed:
 
 @dataclass
 class Listing:
-    """What lies below a path, by names relative to it.
+    """The files below a path, by names relative to it.
 
     files: sorted by name; the one name "" if the path is a file itself.
     empty: folders with nothing in them.
-    skipped: what is not looked into, and why: HIDDEN, LOOP or SPECIAL.
+    skipped: files and folders that are not looked into, and why: HIDDEN, LOOP or SPECIAL.
     """
 
     files: dict[str, Listed] = field(default_factory=dict)
@@ -48,16 +48,16 @@ SYSTEM_FILES = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
 }  # fmt: skip
-"""Left by operating systems and file servers; some hold thumbnails, which are no images of the data."""
+"""Made by operating systems and file servers; some hold thumbnails, which must not be taken for data."""
 
 
 def is_hidden(step: str) -> bool:
-    """Whether a file or folder of this name is none of the data's."""
+    """Whether a file or folder of this name does not belong to the data."""
     return step.startswith(".") or step.lower() in SYSTEM_FILES
 
 
 def list_files(path: str) -> Listing:
-    """What lies below `path`; links to files and folders count as these.
+    """The files below `path`; links are followed.
 
     Raises:
         DataError: there is no file, or `path` or a folder below it can't be reached.
@@ -71,6 +71,7 @@ def list_files(path: str) -> Listing:
         else:
             entries = storage.retry_outage(path, lambda: filesystem.find(root, detail=True))
             listing = _in_store(root, entries)
+    # In a store the two cannot be told apart.
     if not listing.files:
         raise DataError(f"{path}: no such directory, or nothing in it")
     listing.files = dict(sorted(listing.files.items()))
@@ -78,11 +79,12 @@ def list_files(path: str) -> Listing:
 
 
 def _on_disk(root: str) -> Listing:
-    """Of a link to a folder that it lies in, directly or through other links, nothing is listed again."""
+    """List a folder of this machine; a link to a folder above it is not followed."""
     listing = Listing()
     if not Path(root).is_dir():
         listing.files |= {"": Listed(-1, "")} if Path(root).exists() else {}
         return listing
+    # Each with the device and inode of the folders above it, by which a loop of links is recognised.
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while pending:
         folder, name, above = pending.pop()
@@ -116,7 +118,10 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def _in_store(root: str, entries: dict[str, Any]) -> Listing:
-    """From the objects of a store, where a folder without objects may be one whose name ends with '/'."""
+    """Turn the objects of a store into a listing.
+
+    Stores have no folders; an empty one may be represented by an object whose name ends with '/'.
+    """
     listing, placeholders = Listing(), []
     start = len(root.rstrip("/")) + 1
     for file, entry in entries.items():
@@ -135,13 +140,13 @@ def _in_store(root: str, entries: dict[str, Any]) -> Listing:
 
 
 def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[bytes | DataError]:
-    """What the files hold, read side by side where they are remote; an error for each that isn't there.
+    """The contents of files, with an error for each that doesn't exist; remote ones are read concurrently.
 
     Args:
-        first_bytes: read so many of each file, none of which is empty; None: all.
+        first_bytes: how many bytes to read of each file, none of which may be empty; None: all.
 
     Raises:
-        DataError: a file that is there can't be read.
+        DataError: an existing file can't be read.
     """
     places: dict[str, tuple[Any, str]] = {}
     for path in paths:
@@ -167,8 +172,8 @@ def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[byt
 
 
 def _contents(filesystem: Any, files: list[str], end: int | None) -> list[bytes | Exception]:
-    """What each file holds up to `end`, or why it can't be read; an outage is raised."""
-    # Not `cat`: it takes brackets in a file's name for a pattern.
+    """The content of each file up to `end`, or the error; raises what `retry_outage` may retry."""
+    # Not `cat`, which takes brackets in a file's name for a pattern.
     start = None if end is None else 0
     contents: list[bytes | Exception] = filesystem.cat_ranges(files, start, end, on_error="return")
     for content in contents:
@@ -178,10 +183,10 @@ def _contents(filesystem: Any, files: list[str], end: int | None) -> list[bytes 
 
 
 def download(path: str, destination: Path) -> None:
-    """Copy a remote file to this disk, also one that does not fit into memory.
+    """Copy a remote file to this disk, without holding it in memory.
 
     Raises:
-        DataError: it isn't there, can't be read, or the disk is full.
+        DataError: it doesn't exist, can't be read, or the disk is full.
     """
     with _named(path):
         filesystem, file = storage.opened(path)
@@ -193,7 +198,7 @@ def parquet_file(path: str, *, name: str | None = None, verify: bool = False) ->
     """An open pyarrow.parquet.ParquetFile.
 
     Args:
-        name: what errors call it; None: `path`.
+        name: of the file in errors; None: `path`.
         verify: check the checksums of what is read.
 
     Raises:
@@ -216,13 +221,13 @@ def parquet_file(path: str, *, name: str | None = None, verify: bool = False) ->
 
 
 def printable(name: str) -> str:
-    r"""`name` with \xNN for the bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    r"""`name` with \xNN for bytes that are not UTF-8, which Python represents as lone surrogates."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-    """What a file system refuses, as one line that names `path`."""
+    """Turn an error of a file system in the block into a DataError of one line that names `path`."""
     try:
         yield
     except DataError:

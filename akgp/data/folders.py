@@ -1,8 +1,8 @@
-"""Which folders of a tree of images are classes and which are splits: taken where it is unambiguous.
+"""Decides which folders of a tree of images are classes and which are splits, if that is unambiguous.
 
-Names only: nothing is read. CLASS/image, or train/CLASS/image beside test/ and val/, each below a folder
-that holds nothing else; images of a class may lie deeper if some lie directly in its folder. All else is
-refused by name: a folder that is taken for a class by mistake trains a network that tells nothing.
+By names alone: nothing is read. CLASS/image, or train/CLASS/image beside test/ and val/, each possibly
+below a folder that holds nothing else; images of a class may lie deeper if some lie directly in its
+folder. Anything else is an error, as a folder wrongly taken for a class trains a useless network.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation",
 }  # fmt: skip
-"""Folders of these names, in any case, are splits; of each split there may be one."""
+"""Folders with these names, in any case, are splits; there may be one of each split."""
 
 IMAGES, ANNOTATIONS = {"images", "imgs"}, {"masks", "mask", "labels", "annotations", "segmentations", "depth"}
-"""A folder of the first names beside one of the second: pictures and what is drawn on them, no classes."""
+"""A folder of IMAGES beside one of ANNOTATIONS holds segmentation data or the like, not classes."""
 
 NAMED = 5
-"""Folders that a message names; more are an ellipsis."""
+"""How many folders a message names before an ellipsis."""
 
 
 @dataclass
 class Folder:
-    """images: directly in it; total: also below it; others: files that are no images, also below it."""
+    """A folder. images: directly in it; total: number below it; others: number of other files below it."""
 
     path: str
     images: list[str] = field(default_factory=list)
@@ -45,14 +45,14 @@ class Folder:
         return self.path.rpartition("/")[2]
 
     def inner(self) -> Iterator[Folder]:
-        """The folders directly in it that hold images, also deeper."""
+        """Its folders that hold images at any depth."""
         return (folder for folder in self.folders.values() if folder.total)
 
 
 def classes_by_split(
     root: str, images: Sequence[str], others: Iterable[str] = (), empty: Iterable[str] = ()
 ) -> dict[str, list[tuple[str, str]]]:
-    """Image and class by split: 'train' and, where the folders bring them, 'validation' and 'test'.
+    """(image, class) by split: 'train' and, where there are such folders, 'validation' and 'test'.
 
     Args:
         root: of the tree, for messages.
@@ -61,8 +61,8 @@ def classes_by_split(
         empty: folders with nothing in them.
 
     Raises:
-        DataError: what is which can't be told, a class has no image, or a split is missing, empty or
-            there twice.
+        DataError: the folders are ambiguous, a class has no image, or a split is missing, empty or there
+            twice.
     """
     top = _unwrapped(root, _tree(images, others, empty))
     splits = _splits(root, top)
@@ -93,7 +93,7 @@ def _tree(images: Iterable[str], others: Iterable[str], empty: Iterable[str]) ->
 
 
 def _unwrapped(root: str, top: Folder) -> Folder:
-    """`top`, or the folder that is alone in it and again alone, down to the one that holds several."""
+    """The first folder from `top` downwards that holds more than one folder, as archives often wrap data."""
     inside = top
     while not inside.images and len(inside.folders) == 1:
         (only,) = inside.folders.values()
@@ -106,9 +106,10 @@ def _unwrapped(root: str, top: Folder) -> Folder:
 
 
 def _splits(root: str, top: Folder) -> dict[str, Folder]:
-    """The folders in `top` that are splits, by split, in a fixed order; none if its folders are classes."""
+    """The folders in `top` that are splits, in a fixed order; empty if its folders are classes."""
     named = [folder for folder in top.folders.values() if folder.name.lower() in SPLIT_NAMES]
     beside = [folder for folder in top.inner() if folder.name.lower() not in SPLIT_NAMES]
+    # Look-alikes such as seg_train and seg_test; one alone may be a class.
     alike = {part for folder in [*named, *beside] if (part := _resembles(folder.name))}
     if len(alike) > 1 and any(_resembles(folder.name) for folder in beside):
         raise DataError(
@@ -129,22 +130,23 @@ def _splits(root: str, top: Folder) -> dict[str, Folder]:
         )
     if top.images:
         raise _outside(root, top)
-    found: dict[str, Folder] = {}
+    by_split: dict[str, Folder] = {}
     for folder in named:
         split = SPLIT_NAMES[folder.name.lower()]
-        if split in found:
+        if split in by_split:
             raise DataError(
-                f"{_at(root, folder)}: is the {split} split, and so is {_at(root, found[split])}: merge them"
+                f"{_at(root, folder)}: is the {split} split, and so is {_at(root, by_split[split])}: "
+                "merge them"
             )
-        found[split] = _same_name(folder)
-    if "train" not in found:
+        by_split[split] = _same_name(folder)
+    if "train" not in by_split:
         where = " and ".join(_at(root, folder) for folder in named)
         raise DataError(f"images in {where} only, none in {_at(root, top)}/train")
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
 
 
 def _is_class(named: list[Folder], beside: list[Folder]) -> bool:
-    """Whether a folder `train` is a class, as of vehicles: images lie directly in it and all beside it."""
+    """Whether a folder `train` is a class (the vehicle): images lie directly in it and in those beside it."""
     if len(named) != 1 or SPLIT_NAMES[named[0].name.lower()] != "train" or len(beside) < 2:
         return False
     if not all(folder.images and not any(folder.inner()) for folder in [*named, *beside]):
@@ -154,7 +156,7 @@ def _is_class(named: list[Folder], beside: list[Folder]) -> bool:
 
 
 def _resembles(name: str) -> str | None:
-    """The split that a word of `name` means, as in seg_train, TestImages, val2017."""
+    """The split that a word in `name` stands for, as in seg_train, TestImages, val2017."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
     return next((SPLIT_NAMES[word.lower()] for word in words if word.lower() in SPLIT_NAMES), None)
 
@@ -191,14 +193,14 @@ def _classes(root: str, top: Folder, images: Iterable[str]) -> list[tuple[str, s
 
 
 def _check_depth(root: str, top: Folder) -> None:
-    """Folders in `top` whose images all lie deeper are classes only if the deeper folders can't be.
+    """Check that folders in `top` whose images all lie deeper can only be classes themselves.
 
     Raises:
-        DataError: they can: images/CLASS beside masks/CLASS, or pets/CLASS beside some other images.
+        DataError: the deeper folders may be the classes: images/CLASS beside masks/CLASS, or pets/CLASS.
     """
     nested = [folder for folder in top.folders.values() if not folder.images]
     deeper = {inner.name: inner for folder in nested for inner in folder.inner()}
-    if len(deeper) < 2:
+    if len(deeper) < 2:  # one folder alone is not a set of classes
         return
     name = _at(root, nested[0])
     if all(step.lower() in SPLIT_NAMES for step in deeper):
@@ -223,7 +225,7 @@ def _check_case(top: Folder) -> None:
 
 
 def class_name(folder: str) -> str:
-    """The name of a folder's class: composed characters, so that one system's é is another's."""
+    """The class of a folder: its name in composed characters, as some systems store é as e and an accent."""
     return unicodedata.normalize("NFC", printable(folder))
 
 

@@ -1,4 +1,4 @@
-"""What is an image file, by the ending of its name or by its first bytes, and which formats are decoded.
+"""Tells image files by the ending of their name or their first bytes, and which formats Pillow may decode.
 
 Nothing is read or decoded here.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from akgp.data.files import printable
 
 HEAD_BYTES = 64
-"""Of a file these first bytes tell by `begins_like_an_image` whether it is one."""
+"""How many first bytes of a file `begins_like_an_image` needs."""
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -50,7 +50,7 @@ IMAGE_SUFFIXES = frozenset(
         ".dds",
     ]
 )
-"""Files of these endings are images, good or bad; those of others, or of none, are if they begin like one."""
+"""Files with these endings are images, even if damaged; others are if their first bytes are an image's."""
 
 RAW_SUFFIXES = frozenset(
     [
@@ -76,8 +76,10 @@ RAW_SUFFIXES = frozenset(
         ".x3f",
     ]
 )
-"""Raw photos: they begin like a TIFF, but what Pillow reads of them is a thumbnail."""
+"""Raw photos: they begin like a TIFF, but Pillow would read their thumbnail."""
 
+# JPEG, PNG, GIF, WebP, TIFF; BMP with the known sizes of its header, JPEG 2000, QOI, DDS; JPEG XL, AVIF and
+# HEIF; PNM with width and height, as P1 alone begins many texts.
 BEGINNINGS = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|\0\0\0\x0cjP  |\xff\x4f\xff\x51|qoif|DDS \x7c"
@@ -87,11 +89,11 @@ BEGINNINGS = re.compile(
 )
 
 NOT_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IM", "IMT", "IPTC", "MPEG", "PCD", "SPIDER", "WMF"})
-"""Formats that Pillow knows and that are never tried: EPS starts another program, most of the others have no
-mark of their own or no decoder."""
+"""Formats of Pillow that are never tried: for EPS it starts Ghostscript, most others have no signature or no
+decoder."""
 
 DECODERS = {"pillow_heif": ("register_heif_opener",), "pillow_jxl": ()}
-"""Packages that add formats to Pillow where they are installed, and what of them is to be called."""
+"""Packages that add formats to Pillow if installed, and their functions to call for it."""
 
 MISSING = (
     (re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC", "pillow-heif"),
@@ -100,19 +102,19 @@ MISSING = (
 
 
 def begins_like_an_image(head: bytes) -> bool:
-    """Whether a file whose first `HEAD_BYTES` are `head` is an image, whatever it is called."""
+    """Whether a file whose first `HEAD_BYTES` are `head` is an image."""
     return BEGINNINGS.match(head) is not None
 
 
 def ending(name: str) -> str:
-    """What a file's name ends with, in lower case, such as '.png'; '' if it has no ending."""
+    """The ending of a file's name in lower case, such as '.png'; '' if it has none."""
     stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
 
 
 @functools.cache
 def decodable() -> tuple[str, ...]:
-    """The formats that Pillow may try, those of installed packages among them."""
+    """The formats that Pillow may try, including those of installed packages."""
     from PIL import Image
 
     for package, called in DECODERS.items():
@@ -127,7 +129,7 @@ def decodable() -> tuple[str, ...]:
 
 
 def unknown(content: bytes) -> str:
-    """Why an image whose format nobody here decodes can't be."""
+    """Why an image that no decoder recognises can't be decoded, for a message."""
     if not content:
         return "the file is empty"
     for begins, name, package in MISSING:
@@ -140,11 +142,11 @@ ENDINGS_NAMED = 8
 
 
 def not_taken(names: Iterable[str], skipped: Mapping[str, str]) -> dict[str, int]:
-    """How many files were left alone, by their ending or by why, most first; rare endings together.
+    """How many files were not taken, by ending or reason, most frequent first; rare ones as "others".
 
     Args:
         names: of the files.
-        skipped: what was not even looked into, by name: why.
+        skipped: reason by name of what was not looked into.
     """
     counts = Counter(printable(ending(name)) or "no ending" for name in names) + Counter(skipped.values())
     most = counts.most_common(ENDINGS_NAMED)

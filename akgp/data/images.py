@@ -1,4 +1,4 @@
-"""Images as they live in memory: decoded, uint8, in one tensor, with their labels."""
+"""Decoded images in memory: one uint8 tensor, with labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels as sources give them, numbers or text, and the classes that they name."""
+"""Labels as sources give them (numbers or text), and the classes that they stand for."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Label = int | str
 
 
 def label_of(value: object, classes: tuple[str, ...] | None) -> Label:
-    """A label as a number from 0 or a text; one of known `classes` as its position there.
+    """A label as a number from 0 or a text; with known `classes`, as its position in these.
 
     Raises:
-        DataError: it is missing, empty, negative, no whole number, or none of `classes`.
+        DataError: it is missing, empty, negative, not a whole number, or not one of `classes`.
     """
     match value:
         case None:
             raise DataError("the label is missing")
-        case bool():
+        case bool():  # before int, which it is: a column of booleans has the classes True and False
             value = str(value)
-        case float() if value.is_integer():
+        case float() if value.is_integer():  # integers that are stored as floats
             value = int(value)
     if classes and value in classes:
         return classes.index(str(value))
@@ -39,7 +39,7 @@ def label_of(value: object, classes: tuple[str, ...] | None) -> Label:
 
 
 def listed(classes: Sequence[str]) -> str:
-    """Their names, of more than ten the first ten."""
+    """The class names for a message, of more than ten the first ten."""
     return ", ".join(classes[:10]) + (f", … ({len(classes)} in all)" if len(classes) > 10 else "")
 
 
@@ -66,6 +66,6 @@ def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
 
 
 def class_indices(labels: Sequence[Label], classes: tuple[str, ...], *, known: bool) -> Tensor:
-    """Class indices int64 [N]; of `known` classes the labels are indices already."""
+    """Class indices int64 [N]; where classes are `known`, the labels are indices already."""
     index = {name: position for position, name in enumerate(classes)}
     return torch.tensor([label if known else index[str(label)] for label in labels])

@@ -1,7 +1,7 @@
-"""Parquet files: which are read, into which split each goes, and their rows as samples.
+"""Assigns Parquet files to splits, and reads their rows as samples.
 
-Taken are files in one folder (as in Hugging Face's layout data/train-*.parquet), in a folder for each split,
-or in folders KEY=VALUE (hive), of which one may be the label.
+Files may lie in one folder (as in Hugging Face's layout data/train-*.parquet), in a folder for each split,
+or in folders KEY=VALUE (Hive partitions), of which one key may be the label.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ BY_NAME = (
     ("test", re.compile("test")),
     ("validation", re.compile("val(id(ation)?)?(?![a-z])")),
 )
-"""What the name of a split's file begins with, in any case."""
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""The beginning of the names of a split's files, in any case."""
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark name the folder of rows without a value
 
 
 @dataclass(frozen=True)
 class Table:
-    """A Parquet file: its address, and what the folders KEY=VALUE say that it lies in."""
+    """A Parquet file: its address, and the keys and values of the KEY=VALUE folders above it."""
 
     address: str
     keys: dict[str, str | None]
 
 
 def is_table(name: str) -> bool:
-    """Whether a file is read: not what Spark and others write beside, whose names begin with '_'."""
+    """Whether a file is a table: not Spark's and others' metadata, whose names begin with '_'."""
     return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("_")
 
 
@@ -50,7 +50,7 @@ def tables_by_split(path: str, names: Iterable[str]) -> dict[str, list[Table]]:
         names: of all files, relative to `path`; the one name "" if it is a file.
 
     Raises:
-        DataError: there are none, or they lie in several folders, or some belong to no split but others do.
+        DataError: there are none, or they lie in several folders, or some but not all belong to a split.
     """
     root = path.rstrip("/")
     grouped: dict[str | None, list[Table]] = {}
@@ -84,9 +84,9 @@ def tables_by_split(path: str, names: Iterable[str]) -> dict[str, list[Table]]:
 
 
 def _folder(name: str) -> tuple[str, dict[str, str | None], list[str]]:
-    """The folder of a file without what names a split or a key, the keys, and the splits that are named."""
+    """A file's folder without the steps that name a split or a key; the keys; the splits that are named."""
     *steps, last = name.split("/")
-    plain: list[str] = []
+    others: list[str] = []
     keys: dict[str, str | None] = {}
     splits: list[str] = []
     for step in steps:
@@ -97,26 +97,27 @@ def _folder(name: str) -> tuple[str, dict[str, str | None], list[str]]:
         elif equals:
             keys[key] = None if value == NO_VALUE else unquote(value)
         else:
-            plain.append(step)
+            others.append(step)
     splits += [split for split, begins in BY_NAME if last and begins.match(last.lower())]
-    return "/".join(plain), keys, list(dict.fromkeys(splits))
+    return "/".join(others), keys, list(dict.fromkeys(splits))
 
 
 def samples(
     files: Files, tables: dict[str, list[Table]], image_column: str, label_column: str
 ) -> dict[str, Samples]:
-    """The rows of each split, once both columns are known to be in every file and of a fitting type.
+    """The rows of each split; both columns of every file are checked first.
 
     Raises:
         DataError: a column is missing, there twice, or of another type.
     """
-    whole = [
+    # Values of folders are text. They are numbers only if all are, or "1" and "cat" would be mixed labels.
+    values = [
         value
         for named in tables.values()
         for table in named
         if (value := table.keys.get(label_column)) is not None
     ]
-    numbers = all(value.isdecimal() for value in whole)
+    numbers = all(value.isdecimal() for value in values)
     by_split: dict[str, Samples] = {}
     for split, named in tables.items():
         readers = [_reader(files, table, image_column, label_column, numbers) for table in named]
@@ -125,10 +126,10 @@ def samples(
 
 
 def may_hold_paths(files: Files, tables: dict[str, list[Table]], image_column: str) -> bool:
-    """Whether images may lie in files of their own, which the column names."""
+    """Whether the image column may name image files instead of holding images."""
     with files.parquet(next(iter(tables.values()))[0].address) as parquet:
         kind = parquet.schema_arrow.field(image_column).type
-    return _is_text(kind) or not _is_bytes(kind)
+    return _is_text(kind) or not _is_bytes(kind)  # a struct {bytes, path} may do both
 
 
 def _rows(readers: list[partial[Iterator[Sample]]]) -> Iterator[Sample]:
@@ -139,7 +140,7 @@ def _rows(readers: list[partial[Iterator[Sample]]]) -> Iterator[Sample]:
 def _reader(
     files: Files, table: Table, image_column: str, label_column: str, numbers: bool
 ) -> partial[Iterator[Sample]]:
-    """What reads the rows of one file; its columns are checked now."""
+    """The reader of one file's rows, with its columns already checked."""
     with files.parquet(table.address) as parquet:
         schema = parquet.schema_arrow
     file = printable(table.address)
@@ -207,7 +208,7 @@ def _is_text(kind: Any) -> bool:
 def _table_rows(
     files: Files, file: str, image_column: str, label_column: str | None, label: object
 ) -> Iterator[Sample]:
-    """The rows of one file; `label` is that of all where there is no column of labels."""
+    """The rows of one file; without a label column all have `label`."""
     folder, row, origin = file.rpartition("/")[0], 0, printable(file)
     columns = [image_column, label_column] if label_column else [image_column]
     with files.parquet(file) as parquet:
@@ -220,7 +221,7 @@ def _table_rows(
 
 
 def _contents(files: Files, cells: list[Any], folder: str) -> list[bytes | DataError]:
-    """What cells of an image column stand for: bytes, {bytes, path}, or a path, relative to `folder`."""
+    """The images of a column's cells, which are bytes, {bytes, path}, or paths relative to `folder`."""
     values = [(cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell for cell in cells]
     paths = {
         value: value

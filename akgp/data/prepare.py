@@ -1,4 +1,4 @@
-"""From a source to prepared splits: decode, label, alter if a regime is asked for, split, measure, write."""
+"""Prepares the splits of a source: decode, label, corrupt (`data.regime`), split, summarise, write."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ def prepare(
     """Read the source and write {train,calibration,validation,test}.parquet and summary.json.
 
     Splits are disjoint and stratified by class; the same seed gives the same ones. Test and validation
-    images that the source keeps apart are these splits. A regime leaves them as they are, and the test
-    split always.
+    splits of the source are used as they are. A regime does not change them, nor any test split.
 
     Args:
         directory: exists and is empty.
-        progress: is called with the number of images read since its last call.
+        progress: called with the number of images read since the last call.
 
     Raises:
         DataError: the source can't be read, an image or a label is bad (with
@@ -48,7 +47,7 @@ def prepare(
         raise DataError(f"data.splits.test must be null: {source.name} has a test split of its own")
     if "test" not in source.parts and params.splits.test is None:
         raise DataError(f"data.splits.test must be a share: {source.name} has no test split of its own")
-    shares = _shares(params.splits, own=set(source.parts))
+    shares = _shares(params.splits, given=set(source.parts))
     parts, bit_depth = read_parts(source, params, progress)
     for part in parts.values():
         check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
@@ -70,10 +69,10 @@ def prepare(
 
 
 def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], shares: dict[str, float]) -> None:
-    """Every class has images for every split that is drawn; what a split of the source lacks is said.
+    """Check that every class has images for every split to be drawn; log classes that a given split lacks.
 
     Raises:
-        DataError: naming the class.
+        DataError: a class has too few; names it.
     """
     if len(classes) < 2:
         raise DataError(f"two classes or more are needed, got {', '.join(classes)} alone")
@@ -93,11 +92,11 @@ def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], shares: 
 
 
 def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, float], remedy: str) -> None:
-    """The smallest class has an image for the smallest split; else DataError, which offers `remedy`."""
+    """Raise DataError, with `remedy`, unless the smallest class has an image for the smallest split."""
     smallest = int(counts.argmin())
     images = int(counts[smallest])
     name, share = min(shares.items(), key=lambda item: item[1])
-    if images * share < 1 - 1e-9:
+    if images * share < 1 - 1e-9:  # 10 · 0.1 may come out below 1
         other = "lower data.splits" if name == "train" else f"raise data.splits.{name}"
         raise DataError(
             f"class {classes[smallest]!r} has {images} images, too few for one in every split "
@@ -105,27 +104,28 @@ def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, 
         )
 
 
-def _shares(splits: Splits, own: Collection[str]) -> dict[str, float]:
+def _shares(splits: Splits, given: Collection[str]) -> dict[str, float]:
     """Shares of the source's training part that become each split; they sum to 1.
 
     Args:
-        own: splits that the source brings: no share is taken for them.
+        given: splits that the source has already: no share is taken for them.
     """
-    training = 1 - (0 if "test" in own else splits.test or 0)
+    # The shares of calibration and validation are of what is left without the test split.
+    training = 1 - (0 if "test" in given else splits.test or 0)
     shares = {"calibration": training * splits.calibration, "validation": training * splits.validation}
-    if "validation" in own:
+    if "validation" in given:
         del shares["validation"]
     shares["train"] = training - sum(shares.values())
-    return shares | ({} if "test" in own or splits.test is None else {"test": splits.test})
+    return shares | ({} if "test" in given or splits.test is None else {"test": splits.test})
 
 
 def _under_regime(
     positions: dict[str, np.ndarray], true: Tensor, classes: tuple[str, ...], params: Data, seed: int
 ) -> tuple[dict[str, np.ndarray], Tensor]:
-    """Positions of the splits and labels [N] of the training part's images, under the regime.
+    """Positions of the splits, and labels [N] of the training part's images, under the regime.
 
-    Its test split, if it gives one, stays; what is left of all other images is split again, by the
-    noisy labels: a user knows no others.
+    A test split drawn from the part stays as it is. All other images are corrupted and split again,
+    stratified by the noisy labels, as a user would know no others.
 
     Args:
         positions: of the splits without a regime.
@@ -135,32 +135,33 @@ def _under_regime(
         DataError: too few images for the subset, for every split, or for one wrong label.
     """
     regime, labels = params.regime, true.numpy().copy()
-    side = np.sort(np.concatenate([index for name, index in positions.items() if name != "test"]))
+    not_test = np.sort(np.concatenate([index for name, index in positions.items() if name != "test"]))
     kept, noisy = apply_corruption(
-        labels[side], classes, regime, CIFAR10_FLIPS if params.source == "cifar10" else None, seed
+        labels[not_test], classes, regime, CIFAR10_FLIPS if params.source == "cifar10" else None, seed
     )
-    kept = side[kept]
+    kept = not_test[kept]  # positions among these -> positions in the part
+    # By true labels, or a class might not be trained on, and by noisy ones, by which the splits are drawn.
     fewest = np.minimum(*(np.bincount(each, minlength=len(classes)) for each in (labels[kept], noisy)))
     remedies = {
         "raise data.regime.subset": regime.subset is not None,
         "lower data.regime.imbalance": regime.imbalance > 1,
         "lower data.regime.label_noise": regime.label_noise > 0,
     }
-    remedy = ", ".join(text for text, asked in remedies.items() if asked)
-    shares = _shares(params.splits, own={"test"} | ({"validation"} - positions.keys()))
+    remedy = ", ".join(text for text, applies in remedies.items() if applies)
+    shares = _shares(params.splits, given={"test"} | ({"validation"} - positions.keys()))
     _check_smallest(torch.from_numpy(fewest), classes, shares, remedy)
     labels[kept] = noisy
-    again = {name: kept[index] for name, index in stratified_split(noisy, shares, seed).items()}
-    return {name: again.get(name, index) for name, index in positions.items()}, torch.from_numpy(labels)
+    redrawn = {name: kept[index] for name, index in stratified_split(noisy, shares, seed).items()}
+    return {name: redrawn.get(name, index) for name, index in positions.items()}, torch.from_numpy(labels)
 
 
 def _write(
     directory: Path, source: Source, bit_depth: int, classes: tuple[str, ...], parts: dict[str, Part],
     labels: dict[str, Tensor], positions: dict[str, np.ndarray], true: Tensor, regime: Regime,
 ) -> Summary:  # fmt: skip
-    """Write the splits one after another, so that only one is in memory twice, and what they are like.
+    """Write the splits one after another, so that only one is in memory twice, then their summary.
 
-    `true` are the training part's labels before any noise, `positions` those of the splits it gives.
+    `true`: labels of the training part before any noise; `positions`: of the splits drawn from that part.
     """
     counts: dict[str, tuple[int, ...]] = {}
     kept = torch.zeros(len(classes), dtype=torch.int64)
@@ -174,15 +175,15 @@ def _write(
         chosen = torch.from_numpy(index)
         images = Images(pixels, labels[part][chosen])
         origins = [parts[part].origins[position] for position in index]
-        right = true[chosen] if part == "train" else images.labels
-        write_split(directory, name, images, origins, right if regime.label_noise else None)
+        clean = true[chosen] if part == "train" else images.labels
+        write_split(directory, name, images, origins, clean if regime.label_noise else None)
         if name != "test":
-            kept += torch.bincount(right, minlength=len(classes))
-            changed[name] = int((images.labels != right).sum())
+            kept += torch.bincount(clean, minlength=len(classes))
+            changed[name] = int((images.labels != clean).sum())
         counts[name] = tuple(torch.bincount(images.labels, minlength=len(classes)).tolist())
         if name == "train":
             mean, std = _mean_std(pixels)
-        for block in images.pixels.split(1024):
+        for block in images.pixels.split(1024):  # contiguous copies of a block at a time
             digest.update(block.contiguous().numpy().data)
         digest.update(images.labels.numpy().data)
     _, channels, height, width = pixels.shape
@@ -193,7 +194,7 @@ def _write(
         channels=channels,
         counts=counts,
         mean=tuple(mean.tolist()),
-        std=tuple(std.clamp_min(1e-3).tolist()),
+        std=tuple(std.clamp_min(1e-3).tolist()),  # a constant channel would be divided by 0
         imbalance=max(counts["train"]) / min(counts["train"]),
         skipped=sum(part.skipped for part in parts.values()),
         digest=digest.hexdigest(),
@@ -207,12 +208,12 @@ def _write(
 
 
 def _mean_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of `pixels` uint8 [N, C, H, W], in units of 255.
+    """Mean and standard deviation of each channel of `pixels` uint8 [N, C, H, W], in units of 255: [C] each.
 
-    From histograms: exact, and without a copy of the images as floats.
+    From histograms: exact, and without a floating-point copy of the images.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
-    channels = pixels.unbind(1)
+    channels = pixels.unbind(1)  # [N, H, W] each
     counts = torch.stack([torch.bincount(each.flatten(), minlength=256) for each in channels]).double()
     total = counts.sum(1, keepdim=True)
     mean = (counts * values).sum(1, keepdim=True) / total

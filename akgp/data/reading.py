@@ -1,4 +1,4 @@
-"""All samples of a source decoded and labelled: what is bad is named or counted, values are scaled alike."""
+"""Decodes and labels all samples of a source: bad ones are named or counted, values are scaled alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from akgp.data.decoding import BIT_DEPTHS, Decoded, DeeperError, decoded, quietly
+from akgp.data.decoding import BIT_DEPTHS, Decoded, DeeperError, decoded, without_warnings
 from akgp.data.files import DataError
 from akgp.data.labels import Label, label_of
 from akgp.data.samples import Sample, Source
@@ -17,17 +17,17 @@ from akgp.params import Data
 
 log = logging.getLogger(__name__)
 
-SAID = 10
-"""Bad rows that are named one by one; with `on_bad_rows: skip` all are counted."""
-LOOKED_FURTHER = 1000
-"""Images that are read after a first bad row, to name more of them."""
+NAMED_ROWS = 10
+"""How many bad rows are named one by one; with `on_bad_rows: skip` all are counted."""
+LOOKAHEAD = 1000
+"""How many good images are read after a first bad row, to name more bad ones before stopping."""
 DARK = 64
-"""Of 16 bits in colour the upper eight stay below this where values up to 2^14 were stored unscaled."""
+"""The upper eight of 16 bits in colour stay below this if values up to 2^14 were stored unscaled."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Samples that could be used: pixels uint8 [N, H, W, C], their labels, their origins."""
+    """The usable samples of a part of a source: pixels uint8 [N, H, W, C], labels and origins."""
 
     pixels: np.ndarray
     labels: list[Label]
@@ -37,9 +37,11 @@ class Part:
 
 @dataclass
 class Notes:
-    """What is known only once all images are read: whether any held more than 8 bits, in gray or in colour.
+    """Properties of all images together, known once all are read.
 
-    upper_of_16: origin and value of the brightest in colour; framed: images with several frames.
+    deep: whether any had more than 8 bits a channel.
+    upper_of_16: the brightest value of 16-bit colour (see `Decoded`), and its origin.
+    framed: origins of images with several frames.
     """
 
     deep: bool = False
@@ -58,20 +60,20 @@ class Notes:
 def read_parts(
     source: Source, params: Data, progress: Callable[[int], object]
 ) -> tuple[dict[str, Part], int]:
-    """The samples of each part, and the bits a channel that images of more than 8 bits hold: 16 without any.
+    """The samples of each part, and the bit depth of images with more than 8 bits a channel (16 if none).
 
-    One scale is for all images: the fewest bits that hold every value. It is tried from 8 upwards, and
-    everything is read again where an image needs more; most sets show that with their first images.
+    One scale applies to all images: the fewest bits that hold every value. They are tried from 8 upwards, and
+    all is read again when an image needs more; most sets show that with their first images.
 
     Raises:
         DataError: an image or a label is bad (with `on_bad_rows: error`), image sizes differ, no image of a
-            part or a class is usable, or colour of 16 bits would become black.
+            part or a class is usable, or 16-bit colour would become black.
     """
     bit_depth = BIT_DEPTHS[0]
     while True:
         notes = Notes()
         try:
-            with quietly():
+            with without_warnings():
                 parts = {
                     name: _read(samples, params, source.classes, bit_depth, notes, progress)
                     for name, samples in source.parts.items()
@@ -97,24 +99,24 @@ def read_parts(
 
 
 class _BadRows:
-    """The first of them in words, how many there are, and how many of each class."""
+    """Messages about the first bad rows, their number, and their number by class."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.count = 0
-        self.of: Counter[Label] = Counter()
+        self.by_label: Counter[Label] = Counter()
 
     def add(self, origin: str, error: DataError, label: Label | None) -> None:
         self.count += 1
         if label is not None:
-            self.of[label] += 1
-        if len(self.said) < SAID:
-            self.said.append(f"{origin}: {error}")
+            self.by_label[label] += 1
+        if len(self.messages) < NAMED_ROWS:
+            self.messages.append(f"{origin}: {error}")
 
     def error(self, read: int) -> DataError:
         if self.count == 1:
-            return DataError(f"{self.said[0]}; `data.on_bad_rows: skip` would leave it out")
-        lines = "\n".join(self.said)
+            return DataError(f"{self.messages[0]}; `data.on_bad_rows: skip` would leave it out")
+        lines = "\n".join(self.messages)
         return DataError(
             f"{lines}\n{self.count} bad rows among the first {read}; "
             "`data.on_bad_rows: skip` would leave them out"
@@ -129,7 +131,7 @@ def _read(
     notes: Notes,
     progress: Callable[[int], object],
 ) -> Part:
-    """Decode all samples; bad ones are counted, or they stop it once some are known, as `params` say."""
+    """Decode all samples; count bad ones, or stop after some of them, according to `params.on_bad_rows`."""
     size = (params.image_size, params.image_size) if params.image_size else None
     stops = params.on_bad_rows == "error"
     pixels = bytearray()  # grows in place: a list of arrays, stacked, would take twice the memory
@@ -146,16 +148,16 @@ def _read(
             if isinstance(sample.content, DataError):
                 raise sample.content
             image = decoded(sample.content, params.color, size, bit_depth)
-        except DeeperError:
+        except DeeperError:  # no bad row: `read_parts` starts again with more bits
             raise
         except DataError as error:
             bad.add(sample.origin, error, label)
-            if stops and bad.count == SAID:
+            if stops and bad.count == NAMED_ROWS:
                 break
             continue
         if stops and bad.count:
             further += 1
-            if further == LOOKED_FURTHER:
+            if further == LOOKAHEAD:
                 break
             continue
         notes.add(image, sample.origin)
@@ -168,24 +170,24 @@ def _read(
         raise bad.error(read)
     if first is None:
         raise DataError(f"{params.path or params.source}: no usable images, {bad.count} bad ones skipped")
-    _say(bad, labels)
+    _warn(bad, labels)
     return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, bad.count)
 
 
-def _say(bad: _BadRows, labels: list[Label]) -> None:
-    """Name what is skipped; a class of which nothing is left is an error."""
-    for line in bad.said:
+def _warn(bad: _BadRows, labels: list[Label]) -> None:
+    """Log what is skipped; raise DataError for a class of which nothing is left."""
+    for line in bad.messages:
         log.warning("skipped: %s", line)
-    if bad.count > len(bad.said):
-        log.warning("skipped: %d more", bad.count - len(bad.said))
-    known = set(labels)
-    for label, count in bad.of.items():
-        if label not in known:
+    if bad.count > len(bad.messages):
+        log.warning("skipped: %d more", bad.count - len(bad.messages))
+    usable = set(labels)
+    for label, count in bad.by_label.items():
+        if label not in usable:
             raise DataError(f"class {label!r}: none of its {count} images can be used, see those skipped")
 
 
 def check_size(image: np.ndarray, origin: str, first: np.ndarray, first_origin: str) -> None:
-    """Raise DataError unless both images [H, W, C] are of one size."""
+    """Raise DataError unless both images [H, W, C] have the same size."""
     if image.shape != first.shape:
         sizes = [f"{array.shape[1]}×{array.shape[0]}" for array in (first, image)]
         raise DataError(

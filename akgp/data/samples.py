@@ -1,4 +1,4 @@
-"""What sources give: undecoded samples with their labels and origins."""
+"""The samples of a source: not yet decoded, with their labels and origins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples that can be read as often as need be."""
+    """An iterable of samples that can be read several times."""
 
     read: Callable[[], Iterator[Sample]]
 
@@ -35,11 +35,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds.
+    """The contents of a source.
 
-    parts: samples by 'train' and, if it brings splits of its own, 'validation' and 'test'.
-    classes: their names, if the source defines them: labels are then these names or their positions.
-    not_taken: files that are no part of it, by their ending.
+    parts: samples of 'train' and, if the source has such splits, 'validation' and 'test'.
+    classes: names, if the source defines them; labels are then these names or their positions.
+    not_taken: number of files that are not part of it, by ending.
     """
 
     parts: dict[str, Samples]

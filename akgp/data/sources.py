@@ -1,6 +1,6 @@
-"""Sources: where images come from, as samples by split, undecoded and with their labels.
+"""Opens the sources of images: samples by split with their labels, from files or libraries.
 
-A source knows files, columns and labels, local or remote; it neither decodes nor splits.
+Files may be local or remote. Nothing is decoded or split here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from akgp.params import Data
 log = logging.getLogger(__name__)
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FILES_AT_ONCE = 64
+FILES_AT_ONCE = 64  # read concurrently from a store, and held in memory
 
 
 def open_source(params: Data) -> Source:
@@ -42,7 +42,7 @@ def _digits(params: Data) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
     samples = Samples(partial(_arrays, pixels, digits.target.tolist(), "digits"))
     return Source({"train": samples}, "scikit-learn's handwritten digits", tuple("0123456789"))
 
@@ -54,6 +54,7 @@ def _cifar10(params: Data) -> Source:
         tables = parquet.tables_by_split(path, files.names)
         if "test" not in tables:
             raise DataError(f"{path}: no test*.parquet beside the training files")
+        # Hugging Face's cifar10 calls it img.
         with files.parquet(tables["train"][0].address) as first:
             image_column = "image" if "image" in first.schema_arrow.names else "img"
         parts = parquet.samples(files, tables, image_column, "label")
@@ -87,7 +88,7 @@ def _arrays(pixels: np.ndarray, labels: Sequence[int], name: str) -> Iterator[Sa
 
 
 def _image_folder(params: Data) -> Source:
-    """The images below a folder, by content where their names don't tell; `folders` says what is a class."""
+    """The images below a folder; `folders` decides what is a class."""
     assert params.path is not None
     root = params.path.rstrip("/")
     files = Files(params.path)
@@ -98,7 +99,7 @@ def _image_folder(params: Data) -> Source:
     others = [name for name in files.names if name not in taken]
     if not images:
         raise DataError(
-            f"{params.path}: no images in class folders, only {_said(not_taken(others, files.skipped))}"
+            f"{params.path}: no images in class folders, only {_counted(not_taken(others, files.skipped))}"
         )
     parts = classes_by_split(root, images, others, files.empty)
     read = {
@@ -109,10 +110,10 @@ def _image_folder(params: Data) -> Source:
 
 
 def _images_among(files: Files, root: str) -> list[str]:
-    """Names of the images; of files whose name doesn't tell the first bytes are read."""
+    """Names of the images; where the ending of a name doesn't tell, the first bytes are read."""
     ends = {name: ending(name) for name in files.names}
-    clear = IMAGE_SUFFIXES | RAW_SUFFIXES
-    unclear = iter([name for name, end in ends.items() if end not in clear])
+    known = IMAGE_SUFFIXES | RAW_SUFFIXES
+    unclear = iter([name for name, end in ends.items() if end not in known])
     images = {name for name, end in ends.items() if end in IMAGE_SUFFIXES}
     while block := list(islice(unclear, FILES_AT_ONCE)):
         heads = files.heads([f"{root}/{name}" for name in block])
@@ -125,15 +126,15 @@ def _images_among(files: Files, root: str) -> list[str]:
 
 
 def _not_taken(root: str, names: list[str], skipped: dict[str, str]) -> dict[str, int]:
-    """How many files are no part of the data, by their ending, which one line says, too."""
+    """The number of files that are not part of the data, by ending; logged in one line, too."""
     counts = not_taken(names, skipped)
     if counts:
         example = printable(next(iter([*names, *skipped])))
-        log.warning("not taken: %s, such as %s/%s", _said(counts), root, example)
+        log.warning("not taken: %s, such as %s/%s", _counted(counts), root, example)
     return counts
 
 
-def _said(counts: dict[str, int]) -> str:
+def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {end}" for end, count in counts.items()) or "nothing"
 
 
@@ -149,11 +150,11 @@ def _parquet(params: Data) -> Source:
     files = Files(params.path)
     tables = parquet.tables_by_split(params.path, files.names)
     parts = parquet.samples(files, tables, params.image_column, params.label_column)
-    apart = parquet.may_hold_paths(files, tables, params.image_column)
+    by_path = parquet.may_hold_paths(files, tables, params.image_column)
     others = [
         name
         for name in files.names
-        if name and not parquet.is_table(name) and not (apart and ending(name) in IMAGE_SUFFIXES)
+        if name and not parquet.is_table(name) and not (by_path and ending(name) in IMAGE_SUFFIXES)
     ]
     return Source(
         parts, f"Parquet {params.path}", None, _not_taken(params.path.rstrip("/"), others, files.skipped)

@@ -1,4 +1,4 @@
-"""The prepared splits on disk: a Parquet table each, and summary.json."""
+"""Writes and reads the prepared splits: a Parquet table each, and summary.json."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ SPLITS = ("train", "calibration", "validation", "test")
 
 
 class Preprocessing(Section):
-    """What an image must become before a network takes it, and the names of what the network says."""
+    """What inference needs beside the network: how images are preprocessed, and the names of the classes."""
 
     classes: tuple[str, ...]
     image_size: tuple[int, int]  # height, width, pixels
     channels: int
     mean: tuple[float, ...]  # of each channel of the training images, in units of 255
     std: tuple[float, ...]
-    bit_depth: int = 16  # of images with more than 8 bits a channel those that hold values, see `decoded`
+    bit_depth: int = 16  # bits that hold values in images with more than 8 a channel, see `decoded`
 
 
 class Altered(Section):
-    """What a regime did to the training side."""
+    """What a regime did to all splits but test."""
 
-    asked: Regime
+    asked: Regime  # as in params.yaml
     kept: tuple[int, ...]  # images of each class, by true label, in all splits but test
     changed: dict[str, int]  # labels that are not the true one, by split
 
 
 class Summary(Preprocessing):
-    """What the prepared images are like; summary.json."""
+    """The contents of summary.json: properties of the prepared images."""
 
     source: str
-    counts: dict[str, tuple[int, ...]]  # images of each class, by split
+    counts: dict[str, tuple[int, ...]]  # number of images of each class, by split
     imbalance: float  # largest class / smallest class, in the training split
     skipped: int  # bad rows left out
     digest: str  # SHA-256 over pixels and labels of all splits
     regime: Altered | None = None  # None: images and labels are the source's
-    not_taken: dict[str, int] = Field(default_factory=dict)  # files that are no images, by ending
+    not_taken: dict[str, int] = Field(default_factory=dict)  # files that are not images, by ending
 
 
 def write_split(
@@ -53,13 +53,14 @@ def write_split(
     """Write `images` as NAME.parquet: pixels (uint8 [H, W, C]), label, origin; with checksums.
 
     Args:
-        true_labels: [N], written as true_label, for judging what is said about the noise; training
-            never reads them. None: no such column.
+        true_labels: [N], written as true_label, to judge estimates of the noise; never read by training.
+            None: no such column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pixels = np.array(images.pixels.permute(0, 2, 3, 1).numpy(), order="C")  # Arrow reads the strides
+    # Copied, as Arrow takes the strides of an array for its order of dimensions.
+    pixels = np.array(images.pixels.permute(0, 2, 3, 1).numpy(), order="C")
     columns = {
         "pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels),
         "label": images.labels.numpy(),
@@ -98,9 +99,9 @@ def read_split(directory: Path, name: str) -> Images:
 
 
 def read_true_labels(directory: Path, name: str) -> Tensor:
-    """int64 [N]: the labels of one prepared split as the source gave them, before any label noise.
+    """The labels of one prepared split before any label noise: int64 [N].
 
-    Not for training, nor for any choice: for judging what was found about the noise.
+    To judge estimates of the noise; never for training or for a choice.
 
     Raises:
         DataError: the file is missing or damaged.

@@ -268,7 +268,7 @@ def test_the_first_ten_bad_files_are_named_and_the_remedy(tmp_path: Path) -> Non
 
 
 def test_the_search_for_more_bad_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("akgp.data.reading.LOOKED_FURTHER", 3)
+    monkeypatch.setattr("akgp.data.reading.LOOKAHEAD", 3)
     folder = image_folder(tmp_path / "images", images=30)
     (folder / "ant" / "1.png").write_text("no image")
     read: list[int] = []
