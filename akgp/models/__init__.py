@@ -1,7 +1,7 @@
-"""The dense networks: CIFAR ResNets by widths, torchvision's classifiers, a user's own by module:function.
+"""Dense networks: CIFAR ResNets by widths, torchvision's classifiers, users' networks by module:function.
 
-A network built here carries a `Spec`, by which akgp.artifacts builds it again. Training,
-pruning and saving are elsewhere.
+A network built here has a `Spec` attached, from which akgp.artifacts builds it again. Training,
+pruning and saving are done elsewhere.
 """
 
 from akgp.models.building import build, check_output, create

@@ -1,6 +1,6 @@
-"""Builds the dense networks: CIFAR ResNets, torchvision's classifiers, a user's own by module:function.
+"""Builds dense networks: CIFAR ResNets, torchvision's classifiers, users' networks by module:function.
 
-Weights trained elsewhere are read by `checkpoint`; torchvision's pretrained ones come from here.
+Torchvision's pretrained weights are loaded here, other checkpoints by `checkpoint`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from akgp.io.errors import one_line
 from akgp.models.resnet import WIDTHS, cifar_resnet
 from akgp.models.spec import ModelError, Spec, model_name, tag
-from akgp.models.user_code import at, users_own
+from akgp.models.user_code import at, user_network
 from akgp.params import CIFAR_RESNETS, Network
 
 CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
@@ -25,13 +25,13 @@ CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
 def build(
     network: Network, *, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None
 ) -> nn.Module:
-    """The network that params.yaml describes, with fresh or torchvision's pretrained weights.
+    """The network of an entry of `networks`, with random or torchvision's pretrained weights.
 
     Args:
-        image_size: (H, W); if given, one forward pass checks that logits [1, num_classes] come out.
+        image_size: (H, W); if given, one forward pass checks the shape of the logits.
 
     Raises:
-        ModelError: unknown name, failing import, wrong kind of result, wrong output.
+        ModelError: an unknown name, a failing import, not a network, or logits of a wrong shape.
     """
     model = create(
         Spec(network.architecture, num_classes, in_channels), widths=network.widths, weights=network.weights
@@ -47,13 +47,13 @@ def create(
     """The network of `spec`, tagged with it; see `build`."""
     if match := CIFAR_RESNET.fullmatch(spec.architecture):
         return cifar_resnet(int(match[1]), widths or WIDTHS, spec.num_classes, spec.in_channels)
-    model = users_own(spec) if ":" in spec.architecture else _torchvision(spec, weights)
+    model = user_network(spec) if ":" in spec.architecture else _torchvision(spec, weights)
     tag(model, spec)
     return model
 
 
 def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> None:
-    """Raise ModelError unless `model` in eval gives logits [B, num_classes] for `example_input`."""
+    """Raise ModelError unless `model` in eval mode gives logits [B, num_classes] for `example_input`."""
     name = model_name(model)
     size = "×".join(map(str, example_input.shape[1:]))
     training = model.training
@@ -72,7 +72,7 @@ def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> N
 
 
 def _about_channels(model: nn.Module, example_input: Tensor) -> str:
-    """What to say where the first convolution reads other channels than images have."""
+    """The end of an error message if the first convolution has another number of channels than the images."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None or first.in_channels in (0, example_input.shape[1]):  # 0: lazy
         return ""
@@ -103,7 +103,7 @@ def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
     options: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     if weights is None:
         if options:
-            options["init_weights"] = True
+            options["init_weights"] = True  # what both use by default, but announce to change, with a warning
         return models.get_model(name, weights=None, num_classes=spec.num_classes, **options)
     available = models.get_model_weights(name).__members__
     if weights not in available:
@@ -119,7 +119,7 @@ def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
 
 
 def replace_head(model: nn.Module, classes: int, num_classes: int) -> None:
-    """Put a fresh layer of `num_classes` outputs for the last linear layer or convolution of `classes`."""
+    """Replace the last linear layer or convolution with `classes` outputs by a new one with `num_classes`."""
     heads = [
         (name, module)
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""Weights trained elsewhere, read into a network that is built already."""
+"""Loads weights that were trained elsewhere into a network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from akgp.models.resnet import ChannelMap
 from akgp.models.spec import ModelError, model_name
 from akgp.params import REMOTE
 
+# Keys under which training scripts (Lightning, timm, torchvision's references) store the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 UNQUANTIZED = ": give the floating-point checkpoint from before it was quantized"
 
@@ -24,24 +25,25 @@ UNQUANTIZED = ": give the floating-point checkpoint from before it was quantized
 def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     """Load trained weights into `model`: safetensors, or a state dict that `torch.save` wrote.
 
-    Prefixes that wrappers leave (`module.`, `_orig_mod.`, one that all names share) and an outer `state_dict`
-    or the like are stripped, sparse tensors are made dense, the masks of `torch.nn.utils.prune` are applied,
-    and other precisions are converted. Nothing but tensors is unpickled.
+    Prefixes of wrappers (`module.`, `_orig_mod.`, or one that all names share) and an outer `state_dict` or
+    the like are removed, sparse tensors become dense, masks of `torch.nn.utils.prune` are applied and other
+    precisions converted. Nothing but tensors is unpickled.
 
     Args:
         path_or_url: a file, or a URL that fsspec reads, such as s3://.
 
     Raises:
-        ModelError: unreadable, quantized, not finite, or not of this architecture: names the file and the
-            first tensor that differs.
+        ModelError: it is unreadable, quantized, not finite, or of another architecture; names the file and
+            the first tensor that differs.
     """
     expected = model.state_dict()
     read = {_unprefixed(name): tensor for name, tensor in read_checkpoint(path_or_url).items()}
     weights = _without_common_prefix(_masked(read), expected)
-    weights.pop("n_averaged", None)  # of torch's AveragedModel
+    weights.pop("n_averaged", None)  # the counter of torch's AveragedModel
     for name, tensor in weights.items():
-        weights[name] = _plain(f"{path_or_url}: {name}", tensor)
-    # Option A's channel layout is a constant here, which other implementations don't save.
+        weights[name] = _dense(f"{path_or_url}: {name}", tensor)
+    # Option A's channel map is a buffer here, which other implementations don't have. The counter of batches
+    # matters to BatchNorms without momentum alone, and older checkpoints lack it.
     maps = {f"{name}.index" for name, module in model.named_modules() if isinstance(module, ChannelMap)}
     optional = maps | {name for name in expected if name.endswith("num_batches_tracked")}
     for name in [*expected, *weights]:
@@ -62,10 +64,10 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
 
 
 def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, as they are.
+    """The tensors of a checkpoint by name, without any conversion.
 
     Raises:
-        ModelError: unreadable, or no state dict of tensors.
+        ModelError: it is unreadable, or not a state dict of tensors.
     """
     name = str(path_or_url)
     try:
@@ -76,7 +78,7 @@ def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:
                 content = stream.read()
         else:
             content = Path(name).read_bytes()
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # each file system has its own types of errors
         raise ModelError(f"{name}: cannot be read: {one_line(error)}") from error
     return _state_dict(name, content)
 
@@ -87,9 +89,9 @@ def _state_dict(name: str, content: bytes) -> dict[str, Tensor]:
         if name.endswith(".safetensors"):
             state = safetensors.torch.load(content)
         else:
-            with warnings.catch_warnings(action="ignore"):  # of sparse and quantized tensors: see `_plain`
+            with warnings.catch_warnings(action="ignore"):  # about sparse and quantized tensors: see `_dense`
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile and pickle have their own
+    except Exception as error:  # safetensors, zipfile and pickle have their own types of errors
         raise ModelError(
             f"{name}: neither safetensors nor a state dict; write it by torch.save(model.state_dict(), ...)"
         ) from error
@@ -112,7 +114,7 @@ def _unprefixed(name: str) -> str:
 
 
 def _without_common_prefix(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without `model.` or the like, if all names begin with it and none of the network's does."""
+    """The weights without a prefix such as `model.` that all names share, if no name fits the network's."""
     while weights and not set(weights) & set(expected):
         prefixes = {name.partition(".")[0] + "." for name in weights}
         if len(prefixes) > 1 or any("." not in name for name in weights):
@@ -122,7 +124,7 @@ def _without_common_prefix(weights: dict[str, Tensor], expected: Mapping[str, Te
 
 
 def _masked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`weight_orig` times `weight_mask` as `weight`, for each such pair (torch.nn.utils.prune)."""
+    """The weights with `weight` = `weight_orig` · `weight_mask` for each such pair (torch.nn.utils.prune)."""
     result = {}
     for name, tensor in weights.items():
         base = name.removesuffix("_orig")
@@ -133,8 +135,8 @@ def _masked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _plain(name: str, tensor: Tensor) -> Tensor:
-    """The tensor as a dense one.
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    """The tensor with dense layout.
 
     Raises:
         ModelError: it is quantized, or holds values that are not finite.

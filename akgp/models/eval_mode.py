@@ -1,4 +1,4 @@
-"""A network looked at: in eval mode for a while, and as it was afterwards."""
+"""Eval mode for the duration of a block."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import nn
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode inside the block, every module as it was after it.
+    """Put `model` into eval mode for the block, and each module back into its mode afterwards.
 
-    Attention's fused inference kernel, which no counter or tracer sees into, is off meanwhile.
+    Attention's fused inference kernel is off meanwhile: counters and tracers do not see the operations in it.
     """
+    # By module, as model.train(mode) would also change those that a user keeps in eval mode.
     training = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,7 +1,7 @@
-"""In which memory format a network computes: channels-last where that is asked for and its forward takes it.
+"""The memory format of a network: channels-last if requested and if its forward pass works with it.
 
-The format is that of the network's weights, and images are laid out alike wherever it computes: in training,
-in validation, in prediction and as a teacher.
+The weights have that format, and images are converted to it wherever the network computes: in training,
+validation, prediction and as a teacher.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import laid_out
+from akgp.data.batches import in_memory_format
 from akgp.models.eval_mode import eval_mode
 
 log = logging.getLogger(__name__)
 
 
 def settle(model: nn.Module, image_shape: Sequence[int], *, channels_last: bool) -> bool:
-    """Lay out the weights of `model` on its device; returns whether channels-last.
+    """Convert the weights of `model` to the memory format in which it works; returns whether channels-last.
 
-    A forward that takes contiguous images alone, as by `x.view(len(x), -1)` behind a convolution, gets those,
-    which is logged. What it raises on both is left to its training.
+    A forward pass that needs contiguous images, as for `x.view(len(x), -1)` behind a convolution, gets these,
+    with a warning. An error in both formats is left to the training to report.
 
     Args:
         image_shape: (C, H, W).
@@ -34,12 +34,13 @@ def settle(model: nn.Module, image_shape: Sequence[int], *, channels_last: bool)
     if refusal is None:
         return True
     if _refusal(model, image_shape, torch.contiguous_format) is None:
-        log.warning("channels_last is not used, the network takes contiguous images alone: %s", refusal)
+        log.warning("channels_last is not used, the network takes only contiguous images: %s", refusal)
     return False
 
 
 def format_of(model: nn.Module) -> torch.memory_format:
-    """Channels-last if a weight is laid out so and not otherwise as well."""
+    """Channels-last if any weight is stored so."""
+    # A 1×1 kernel or a single input channel is contiguous in both formats and says nothing.
     last = any(
         weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
         for weight in model.parameters()
@@ -49,18 +50,18 @@ def format_of(model: nn.Module) -> torch.memory_format:
 
 
 def as_weights(images_NCHW: Tensor, model: nn.Module) -> Tensor:
-    """The images in the format of the network's weights; the same tensor if they are."""
-    return laid_out(images_NCHW, format_of(model))
+    """The images in the memory format of the network's weights."""
+    return in_memory_format(images_NCHW, format_of(model))
 
 
 def _refusal(model: nn.Module, image_shape: Sequence[int], layout: torch.memory_format) -> str | None:
-    """What `model`, its weights laid out like this, raises in eval mode on such images; None: nothing."""
+    """The error of a forward pass in eval mode with weights and images of this format; None if it works."""
     parameter = next(model.parameters(), torch.zeros(0))
     images = torch.zeros(2, *image_shape, device=parameter.device, dtype=parameter.dtype)
     try:
         model.to(memory_format=layout)
         with torch.no_grad(), eval_mode(model), torch.random.fork_rng(devices=[]):
-            model(laid_out(images, layout))
+            model(in_memory_format(images, layout))
     except Exception as error:  # whatever the user's forward raises, and torch on weights of five dimensions
         return " ".join(str(error).split()) or type(error).__name__
     return None

@@ -1,4 +1,4 @@
-"""A network that takes its images in another normalisation than the one that it was trained with."""
+"""Adapts a network to images in another normalisation than that of its training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 
 class Renormalized(nn.Module):
-    """`network` for inputs normalised as `given`: they are brought to its own normalisation first.
+    """`network` for inputs in the normalisation `given`, converted to the one it was `trained` with.
 
-    With (pixels − mean) / std, x becomes x · std_given / std_own + (mean_given − mean_own) / std_own.
+    As x = (pixels − mean) / std, x becomes x · std_given / std_trained + (mean_given − mean_trained) /
+    std_trained: one product and one sum for each pixel.
 
     Args:
-        given, own: (mean, std), of each channel, in units of 255.
+        given, trained: (mean, std) of each channel, in units of 255.
     """
 
     scale: Tensor
@@ -24,15 +25,15 @@ class Renormalized(nn.Module):
         self,
         network: nn.Module,
         given: tuple[Sequence[float], Sequence[float]],
-        own: tuple[Sequence[float], Sequence[float]],
+        trained: tuple[Sequence[float], Sequence[float]],
     ) -> None:
         super().__init__()
         self.network = network
-        mean, std, own_mean, own_std = (
-            torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1) for each in (*given, *own)
+        mean, std, trained_mean, trained_std = (  # [1, C, 1, 1] each
+            torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1) for each in (*given, *trained)
         )
-        self.register_buffer("scale", (std / own_std).float())
-        self.register_buffer("shift", ((mean - own_mean) / own_std).float())
+        self.register_buffer("scale", (std / trained_std).float())
+        self.register_buffer("shift", ((mean - trained_mean) / trained_std).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of x [N, C, H, W]."""

@@ -14,10 +14,10 @@ WIDTHS = (16, 32, 64)
 
 
 class ChannelMap(nn.Module):
-    """Option A's shortcut: every stride-th pixel, channels laid out as `index` says, no parameters.
+    """Option A's shortcut: every stride-th pixel, channels arranged by `index`, no parameters.
 
     Output channel j is input channel index[j], or zeros where index[j] is -1. Pruning rewrites
-    the index, so that both sides may lose any channels; it is a buffer and saved with the weights.
+    the index, so that inputs and outputs may lose any channels; as a buffer it is saved with the weights.
     """
 
     index: Tensor
@@ -25,20 +25,20 @@ class ChannelMap(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.in_channels, self.stride = in_channels, stride
-        before = (out_channels - in_channels) // 2  # zeros on both sides alike
+        before = (out_channels - in_channels) // 2  # half of the new, zero channels on each side
         position = torch.arange(out_channels) - before
         inside = (position >= 0) & (position < in_channels)
         self.register_buffer("index", torch.where(inside, position, -1))
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x[..., :: self.stride, :: self.stride]
-        return F.pad(seen, (0, 0, 0, 0, 1, 0)).index_select(1, self.index + 1)  # channel 0 is zeros
+        strided = x[..., :: self.stride, :: self.stride]
+        return F.pad(strided, (0, 0, 0, 0, 1, 0)).index_select(1, self.index + 1)  # channel 0 is zeros
 
     def as_convolution(self) -> nn.Conv2d:
         """The 1×1 convolution without bias that computes the same: weight_OI is 1 where i = index[o]."""
-        picked = self.index[:, None] == torch.arange(self.in_channels, device=self.index.device)
+        one_hot_OI = self.index[:, None] == torch.arange(self.in_channels, device=self.index.device)
         convolution = nn.Conv2d(self.in_channels, len(self.index), 1, self.stride, bias=False)
-        convolution.weight = nn.Parameter(picked[:, :, None, None].float(), requires_grad=False)
+        convolution.weight = nn.Parameter(one_hot_OI[:, :, None, None].float(), requires_grad=False)
         return convolution
 
     def extra_repr(self) -> str:
@@ -75,6 +75,7 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(3, blocks, filters["layer2.0.conv2"], filters)
         width = filters["layer3.0.conv2"]
         self.linear = nn.Linear(width, num_classes)
+        # He et al. 2016 initialise by He et al. 2015 (for ReLU, by fan-in). BatchNorms keep γ = 1, β = 0.
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
@@ -138,7 +139,7 @@ def layer_widths(blocks: int, widths: Sequence[int] | Mapping[str, int]) -> dict
         if width < 1:
             raise ModelError(f"widths: {name} must have 1 filter or more, got {width}")
     filters |= by_layer
-    last = 0
+    previous = 0
     for stage in (1, 2, 3):
         summed = [name for name in filters if name.startswith(f"layer{stage}.") and name.endswith("conv2")]
         first, *others = ["conv1", *summed] if stage == 1 else summed
@@ -148,10 +149,10 @@ def layer_widths(blocks: int, widths: Sequence[int] | Mapping[str, int]) -> dict
                     f"widths: {first} and {name} are summed and must be equally wide, "
                     f"got {filters[first]} and {filters[name]}"
                 )
-        if filters[first] < last:
+        if filters[first] < previous:
             raise ModelError(
                 f"widths: option A's shortcut only adds channels: stage {stage} must not be narrower "
-                f"than stage {stage - 1}, got {filters[first]} after {last}"
+                f"than stage {stage - 1}, got {filters[first]} after {previous}"
             )
-        last = filters[first]
+        previous = filters[first]
     return filters

@@ -1,4 +1,4 @@
-"""What a network is called, and the error about networks; nothing is built here."""
+"""The spec that identifies a network, and the error about networks; nothing is built here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 
 
 class ModelError(ValueError):
-    """A network cannot be built or a checkpoint not be loaded; the message says what to change."""
+    """A network can't be built or a checkpoint can't be loaded; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What builds a network's skeleton; a pruned network keeps the spec of its dense one."""
+    """The arguments that build a network; a pruned network keeps the spec of its dense one."""
 
-    architecture: str
+    architecture: str  # cifar_resnetN, a name of torchvision, or module:function
     num_classes: int
     in_channels: int
 
@@ -24,15 +24,15 @@ TAG = "akgp_spec"
 
 
 def tag(model: nn.Module, spec: Spec) -> None:
-    """Let `model` carry what built it; copies carry it too."""
+    """Attach its spec to `model`; copies keep it."""
     setattr(model, TAG, spec)
 
 
 def spec_of(model: nn.Module) -> Spec | None:
-    """The spec of a network that was built here, else None."""
+    """The spec of a network that akgp.models built, else None."""
     return getattr(model, TAG, None)
 
 
 def model_name(model: nn.Module) -> str:
-    """What to call a network in a message."""
+    """The name of a network in messages."""
     return spec.architecture if (spec := spec_of(model)) else type(model).__name__

@@ -1,4 +1,4 @@
-"""A network of the user's own, by `module:function`: imported and called, or where in its files that failed.
+"""Builds a user's network by `module:function`, and names the line of the user's code behind an error.
 
 The module lies in the working directory, which is the workspace in a stage, or is installed.
 """
@@ -21,16 +21,16 @@ from akgp.io.errors import one_line
 from akgp.models.spec import ModelError, Spec
 
 CHANNELS = ("in_channels", "in_chans")
-"""What a function may call the number of input channels; the second is timm's."""
+"""Names of the argument for the number of input channels; the second is timm's."""
 INSTALLED = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")]
 OURS = Path(__file__).resolve().parents[1]
 
 
-def users_own(spec: Spec) -> nn.Module:
-    """The network that `module:function` makes, called with num_classes, and the channels if it names them.
+def user_network(spec: Spec) -> nn.Module:
+    """The network that `module:function` returns for num_classes and, if it takes them, the input channels.
 
     Raises:
-        ModelError: it cannot be imported, called with these, or gives no network; names the line.
+        ModelError: it can't be imported or called, or returns no network; names the line.
     """
     function = _imported(spec.architecture)
     options = {"num_classes": spec.num_classes} | channels_option(function, spec.in_channels)
@@ -49,9 +49,9 @@ def users_own(spec: Spec) -> nn.Module:
 
 
 def channels_option(function: Callable[..., Any], channels: int) -> dict[str, int]:
-    """The number of input channels by the name under which `function` takes it; empty if it names none.
+    """{argument: channels} with the name by which `function` takes the input channels; {} if by none.
 
-    What `**kwargs` passes on cannot be seen; of timm's functions it is known, and 3 is their default.
+    What `**kwargs` is passed on to can't be seen, except that timm's functions take in_chans (by default 3).
     """
     for name in CHANNELS:
         if _takes(function, name):
@@ -61,20 +61,21 @@ def channels_option(function: Callable[..., Any], channels: int) -> dict[str, in
 
 
 def at(error: BaseException) -> str:
-    """`; my_nets.py:12, in forward`: the last place of the user's that the error has come through, if any."""
-    where = place(error)
-    return f"; {where}" if where else ""
+    """The last line of the user's code in the traceback, as `; my_nets.py:12, in forward`; empty if none."""
+    line = user_line(error)
+    return f"; {line}" if line else ""
 
 
 def at_in(text: str) -> str:
-    """As `at`, by the stack that a library has written into its message."""
+    """As `at`, from a stack trace that a library has written into its message."""
     lines = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', text)
     users = [f"{_shown(file)}:{line}, in {name}" for file, line, name in lines if _is_users(file)]
     return f"; {users[-1]}" if users else ""
 
 
-def place(error: BaseException) -> str | None:
-    """The last line of the user's code in the error's traceback: file on the import path, line, function."""
+def user_line(error: BaseException) -> str | None:
+    """The last line of the user's code in an error's traceback: file, line, function; None if none."""
+    # A file with a syntax error has no frame, since it never ran.
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return f"{_shown(error.filename)}:{error.lineno}"
     frames = [
@@ -89,7 +90,7 @@ def _imported(architecture: str) -> Callable[..., Any]:
     module, _, name = architecture.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)
+        sys.path.append(here)  # at the end: installed packages take precedence
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the user's module raises
@@ -102,7 +103,7 @@ def _imported(architecture: str) -> Callable[..., Any]:
 def _takes(function: Any, argument: str, *, or_any: bool = False) -> bool:
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # not callable, or built in: the call will tell
+    except (TypeError, ValueError):  # not callable, or built in: calling it will show
         return or_any
     return argument in parameters or (or_any and any(p.kind is p.VAR_KEYWORD for p in parameters.values()))
 
@@ -113,7 +114,7 @@ def _is_users(filename: str) -> bool:
 
 
 def _shown(filename: str) -> str:
-    """The file as it is called below the folder of the import path that holds it."""
+    """The file relative to the folder of the import path that holds it; of several, the deepest."""
     file = Path(filename)
     inside = [file.relative_to(folder) for folder in map(Path, sys.path) if file.is_relative_to(folder)]
     return str(min(inside, key=lambda path: len(path.parts), default=file))

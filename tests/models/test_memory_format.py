@@ -91,7 +91,7 @@ def test_a_network_that_views_its_feature_maps_computes_contiguously(
     asked, refused = trained(viewing(), channels_last=True), trained(viewing(), channels_last=False)
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert record.getMessage().startswith(
-        "channels_last is not used, the network takes contiguous images alone: view size is not compatible"
+        "channels_last is not used, the network takes only contiguous images: view size is not compatible"
     )
     for name, tensor in asked.state_dict().items():
         assert torch.equal(tensor, refused.state_dict()[name]), name
