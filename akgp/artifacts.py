@@ -1,7 +1,7 @@
-"""Networks on disk without pickle: `model.json` says what builds them, `model.safetensors` holds the weights.
+"""Saves and loads networks without pickle: spec in `model.json`, weights in `model.safetensors`.
 
-A pruned network is saved as the spec of its dense one and what differs from that: the numbers its
-modules hold, such as out_channels. Its class is looked up when it is loaded, never unpickled.
+A pruned network is saved as the spec of its dense network and the differences: numeric attributes of its
+modules, such as out_channels. Its class is imported by name when it is loaded, never unpickled.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ FORMAT = 1
 
 
 def save(model: nn.Module, directory: str | Path) -> None:
-    """Write `model.safetensors`, then `model.json` with its digest, into `directory`, made if need be.
+    """Write `model.safetensors`, then `model.json` with its digest, into `directory`, which is created.
 
-    Networks of `akgp.models` carry their spec. Of others it is found out: torchvision's classifiers,
-    and classes that can be imported and take `num_classes` (and `in_channels`, if they have it).
+    Networks of `akgp.models` have a spec. That of others is inferred: torchvision's classifiers, and
+    classes that can be imported and take `num_classes` (and `in_channels`, if they have it).
 
     Raises:
-        ModelError: nothing is known that would build this network again.
+        ModelError: no spec is known that builds this network.
     """
     spec, attributes = describe(model)
+    # clone: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
     }
@@ -51,12 +52,13 @@ def save(model: nn.Module, directory: str | Path) -> None:
         "attributes": attributes,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
+    # Last: with the digest, a crash between the two files is noticed by `load`.
     with atomic_file(folder / SPEC) as beside:
         beside.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def describe(model: nn.Module) -> tuple[Spec, dict[str, dict[str, Any]]]:
-    """What builds `model` again: the spec of its dense network, and the numbers that differ, by module.
+    """The spec of the dense network of `model`, and the numeric attributes that differ from it, by module.
 
     Raises:
         ModelError: as `save`, of which this is the part that can fail.
@@ -69,7 +71,7 @@ def load(directory: str | Path) -> nn.Module:
     """The network that `save` wrote, on the CPU and in eval mode.
 
     Raises:
-        ModelError: a file is missing, damaged or of another network; the class cannot be imported.
+        ModelError: a file is missing, damaged or of another network, or the class cannot be imported.
     """
     folder = Path(directory)
     described = _described(folder / SPEC)
@@ -99,7 +101,7 @@ def infer_spec(model: nn.Module) -> Spec:
     """The spec of a network that was built elsewhere; see `save`.
 
     Raises:
-        ModelError: none is found; says what would help.
+        ModelError: there is none; says what to do.
     """
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     if layers:
@@ -152,7 +154,7 @@ def _tree(model: nn.Module) -> list[tuple[str, type]]:
 
 
 def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
-    """The numbers held by modules of `model` that `dense` has otherwise, by module."""
+    """The numeric attributes of `model` that differ from those of `dense`, by module."""
     if lazy := [name for name, module in dense.named_modules() if isinstance(module, LazyModuleMixin)]:
         raise ModelError(
             f"{type(model).__name__}: lazy layers cannot be saved: give {', '.join(lazy)} their sizes"
@@ -161,17 +163,17 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
         raise ModelError(
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
         )
-    found = {}
+    differences = {}
     for (name, module), other in zip(model.named_modules(), dense.modules(), strict=True):
         before = _numbers(other)
         numbers = {key: value for key, value in _numbers(module).items() if value != before.get(key)}
         if numbers:
-            found[name] = numbers
-    return found
+            differences[name] = numbers
+    return differences
 
 
 def _numbers(module: nn.Module) -> dict[str, Any]:
-    """A module's public numbers, and tuples of them: widths, strides and the like; not its mode."""
+    """A module's public attributes that are numbers or tuples of numbers, such as widths; not its mode."""
     return {
         key: value
         for key, value in vars(module).items()
@@ -186,6 +188,7 @@ def _is_number(value: object) -> bool:
 
 
 def _set_numbers(module: nn.Module, numbers: dict[str, Any]) -> None:
+    # Only numbers that are there already: a file must not set anything else. JSON has lists for tuples.
     for key, value in numbers.items():
         if not _is_number(getattr(module, key)):
             raise AttributeError(f"{key} is not a number")
@@ -193,11 +196,14 @@ def _set_numbers(module: nn.Module, numbers: dict[str, Any]) -> None:
 
 
 def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors, of other shapes if need be, in the places of the network's own."""
+    """Replace the network's parameters and buffers, also by tensors of other shapes.
+
+    load_state_dict would refuse the shapes of a pruned network.
+    """
     expected = set(model.state_dict())
     if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))[0]
-        raise KeyError(f"the tensor {odd!r} is in one of them only")
+        unmatched = sorted(expected ^ set(tensors))[0]
+        raise KeyError(f"the tensor {unmatched!r} is in one of them only")
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)

@@ -1,4 +1,4 @@
-"""Recipes: files in `recipes/` that hold a parameter set, whole or only what differs from the defaults."""
+"""Recipes: files in `recipes/` with parameters, all of them or only those that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def text(name: str, folder: Path = FOLDER) -> str:
     Raises:
         ParamsError: no such recipe, or it is not valid.
     """
-    found = available(folder)
-    if name not in found:
-        raise params.ParamsError(f"recipe {name!r}: not found, must be one of {', '.join(found)}")
-    return params.dump(params.load(found[name]))
+    recipes = available(folder)
+    if name not in recipes:
+        raise params.ParamsError(f"recipe {name!r}: not found, must be one of {', '.join(recipes)}")
+    return params.dump(params.load(recipes[name]))
 
 
 def use(name: str, file: Path, folder: Path = FOLDER, force: bool = False) -> None:
@@ -53,29 +53,29 @@ def use(name: str, file: Path, folder: Path = FOLDER, force: bool = False) -> No
 
 
 def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, force: bool = False) -> None:
-    """Write a params file beside `file`, move it into place, and remember it as not edited.
+    """Write a params file atomically, and record its digest, by which a later edit is recognised.
 
     Args:
-        command: that would write it, for the message.
-        force: also over a file that has been edited.
+        command: what the user called, for the message.
+        force: overwrite a file that has been edited.
 
     Raises:
         ParamsError: `file` has been edited: it is neither what was last written here nor a recipe.
     """
-    memory = file.with_name(".akgp") / "params.sha256"
-    if not force and _is_edited(file, memory, folder):
+    record = file.with_name(".akgp") / "params.sha256"
+    if not force and _is_edited(file, record, folder):
         raise params.ParamsError(
             f"{file}: has been edited, and would be lost; keep it as a recipe (cp {file} "
             f"{folder}/NAME.yaml), or overwrite it: {command} --force"
         )
     with atomic_file(file) as beside:
         beside.write_text(content, encoding="utf-8")
-    memory.parent.mkdir(exist_ok=True)
-    memory.write_text(_digest(content.encode()) + "\n", encoding="ascii")
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 
 
 def require_complete(file: Path) -> None:
-    """Raise ParamsError unless the params file holds all that dvc.yaml beside it reads of it.
+    """Raise ParamsError unless the params file has every section that dvc.yaml beside it names.
 
     A parameter that is left out has a default, but DVC does not know it.
     """
@@ -90,13 +90,14 @@ def require_complete(file: Path) -> None:
         )
 
 
-def _is_edited(file: Path, memory: Path, folder: Path) -> bool:
+def _is_edited(file: Path, record: Path, folder: Path) -> bool:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         return False
-    if memory.exists() and memory.read_text(encoding="ascii").strip() == _digest(content):
+    if record.exists() and record.read_text(encoding="ascii").strip() == _digest(content):
         return False
+    # Without the record, as in a new clone, a file that equals a recipe has nothing to lose either.
     for recipe in folder.glob("*.yaml"):
         try:
             if text(recipe.stem, folder).encode() == content:

@@ -1,1 +1,1 @@
-"""Files on disks and stores, and how what is written gets into place."""
+"""Input and output: file systems and stores, atomic writes, errors and tables as text."""

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their destination, then moved into place."""
+"""Atomic files and folders: written beside their destination, then moved into place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_directory(destination: Path) -> Iterator[Path]:
-    """A new, empty folder that takes `destination`'s place once the block has ended well.
+    """A new, empty folder that replaces `destination` when the block ends without an error.
 
     Until then the old one stays as it is; a block that raises leaves nothing behind. Whenever the
-    process is killed, the old folder or the new one is in place, whole: both change places in one
-    step where the system can do that (Linux), and elsewhere the next call puts the old one back.
+    process is killed, either the old folder or the new one is in place, complete: they are exchanged in
+    one step where the system can do that (Linux); elsewhere the next call puts the old one back.
     """
     new, old = (destination.with_name(f".{destination.name}.{which}") for which in ("new", "old"))
+    # A process was killed between the two renames below.
     if old.exists() and not destination.exists():
         old.rename(destination)
     for leftover in (new, old):
@@ -40,7 +41,8 @@ def atomic_directory(destination: Path) -> Iterator[Path]:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Let two folders of one file system change places in one step; False: this system cannot."""
+    """Exchange two folders of one file system in one step; False if this system cannot."""
+    # Python has no function for it, and older C libraries have none either.
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     return rename is not None and rename(here, bytes(one), here, bytes(other), exchange) == 0
@@ -48,15 +50,15 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(destination: Path) -> Iterator[Path]:
-    """A path beside `destination` to write to; it takes its place, on disk, once the block has ended well.
+    """A path to write to, which replaces `destination` on disk when the block ends without an error.
 
-    Whoever reads `destination` gets all of the old content or all of the new, whenever the process is killed.
+    A reader of `destination` gets all of the old content or all of the new, whenever the process is killed.
     """
     beside = destination.with_name(f".{destination.name}.new")
     try:
         yield beside
         with beside.open("rb") as written:
-            os.fsync(written.fileno())  # or the name could be on disk before the content
+            os.fsync(written.fileno())  # otherwise the name could be on disk before the content
         beside.replace(destination)
     finally:
         beside.unlink(missing_ok=True)
@@ -69,7 +71,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys, of which the first row's are the header, by `atomic_file`."""
+    """Write rows with the same keys, which become the header, by `atomic_file`."""
     with atomic_file(file) as beside, beside.open("w", newline="", encoding="utf-8") as text:
         table = csv.DictWriter(text, fieldnames=list(rows[0]))
         table.writeheader()

@@ -1,20 +1,23 @@
-"""What an error of another library says, as a part of one line of ours."""
+"""Messages of other libraries' errors as parts of one-line messages."""
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message; its type where it has none."""
+    """The first non-empty line of an error's message, or its type if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def one_line(error: BaseException) -> str:
-    """Its kind and its whole message."""
+    """An error's type and whole message in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def message(error: BaseException) -> str:
-    """Its whole message, with its kind where the message would not say that."""
+    """An error's whole message in one line, after its type unless that is a mere RuntimeError or ValueError.
+
+    A KeyError's message, for one, is only the key.
+    """
     text = " ".join(str(error).split())
-    plain = isinstance(error, (RuntimeError, ValueError)) and text
-    return text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")
+    speaks_for_itself = isinstance(error, (RuntimeError, ValueError)) and text
+    return text if speaks_for_itself else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""Files where they lie, on a disk or in an object store: reached by fsspec, and waited for in an outage.
+"""Access to file systems and object stores by fsspec, with retries during an outage.
 
 Credentials and endpoint of S3 come from the standard AWS variables and files (AWS_ENDPOINT_URL among
 them), never from parameters.
@@ -19,14 +19,15 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-CLIENTS = ("aiobotocore", "aiohttp", "botocore")  # they raise errors of their own
+CLIENTS = ("aiobotocore", "aiohttp", "botocore")  # S3 clients, whose errors are not OSErrors
 UNANSWERED = ("ConnectTimeoutError", "EndpointConnectionError", "HTTPClientError")  # of botocore
-OUTAGE_SECONDS = 120.0
-LONGEST_WAIT = 15.0
+OUTAGE_SECONDS = 120.0  # how long a store is tried again
+LONGEST_WAIT = 15.0  # seconds between two attempts
 S3 = {
+    # Few and short attempts by botocore itself, as `retry_outage` repeats the call and says so.
     "config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 10},
-    "max_concurrency": 1,  # of a file's parts: more would ask for its size first; files are read side by side
-    "use_listings_cache": False,  # a notebook that uploads and prepares again sees the new files
+    "max_concurrency": 1,  # parts of a file: more would request its size first; files are read concurrently
+    "use_listings_cache": False,  # a notebook that uploads files and prepares again must see them
 }
 
 
@@ -41,10 +42,10 @@ def opened(path: str) -> tuple[Any, str]:
 
 
 def retry_outage(path: str, call: Callable[[], T]) -> T:
-    """What `call` gives; it is made again for OUTAGE_SECONDS while the store behind `path` doesn't answer.
+    """The result of `call`, which is repeated for OUTAGE_SECONDS while the store of `path` doesn't answer.
 
-    `call` must be one that may be repeated. The waits grow from 1 s to LONGEST_WAIT. What the store
-    refuses is raised at once, as is everything on a disk.
+    `call` must be repeatable. The waits grow from 1 s to LONGEST_WAIT. An error that is an answer, such as a
+    refusal, is raised at once, and so is any error on a disk.
     """
     wait, end = 1.0, None
     while True:
@@ -60,14 +61,15 @@ def retry_outage(path: str, call: Callable[[], T]) -> T:
 
 
 def refused(error: Exception) -> bool:
-    """Whether a file system raised it, not a mistake of ours."""
+    """Whether an error comes from a file system, not from a bug in the calling code."""
     return isinstance(error, (OSError, ImportError)) or _module(error) in CLIENTS
 
 
 def unanswered(error: Exception) -> bool:
-    """Whether the store may answer later: no connection, or one cut, or a server that calls itself broken."""
+    """Whether the store may answer later: no connection, an interrupted one, or a server error (5xx)."""
     return (
         isinstance(error, (ConnectionError, TimeoutError))
+        # s3fs turns the error codes of a server that is busy or broken into these.
         or getattr(error, "errno", None) in (errno.EIO, errno.EREMOTEIO, errno.EBUSY)
         or _module(error) == "aiohttp"
         or any(each.__name__ in UNANSWERED for each in type(error).__mro__)

@@ -1,4 +1,4 @@
-"""Text for a terminal of 80 columns, and JSON for programs: what commands print on standard output."""
+"""Output of commands: text for a terminal of 80 columns, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 WIDTH = 80
-"""Columns of a terminal as it opens: what commands print fits into them, also through a pipe."""
+"""Columns of the usual terminal; the output of commands fits into them, also through a pipe."""
 
 
 def as_json(content: Any) -> str:
-    """One JSON document; text stays readable, and what JSON cannot hold (NaN) is null."""
+    """One JSON document: non-ASCII text is not escaped; NaN and infinities, which JSON lacks, are null."""
     return json.dumps(_finite(content), indent=2, ensure_ascii=False)
 
 
@@ -26,7 +26,7 @@ def wrapped(text: str, hanging: int = 0) -> str:
 
 
 def aligned(rows: Iterable[Iterable[str]], left: frozenset[int] = frozenset({0})) -> str:
-    """Rows of cells as lines of columns two blanks apart, right-aligned but for those in `left`."""
+    """Rows of cells as lines with columns two spaces apart, right-aligned except for those in `left`."""
     lines = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -39,10 +39,10 @@ def aligned(rows: Iterable[Iterable[str]], left: frozenset[int] = frozenset({0})
 
 
 def aligned_blocks(rows: Iterable[Iterable[str]]) -> str:
-    """Rows of cells as right-aligned columns, in as many blocks below each other as WIDTH asks for.
+    """Rows of cells as right-aligned columns, in as many blocks below each other as WIDTH requires.
 
-    Every block begins with the first column, which names the rows. A cell that is too long even for a block
-    of its own is cut.
+    Every block begins with the first column, which names the rows. A cell that is too long for a block is
+    cut.
     """
     first, *columns = zip(*rows, strict=True)
     space = WIDTH - max(map(len, first))
@@ -69,9 +69,9 @@ def _finite(content: Any) -> Any:
 
 
 class UnbrokenStderr:
-    """Standard error, also when its reader is gone, as when the flow was killed.
+    """Standard error that ignores a closed pipe, as when the flow that reads it was killed.
 
-    Without it tqdm would keep its lock, and the stage wait for that forever instead of ending.
+    With an exception tqdm would keep its lock, for which the stage would then wait forever.
     It equals standard error, so that tqdm clears the bar before a line of the log.
     """
 
