@@ -1,7 +1,7 @@
-"""`akgp sweep`: Ray Tune and Optuna over the parameters of prune and distill.
+"""`akgp sweep`: a search by Ray Tune and Optuna over the parameters of prune and distill.
 
-Trials are judged on the validation split alone, by top-1 or, on a long tail, by its mean over classes.
-The test split is not read here.
+Trials are compared on the validation split by top-1 or, on a long tail, by its mean over classes.
+The test split is never read.
 """
 
 from akgp.sweep.results import Trial, apply, best, pareto_front, table

@@ -1,8 +1,8 @@
-"""How fast a pruned network would be in use: its int8 graph in the runtime, at batch 1.
+"""Latency of a trial's pruned network: its int8 graph in the runtime, at batch 1.
 
-Times taken minutes apart on a machine that computes differ by up to a factor of two, far more than two
-networks do. So each trial's network is timed in the same rounds as the student's dense network, and it is
-the ratio of the two that trials are compared by.
+On a busy machine, times measured minutes apart differ by up to a factor of two, far more than two
+networks do. So each trial's network is timed in the same rounds as the student's dense network, and trials
+are compared by the ratio of the two, which stays within 3 %.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from akgp.params import Params
 from akgp.quantization import export_onnx, quantize
 
 IMAGES = 32
-"""Calibration images: the activations' ranges do not change how long they take."""
+"""Few calibration images will do: the ranges of activations do not affect the latency."""
 RELATIVE, DENSE_MS = "latency", "dense_latency_ms"
 
 
@@ -40,7 +40,7 @@ def int8_graph(network: nn.Module, images: BatchSource, params: Params) -> bytes
 
 
 def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> dict[str, float]:
-    """Time a graph beside the dense network's, by `akgp.evaluation.latency`'s protocol.
+    """Time a graph together with the dense network's, by the protocol of `akgp.evaluation.latency`.
 
     Returns:
         RELATIVE: the graph's time as a share of the dense network's, the median over the rounds.
@@ -55,16 +55,16 @@ def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> di
 
 
 def dense_latency_ms(trials: Sequence[Mapping[str, Any]]) -> float | None:
-    """The dense network's latency, ms: the median over all trials' metrics; None: none measured it."""
+    """The dense network's latency, ms: the median over all trials' metrics; None if none measured it."""
     measured = [metrics[DENSE_MS] for metrics in trials if RELATIVE in metrics]
     return statistics.median(measured) if measured else None
 
 
 def latencies_ms(trials: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """The latency of each trial from its metrics, ms; None: it measured none.
+    """The latency of each trial from its metrics, ms; None if it measured none.
 
-    That is its share of the dense network's time, times `dense_latency_ms`.
-    Networks of the same MACs and parameters are the same but for the weights: they get their median share.
+    It is the trial's share of the dense network's time, times `dense_latency_ms`. Networks with the same MACs
+    and parameters differ in their weights alone: they get the median of their shares.
     """
     shares: dict[tuple[int, int], list[float]] = {}
     for metrics in trials:

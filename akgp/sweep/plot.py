@@ -17,12 +17,12 @@ Point = tuple[float, float]
 """Cost (int8 latency in ms, or MACs) and validation accuracy (%)."""
 
 STATUSES = {"finished": "o", "stopped": "x"}
-D = 0.75
+D = 0.75  # about √½: diagonal labels are as far from their point as the others
 SIDES = ((-D, D), (D, -D), (0, 1), (0, -1), (1, 0), (-1, 0), (D, D), (-D, -D))  # a front rises to the right
 DISTANCES = (12, 18, 26, 36, 48, 64)
-"""Of a label's middle from its point, in points; a label further away than the first gets a line."""
+"""Of a label's centre from its point, in points; beyond the first a line connects the two."""
 CLEARANCE = 4
-"""Half of the square that is kept free around a point, in points."""
+"""Half the side of the square that is kept free around a point, in points."""
 
 
 def pareto(
@@ -42,13 +42,13 @@ def pareto(
         timed: costs are latencies, not MACs.
         balanced: accuracies are means over the classes.
     """
-    # As many dots per inch as SVG has: what is measured here holds there.
+    # SVG has 72 dots per inch, so that the sizes of text measured here are those of the file.
     figure = Figure(figsize=(6.4, 4.4), dpi=72, layout="constrained")
     axes, scale = figure.subplots(), 1 if timed else 1e6
     axes.margins(0.08)
     drawn: list[Point] = []
     for status, marker in STATUSES.items():
-        if shown := points.get(status):  # what is not shown is not in the legend either
+        if shown := points.get(status):  # a status without trials is not in the legend
             axes.scatter(*_scaled(shown, scale), marker=marker, label=status)
             drawn += shown
     if front:
@@ -83,12 +83,12 @@ def _scaled(points: Iterable[Point], scale: float) -> tuple[list[float], list[fl
 
 
 def _label(axes: Axes, labels: dict[str, Point], points: Sequence[Point]) -> None:
-    """Put each label where it is nearest to its point and free; one that fits nowhere is left out."""
+    """Put each label as near to its point as there is free space; omit one that fits nowhere."""
     taken = [_around(axes, point) for point in points]
     for text, point in labels.items():
         for label in _placements(axes, text, point):
-            label.get_window_extent()  # moves it to its place, and includes the line, which may cross others
-            box = Text.get_window_extent(label).padded(1)
+            label.get_window_extent()  # lays the label out; its box includes the line, which may cross others
+            box = Text.get_window_extent(label).padded(1)  # the text alone
             inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)

@@ -1,4 +1,4 @@
-"""What runs inside Tune's loop: it moves the sweep's progress bar and frees what a stopped trial held."""
+"""A callback in Tune's loop: updates the sweep's progress bar and frees the workers of stopped trials."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from tqdm import tqdm
 
-from akgp.sweep.trial import BALANCED, VALUES, WORKERS
+from akgp.sweep.trial import BALANCED, PLACEMENT_GROUP, VALUES
 
 
 @dataclass(frozen=True)
 class TrialProgress:
-    """How far a trial has come.
+    """The progress of a trial.
 
-    epochs, planned: done and to do in all. seconds: since it began. epoch_seconds: of its last epoch.
+    epochs: done so far; planned: in all; seconds: since its start; epoch_seconds: duration of its last epoch.
     """
 
     epochs: int
@@ -32,17 +32,17 @@ class TrialProgress:
 
 
 def expected_epochs(begun: Sequence[TrialProgress]) -> float:
-    """Epochs that a trial not begun will do: as many as those that ended, early or not; before that, all."""
+    """Expected epochs of a trial not yet begun: the mean of those that ended, early or not; if none, all."""
     ended = [each.epochs for each in begun if each.ended]
     return _mean(ended or [each.planned for each in begun])
 
 
 def seconds_left(begun: Sequence[TrialProgress], trials: int, concurrent: int) -> float | None:
-    """Estimate of when `trials` trials, `concurrent` of them at a time, will have ended; None: too early.
+    """Estimated time until `trials` trials, `concurrent` at a time, have ended; None if it is too early.
 
-    An epoch is taken to last as long as the latest ones did, and a trial's start (pruning, measuring,
-    fetching what is shared) as long as it did so far. Both are wall-clock times, so they hold for the
-    present load. Those running are taken not to be stopped early.
+    An epoch is assumed to take as long as the latest ones did, and a trial's start (pruning, measuring,
+    fetching shared data) as long as on average so far. Both are wall-clock times, so they reflect the
+    present load. Running trials are assumed not to be stopped early.
     """
     rows = [each for each in begun if each.epochs]
     if not rows:
@@ -55,6 +55,7 @@ def seconds_left(begun: Sequence[TrialProgress], trials: int, concurrent: int) -
         if not each.ended
     ]
     ahead += [start + expected_epochs(begun) * epoch] * (trials - len(begun))
+    # No less than the longest trial left, however many run at a time.
     return max(sum(ahead) / concurrent, *ahead, 0.0)
 
 
@@ -63,7 +64,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def roughly(seconds: float) -> str:
-    """A time as precise as an estimate is: 10 s, 4 min or 2.5 h."""
+    """A duration rounded as an estimate should be: 10 s, 4 min or 2.5 h."""
     if seconds < 60:
         return f"{10 * max(1, math.ceil(seconds / 10))} s"
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -72,8 +73,8 @@ def roughly(seconds: float) -> str:
 class Progress(Callback):
     """Shows how many trials have ended, the best validation accuracy so far, and the time left.
 
-    The bar itself is the share of the epochs. Tune pickles its callbacks into the state from which it
-    resumes, so all that is shown is the class's.
+    The bar is the share of epochs done. All is kept in class attributes: Tune pickles its callbacks into the
+    state from which it resumes, and a pickled bar would break resuming.
     """
 
     bar: ClassVar[tqdm[Any] | None] = None
@@ -88,7 +89,7 @@ class Progress(Callback):
     def shown(
         cls, trials: int, concurrent: int, planned: Callable[[dict[str, Any]], int], metric: str
     ) -> tqdm[Any]:
-        """The bar of a sweep that begins, to be used as a context; `metric` is its objective."""
+        """Start the bar of a sweep whose objective is `metric`; use it as a context manager."""
         cls.trials, cls.concurrent, cls.metric = trials, concurrent, metric
         cls.planned = staticmethod(planned)
         cls.seen, cls.ends = (0, 0), None
@@ -105,17 +106,18 @@ class Progress(Callback):
         if self.bar is None:
             return
         begun = [
-            _course(trial, type(self).planned(trial.config[VALUES]))
+            _trial_progress(trial, type(self).planned(trial.config[VALUES]))
             for trial in trials
             if trial.status != "PENDING"
         ]
         ended = sum(each.ended for each in begun)
         seen = (ended, sum(each.epochs for each in begun))
         if seen != self.seen:
+            # Estimated again after an epoch or a trial alone; the time shown counts down in between.
             left = seconds_left(begun, self.trials, self.concurrent)
             Progress.seen, Progress.ends = seen, None if left is None else time.monotonic() + left
         text = self._text(trials, ended)
-        if text != self.bar.postfix:  # a step is a tenth of a second
+        if text != self.bar.postfix:  # this is called ten times a second
             self.bar.n = round(_share(begun, self.trials))
             self.bar.set_postfix_str(text)
 
@@ -133,14 +135,14 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Free the workers of a trial that was stopped: Ray Train does so only where Ray's dashboard runs."""
-        if workers := (trial.last_result or {}).get(WORKERS):
+        if workers := (trial.last_result or {}).get(PLACEMENT_GROUP):
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(workers))))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.on_trial_complete(iteration, trials, trial)
 
 
-def _course(trial: Any, planned: int) -> TrialProgress:
+def _trial_progress(trial: Any, planned: int) -> TrialProgress:
     row = trial.last_result or {}
     return TrialProgress(
         epochs=row.get("epoch", 0),
@@ -152,7 +154,7 @@ def _course(trial: Any, planned: int) -> TrialProgress:
 
 
 def _share(begun: Sequence[TrialProgress], trials: int) -> float:
-    """Share of the sweep's epochs that are done, %; those that ended trials left out count as done."""
+    """Share of the sweep's epochs that are done, %; epochs that a stopped trial skipped do not count."""
     if not begun:
         return 0.0
     done = sum(each.epochs for each in begun)

@@ -1,4 +1,4 @@
-"""The results of a sweep: its table as Parquet, its Pareto front, and how to take a trial over."""
+"""The results of a sweep: its table as Parquet, its Pareto front, and applying a trial's parameters."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.ya
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the results: what was tried and what came of it. Accuracies are the kept network's, %.
+    """One row of the results: a trial's values and outcome. Accuracies are those of the network it keeps, %.
 
-    latency_ms: of the pruned network in int8 at batch 1; None where it is no objective.
-    val_balanced_top1: the mean over classes; None where `val_top1` is the objective.
+    latency_ms: of the pruned network in int8 at batch 1; None if it is not an objective.
+    val_balanced_top1: the mean over classes; None if `val_top1` is the objective.
     compute: in plain trainings of as many epochs, see `akgp.stages.distill.compute_of`.
     """
 
@@ -46,21 +46,21 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """By which trials are judged, %: the mean over classes where it is the objective; 0 if unknown."""
+        """The accuracy that is the objective, %: the mean over classes, or top-1; 0 if unknown."""
         return (self.val_top1 if self.val_balanced_top1 is None else self.val_balanced_top1) or 0.0
 
     @property
     def cost(self) -> float:
-        """Latency where it was measured, ms, and MACs otherwise."""
+        """Latency if it was measured, ms; otherwise MACs."""
         return self.latency_ms if self.latency_ms is not None else self.macs or 0
 
 
 @dataclass(frozen=True)
 class Dense:
-    """The student's dense network, with which trials are compared.
+    """The student's dense network, the reference of the trials.
 
-    accuracy: of validation, %, of the kind that trials are judged by.
-    latency_ms: in int8 at batch 1; None: not measured.
+    accuracy: on the validation split, %, by the metric of the objective.
+    latency_ms: in int8 at batch 1; None if not measured.
     """
 
     accuracy: float
@@ -76,12 +76,12 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "latency_ms": ("int8 ms", "{:.4f}".format),
     "compute": ("compute", "{:.2f}".format),
 }
-"""What the table shows of a trial: heads and formats. What no trial has is left out."""
-COURSE = ("epochs", "seconds", "status", "front")
+"""Columns of the table: heads and formats. Columns that are empty for all trials are omitted."""
+RUN_COLUMNS = ("epochs", "seconds", "status", "front")
 
 
 def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
-    """The `count` best finished trials: by validation accuracy, and of equals the cheapest first.
+    """The `count` best finished trials by validation accuracy; of equals the cheapest first.
 
     Where the sweep had two objectives, those on the Pareto front come before the others.
     """
@@ -95,7 +95,7 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
     """Write the params.yaml of one trial, so that `dvc repro` reproduces it.
 
     Args:
-        force: also over a params.yaml that has been edited since the sweep.
+        force: overwrite a params.yaml that has been edited since the sweep.
 
     Raises:
         StageError: there is no trial of this number.
@@ -118,17 +118,18 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
 
 
 def _is_of_sweep(file: Path, base: Params, trials: Iterable[Trial]) -> bool:
-    """Whether a params file says nothing but what the sweep, or a trial of it, was run with."""
+    """Whether a params file holds exactly the parameters of the sweep or of one of its trials."""
     try:
-        found, text = parameters.load(file), file.read_text(encoding="utf-8")
+        current, text = parameters.load(file), file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
-    if _comments(text) - _comments(parameters.dump(found)):
+    # The user's comments would be lost.
+    if _comments(text) - _comments(parameters.dump(current)):
         return False
-    return found == base or any(found == _tried(base, trial) for trial in trials)
+    return current == base or any(current == _params_of(base, trial) for trial in trials)
 
 
-def _tried(base: Params, trial: Trial) -> Params | None:
+def _params_of(base: Params, trial: Trial) -> Params | None:
     try:
         return parameters.with_values(base, trial.values)
     except ParamsError:  # of a trial that failed by its values
@@ -140,7 +141,7 @@ def _comments(text: str) -> set[str]:
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
-    """The finished trials that no other beats in accuracy and cost, by rising cost; of equals the first."""
+    """The finished trials that none dominates in accuracy and cost, by rising cost; of equals the first."""
     front: list[Trial] = []
     finished = [trial for trial in trials if trial.status == "finished"]
     for trial in sorted(finished, key=lambda trial: (trial.cost, -trial.accuracy)):
@@ -152,14 +153,14 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
 def table(trials: list[Trial]) -> str:
     """Trials as aligned text, a line each: figures, a star if on the Pareto front, and searched parameters.
 
-    What is wider than a terminal is continued in further blocks below. A parameter goes by the end of its
-    name that tells it from the others. The front is that of `trials`; of those that `best` gives it is that
-    of the whole sweep. Where there is a balanced top-1, it is by this that trials were judged.
+    Columns beyond the terminal's width follow in further blocks below. A parameter is shown by the shortest
+    unique end of its name. The front is that of `trials`; for those that `best` returns it is the front of
+    the whole sweep. A balanced top-1, if there is one, is the objective.
     """
     keys = sorted({key for trial in trials for key in trial.values})
     figures = [name for name in FIGURES if any(getattr(trial, name) is not None for trial in trials)]
     front = pareto_front(trials)
-    heads = ["trial", *(FIGURES[name][0] for name in figures), *COURSE]
+    heads = ["trial", *(FIGURES[name][0] for name in figures), *RUN_COLUMNS]
     rows = [
         [*heads, *_short_names(keys, heads)],
         *(_cells(trial, figures, keys, trial in front) for trial in trials),
@@ -168,15 +169,15 @@ def table(trials: list[Trial]) -> str:
 
 
 def _short_names(keys: list[str], taken: list[str]) -> list[str]:
-    """The shortest end of each dotted name that is no end of another one, nor a head of the table."""
+    """The shortest end of each dotted name that is not the end of another one, nor a head of the table."""
     heads = {head.lower() for head in taken}
 
     def ends(key: str) -> list[str]:
         parts = key.split(".")
         return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
-    every = Counter(end for key in keys for end in ends(key))
-    return [next((end for end in ends(key) if every[end] == 1 and end not in heads), key) for key in keys]
+    uses = Counter(end for key in keys for end in ends(key))
+    return [next((end for end in ends(key) if uses[end] == 1 and end not in heads), key) for key in keys]
 
 
 def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) -> list[str]:
@@ -197,10 +198,12 @@ def _cell(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def write(root: Path, trials: list[Trial], params: Params, dense: Dense | None = None) -> None:
-    """Write the table, the params that the trials vary, and the plot; the table last.
+    """Write the table, the params that the trials vary, and the plot.
+
+    The table is moved into place last: if it is there, so are the others.
 
     Args:
-        dense: is drawn beside the trials; None: is not.
+        dense: the reference to draw; None: unknown.
     """
     folder = root / FOLDER
     rows = [vars(trial) | {"values": json.dumps(trial.values)} for trial in trials]

@@ -1,7 +1,7 @@
-"""`akgp sweep run`: what a search needs, its trials, and its table.
+"""`akgp sweep run`: checks the inputs, runs the trials, and writes the table.
 
-With accuracy alone ASHA stops trials early; with two objectives it could not: it ranks trials by one figure,
-and by accuracy it would stop the small networks.
+With accuracy as the only objective ASHA stops trials early. With two objectives it can't: it ranks trials by
+one figure, and by accuracy it would stop the small networks.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     """Run, resume or extend the sweep that params.yaml describes; write its table and Pareto plot.
 
     Args:
-        trials: how many there are to be in all; None: as many as `sweep.trials` says, or as there are.
+        trials: number of trials in all; None: `sweep.trials`, or as many as there are if these are more.
 
     Raises:
         StageError: the workspace is held, an input is missing, the cluster is too small for
-            what the sweep asks, or there are more trials already.
+            what the sweep needs, or there are more trials already.
         KeyboardInterrupt: by the user; the next call resumes.
     """
     workspace = Workspace(Path(root).resolve())
@@ -57,24 +57,25 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
+    # What is timed depends on these sections too, but only if latency is an objective.
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
     shared = Task("sweep", canonical(params), workspace.root)
     keys = dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured])
     path = folder / digest(shared, keys, inputs, code_of(*CODE))
     with workspace_lock(workspace, "sweep"), session(params.ray, params.ray.workers):
-        check_room(params)
+        require_capacity(params)
         if params.ray.address is not None:
             require_shared(task)
-        found, reference = _tuned(task, str(path), trials)
-    write(workspace.root, found, params, reference)
-    return found
+        rows, reference = _search(task, str(path), trials)
+    write(workspace.root, rows, params, reference)
+    return rows
 
 
 def dense(task: Task, metrics_of_trials: Sequence[Mapping[str, Any]]) -> Dense | None:
-    """The student's dense network, as far as it is known; None: no metrics, or no trial has counted it.
+    """The student's dense network as reference; None if it has no metrics, or no trial has counted it.
 
     Args:
-        metrics_of_trials: the metrics of the trials, which counted and timed it beside their own networks.
+        metrics_of_trials: the metrics of the trials, which count and time it together with their networks.
     """
     metric = objective(read_summary(task.workspace.data)).removeprefix("kept_")
     file = task.workspace.dense(task.params.student) / "metrics.json"
@@ -87,19 +88,24 @@ def dense(task: Task, metrics_of_trials: Sequence[Mapping[str, Any]]) -> Dense |
     )
 
 
-def wanted(asked: int | None, default: int, tried: int) -> int:
-    """How many trials there are to be: as many as asked for; else as params.yaml says, or as there are.
+def total_trials(requested: int | None, default: int, existing: int) -> int:
+    """The number of trials in all: as requested; otherwise the default, but no fewer than exist.
 
     Raises:
-        StageError: fewer are asked for than there are.
+        StageError: fewer are requested than exist.
     """
-    if asked is not None and asked < tried:
-        raise StageError(f"--trials: got {asked}, but this sweep has {tried} trials: it can only be extended")
-    return asked or max(default, tried)
+    if requested is not None and requested < existing:
+        raise StageError(
+            f"--trials: got {requested}, but this sweep has {existing} trials: it can only be extended"
+        )
+    return requested or max(default, existing)
 
 
-def check_room(params: parameters.Params) -> None:
-    """Raise StageError unless the cluster has room for the workers of all trials that run at a time."""
+def require_capacity(params: parameters.Params) -> None:
+    """Raise StageError unless the cluster can hold the workers of all trials that run at a time.
+
+    Ray Tune would wait forever for resources that no node has.
+    """
     workers, concurrent, capacity = (
         params.ray.workers,
         params.sweep.concurrent,
@@ -112,13 +118,13 @@ def check_room(params: parameters.Params) -> None:
         f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with "
         f"{params.ray.cpus_per_worker} CPU(s) and {params.ray.gpus_per_worker} GPU(s) each, need room for "
         f"{workers * concurrent} worker(s), but {where} has room for {capacity}: "
-        + (f"lower it to {possible}" if possible else "lower ray.workers or what each asks for")
+        + (f"lower it to {possible}" if possible else "lower ray.workers or what each worker needs")
         + (", or add nodes" if params.ray.address else "")
     )
 
 
-def _tuned(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:
-    """The trials, and the dense network that they are compared with."""
+def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:
+    """Run the search: the trials, and the dense network as their reference."""
     from ray import tune
 
     from akgp.sweep.progress import Progress
@@ -128,11 +134,11 @@ def _tuned(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dens
     metric = objective(read_summary(task.workspace.data))
     against = () if sweep.against is None else (sweep.against,)
     search = snapshot(path, params, Objectives((metric, *against), ("max", "min")[: 1 + len(against)]))
-    trials = wanted(trials, sweep.trials, len(search.values))
+    trials = total_trials(trials, sweep.trials, len(search.values))
     resources = one_worker(params.ray)
     if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
-    # In a list, or Tune would hand over what it refers to, before `prepare` has made it readable.
+    # The reference lies in a list, as Tune would resolve a bare one, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
     with Progress.shown(trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
         grid = run(
@@ -151,9 +157,9 @@ def _tuned(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dens
 
 
 def objective(summary: Summary) -> str:
-    """By which accuracy all trials of a sweep are judged: BALANCED where `akgp` adjusts logits, else TOP1.
+    """The metric by which a sweep's trials are compared: BALANCED where `akgp` adjusts logits, else TOP1.
 
-    By top-1 on a validation split with the same long tail, a student that was taught to predict as if
+    By top-1 on a validation split with the same long tail, a student that is trained to predict as if
     classes were equally frequent would lose to one that neglects the rare ones.
     """
     return BALANCED if summary.imbalance > IMBALANCED else TOP1
@@ -168,23 +174,25 @@ def _asha(params: parameters.Params) -> ASHAScheduler:
         longest = int(searched.max or max(searched.choices or ()))
     return ASHAScheduler(
         time_attr="epoch",
-        max_t=longest + 1,  # a finished trial ends by itself
+        max_t=longest + 1,  # beyond any trial: one that finishes must not count as stopped
         grace_period=min(params.sweep.grace_epochs, longest),
     )
 
 
 def _epochs(params: parameters.Params, values: dict[str, Any]) -> int:
-    """How many epochs a trial of these values has, also where they are not valid together."""
+    """The number of epochs of a trial with these values, even if they are not valid together."""
     return int(values.get(EPOCHS, params.distill.training.epochs))
 
 
 def _rows(results: list[Any], params: parameters.Params, metric: str) -> list[Trial]:
-    """The results by number."""
+    """The results as rows, by number: Tune's list changes its order when it is restored."""
     results = sorted(results, key=lambda result: result.config[NUMBER])
-    found = [result.metrics or {} for result in results]
+    metrics_of_trials = [result.metrics or {} for result in results]
     return [
         _row(result, metrics, latency_ms, params, metric)
-        for result, metrics, latency_ms in zip(results, found, latencies_ms(found), strict=True)
+        for result, metrics, latency_ms in zip(
+            results, metrics_of_trials, latencies_ms(metrics_of_trials), strict=True
+        )
     ]
 
 

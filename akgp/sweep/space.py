@@ -1,8 +1,8 @@
-"""What is searched, and where the next trial looks: Optuna's TPE over params.yaml's sweep.space.
+"""Draws the values of the next trial: Optuna's TPE over sweep.space of params.yaml.
 
-A draw is a function of the trials that have ended and of the trial's number. There is no state of a sampler
-to be saved, so a search that was interrupted or extended draws what an undisturbed one would have drawn from
-the same results.
+A draw is a function of the ended trials and of the trial's number. There is no sampler state to be saved, so
+a search that was interrupted or extended draws what an undisturbed one would have drawn from the same
+results.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 DRAWS = 1000
-"""So many combinations are drawn at most to find one whose values go together."""
+"""Largest number of combinations that are drawn to find a valid one."""
 
 Ended = Mapping[int, tuple[Mapping[str, Any], Sequence[float]]]
-"""Of the trials that have ended with a result, by number: their values and their objectives."""
+"""Trials that ended with a result: number -> (values, objectives)."""
 
 
 def draw(
@@ -31,32 +31,33 @@ def draw(
 ) -> dict[str, Any]:
     """The values of trial `number` by dotted names, valid together with the other parameters.
 
-    TPE is for one objective and for two (for which NSGA-II would need hundreds of trials).
+    TPE serves one objective and two, for which NSGA-II would need hundreds of trials.
 
     Args:
-        modes: of each objective, whether it is to be large (`max`) or small (`min`).
-        draws: how many combinations are drawn at most.
+        modes: `max` or `min` for each objective.
+        draws: the largest number of combinations to draw.
 
     Raises:
-        StageError: of `draws` combinations none is valid.
+        StageError: none of `draws` combinations is valid.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searched = distributions(params.sweep.space)
+    # SeedSequence mixes both numbers: a sum would give trial 1 of seed 0 the draws of trial 0 of seed 1.
     (seed,) = np.random.SeedSequence([params.seed, number]).generate_state(1)
     study = optuna.create_study(
         directions=["maximize" if mode == "max" else "minimize" for mode in modes],
         sampler=optuna.samplers.TPESampler(seed=int(seed)),
     )
     for _, (values, objectives) in sorted(ended.items()):
-        if all(map(math.isfinite, objectives)):
+        if all(map(math.isfinite, objectives)):  # of a training that diverged; Optuna refuses NaN
             study.add_trial(
                 optuna.create_trial(
                     params=dict(values), distributions=searched, values=[float(each) for each in objectives]
                 )
             )
-    base = params.model_copy(update={"sweep": Sweep(space={})})  # its space is valid already
+    base = params.model_copy(update={"sweep": Sweep(space={})})  # its space is already validated
     for _ in range(draws):
         drawn = study.ask(searched)
         try:
@@ -85,9 +86,11 @@ def _distribution(key: str, searched: Range) -> BaseDistribution:
 
 
 def canonical(params: Params) -> Params:
-    """What names a search: two params.yaml of one canonical form describe the same trials.
+    """The parameters that identify a search: params with the same canonical form describe the same trials.
 
-    What a trial sets itself does not count, nor how many trials there are, nor how many run at a time.
+    Parameters that trials set do not count, nor do the number of trials and how many run at a time. So a
+    sweep can be continued after one of its trials was applied, or with more trials.
     """
     tree = params.model_copy(update={"sweep": params.sweep.model_copy(update={"trials": 1, "concurrent": 1})})
+    # Searched parameters get the values of a fixed draw, whatever they are in params.yaml.
     return with_values(tree, draw(0, {}, tree, ["max"])) if params.sweep.space else tree

@@ -1,7 +1,7 @@
-"""One trial: prune and distill in a workspace of its own; all trials share what the teachers say.
+"""One trial: prune and distill in a temporary workspace.
 
-The images are decoded, and the teachers asked, once: what comes of it lies in Ray's object store. So does
-the dense network's int8 graph, where latency is an objective.
+Images are decoded, and teachers evaluated, once for all trials; the results are shared in Ray's object store.
+So is the dense network's int8 graph, if latency is an objective.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from akgp.sweep.latency import compared, int8_graph
 from akgp.workspace import Step, Task
 
 TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
-"""Validation accuracies of the network that a trial would keep so far, %: one of them is the objective."""
+"""Validation accuracies, %, of the epoch that a trial would keep so far; one of them is the objective."""
 NUMBER, VALUES = "number", "values"
-"""A trial's config: its number, counted from 0 in the order of creation, and its values by dotted names."""
+"""Keys of a trial's config: its number, from 0 in the order of creation, and its values by dotted names."""
 DENSE_MACS = "dense_macs"
-"""Of the student's dense network, in every report, beside those of the trial's own."""
-WORKERS = "placement_group"
-"""Where a trial of several workers reports what holds them, so that it can be freed."""
+"""MACs of the student's dense network, in every report beside those of the trial's network."""
+PLACEMENT_GROUP = "placement_group"
+"""Key under which a trial of several workers reports their placement group, so that it can be freed."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials read; of the dense network its MACs and, if latency counts, its int8 graph."""
+    """Data of all trials. macs: of the dense network; dense: its int8 graph, if latency is an objective."""
 
     data: DistillationData
     macs: int
@@ -54,7 +54,7 @@ class Shared:
 
 
 def shared(task: Task) -> ObjectRef[Shared]:
-    """What all trials share, made by one worker of the cluster."""
+    """A reference to the data that all trials share, made by one worker of the cluster."""
     ray_params = task.params.ray
     resources = {"num_cpus": ray_params.cpus_per_worker, "num_gpus": ray_params.gpus_per_worker}
     return ray.remote(**resources)(_shared).remote(task)
@@ -76,7 +76,9 @@ def _read(task: Task) -> Shared:
 
 
 def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -> None:
-    """Prune and distill with these values, as Ray Tune calls it; its process may have run other trials.
+    """The trainable of Ray Tune: prune and distill with the values of `config`.
+
+    Its process may have run other trials (`reuse_actors`).
 
     Raises:
         ParamsError: the values are not valid together, which `draw` does not give.
@@ -84,7 +86,7 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
     (shared,) = common
     task = Task("sweep", with_values(task.params, config[VALUES]), task.root)
     if task.params.distill.training.compile:
-        torch.compiler.reset()  # networks of earlier trials count towards a limit of recompilations
+        torch.compiler.reset()  # networks of earlier trials count towards its limit of recompilations
     workers = task.params.ray.workers
     if workers > 1:
         context = tune.get_context()
@@ -105,8 +107,11 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
 
 
 def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef[Shared]) -> Iterator[Step]:
-    """Prune and distill in the trial's own workspace; every epoch's row carries costs, TOP1 and BALANCED."""
-    with _borrowed(task) as trial:
+    """Prune and distill in a workspace of the trial; each epoch's row has costs, TOP1 and BALANCED.
+
+    A resumed trial prunes again, which is deterministic; a latency would differ, so it is kept in `state`.
+    """
+    with _trial_workspace(task) as trial:
         for folder in (trial.workspace.pruned, trial.workspace.student):
             folder.mkdir(parents=True)
         for _ in prune.compute(trial, trial.workspace.pruned, None):
@@ -114,7 +119,7 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
         common = ray.get(shared)
         latency = state["latency"] if state else _latency(trial, common)
         costs = prune.size(trial) | {DENSE_MACS: common.macs} | _compute(trial, common.data) | latency
-        costs |= _held(task)
+        costs |= _placement_group(task)
         training = training_of(task.params.distill, common.data.profile)
         folder, before = trial.workspace.student, state["distill"] if state else None
         for step in distill.compute_with(trial, common.data, folder, before):
@@ -132,9 +137,9 @@ def _compute(task: Task, data: DistillationData) -> dict[str, float]:
 
 
 def _latency(task: Task, common: Shared) -> dict[str, float]:
-    """As `compared` returns it, where it is an objective: it depends on the widths, not on the weights.
+    """The latency as `compared` returns it, if it is an objective; measured once, as weights don't matter.
 
-    Of several workers the first one measures: what the others report is not used.
+    Of several workers only the first measures; reports of the others are not used.
     """
     if common.dense is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
         return {}
@@ -143,13 +148,13 @@ def _latency(task: Task, common: Shared) -> dict[str, float]:
     return compared(graph, common.dense, summary, task.params)
 
 
-def _held(task: Task) -> dict[str, str]:
+def _placement_group(task: Task) -> dict[str, str]:
     group = get_current_placement_group() if task.params.ray.workers > 1 else None
-    return {WORKERS: group.id.hex()} if group else {}
+    return {PLACEMENT_GROUP: group.id.hex()} if group else {}
 
 
 class _Epochs(TuneReportCallback):
-    """Passes a job's epochs on to Tune, but not its last report, which only carries the artifacts."""
+    """Passes a job's epochs on to Tune, but not its last report, which has only the artifacts."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         if metrics and metrics[0]:
@@ -157,7 +162,8 @@ class _Epochs(TuneReportCallback):
 
 
 @contextlib.contextmanager
-def _borrowed(task: Task) -> Iterator[Task]:
+def _trial_workspace(task: Task) -> Iterator[Task]:
+    """A temporary workspace with links to the images and networks of the sweep's."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "models").mkdir()

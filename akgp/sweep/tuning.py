@@ -1,7 +1,7 @@
-"""The search as Ray Tune runs it: numbered trials side by side, resumed and extended from its last snapshot.
+"""Runs the search in Ray Tune: numbered trials, resumed and extended from Tune's last snapshot.
 
-All that is known of a search is its trials, as Tune's snapshot has them: their numbers and values lie in
-their `config`, so a trial keeps its number for as long as it exists.
+The state of a search is its trials in that snapshot and nothing else. Numbers and values lie in the trials'
+`config`, so that a trial keeps its number: Tune's list of trials changes its order when it is restored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from akgp.sweep.trial import NUMBER, VALUES
 
 @dataclass(frozen=True)
 class Objectives:
-    """What trials are judged by: metrics of their reports, and of each whether it is to be large or small."""
+    """The objectives: metrics of the trials' reports, and `max` or `min` for each."""
 
     metrics: tuple[str, ...]
     modes: tuple[str, ...]
@@ -34,7 +34,7 @@ class Objectives:
 
 @dataclass
 class Search:
-    """Which trials there are: numbers by Ray Tune's ids, values and objectives by numbers."""
+    """The trials of a search: numbers by Ray Tune's ids, values and objectives by numbers."""
 
     params: Params
     objectives: Objectives
@@ -44,25 +44,25 @@ class Search:
     running: set[int] = field(default_factory=set)
 
     def add(self, trial_id: str, number: int, values: dict[str, Any]) -> None:
-        """A trial that begins, or is to be resumed."""
+        """Add a trial that begins, or is to be resumed."""
         self.numbers[trial_id], self.values[number] = number, values
         self.running.add(number)
 
     def end(self, trial_id: str, row: dict[str, Any] | None) -> None:
-        """A trial that ended, with its last report; one that failed or reported nothing has no objectives."""
+        """End a trial with its last report; None or one without the objectives: the next draws ignore it."""
         number = self.numbers[trial_id]
         self.running.discard(number)
         if row and all(metric in row for metric in self.objectives.metrics):
             self.ended[number] = self.values[number], [row[metric] for metric in self.objectives.metrics]
 
     def next(self) -> tuple[int, dict[str, Any]]:
-        """Number and values of the next trial."""
+        """The number and values of the next trial."""
         number = max(self.values, default=-1) + 1
         return number, draw(number, self.ended, self.params, self.objectives.modes)
 
 
 def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
-    """The search whose experiment lies at `path`; an empty one if there is none that could be resumed."""
+    """The search of the experiment at `path`; an empty one if there is none that can be resumed."""
     search = Search(params, objectives)
     if not resumable(path):
         return search
@@ -85,12 +85,12 @@ def run(
     reuse_actors: bool,
     max_failures: int,
 ) -> ResultGrid:
-    """Run trials, `concurrent` at a time, until there are as many as `trials`; resume those unfinished.
+    """Run trials, `concurrent` at a time, until there are `trials`; resume unfinished ones.
 
     Args:
-        path: the directory of the experiment: `search` is its snapshot.
-        max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost node from
-            a mistake of the user's, which fails as often.
+        path: the directory of the experiment, of which `search` is the snapshot.
+        max_failures: how often a failed trial is resumed at once. Ray Tune does not distinguish a lost node
+            from an error in the user's code, which is repeated as often.
 
     Raises:
         KeyboardInterrupt: by the user; the next call resumes.
@@ -103,7 +103,7 @@ def run(
         storage_path=str(folder.parent),
         num_samples=trials,
         max_failures=max_failures,
-        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),  # for resuming alone
         trial_dirname_creator=_folder,
     )
     algorithm = _Algorithm(_Searcher(search, concurrent), trials)
@@ -131,7 +131,7 @@ def _folder(trial: Trial) -> str:
 
 
 class _Searcher(Searcher):
-    """`Search` as Tune asks it; it keeps no state of its own."""
+    """Adapts `Search` to Tune's interface; has no state of its own to save."""
 
     def __init__(self, search: Search, concurrent: int) -> None:
         super().__init__(metric=search.objectives.metrics[0], mode=search.objectives.modes[0])
@@ -139,7 +139,7 @@ class _Searcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if len(self.search.running) >= self.concurrent:
-            return None
+            return None  # Tune asks again later
         number, values = self.search.next()
         self.search.add(trial_id, number, values)
         return {NUMBER: number, VALUES: values}
@@ -157,7 +157,10 @@ class _Searcher(Searcher):
 
 
 class _Algorithm(SearchGenerator):
-    """Tune's own generator, except that the trials there are say what is left, not a saved count."""
+    """Tune's generator, with the end decided by the trials that exist instead of a saved count.
+
+    Otherwise a finished search could not be extended.
+    """
 
     def __init__(self, searcher: _Searcher, trials: int) -> None:
         super().__init__(searcher)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from akgp import params
-from akgp.sweep.search import wanted
+from akgp.sweep.search import total_trials
 from akgp.sweep.space import canonical, draw
 from akgp.workspace import StageError
 
@@ -119,9 +119,9 @@ def test_what_a_trial_sets_itself_does_not_name_the_search() -> None:
 
 
 def test_how_many_trials_there_are_to_be() -> None:
-    assert wanted(None, 12, 0) == 12
-    assert wanted(None, 12, 15) == 15, "those of an extension stay"
-    assert wanted(20, 12, 15) == 20 and wanted(15, 12, 15) == 15 and wanted(3, 12, 0) == 3
+    assert total_trials(None, 12, 0) == 12
+    assert total_trials(None, 12, 15) == 15, "those of an extension stay"
+    assert total_trials(20, 12, 15) == 20 and total_trials(15, 12, 15) == 15 and total_trials(3, 12, 0) == 3
     with pytest.raises(StageError) as error:
-        wanted(4, 12, 15)
+        total_trials(4, 12, 15)
     assert str(error.value) == "--trials: got 4, but this sweep has 15 trials: it can only be extended"
