@@ -1,4 +1,4 @@
-"""The flow `compress`: the stages of dvc.yaml, a task each, and the final table as an artifact.
+"""The flow `compress`: a task for each stage of dvc.yaml, and the table of results as an artifact.
 
 `python -m flows.compress` runs it here, without a Prefect server.
 """
@@ -22,15 +22,15 @@ from akgp.reporting.table import results
 from flows.processes import CommandError, run
 
 
-def announced(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Say that a task is tried again; Prefect asks this while there are retries left."""
+def announce_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Print that a task is tried again. As retry_condition_fn, it is called while retries are left."""
     print(f"{task_run.name}: failed; tried again in {failed.retry_delay_seconds} s", file=sys.stderr)
     return True
 
 
-@task(task_run_name="{name}", retry_condition_fn=announced)
+@task(task_run_name="{name}", retry_condition_fn=announce_retry)
 def stage(name: str, folder: Path) -> None:
-    """Bring one stage of dvc.yaml, and what it needs, up to date; quick where nothing has changed."""
+    """Bring one stage of dvc.yaml, and what it depends on, up to date."""
     run(["dvc", "repro", name], folder)
 
 
@@ -45,16 +45,16 @@ def compress(
     """Run the whole pipeline; returns the table of the results.
 
     Args:
-        recipe: name of the recipe that params.yaml is written from first; None: params.yaml as it is.
+        recipe: name of a recipe to write params.yaml from first; None: params.yaml as it is.
         folder: the workspace, which holds dvc.yaml; by default the working directory.
         retries: how often a failed stage is tried again. It resumes from its last epoch.
         retry_delay_seconds: how long to wait before.
-        force: write the recipe also over a params.yaml that has been edited.
+        force: let the recipe overwrite a params.yaml that has been edited.
 
     Raises:
-        ParamsError: no such recipe, or params.yaml is not valid, or edited and would be lost; nothing has
-            been computed then.
-        CommandError: a stage failed for good; names it and holds its last lines.
+        ParamsError: no such recipe, or params.yaml is not valid, or was edited and would be overwritten;
+            before anything is computed.
+        CommandError: a stage failed after all retries; has its name and last lines.
     """
     if recipe is not None:
         recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER, force)
@@ -74,26 +74,26 @@ def stages(folder: Path) -> list[str]:
 
 
 def publish(key: str, text: str) -> None:
-    """Show aligned text as the flow's artifact."""
+    """Publish aligned text as the flow's artifact."""
     create_markdown_artifact(f"```text\n{text.rstrip()}\n```\n", key=key)
 
 
-def start(flow_of_ours: Callable[[], str]) -> None:
-    """Run a flow from the command line: its table, or one line about what went wrong and status 1."""
+def start(run_flow: Callable[[], str]) -> None:
+    """Run a flow from the command line: print its result, or exit with one line of error and status 1."""
     console.set_up()
     home.set_up(Path())
     try:
-        print(flow_of_ours().rstrip())
+        print(run_flow().rstrip())
     except (ValueError, CommandError) as error:
         sys.exit(f"akgp: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(130)  # 128 + SIGINT, as from a shell
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.compress", description="Run the whole pipeline.")
     parser.add_argument("--recipe", help="write params.yaml from this recipe first")
-    parser.add_argument("--force", action="store_true", help="also over a params.yaml that has been edited")
+    parser.add_argument("--force", action="store_true", help="overwrite a params.yaml that has been edited")
     given = parser.parse_args()
     start(lambda: compress(recipe=given.recipe, force=given.force))
 

@@ -1,4 +1,4 @@
-"""The flow `nightly`: read the source again, retrain if it has changed, and release what passes the gate."""
+"""The flow `nightly`: read the source again, retrain if it changed, release what passes the gate."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from prefect.events import emit_event
 
 from akgp import params, recipes
 from akgp.deployment import release
-from flows.compress import announced, compress, publish, start
+from flows.compress import announce_retry, compress, publish, start
 from flows.processes import run
 
-# Nobody watches at night: a stage outlasts a store that is away for minutes, and resumes from its last epoch.
+# Nobody watches at night: a stage must survive a store that does not answer for minutes; it resumes from its
+# last epoch.
 RETRIES, RETRY_SECONDS = 3, 60
 
 
-@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announce_retry)
 def read_again(folder: Path) -> None:
-    """Run the data stage although DVC sees no change: it can't see one in the source."""
+    """Run the data stage although nothing has changed for DVC, which does not track the source."""
     run(["dvc", "repro", "--force", "--single-item", "data"], folder)
 
 
-@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announce_retry)
 def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
-    """Promote the new network if it passes the gate; what was found, and what is in production now.
+    """Promote the new network if it passes the gate; returns the review, and the version now in production.
 
-    Tried again it starts from the beginning: until the last file is written the old release is in production.
+    A retry starts from the beginning: until the last file is written the old release is in production.
     """
     checked = params.load(folder / "params.yaml")
     review = release.review(folder, checked)
@@ -39,11 +40,11 @@ def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
 def nightly(folder: Path = Path()) -> str:
     """Read the images again, `compress` (the same images re-run nothing), then promote or keep the old one.
 
-    Returns what was decided and why. It is also the artifact `nightly` and an event, one of
+    Returns the decision and its reasons, which are also the artifact `nightly` and an event, one of
     akgp.deployment.release.promoted, .rejected and .unchanged.
 
     Raises:
-        ParamsError: params.yaml is not valid, or lacks what DVC reads of it; nothing has been computed then.
+        ParamsError: params.yaml is not valid, or lacks a section that DVC reads; before anything is computed.
         ReleaseError: the new network was rejected, and release.on_reject is fail.
     """
     params.load(folder / "params.yaml")
@@ -52,8 +53,8 @@ def nightly(folder: Path = Path()) -> str:
     compress(folder=folder, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
     review, version = put_into_production(folder)
     outcome = "promoted" if review.decision.promote else "rejected" if review.rejected else "unchanged"
-    said = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"
-    publish("nightly", said)
+    summary = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"
+    publish("nightly", summary)
     emit_event(
         f"akgp.deployment.release.{outcome}",
         resource={"prefect.resource.id": f"akgp.deployment.release.{version or 'none'}"},
@@ -61,7 +62,7 @@ def nightly(folder: Path = Path()) -> str:
     )
     if review.rejected and params.load(folder / "params.yaml").release.on_reject == "fail":
         raise release.ReleaseError(f"the new network is rejected: {'; '.join(review.decision.reasons)}")
-    return said
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands as processes that end with the flow: none is left computing after a cancellation."""
+"""Runs commands as processes that end with the flow: none is left computing after a cancellation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import IO
 
 RUN_WITH_PARENT = str(Path(__file__).with_name("run_with_parent.py"))
-GRACE_SECONDS = 10
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL: a stage needs some to stop its Ray
 TAIL_LINES = 5
 
 
 class CommandError(RuntimeError):
-    """A command ended with a status other than 0; the message holds its last lines."""
+    """A command ended with a status other than 0; the message has its last lines."""
 
 
 def run(command: list[str], folder: Path) -> str:
     """Run `python -m command` of this environment in `folder`; returns its standard output.
 
-    Its standard error is passed on as it comes. The command leads a process group of its own; the
-    whole group is terminated if waiting for it is interrupted by whatever means, and killed
-    GRACE_SECONDS later. If this process is killed, the command is terminated too (on Linux).
+    Its standard error is forwarded as it comes. The command leads a new process group, which is terminated
+    as a whole if waiting for it is interrupted by any exception, and killed GRACE_SECONDS later. If this
+    process is killed, the command is terminated too (on Linux).
 
     Raises:
         CommandError: its status is not 0.
     """
-    programs = Path(sys.executable).parent  # they come first, as in an activated environment
+    programs = Path(sys.executable).parent  # first in PATH, as in an activated environment
     tail, output = bytearray(), bytearray()
     with subprocess.Popen(
         [sys.executable, "-P", RUN_WITH_PARENT, str(os.getpid()), *command],
@@ -51,7 +51,7 @@ def run(command: list[str], folder: Path) -> str:
             for thread in threads:
                 thread.start()
             status = process.wait()
-        except BaseException:
+        except BaseException:  # a KeyboardInterrupt, or Prefect's cancellation
             _end(process)
             raise
         finally:
@@ -62,13 +62,13 @@ def run(command: list[str], folder: Path) -> str:
     return output.decode(errors="replace")
 
 
-def _copy(source: IO[bytes], kept: bytearray, shown: IO[str] | None) -> None:
-    """Keep all that comes from `source`, and show it at once: a progress bar is not a line yet."""
+def _copy(source: IO[bytes], content: bytearray, screen: IO[str] | None) -> None:
+    """Read `source` into `content` and forward it by chunks, as a progress bar has no line ends."""
     while chunk := os.read(source.fileno(), 65536):
-        kept += chunk
-        if shown is not None:
-            shown.write(chunk.decode(errors="replace"))
-            shown.flush()
+        content += chunk
+        if screen is not None:
+            screen.write(chunk.decode(errors="replace"))
+            screen.flush()
 
 
 def _last_lines(error: bytes | bytearray) -> str:
@@ -80,17 +80,17 @@ def _last_lines(error: bytes | bytearray) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process group to end, then make it; a stage needs a moment to stop its Ray."""
+    """Terminate the process group, then kill what is left of it."""
     number: int
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + GRACE_SECONDS
         while _signalled(process, number) and time.monotonic() < deadline:
-            number = 0  # only asks whether anyone is left
+            number = 0  # signal 0 only tests whether a process is left
             time.sleep(0.05)
 
 
 def _signalled(process: subprocess.Popen[bytes], number: int) -> bool:
-    process.poll()  # a process that nobody asks after stays in its group
+    process.poll()  # a zombie, until it is waited for, is still a member of its group
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

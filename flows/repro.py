@@ -1,8 +1,8 @@
 """The pipeline by DVC alone, as `make repro` runs it: `python -m flows.repro`.
 
-A stage says itself, in one line, what went wrong or that it was interrupted. DVC would add its own lines,
-and where nothing was trained yet one about a missing file. What it alone knows of (dvc.yaml, its lock)
-is said here.
+A stage reports its failure or interruption itself, in one line. DVC would add lines of its own, and before
+the first training one about a missing file, so its log is off. Errors that only DVC knows of (dvc.yaml, its
+lock) are reported here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + SIGINT, as from a shell
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
         print("akgp: interrupted; run it again to resume", file=sys.stderr)
         return INTERRUPTED
     except DvcException as error:
+        # DVC wraps the failure of a stage in one or two errors of its own.
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, StageCmdFailedError):
@@ -40,11 +41,11 @@ def main() -> int:
 def status_of(error: BaseException) -> int:
     """Exit status of the failed stage as a shell gives it; 1 where it is not known.
 
-    DVC knows it, but of its exception only the message says it: "exited with 130".
+    DVC's exception has it only in the message: "exited with 130".
     """
     last = str(error).rsplit(" ", 1)[-1]
     status = int(last) if last.lstrip("-").isdigit() else 1
-    return 128 - status if status < 0 else status
+    return 128 - status if status < 0 else status  # negative: ended by that signal
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ POOL = "akgp"
 HOST = "127.0.0.1"
 STATE = Path(".akgp")
 START_SECONDS = 120
-STOP_SECONDS = 25  # a cancelled run's stage gets flows.processes.GRACE_SECONDS of them
-RESTART_SECONDS = 5.0
+STOP_SECONDS = 25  # includes flows.processes.GRACE_SECONDS for the stage of a cancelled run
+RESTART_SECONDS = 5.0  # so that one which ends at once is not started in a tight loop
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 WORKER = [*PREFECT, "worker", "start", "--pool", POOL, "--name", POOL, "--limit", "1"]
 WORKER += ["--install-policy", "never"]
 
 
 class ServerError(RuntimeError):
-    """The server cannot be had; the message says why and what to do."""
+    """The server cannot run; the message says why and what to do."""
 
 
 def serve(port: int) -> None:
@@ -55,7 +55,7 @@ def serve(port: int) -> None:
         lock.acquire()
     except Timeout:
         raise ServerError("a server runs in this workspace already; end it first") from None
-    with socket.socket() as probe:  # another server that answers there would be taken for ours
+    with socket.socket() as probe:  # another server on this port would answer in place of this one
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -85,26 +85,27 @@ def serve(port: int) -> None:
 
 
 def settings(port: int) -> dict[str, str]:
-    """What server, worker and runs need in their environment; the user's own settings win where they may."""
-    ours = {
+    """Environment variables of server, worker and runs; variables that the user has set take precedence."""
+    defaults = {
         "PREFECT_HOME": str((STATE / "prefect").resolve()),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "10",
-        # A run would end when its lease, forgotten by a server that was started again, cannot be renewed.
+        # In memory, leases would be lost when the server is restarted, and a run ends if its lease cannot be
+        # renewed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
     if authentication := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        ours["PREFECT_API_AUTH_STRING"] = authentication
-    return {name: os.environ.get(name, value) for name, value in ours.items()} | {
+        defaults["PREFECT_API_AUTH_STRING"] = authentication
+    return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_LOGGING_LEVEL": "INFO",  # flows/__init__.py silences it for a flow at a terminal
     }
 
 
 def prepare() -> None:
-    """Create the pool, one run at a time, and the deployments; end what an earlier server left running.
+    """Create the pool (one run at a time) and the deployments; end runs of an earlier server.
 
-    A run whose process is gone would otherwise hold the pool's only slot, and no other would ever start.
+    A run without a process would otherwise hold the pool's only slot, so that no other could start.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -122,7 +123,7 @@ def prepare() -> None:
 
 
 def cancel_runs() -> None:
-    """Let the worker end every run and its processes; terminated, it would wait for them forever."""
+    """Have the worker cancel every run with its processes; if terminated, it would wait for them forever."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
@@ -149,7 +150,7 @@ def _unfinished(client: SyncPrefectClient) -> list[FlowRun]:
 
 @contextlib.contextmanager
 def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own: a Ctrl-C reaches it only through us, in order."""
+    """A process in a new session, so that Ctrl-C does not reach it: `serve` ends all in order."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             yield process
@@ -180,7 +181,8 @@ def main() -> None:
     default = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
     parser.add_argument("--port", type=int, default=default, help="of the server, on the loopback")
     port = parser.parse_args().port
-    for number in (signal.SIGTERM, signal.SIGINT):  # in the background SIGINT is ignored, by the worker too
+    # A shell starts background processes with SIGINT ignored, and the worker would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     try:
         serve(port)

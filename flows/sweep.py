@@ -8,13 +8,13 @@ from prefect import flow, task
 
 from akgp import params, recipes
 from akgp.stages.table import STAGES
-from flows.compress import announced, publish, stage, start
+from flows.compress import announce_retry, publish, stage, start
 from flows.processes import run
 
 
-@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announced)
+@task(retries=1, retry_delay_seconds=10, retry_condition_fn=announce_retry)
 def search(folder: Path) -> None:
-    """Run every trial; one that was interrupted is resumed where it stopped."""
+    """Run all trials; interrupted ones are resumed where they stopped."""
     run(["akgp.cli", "sweep", "run"], folder)
 
 
@@ -23,8 +23,8 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
     """Search the space given in params.yaml; returns the table of the `best` trials.
 
     Raises:
-        ParamsError: params.yaml is not valid, or lacks what DVC reads of it.
-        CommandError: the search failed; holds its last lines.
+        ParamsError: params.yaml is not valid, or lacks a section that DVC reads.
+        CommandError: the search failed; has its last lines.
     """
     params.load(folder / "params.yaml")
     recipes.require_complete(folder / "params.yaml")

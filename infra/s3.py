@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on the loopback, for trying out and for tests: `python -m infra.s3`."""
+"""An S3 server (SeaweedFS) on the loopback, for trials and tests: `python -m infra.s3`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ START_SECONDS, STOP_SECONDS = 60, 10
 def server(
     folder: Path, bucket: str, key: str, secret: str, port: int | None = None
 ) -> Iterator[dict[str, str]]:
-    """Run a server that keeps `bucket` in `folder`; gives the AWS_* variables that its clients need.
+    """Run a server with `bucket`, stored in `folder`; yields the AWS_* variables for its clients.
 
     Args:
         key, secret: the only credentials it accepts.
-        port: where S3 is spoken; None: a free one.
+        port: of the S3 API; None: a free one.
 
     Raises:
-        RuntimeError: it didn't start; holds its last lines.
+        RuntimeError: it didn't start; has its last lines.
     """
     (folder / "data").mkdir(parents=True, exist_ok=True)
     identity = {
@@ -69,7 +69,7 @@ def server(
             _await(process, environment, bucket, folder / "log")
             yield environment
         finally:
-            process.terminate()  # killed, it would leave its sockets in /tmp
+            process.terminate()  # SIGKILL would leave its sockets in /tmp
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
             process.kill()
@@ -96,6 +96,7 @@ def client(environment: dict[str, str]) -> Iterator[Any]:
 
 
 def _free_ports(count: int) -> list[int]:
+    # All sockets are open at a time, so that no port is given twice.
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -104,7 +105,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _await(process: subprocess.Popen[bytes], environment: dict[str, str], bucket: str, log: Path) -> None:
-    """Wait until the bucket is there; the server's own words if it isn't."""
+    """Wait until the bucket exists; raise RuntimeError with the server's log if it doesn't."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     deadline = time.monotonic() + START_SECONDS
