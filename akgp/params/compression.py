@@ -21,7 +21,7 @@ class Prune(Section):
         "fpgm", description="fpgm (geometric median) | l1 | l2 (norms) | random"
     )
     ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="share of filters removed in each layer"
+        None, description="share of filters to remove in each layer"
     )
     macs: Fraction | None = Field(None, description="share of the dense MACs to keep, met within 2 %")
     params: Fraction | None = Field(None, description="share of the dense parameters to keep, met within 2 %")

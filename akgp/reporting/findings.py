@@ -131,6 +131,7 @@ def _training_of_dense(params: Params, *names: str) -> str:
 def _less_pruning(params: Params) -> str:
     prune = params.prune
     if prune.ratio is not None:
-        return f"lower prune.ratio (now {prune.ratio:g})"
-    key, kept = ("macs", prune.macs) if prune.macs is not None else ("params", prune.params)
-    return f"raise prune.{key} (now {kept:g})"
+        return f"lower prune.ratio (now {prune.ratio:g} of the filters removed)"
+    if prune.macs is not None:
+        return f"raise prune.macs (now {prune.macs:g} of the MACs kept)"
+    return f"raise prune.params (now {prune.params:g} of the parameters kept)"

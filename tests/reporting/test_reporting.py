@@ -170,9 +170,9 @@ def test_a_weaker_teacher() -> None:
 @pytest.mark.parametrize(
     ("prune", "remedy"),
     [
-        ({"ratio": 0.7}, "lower prune.ratio (now 0.7)"),
-        ({"macs": 0.25}, "raise prune.macs (now 0.25)"),
-        ({"params": 0.1}, "raise prune.params (now 0.1)"),
+        ({"ratio": 0.7}, "lower prune.ratio (now 0.7 of the filters removed)"),
+        ({"macs": 0.25}, "raise prune.macs (now 0.25 of the MACs kept)"),
+        ({"params": 0.1}, "raise prune.params (now 0.1 of the parameters kept)"),
     ],
 )
 def test_a_student_that_lost_much(prune: dict[str, float], remedy: str) -> None:
