@@ -103,6 +103,7 @@ def infer_spec(model: nn.Module) -> Spec:
     Raises:
         ModelError: there is none; says what to do.
     """
+    # Pruning keeps input channels and classes, so the first and the last layer have them.
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     if layers:
         first, last = layers[0], layers[-1]
@@ -122,6 +123,7 @@ def infer_spec(model: nn.Module) -> Spec:
 
 
 def _candidates(kind: type) -> Iterator[str]:
+    """Architectures that may have built a network of this class."""
     module = kind.__module__
     if module.startswith("torchvision.models."):
         from torchvision import models
@@ -132,15 +134,16 @@ def _candidates(kind: type) -> Iterator[str]:
 
 
 def _skeleton(spec: Spec) -> nn.Module:
-    """The dense network of `spec`, as far as possible without weights."""
-    for device in (torch.device("meta"), _EmptyOnMeta()):  # RegNet computes its widths
+    """The dense network of `spec`, if possible without weights: initialising them can take seconds."""
+    # On the meta device nothing has values, so a constructor that computes fails, as RegNet's does.
+    for device in (torch.device("meta"), _EmptyOnMeta()):
         with contextlib.suppress(NotImplementedError, RuntimeError, ModelError), device:
             return create(spec)
-    return create(spec)  # its constructor computes with weights
+    return create(spec)  # its constructor computes with the weights themselves
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Parameters have no storage and take no time to initialize, but a constructor may compute."""
+    """Gives parameters, which modules make by torch.empty, no storage; other tensors have values."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -150,6 +153,7 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def _tree(model: nn.Module) -> list[tuple[str, type]]:
+    """Names and classes of all modules: what pruning leaves as it is."""
     return [(name, type(module)) for name, module in model.named_modules()]
 
 

@@ -1,8 +1,8 @@
-"""Functions of one int8 tensor, such as a sigmoid: 256 values, all clear of where rounding turns.
+"""Makes functions of one int8 tensor, such as a sigmoid, round alike on every processor.
 
 Runtimes approximate them in float32, each in its own way, before they are rounded to the steps of the output.
-Where a value lies next to the middle between two steps, one processor would round it up and another down. So
-the output's scale is enlarged, by less than 2 %, until none of the 256 values does.
+If one of the 256 possible values lies next to the middle between two steps, one processor rounds it up and
+another down. So the output's scale is enlarged, by less than 2 %, until none of them does.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ FUNCTIONS = frozenset(
     ]
 )
 APPROXIMATION = 2.0**-20
-"""Largest error of a float32 approximation: relative, and absolute below 1. Tests say that half will do."""
+"""Largest error of a float32 approximation: relative, and absolute below 1; tests require half of it."""
 DIVISION = 2.0**-14
-"""Steps by which a float32 division by the scale may be off, for results of up to 256 steps."""
+"""Largest error of a float32 division by the scale, in steps, for results of up to 256 steps."""
 CANDIDATES, FINENESS = 4000, 2.0**-18
-"""Scales that are tried, and by how much, relatively, each is larger than the one before."""
+"""Number of scales that are tried, and the spacing between them as a share of the original scale."""
 
 Values = NDArray[np.float64]
 
@@ -46,14 +46,14 @@ Values = NDArray[np.float64]
 def round_alike(model: ModelProto) -> None:
     """Enlarge, in place, the output scales of a QDQ graph's FUNCTIONS until every processor rounds alike.
 
-    A scale for which none will do stays as it is; `is_clear` says so of it.
+    A scale stays as it is if no candidate is clear; `is_clear` is False for it.
     """
     graph = Qdq(model)
     for node in graph.nodes:
         inputs = graph.dequantized(node.input[0]) if node.op_type in FUNCTIONS else None
         quantizers = [each for each in graph.nodes if node.output[0] in each.input]
         if inputs is None or [each.op_type for each in quantizers] != ["QuantizeLinear"]:
-            continue  # it is computed in floating point, or its result is used so
+            continue  # the function or its result stays in floating point
         zero_in = graph.constant(inputs.zero_point) if inputs.zero_point else np.zeros((), np.uint8)
         values = table(node, graph.constant(inputs.scale), zero_in)
         (quantizer,) = quantizers

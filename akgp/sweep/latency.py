@@ -66,7 +66,7 @@ def latencies_ms(trials: Sequence[Mapping[str, Any]]) -> list[float | None]:
     It is the trial's share of the dense network's time, times `dense_latency_ms`. Networks with the same MACs
     and parameters differ in their weights alone: they get the median of their shares.
     """
-    shares: dict[tuple[int, int], list[float]] = {}
+    shares: dict[tuple[int, int], list[float]] = {}  # by (MACs, parameters)
     for metrics in trials:
         if RELATIVE in metrics:
             shares.setdefault((metrics["macs"], metrics["params"]), []).append(metrics[RELATIVE])

@@ -51,7 +51,7 @@ class Trial:
 
     @property
     def cost(self) -> float:
-        """Latency if it was measured, ms; otherwise MACs."""
+        """Latency, ms, if it was measured; otherwise MACs."""
         return self.latency_ms if self.latency_ms is not None else self.macs or 0
 
 

@@ -204,6 +204,7 @@ def _row(
     metric: str,
 ) -> Trial:
     values, epochs = result.config[VALUES], int(metrics.get("epoch", 0))
+    # ASHA ends a trial without an error, so only its epochs tell that it was stopped.
     status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
         number=result.config[NUMBER],
