@@ -139,12 +139,12 @@ def test_every_kind_of_distillation() -> None:
         _, epochs = run(CUDA, model=student(), objective=taught(strategy=strategy), precision="auto")
         assert epochs[-1].row["val_top1"] > 60, strategy
     learned = LearnedTeachers(
-        [frozen_teacher(teacher)] * 2, Distill(strategy="learned"), num_classes=3, prior=None
+        [frozen_teacher(teacher)] * 2, Distill(strategy="amtml_kd"), num_classes=3, prior=None
     )
     _, epochs = run(CUDA, model=student(), objective=learned)
     assert epochs[-1].row["val_top1"] > 60
     pruned = student()
-    alone = SelfDistillation(pruned, Distill(strategy="self"), example, prior=None)
+    alone = SelfDistillation(pruned, Distill(strategy="self_distillation"), example, prior=None)
     _, epochs = run(CUDA, model=pruned, objective=alone)
     assert epochs[-1].row["val_top1"] > 60
     *_, last = train_measured(

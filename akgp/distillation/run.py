@@ -31,7 +31,6 @@ from akgp.distillation.teachers import TeacherFn, weighted_ensemble
 from akgp.evaluation import predict_logits
 from akgp.evaluation.cost import count
 from akgp.params import Distill, Training
-from akgp.params.strategies import branch_epochs
 from akgp.params.training_defaults import resolved
 from akgp.training import Epoch, Objective, autocast_dtype, train
 
@@ -123,7 +122,7 @@ def _epochs(
     def objective(params: Distill) -> Objective:
         return objective_of(params, student, data, teachers, device=device, seed=seed)
 
-    if params.measures_w0:
+    if params.w0_source == "branches":
         last = state
         for epoch in train_measured(
             student, lambda w0: weighted_images(data, params.model_copy(update={"w0": w0})), data.validation,
@@ -168,9 +167,8 @@ def compute_of(params: Distill, student: nn.Module, example_input: Tensor) -> fl
     Raises:
         ValueError: it can't have the heads that are asked for, see `SelfDistillation`.
     """
-    if params.measures_w0:
-        _, branch = branch_epochs(params.training.epochs)
-        return 1 + 2 * branch / params.training.epochs
+    if params.w0_source == "branches":
+        return 1 + (params.epochs - params.training.epochs) / params.training.epochs
     if not params.facts.heads:
         return 1.0
     return 1 + heads_macs(student, params, example_input) / count(student, example_input).macs

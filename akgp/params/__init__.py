@@ -6,8 +6,9 @@ receives. Nothing else of the project is imported, so that validation stays quic
 
 from akgp.params.base import REMOTE, Section
 from akgp.params.cluster import Ray
-from akgp.params.compression import W0, Distill, Evaluate, Prune, Quantize
+from akgp.params.compression import Evaluate, Prune, Quantize
 from akgp.params.data import Data, Regime, Splits
+from akgp.params.distill import W0, Distill
 from akgp.params.files import dump, load, validate
 from akgp.params.network import CIFAR_RESNETS, Network
 from akgp.params.release import Release

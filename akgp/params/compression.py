@@ -1,4 +1,4 @@
-"""prune, distill, quantize and evaluate: what becomes of the student's dense network."""
+"""prune, quantize and evaluate: what becomes of the student's dense network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from akgp.params.base import Fraction, Section, Share
-from akgp.params.strategies import STRATEGIES, Strategy
-from akgp.params.training import Training
-
-W0 = 0.3
-"""w0 of the student's own dense network as a teacher, and of another before it is asked."""
+from akgp.params.base import Fraction, Section
 
 
 class Prune(Section):
@@ -36,89 +31,6 @@ class Prune(Section):
         if len(given) != 1:
             raise ValueError(
                 f"exactly one of ratio, macs, params must be a number, got {', '.join(given) or 'none'}"
-            )
-        return self
-
-
-class Distill(Section):
-    """Recovery of the pruned student from its teachers and the true labels."""
-
-    strategy: Literal[
-        "labels", "teacher", "fixed", "annealed", "wsld", "dkd", "confidence", "learned", "self", "akgp"
-    ] = Field(
-        "akgp",
-        description="labels | teacher | fixed | annealed | wsld | dkd | confidence, learned (several "
-        "teachers) | self | akgp",
-    )
-    temperature: Annotated[float, Field(gt=0, le=100)] = Field(2.0, description="softens the logits")
-    logit_std: bool = Field(
-        False, description="standardise the logits of teacher and student before they are softened"
-    )
-    w0: Share | None = Field(
-        None,
-        description="teacher's weight: of every sample (fixed), of one whose label is right (akgp); null: "
-        "0.3, and with akgp, if another network than the student's teaches, what its answers are worth",
-    )
-    measure_w0: bool = Field(
-        False,
-        description="akgp: measure w0 on the way by two branches, from w0 as a guess; 1.3 times the training",
-    )
-    alpha: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        None,
-        description="wsld, dkd (on the label), confidence, learned, self: factor of the teacher; "
-        "null: 2.5, 1, 1, 1, 0.3",
-    )
-    beta: Annotated[float, Field(ge=0, le=100)] = Field(
-        8.0, description="dkd: factor of the teacher on the other classes"
-    )
-    heads: tuple[str, ...] = Field(
-        (), description="self: modules whose feature maps get a head; []: layer1, layer2, … but the last"
-    )
-    noise_posterior: bool = Field(
-        True, description="akgp: trust the teacher more where a label is probably wrong"
-    )
-    logit_adjustment: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="shift by the log class prior, keep best is balanced then; auto: akgp alone, if "
-        "imbalance exceeds 3",
-    )
-    training: Training = Field(default_factory=Training)
-
-    @property
-    def w0_or_default(self) -> float:
-        return W0 if self.w0 is None else self.w0
-
-    @property
-    def facts(self) -> Strategy:
-        return STRATEGIES[self.strategy]
-
-    @property
-    def alpha_or_default(self) -> float:
-        """`alpha`, or the strategy's own; 1 for one that reads none."""
-        return next(each for each in (self.alpha, self.facts.alpha, 1.0) if each is not None)
-
-    @property
-    def measures_w0(self) -> bool:
-        """Whether `measure_w0` has a say: with the other strategies it has none."""
-        return self.measure_w0 and self.facts.adaptive
-
-    @property
-    def asks_for_w0(self) -> bool:
-        """Whether w0 is taken from what the teachers answer."""
-        return self.w0 is None and self.facts.adaptive
-
-    @model_validator(mode="after")
-    def _fits_strategy(self) -> Self:
-        if self.measures_w0 and self.training.epochs < 2:
-            raise ValueError("measure_w0 needs training.epochs of 2 or more, got 1")
-        if self.facts.heads and self.training.cuda_graphs:
-            raise ValueError(
-                f"training.cuda_graphs hides what strategy {self.strategy} looks at: it must be false"
-            )
-        if self.alpha is not None and self.alpha > self.facts.alpha_max:
-            raise ValueError(
-                f"alpha must be in [0, {self.facts.alpha_max:g}] for strategy {self.strategy!r}, "
-                f"got {self.alpha:g}"
             )
         return self
 

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Name, Section
 from akgp.params.cluster import Ray
-from akgp.params.compression import Distill, Evaluate, Prune, Quantize
+from akgp.params.compression import Evaluate, Prune, Quantize
 from akgp.params.data import Data, Splits
+from akgp.params.distill import Distill
 from akgp.params.network import Network
 from akgp.params.release import Release
 from akgp.params.sweep import Sweep

@@ -22,7 +22,7 @@ class Strategy:
         each other.
     alpha: what `distill.alpha` is where it is left out: the paper's own number, or its code's.
     alpha_max: the largest alpha.
-    adaptive: its weight follows the data: w0 can be measured, and `logit_adjustment: auto` has a say.
+    adaptive: it follows the data, so that `logit_adjustment: auto` has a say.
     heads: it trains heads on the student's feature maps, which cost MACs and rule out CUDA graphs.
     """
 
@@ -41,10 +41,12 @@ STRATEGIES: dict[str, Strategy] = {
     "annealed": Strategy(),
     "wsld": Strategy(reads=(*SOFTENED, "alpha"), alpha=2.5),
     "dkd": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=1.0),
-    "confidence": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
-    "learned": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
-    "self": Strategy(reads=(*SOFTENED, "alpha", "heads"), teachers=0, alpha=0.3, alpha_max=1.0, heads=True),
-    "akgp": Strategy(reads=("w0", "measure_w0", *SOFTENED, "noise_posterior"), adaptive=True),
+    "ca_mkd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
+    "amtml_kd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
+    "self_distillation": Strategy(
+        reads=(*SOFTENED, "alpha", "heads"), teachers=0, alpha=0.3, alpha_max=1.0, heads=True
+    ),
+    "akgp": Strategy(reads=("w0", "w0_from", *SOFTENED, "noise_posterior"), adaptive=True),
 }
 
 

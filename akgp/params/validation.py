@@ -17,11 +17,17 @@ S = TypeVar("S", bound=Section)
 LONGEST = 100
 """Characters of a value that an error shows."""
 
-RETIRED = {
+RETIRED: dict[str, str | dict[object, str]] = {
     "nightly": "the section is named release now, with the same keys",
     "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
+    "distill.measure_w0": {True: "write w0_from: branches", False: "remove the line"},
 }
-"""Parameters of earlier versions: why each is gone and what to do."""
+"""Parameters of earlier versions: why each is gone and what to do, of some for each value."""
+
+RENAMED = {
+    "distill.strategy": {"confidence": "ca_mkd", "learned": "amtml_kd", "self": "self_distillation"},
+}
+"""Values of earlier versions, and what they are called now."""
 
 
 class ParamsError(ValueError):
@@ -42,10 +48,15 @@ def validated(model: type[S], tree: Mapping[str, Any]) -> S:
 
 def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
+        if problem["type"] == "default_factory_not_called":
+            continue  # it follows from a parameter that is wrong, and has a line
         key = ".".join(map(_printable, problem["loc"])).removesuffix(".[key]")
         match problem["type"]:
             case "extra_forbidden":
-                yield f"{key}: " + (f"retired: {RETIRED[key]}" if key in RETIRED else _unknown(key, model))
+                yield f"{key}: " + (_retired(key, problem["input"]) or _unknown(key, model))
+            case "literal_error" if problem["input"] in RENAMED.get(key, ()):
+                old = problem["input"]
+                yield f'{key}: got "{old}", now "{RENAMED[key][old]}"'
             case "missing":
                 yield f"{key}: missing"
             case "value_error":
@@ -56,6 +67,15 @@ def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
                 allowed = re.sub(r" after validation, not \d+$", "", allowed)
                 allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
                 yield f"{key}: got {_shown(problem['input'])}, {allowed}"
+
+
+def _retired(key: str, value: object) -> str:
+    """What to do about a parameter of an earlier version; empty if it is none."""
+    remedy = RETIRED.get(key, "")
+    if isinstance(remedy, dict):
+        said = [text for known, text in remedy.items() if known is value]
+        remedy = " or ".join(said or remedy.values())
+    return remedy and f"retired: {remedy}"
 
 
 def _unknown(key: str, model: type[Section]) -> str:

@@ -14,7 +14,8 @@ AMOUNTS = ("ratio", "macs", "params")
 def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     """`params` with the parameters of these dotted names set together, then validated once, as a whole.
 
-    Where one of prune's three amounts is set, those not named are cleared.
+    Where one of prune's three amounts is set, those not named are cleared; where w0 is, it is
+    not a guess: `w0_from: answers` makes way for it.
 
     Raises:
         ParamsError: no such parameter, a value that isn't allowed, or values that don't go together.
@@ -22,6 +23,8 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     tree = params.model_dump(mode="json")
     if any(key == f"prune.{amount}" for key in values for amount in AMOUNTS):
         tree["prune"] |= dict.fromkeys(AMOUNTS)
+    if "distill.w0" in values and tree["distill"]["w0_from"] == "answers":
+        del tree["distill"]["w0_from"]  # what is left out follows from w0
     for key, value in values.items():
         number_type(key)
         *parents, leaf = key.split(".")

@@ -155,11 +155,11 @@ def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
 
 def _w0(params: parameters.Params) -> str:
     distill = params.distill
-    if distill.strategy not in ("fixed", "akgp"):
+    if "w0" not in distill.facts.reads:
         return ""
-    asked = distill.strategy == "akgp" and distill.w0 is None and params.another_teaches
+    asked = distill.asks_for_w0 and params.another_teaches
     given = "w0 by the answers, " if asked else f"w0 {distill.w0_or_default:g}, "
-    return given + ("measured on the way, " if distill.measures_w0 else "")
+    return given + ("measured on the way, " if distill.w0_source == "branches" else "")
 
 
 def _settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]]:

@@ -96,7 +96,7 @@ def _sentence(result: Distilled, summary: Summary, params: Params, shares: dict[
     if params.folds:
         said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if result.w0:
-        said.append(weight_sentence(result.w0, branches=params.distill.measures_w0))
+        said.append(weight_sentence(result.w0, branches=params.distill.w0_source == "branches"))
     if shares:
         said.append(shares_sentence(shares))
     return "; ".join(said)

@@ -88,12 +88,7 @@ def _distill_inputs(task: Task) -> list[Path]:
 
 def _distill_steps(task: Task) -> int:
     """The training's epochs, and those of the branches by which w0 is measured."""
-    params = task.params.distill
-    if not params.measures_w0:
-        return params.training.epochs
-    from akgp.params.strategies import branch_epochs
-
-    return params.training.epochs + 2 * branch_epochs(params.training.epochs)[1]
+    return task.params.distill.epochs
 
 
 def _evaluate_inputs(task: Task) -> list[Path]:

@@ -47,6 +47,8 @@ class Cell:
 class Arm:
     """A strategy as it is compared: its parameters, and how its weight w0 comes about.
 
+    name: as in the trials that are recorded; `self`, `confidence` and `learned` were strategies' names then.
+
     measured: None: `w0` is given; answers: by what teacher and dense network say of the calibration images;
     own: by branches of this very training, with `w0` as a guess before; both: likewise, with what the
     answers say as the guess; shared: by the branches of the first student of this teacher; first: by two
@@ -226,11 +228,11 @@ LONG = replace(
         ANSWERS_LONGER,
     ),
     special={
-        "in-sample": (Arm("self", {"strategy": "self"}),),
+        "in-sample": (Arm("self", {"strategy": "self_distillation"}),),
         **dict.fromkeys(("weak", "strong", "biased", "large"), (BOTH,)),
         **dict.fromkeys(
             ("several", "unequal"),
-            (Arm("confidence", {"strategy": "confidence"}), Arm("learned", {"strategy": "learned"})),
+            (Arm("confidence", {"strategy": "ca_mkd"}), Arm("learned", {"strategy": "amtml_kd"})),
         ),
     },
     duels=(

@@ -51,7 +51,7 @@ from akgp.distillation.profile.data_profile import CLEAN
 from akgp.distillation.strategies import LOSSES, OBJECTIVES, TEACHER_WEIGHT
 from akgp.distillation.strategies.inputs import LossInputs
 from akgp.distillation.strategies.self_distillation import HINT
-from akgp.distillation.strategies.several_teachers import learned_loss
+from akgp.distillation.strategies.several_teachers import amtml_kd_loss
 from akgp.distillation.strategies.weighted import WEIGHTS
 from akgp.evaluation import predict_logits
 from akgp.evaluation.cost import count
@@ -710,7 +710,7 @@ def test_strategies_of_the_schema_are_all_there() -> None:
     assert set(WEIGHTS) == {name for name, loss in LOSSES.items() if loss.__name__ == "weighted"}
 
 
-@pytest.mark.parametrize("strategy", ["annealed", "wsld", "dkd", "confidence", "learned", "self"])
+@pytest.mark.parametrize("strategy", ["annealed", "wsld", "dkd", "ca_mkd", "amtml_kd", "self_distillation"])
 def test_strategies_that_weigh_in_every_batch_have_no_weights_before(strategy: str) -> None:
     logits, labels, _ = world(samples=50)
     assert teacher_weights(distill(strategy=strategy), profile_data(logits, labels), logits, labels) is None
@@ -835,7 +835,7 @@ def loop_confidence(
 
 FORMULAS: dict[str, Formula] = {
     "labels": loop_weighted, "teacher": loop_weighted, "fixed": loop_weighted, "akgp": loop_weighted,
-    "annealed": loop_weighted, "wsld": loop_wsld, "dkd": loop_dkd, "confidence": loop_confidence,
+    "annealed": loop_weighted, "wsld": loop_wsld, "dkd": loop_dkd, "ca_mkd": loop_confidence,
 }  # fmt: skip
 PROGRESS = 0.3
 
@@ -863,7 +863,7 @@ def batch_loss(strategy: str, student: Tensor, teachers: Tensor, **changes: Any)
 def test_losses_are_their_formulas(
     strategy: str, count: int, temperature: float, changes: dict[str, Any]
 ) -> None:
-    if strategy == "confidence":
+    if strategy == "ca_mkd":
         count += 1
     student, teachers, labels, weight = several_teachers(count)
     given = distill(strategy=strategy, temperature=temperature, **changes)
@@ -945,7 +945,7 @@ def test_dkd_without_decoupling_is_the_softened_divergence() -> None:
 def test_alpha_and_beta_scale_the_teachers_part() -> None:
     student, teachers, labels, _ = several_teachers(2)
     of_labels = F.cross_entropy(student, labels)
-    for strategy, own in (("wsld", 2.5), ("confidence", 1.0)):
+    for strategy, own in (("wsld", 2.5), ("ca_mkd", 1.0)):
         assert batch_loss(strategy, student, teachers, alpha=0.0) == of_labels
         taught = (batch_loss(strategy, student, teachers) - of_labels) / own
         torch.testing.assert_close(batch_loss(strategy, student, teachers, alpha=3.0), of_labels + 3 * taught)
@@ -955,7 +955,7 @@ def test_alpha_and_beta_scale_the_teachers_part() -> None:
 
 def test_confidence_in_equal_teachers_is_equal() -> None:
     student, teachers, labels, _ = several_teachers(1)
-    same = batch_loss("confidence", student, teachers.expand(4, -1, -1))
+    same = batch_loss("ca_mkd", student, teachers.expand(4, -1, -1))
     taught = distillation_loss(student, teachers[0], labels, teacher_weight=1, temperature=2.0)
     torch.testing.assert_close(same, F.cross_entropy(student, labels) + taught)
 
@@ -1002,7 +1002,7 @@ def test_huge_logits_stay_finite_for_every_strategy(strategy: str) -> None:
         ("dkd", (2, 3), r"teacher_logits must be \[2, 2, 3\] for student_logits \[2, 3\], got \[2, 3\]"),
         ("wsld", (1, 2, 4), r"teacher_logits must be \[1, 2, 3\] for .* got \[1, 2, 4\]"),
         ("annealed", (0, 2, 3), r"teacher_logits must be \[1, 2, 3\] for .* got \[0, 2, 3\]"),
-        ("confidence", (1, 2, 3), "distill.strategy 'confidence' needs 2 teachers or more, got 1"),
+        ("ca_mkd", (1, 2, 3), "distill.strategy 'ca_mkd' needs 2 teachers or more, got 1"),
         ("akgp", (1, 2, 3), "distill.strategy 'akgp' needs the teacher's weight of each sample"),
     ],
 )
@@ -1056,7 +1056,7 @@ def test_teachers_together_say_the_weighted_mean_of_their_probabilities() -> Non
     torch.testing.assert_close(said.softmax(1), 0.25 * one.softmax(1) + 0.75 * two.softmax(1))
 
 
-@pytest.mark.parametrize("strategy", ["confidence", "learned"])
+@pytest.mark.parametrize("strategy", ["ca_mkd", "amtml_kd"])
 @pytest.mark.parametrize("swept", [False, True])
 def test_teachers_weighed_against_each_other_must_be_several(strategy: str, swept: bool) -> None:
     key = "sweep.space: distill.strategy" if swept else "distill.strategy"
@@ -1111,7 +1111,7 @@ def loop_learned(
     "changes", [{}, {"logit_std": True}, {"training": {"label_smoothing": 0.1}}], ids=str
 )
 def test_learned_loss_is_its_formula(changes: dict[str, Any]) -> None:
-    given = distill(strategy="learned", **changes)
+    given = distill(strategy="amtml_kd", **changes)
     student, teachers, labels, _ = several_teachers(3)
     objective = learner(given)
     factors, common = objective.factors_KC.tolist(), objective.common_C.tolist()
@@ -1126,17 +1126,17 @@ def test_learned_loss_is_its_formula(changes: dict[str, Any]) -> None:
 def test_learned_loss_teaches_student_and_weights() -> None:
     student, teachers, labels, _ = several_teachers(3)
     log_weights = torch.randn(7, 3, dtype=torch.float64).log_softmax(1)
-    given = distill(strategy="learned", alpha=2.0)
+    given = distill(strategy="amtml_kd", alpha=2.0)
 
     def loss(student: Tensor, log_weights: Tensor) -> Tensor:
-        return learned_loss(LossInputs(student, teachers, labels, None, 0.0, given), log_weights)
+        return amtml_kd_loss(LossInputs(student, teachers, labels, None, 0.0, given), log_weights)
 
     assert torch.autograd.gradcheck(loss, (student.requires_grad_(), log_weights.requires_grad_()))
 
 
 def test_learned_weights_begin_equal_and_take_no_gradient_to_the_student() -> None:
     student, teachers, labels, _ = several_teachers(3)
-    objective = learner(distill(strategy="learned"))
+    objective = learner(distill(strategy="amtml_kd"))
     student.requires_grad_()
     objective.log_weights(student).sum().backward()
     assert student.grad is None and objective.factors_KC.grad is not None
@@ -1150,7 +1150,7 @@ def test_learned_weights_begin_equal_and_take_no_gradient_to_the_student() -> No
 def test_learned_prior_shifts_the_students_logits() -> None:
     student, _, labels, _ = several_teachers(3)
     batch, prior = Batch(torch.arange(7), torch.zeros(7), labels), torch.rand(4, dtype=torch.float64).log()
-    objective = learner(distill(strategy="learned", alpha=0.0))
+    objective = learner(distill(strategy="amtml_kd", alpha=0.0))
     objective.prior = prior
     torch.testing.assert_close(objective(batch, student, 0.0), F.cross_entropy(student + prior, labels))
 
@@ -1178,7 +1178,7 @@ def test_learned_weights_find_the_better_teacher() -> None:
     noise = 4 * torch.randn(48, 3, generator=torch.Generator().manual_seed(5))
     guides = [lambda batch: noise[batch.index], lambda batch: 4.0 * F.one_hot(batch.labels, 3)]
     torch.manual_seed(0)
-    objective = LearnedTeachers(guides, distill(strategy="learned"), num_classes=3, prior=None)
+    objective = LearnedTeachers(guides, distill(strategy="amtml_kd"), num_classes=3, prior=None)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
     trained_on(objective, model, epochs=20, learning_rate=0.05)
     with torch.no_grad():
@@ -1187,8 +1187,8 @@ def test_learned_weights_find_the_better_teacher() -> None:
 
 
 def test_learned_needs_several_teachers() -> None:
-    with pytest.raises(ValueError, match=r"distill\.strategy 'learned' needs 2 teachers or more, got 1"):
-        learner(distill(strategy="learned"), count=1)
+    with pytest.raises(ValueError, match=r"distill\.strategy 'amtml_kd' needs 2 teachers or more, got 1"):
+        learner(distill(strategy="amtml_kd"), count=1)
 
 
 # Self-distillation
@@ -1214,7 +1214,7 @@ def loop_self(
     "changes", [{}, {"logit_std": True}, {"training": {"label_smoothing": 0.1}}], ids=str
 )
 def test_self_distillation_loss_is_its_formula(changes: dict[str, Any]) -> None:
-    given = distill(strategy="self", **changes)
+    given = distill(strategy="self_distillation", **changes)
     student, others, labels, _ = several_teachers(2)
     features, *of_heads = torch.randn(3, 7, 5, dtype=torch.float64)
     heads = list(zip(of_heads, others, strict=True))
@@ -1235,7 +1235,9 @@ def test_the_deepest_classifier_learns_from_labels_alone() -> None:
     for tensor in (student, others, features, *of_heads):
         tensor.requires_grad_()
     heads = list(zip(of_heads, others, strict=True))
-    self_distillation_loss(student, features, heads, labels, params=distill(strategy="self")).backward()
+    self_distillation_loss(
+        student, features, heads, labels, params=distill(strategy="self_distillation")
+    ).backward()
     (expected,) = torch.autograd.grad(F.cross_entropy(student, labels), student)
     torch.testing.assert_close(student.grad, expected)
     assert features.grad is None and others.grad is not None
@@ -1249,7 +1251,9 @@ def small_resnet() -> torch.nn.Module:
 
 def self_taught(model: torch.nn.Module, **changes: Any) -> SelfDistillation:
     torch.manual_seed(1)
-    return SelfDistillation(model, distill(strategy="self", **changes), torch.zeros(1, 3, 8, 8), prior=None)
+    return SelfDistillation(
+        model, distill(strategy="self_distillation", **changes), torch.zeros(1, 3, 8, 8), prior=None
+    )
 
 
 def test_heads_read_the_feature_maps_of_the_training_pass() -> None:
@@ -1307,7 +1311,7 @@ def features_only() -> torch.nn.Module:
         (Plain, ("act",), r"distill.heads: 'act' must be a module that is called once .* such as first$"),
         (small_resnet, ("layer9",), r"distill.heads: 'layer9' must be .*, such as layer1, layer2$"),
         (small_resnet, ("linear",), r"distill.heads: 'linear' must be .*, such as layer1, layer2$"),
-        (features_only, (), r"distill.strategy 'self' needs .* got none that gives 144 of"),
+        (features_only, (), r"distill.strategy 'self_distillation' needs .* got none that gives 144 of"),
     ],
 )
 def test_heads_that_cannot_be(
@@ -1364,8 +1368,10 @@ def test_self_distillation_prior_shifts_all_logits() -> None:
 
 
 def test_alpha_of_self_is_a_share() -> None:
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\] for strategy 'self', got 2.5"):
-        distill(strategy="self", alpha=2.5)
+    with pytest.raises(
+        ValueError, match=r"alpha must be in \[0, 1\] for strategy 'self_distillation', got 2.5"
+    ):
+        distill(strategy="self_distillation", alpha=2.5)
     assert distill(strategy="wsld", alpha=2.5).alpha == 2.5
 
 
@@ -1412,14 +1418,14 @@ def distilled(workspace: Path, out: Path, strategy: str) -> dict[str, Any]:
 
 
 def test_stage_with_learned_weights_says_whom_it_trusted(workspace: Path, tmp_path: Path) -> None:
-    metrics = distilled(workspace, tmp_path, "learned")
+    metrics = distilled(workspace, tmp_path, "amtml_kd")
     weights = metrics["teacher_weights"]
     assert list(weights) == ["one", "two"] and sum(weights.values()) == pytest.approx(1)
     assert weights["one"] != 0.5 and metrics["teacher_weight"] is None and metrics["compute"] == 1
 
 
 def test_stage_with_self_distillation_leaves_a_plain_student(workspace: Path, tmp_path: Path) -> None:
-    metrics = distilled(workspace, tmp_path, "self")
+    metrics = distilled(workspace, tmp_path, "self_distillation")
     student, before = artifacts.load(tmp_path), artifacts.load(workspace / "models" / "pruned")
     assert list(student.state_dict()) == list(before.state_dict())
     size = read_summary(workspace / "data" / "prepared").image_size
@@ -1461,7 +1467,7 @@ def test_stage_with_logit_adjustment_keeps_the_epoch_that_is_best_by_the_mean_ov
 
 
 def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_path: Path) -> None:
-    task = stage_task(workspace, measure_w0=True, epochs=4)
+    task = stage_task(workspace, w0_from="branches", epochs=4)
     whole, again = tmp_path / "whole", tmp_path / "again"
     steps = [Step(step.row, copy.deepcopy(step.state)) for step in distill_stage.compute(task, whole, None)]
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -1482,9 +1488,9 @@ def test_stage_measures_w0_and_goes_on_where_it_was_killed(workspace: Path, tmp_
 
 def test_w0_is_measured_in_two_epochs_or_more_and_for_akgp_alone() -> None:
     short = params.Training(epochs=1, warmup_epochs=0)
-    with pytest.raises(ValueError, match=r"measure_w0 needs training\.epochs of 2 or more, got 1"):
-        distill(measure_w0=True, training=short)
-    assert not distill(measure_w0=True, strategy="fixed", training=short).measures_w0
+    with pytest.raises(ValueError, match=r"w0_from: branches needs training\.epochs of 2 or more, got 1"):
+        distill(w0_from="branches", training=short)
+    assert distill(w0_from="branches", strategy="fixed", training=short).w0_source == "fixed"
 
 
 def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: Path, tmp_path: Path) -> None:
@@ -1508,7 +1514,7 @@ def test_w0_follows_what_the_teachers_know_beyond_the_dense_network(workspace: P
     assert found["teacher_weight"] == pytest.approx(expected.weight)
     sentence = json.loads((tmp_path / "characteristics.json").read_text())["sentence"]
     assert f"w0 is measured as {expected.weight:.2f} (the answers say {expected.raw:.2f} ±" in sentence
-    trunk = metrics(teachers=["two"], measure_w0=True, epochs=2)["w0"]
+    trunk = metrics(teachers=["two"], w0_from="branches", epochs=2)["w0"]
     assert trunk["guess"] == pytest.approx(expected.weight), "the branches start from the answers"
     for changes, weight in (
         ({"w0": 0.4}, 0.4),

@@ -78,17 +78,17 @@ def test_folds_of_other_images_are_refused(images: int) -> None:
 def loss_of(strategy: str, student: Tensor, labels: Tensor, **changes: Any) -> Tensor:
     """By the objective of the strategy, whatever it is; two teachers, or two heads."""
     params, teachers = Distill(strategy=strategy), torch.zeros(2, *student.shape)
-    if strategy == "self":
+    if strategy == "self_distillation":
         features = torch.zeros(len(student), 5)
         return self_distillation_loss(student, features, [(features, student)] * 2, labels, params=params)
-    if strategy == "learned":
+    if strategy == "amtml_kd":
         objective = LearnedTeachers([lambda batch: teachers[0]] * 2, params, num_classes=3, prior=None)
         return objective(Batch(labels, student, labels), student, 0.0)
     weight = torch.full(student.shape[:1], 0.5) if strategy in WEIGHTS else None
     return strategy_loss(student, teachers, labels, params=params, weight=weight, **changes)
 
 
-@pytest.mark.parametrize("strategy", [*LOSSES, "learned", "self"])
+@pytest.mark.parametrize("strategy", [*LOSSES, "amtml_kd", "self_distillation"])
 @pytest.mark.parametrize(
     ("student", "labels", "message"),
     [
@@ -106,12 +106,12 @@ def test_every_strategy_refuses(strategy: str, student: Tensor, labels: Tensor, 
 
 def test_learned_refuses_teachers_of_other_classes() -> None:
     teachers = [lambda batch: torch.zeros(2, 4)] * 2
-    objective = LearnedTeachers(teachers, Distill(strategy="learned"), num_classes=3, prior=None)
+    objective = LearnedTeachers(teachers, Distill(strategy="amtml_kd"), num_classes=3, prior=None)
     with pytest.raises(ValueError, match=r"teacher_logits must be \[2, 2, 3\] for .* got \[2, 2, 4\]"):
         objective(Batch(LABELS, torch.zeros(2, 3), LABELS), torch.zeros(2, 3), 0.0)
 
 
-@pytest.mark.parametrize("strategy", ["learned", "self"])
+@pytest.mark.parametrize("strategy", ["amtml_kd", "self_distillation"])
 def test_strategies_with_parameters_of_their_own_are_objectives(strategy: str) -> None:
     message = (
         rf"distill.strategy must be one of labels, .*, akgp, .*, got '{strategy}', "
@@ -221,6 +221,6 @@ def test_a_network_that_fails_is_left_as_it_was(mode: Callable[[nn.Module], nn.M
     model = mode(Failing())
     training = model.training
     with pytest.raises(RuntimeError, match="no such image"):
-        SelfDistillation(model, Distill(strategy="self"), torch.zeros(1, 3, 8, 8), prior=None)
+        SelfDistillation(model, Distill(strategy="self_distillation"), torch.zeros(1, 3, 8, 8), prior=None)
     assert all(module.training == training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())

@@ -95,7 +95,11 @@ def test_teachers_whose_weight_is_0_everywhere_are_not_asked(
     assert bool(batches) == asked
 
 
-@pytest.mark.parametrize("changes", [{}, {"measure_w0": True}, {"strategy": "learned"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"w0_from": "branches"}, {"w0": 0.4, "w0_from": "branches"}, {"w0": 0.4}, {"strategy": "amtml_kd"}],
+    ids=str,
+)
 def test_a_distillation_is_resumed_from_the_state_of_any_epoch(
     data: DistillationData, changes: dict[str, Any]
 ) -> None:

@@ -46,6 +46,19 @@ ROOT = Path(__file__).parents[2]
                 "more; remove the line"
             ],
         ),
+        ({"distill__measure_w0": True}, ["distill.measure_w0: retired: write w0_from: branches"]),
+        ({"distill__measure_w0": False}, ["distill.measure_w0: retired: remove the line"]),
+        (
+            {"distill__measure_w0": 2},
+            ["distill.measure_w0: retired: write w0_from: branches or remove the line"],
+        ),
+        ({"distill__strategy": "self"}, ['distill.strategy: got "self", now "self_distillation"']),
+        ({"distill__strategy": "learned"}, ['distill.strategy: got "learned", now "amtml_kd"']),
+        ({"distill__strategy": "confidence"}, ['distill.strategy: got "confidence", now "ca_mkd"']),
+        (
+            {"sweep__space": {"distill.strategy": {"choices": ["akgp", "self"]}}},
+            ['sweep.space: distill.strategy: got "self", now "self_distillation"'],
+        ),
         # wrong types: nothing is converted
         ({"distill__temperature": True}, ["distill.temperature: got true, must be a valid number"]),
         ({"distill__temperature": "2"}, ['distill.temperature: got "2", must be a valid number']),
@@ -76,7 +89,7 @@ ROOT = Path(__file__).parents[2]
             {"distill__strategy": "AKGP"},
             [
                 "distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed', 'annealed', 'wsld', "
-                "'dkd', 'confidence', 'learned', 'self' or 'akgp'"
+                "'dkd', 'ca_mkd', 'amtml_kd', 'self_distillation' or 'akgp'"
             ],
         ),
         # every fault has its own line
@@ -148,8 +161,12 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ),
         ({"teacher__cuda_graphs": True, "teacher__compile": True}, "compile and cuda_graphs are both true"),
         (
-            {"distill__training__cuda_graphs": True, "distill__strategy": "self", "ray__gpus_per_worker": 1},
-            "training.cuda_graphs hides what strategy self looks at: it must be false",
+            {
+                "distill__training__cuda_graphs": True,
+                "distill__strategy": "self_distillation",
+                "ray__gpus_per_worker": 1,
+            },
+            "training.cuda_graphs hides what strategy self_distillation looks at: it must be false",
         ),
         (
             {"teacher__sync_batch_norm": True, "ray__workers": 2},
@@ -208,7 +225,7 @@ def test_nothing_can_be_changed() -> None:
 
 def test_values_are_set_together_and_validated_as_a_whole() -> None:
     """Whatever their order; and rules between sections are asked, too."""
-    own = params.validate(tree(distill__strategy="self", ray__workers=2))
+    own = params.validate(tree(distill__strategy="self_distillation", ray__workers=2))
     together = {"distill.alpha": 2.5, "distill.strategy": "wsld", "distill.training.learning_rate": 0.05}
     for values in (together, dict(reversed(together.items()))):
         changed = params.with_values(own, values)
@@ -216,7 +233,10 @@ def test_values_are_set_together_and_validated_as_a_whole() -> None:
         assert changed.distill.training.learning_rate == 0.05
         assert changed.model_copy(update={"distill": own.distill}) == own
     for values, line in (
-        ({"distill.alpha": 2.5}, "distill: alpha must be in [0, 1] for strategy 'self', got 2.5"),
+        (
+            {"distill.alpha": 2.5},
+            "distill: alpha must be in [0, 1] for strategy 'self_distillation', got 2.5",
+        ),
         (
             {"distill.training.batch_size": 65},
             "distill.training.batch_size: 65 must be divisible by ray.workers (2)",
@@ -238,18 +258,49 @@ def test_one_amount_replaces_another() -> None:
         params.with_values(checked, {"prune.ratio": 0.3, "prune.macs": 0.3})
 
 
-SELF_OR_WSLD = {"choices": ["self", "wsld"]}
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ({}, "answers"),
+        ({"w0": None}, "answers"),
+        ({"w0": 0.4}, "fixed"),
+        ({"w0": 0.4, "w0_from": "answers"}, "answers"),
+        ({"w0": 0.4, "w0_from": "branches"}, "branches"),
+        ({"w0_from": "fixed"}, "fixed"),
+        ({"w0_from": "branches", "strategy": "fixed"}, "fixed"),
+    ],
+    ids=str,
+)
+def test_a_number_for_w0_is_meant_unless_it_is_said_to_be_a_guess(given: dict[str, Any], source: str) -> None:
+    distill = params.validate(tree(distill=given)).distill
+    assert distill.w0_source == source
+    assert distill.asks_for_w0 == (source == "answers" or (source == "branches" and distill.w0 is None))
+    assert params.validate(tree(distill=distill.model_dump(mode="json"))).distill == distill
+
+
+def test_a_w0_that_is_set_is_no_guess_but_for_branches() -> None:
+    for given, source in (({}, "fixed"), ({"w0_from": "branches"}, "branches")):
+        checked = params.validate(tree(distill=given))
+        assert params.with_values(checked, {"distill.w0": 0.6}).distill.w0_source == source
+    guess = params.with_values(checked, {"distill.w0": 0.6, "distill.w0_from": "answers"})
+    assert guess.distill.w0_source == "answers"
+
+
+OWN_OR_WSLD = {"choices": ["self_distillation", "wsld"]}
 
 
 @pytest.mark.parametrize(
     ("space", "line"),
     [
-        ({"distill.alpha": {"choices": [0.3, 2.5]}, "distill.strategy": SELF_OR_WSLD}, ""),
-        ({"distill.strategy": SELF_OR_WSLD, "distill.alpha": {"min": 0.5, "max": 3}}, ""),
+        ({"distill.alpha": {"choices": [0.3, 2.5]}, "distill.strategy": OWN_OR_WSLD}, ""),
+        ({"distill.strategy": OWN_OR_WSLD, "distill.alpha": {"min": 0.5, "max": 3}}, ""),
         (
-            {"distill.alpha": {"choices": [0.3, 2.5]}, "distill.strategy": {"choices": ["self"]}},
+            {
+                "distill.alpha": {"choices": [0.3, 2.5]},
+                "distill.strategy": {"choices": ["self_distillation"]},
+            },
             "distill.alpha: 2.5 is valid with no other values of the space: distill: alpha must be in "
-            "[0, 1] for strategy 'self', got 2.5",
+            "[0, 1] for strategy 'self_distillation', got 2.5",
         ),
         (
             {"prune.ratio": {"min": 0.1, "max": 0.5}, "prune.macs": {"min": 0.2, "max": 0.5}},
@@ -257,8 +308,8 @@ SELF_OR_WSLD = {"choices": ["self", "wsld"]}
             "macs, params must be a number, got ratio, macs",
         ),
         (
-            {"distill.strategy": {"choices": ["akgp", "learned"]}},
-            "distill.strategy: 'learned' weighs teachers against each other: teachers must name two or more "
+            {"distill.strategy": {"choices": ["akgp", "amtml_kd"]}},
+            "distill.strategy: 'amtml_kd' weighs teachers against each other: teachers must name two or more "
             "networks, got net",
         ),
         ({"distill.training.epochs": {"min": 2, "max": 6}}, ""),

@@ -40,7 +40,7 @@ def test_integers_are_integers_and_other_numbers_are_not() -> None:
 def test_values_that_do_not_go_together_are_not_drawn() -> None:
     """Of these a half: alpha above 1 is for wsld alone, and batches of odd sizes for one worker."""
     space = {
-        "distill.strategy": {"choices": ["self", "wsld"]},
+        "distill.strategy": {"choices": ["self_distillation", "wsld"]},
         "distill.alpha": {"min": 0, "max": 4},
         "distill.training.batch_size": {"min": 2, "max": 10},
     }

@@ -504,7 +504,9 @@ def _self_taught() -> dict[str, Any]:
     def once(**options: Any) -> tuple[dict[str, Any], Epoch]:
         torch.manual_seed(0)
         model = cifar_resnet(8, (4, 8, 8), num_classes=3)
-        objective = SelfDistillation(model, Distill(strategy="self"), torch.zeros(1, 3, 8, 8), prior=None)
+        objective = SelfDistillation(
+            model, Distill(strategy="self_distillation"), torch.zeros(1, 3, 8, 8), prior=None
+        )
         _, epochs = run(params, model=model, objective=objective, **options)
         return model.state_dict() | objective.state_dict(), epochs[-1]
 

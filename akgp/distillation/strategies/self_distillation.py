@@ -73,7 +73,9 @@ def self_distillation_loss(
 
 
 class SelfDistillation(nn.Module):
-    """The objective of strategy `self`, see `self_distillation_loss`; its parameters are the heads'.
+    """The objective of strategy `self_distillation`; its parameters are the heads'.
+
+    Its loss is `self_distillation_loss`.
 
     Feature maps are taken by hooks on the network, which act while it is in training mode and are
     there until `remove_hooks`.
@@ -243,8 +245,8 @@ def _anatomy(model: nn.Module, example_input: Tensor) -> _Anatomy:
     ]
     if not classifiers:
         raise ValueError(
-            "distill.strategy 'self' needs a student whose logits come from a linear layer or a convolution, "
-            f"got none that gives {classes} of [B, D] or [B, D, H, W]"
+            "distill.strategy 'self_distillation' needs a student whose logits come from a linear layer or a "
+            f"convolution, got none that gives {classes} of [B, D] or [B, D, H, W]"
         )
     maps = {
         call.name: call.gave[1:]
@@ -289,8 +291,8 @@ def heads_macs(student: nn.Module, params: Distill, example_input: Tensor) -> in
     return sum(count(head, torch.zeros(2, *shape)).macs for head, shape in heads)
 
 
-def _self(inputs: ObjectiveInputs) -> SelfDistillation:
+def _self_distillation(inputs: ObjectiveInputs) -> SelfDistillation:
     return SelfDistillation(inputs.student, inputs.params, inputs.example_input, prior=inputs.prior)
 
 
-OBJECTIVES: dict[str, OwnObjective] = {"self": _self}
+OBJECTIVES: dict[str, OwnObjective] = {"self_distillation": _self_distillation}

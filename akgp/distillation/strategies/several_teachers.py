@@ -1,4 +1,4 @@
-"""Strategies that weigh several teachers against each other, by sample: confidence, learned.
+"""Strategies that weigh several teachers against each other, by sample: ca_mkd, amtml_kd.
 
 B: samples of a batch, C: classes, K: teachers; CE and KL as in `in_batch`.
 """
@@ -24,7 +24,7 @@ from akgp.distillation.teachers import TeacherFn
 from akgp.params import Distill
 
 
-def confidence(inputs: LossInputs) -> Tensor:
+def ca_mkd(inputs: LossInputs) -> Tensor:
     """CE_s + α·T²·Σ_k w_k·KL(p_k ‖ p_s) with w_k = (1 − softmax_k(CE_k)) / (K − 1), over K ≥ 2 teachers.
 
     CA-MKD (Zhang et al. 2022, Confidence-Aware Multi-Teacher Knowledge Distillation, the loss on
@@ -43,7 +43,7 @@ def confidence(inputs: LossInputs) -> Tensor:
 
 
 class LearnedTeachers(nn.Module):
-    """The objective of strategy `learned`: CE + α·T²·KL(Σ_k w_k p_k,T ‖ p_s,T), w by sample and learned.
+    """The objective of strategy `amtml_kd`: CE + α·T²·KL(Σ_k w_k p_k,T ‖ p_s,T), w by sample and learned.
 
     AMTML-KD (Liu, Zhang, Wang 2020, Adaptive Multi-Teacher Multi-level Knowledge Distillation, its
     integrated soft targets): every teacher has a latent factor θ_k, and with a_i a representation
@@ -59,7 +59,7 @@ class LearnedTeachers(nn.Module):
     v begins at 0, so that all teachers count alike at first. θ and v are learned with the student
     from the first step on; in the authors' code they come first, with a penalty of 0.1·(‖θ‖² + ‖v‖²),
     where here `weight_decay` holds for θ. Their losses on intermediate features (the multi-group
-    hints) and on angles are left out. α = 1 as in `confidence`; their code has 0.3·CE and
+    hints) and on angles are left out. α = 1 as in `ca_mkd`; their code has 0.3·CE and
     1.4·T²·KL / C, at T = 5.
     """
 
@@ -87,10 +87,10 @@ class LearnedTeachers(nn.Module):
         teachers_KBC = torch.stack([teacher(batch) for teacher in self.teachers])
         shifted = logits if self.prior is None else logits + self.prior
         inputs = LossInputs(shifted, teachers_KBC, batch.labels, None, progress, self.params)
-        return learned_loss(inputs, self.log_weights(logits))
+        return amtml_kd_loss(inputs, self.log_weights(logits))
 
 
-def learned_loss(inputs: LossInputs, log_weights: Tensor) -> Tensor:
+def amtml_kd_loss(inputs: LossInputs, log_weights: Tensor) -> Tensor:
     """CE + α·T²·KL(Σ_k w_k p_k,T ‖ p_s,T), see `LearnedTeachers`; the gradient flows to w too.
 
     Args:
@@ -101,9 +101,9 @@ def learned_loss(inputs: LossInputs, log_weights: Tensor) -> Tensor:
     return inputs.label_loss() + inputs.alpha * inputs.params.temperature**2 * taught
 
 
-def _learned(inputs: ObjectiveInputs) -> LearnedTeachers:
+def _amtml_kd(inputs: ObjectiveInputs) -> LearnedTeachers:
     return LearnedTeachers(inputs.teachers, inputs.params, num_classes=inputs.num_classes, prior=inputs.prior)
 
 
-LOSSES: dict[str, Loss] = {"confidence": confidence}
-OBJECTIVES: dict[str, OwnObjective] = {"learned": _learned}
+LOSSES: dict[str, Loss] = {"ca_mkd": ca_mkd}
+OBJECTIVES: dict[str, OwnObjective] = {"amtml_kd": _amtml_kd}
