@@ -26,10 +26,8 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data import Images, IndexedSource
-from akgp.data.batches import Batch
-from akgp.distillation.losses import distillation_loss
-from akgp.distillation.teachers import frozen_teacher
+from akgp.data import Batch, Images, IndexedSource
+from akgp.distillation import distillation_loss, frozen_teacher
 from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
@@ -33,9 +33,7 @@ def open_source(params: Data) -> Source:
     Raises:
         DataError: it doesn't exist, can't be reached, or holds no images.
     """
-    return {"digits": _digits, "cifar10": _cifar10, "image_folder": _image_folder, "parquet": _parquet}[
-        params.source
-    ](params)
+    return SOURCES[params.source](params)
 
 
 def _digits(params: Data) -> Source:
@@ -159,3 +157,11 @@ def _parquet(params: Data) -> Source:
     return Source(
         parts, f"Parquet {params.path}", None, _not_taken(params.path.rstrip("/"), others, files.skipped)
     )
+
+
+SOURCES: dict[str, Callable[[Data], Source]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "image_folder": _image_folder,
+    "parquet": _parquet,
+}

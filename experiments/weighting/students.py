@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data.batches import Batch
+from akgp.data import Batch
 from akgp.distillation import (
     SelfDistillation,
     Teacher,
