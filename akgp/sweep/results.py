@@ -78,6 +78,8 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 """Columns of the table: heads and formats. Columns that are empty for all trials are omitted."""
 RUN_COLUMNS = ("epochs", "seconds", "status", "front")
+SHARES = {"prune.ratio": "ratio removed", "prune.macs": "MACs kept", "prune.params": "params kept"}
+"""Heads of those searched parameters that are shares: of what goes, or of what stays."""
 
 
 def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
@@ -154,22 +156,22 @@ def table(trials: list[Trial]) -> str:
     """Trials as aligned text, a line each: figures, a star if on the Pareto front, and searched parameters.
 
     Columns beyond the terminal's width follow in further blocks below. A parameter is shown by the shortest
-    unique end of its name. The front is that of `trials`; for those that `best` returns it is the front of
-    the whole sweep. A balanced top-1, if there is one, is the objective.
+    unique end of its name, or as `SHARES` says. The front is that of `trials`; for those that `best` returns
+    it is the front of the whole sweep. A balanced top-1, if there is one, is the objective.
     """
     keys = sorted({key for trial in trials for key in trial.values})
     figures = [name for name in FIGURES if any(getattr(trial, name) is not None for trial in trials)]
     front = pareto_front(trials)
     heads = ["trial", *(FIGURES[name][0] for name in figures), *RUN_COLUMNS]
     rows = [
-        [*heads, *_short_names(keys, heads)],
+        [*heads, *_parameter_heads(keys, heads)],
         *(_cells(trial, figures, keys, trial in front) for trial in trials),
     ]
     return aligned_blocks(rows)
 
 
-def _short_names(keys: list[str], taken: list[str]) -> list[str]:
-    """The shortest end of each dotted name that is not the end of another one, nor a head of the table."""
+def _parameter_heads(keys: list[str], taken: list[str]) -> list[str]:
+    """`SHARES`; of other dotted names the shortest end that is not another one's, nor a head of the table."""
     heads = {head.lower() for head in taken}
 
     def ends(key: str) -> list[str]:
@@ -177,7 +179,10 @@ def _short_names(keys: list[str], taken: list[str]) -> list[str]:
         return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
     uses = Counter(end for key in keys for end in ends(key))
-    return [next((end for end in ends(key) if uses[end] == 1 and end not in heads), key) for key in keys]
+    return [
+        SHARES.get(key) or next((end for end in ends(key) if uses[end] == 1 and end not in heads), key)
+        for key in keys
+    ]
 
 
 def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) -> list[str]:
