@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from akgp import params, recipes
 from akgp.cli import console, home
+from akgp.io.errors import first_line
 from akgp.reporting.table import results
 from flows.processes import CommandError, run
 
@@ -85,7 +86,7 @@ def start(run_flow: Callable[[], str]) -> None:
     try:
         print(run_flow().rstrip())
     except (ValueError, CommandError) as error:
-        sys.exit(f"akgp: {str(error).splitlines()[0]}")
+        sys.exit(f"akgp: {first_line(error)}")
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as from a shell
 

@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"data", "models", "params"},
     "pruning": {"evaluation", "io", "models"},
     "distillation": {"data", "evaluation", "models", "params", "training"},
-    "quantization": {"data", "models", "params", "runtimes"},
+    "quantization": {"data", "io", "models", "params", "runtimes"},
     "reporting": {"io", "params"},
     "deployment": {"data", "evaluation", "io", "params", "reporting", "runtimes", "workspace"},
     "workspace": {"params"},

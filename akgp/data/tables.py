@@ -11,6 +11,7 @@ from torch import Tensor
 
 from akgp.data.files import DataError, parquet_file
 from akgp.data.images import Images
+from akgp.io.errors import first_line
 from akgp.params import Regime, Section
 
 SPLITS = ("train", "calibration", "validation", "test")
@@ -128,5 +129,5 @@ def read_summary(directory: Path) -> Summary:
         return Summary.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file}: can't be read ({str(error).splitlines()[0]}); `dvc repro data` writes it again"
+            f"{file}: can't be read ({first_line(error)}); `dvc repro data` writes it again"
         ) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from akgp.io.errors import first_line
 from akgp.models import ChannelMap
 from akgp.models.user_code import at, at_in
 from akgp.quantization.checking import QuantizationError, require_same
@@ -48,8 +49,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         graph = _converted(network, batch)
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
-        reason = str(cause).strip().splitlines()[0]
-        raise QuantizationError(f"{failure}: {reason}{at(cause)}") from error
+        raise QuantizationError(f"{failure}: {first_line(cause)}{at(cause)}") from error
     # The exporter may fix the batch size without an error.
     if not _takes_any_batch(graph):
         graph = _traced_by_bytecode(network, batch, failure)

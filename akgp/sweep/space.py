@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from akgp.io.errors import first_line
 from akgp.params import Params, ParamsError, Range, Sweep, number_type, with_values
 from akgp.workspace import StageError
 
@@ -64,7 +65,7 @@ def draw(
             with_values(base, drawn.params)
             return dict(drawn.params)
         except ParamsError as error:
-            refused = f"the last one: {str(error).splitlines()[0]}"
+            refused = f"the last one: {first_line(error)}"
             study.tell(drawn, state=optuna.trial.TrialState.FAIL)
     raise StageError(f"sweep.space: of {draws} combinations drawn none is valid, {refused}")
 
