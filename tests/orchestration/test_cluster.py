@@ -25,7 +25,7 @@ from akgp.orchestration.run import run_stage
 from akgp.orchestration.session import ENVIRONMENT
 from akgp.workspace import StageError, Task
 from tests.support.clusters import ray_cluster
-from tests.sweep.test_sweep import untrained_workspace
+from tests.sweep.test_sweep_runs import untrained_workspace
 
 ROOT = Path(__file__).parents[2]
 AKGP = str(Path(sys.executable).with_name("akgp"))
