@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from akgp.params.network import CIFAR_RESNETS
-from akgp.params.schema import Params
 from akgp.params.space import check_space
+
+if TYPE_CHECKING:
+    from akgp.params.schema import Params
 
 
 def names_are_networks(params: Params) -> None:

@@ -13,6 +13,7 @@ from akgp.params.data import Data, Splits
 from akgp.params.distill import Distill
 from akgp.params.network import Network
 from akgp.params.release import Release
+from akgp.params.rules import RULES
 from akgp.params.sweep import Sweep
 from akgp.params.training import Training
 
@@ -48,8 +49,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _keeps_the_rules(self) -> Self:
-        from akgp.params.rules import RULES  # which name this class
-
         for rule in RULES:
             rule(self)
         return self

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from itertools import islice, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from akgp.params.schema import Params
 from akgp.params.sweep import Range, Sweep
 from akgp.params.validation import ParamsError
 from akgp.params.values import number_type, with_values
+
+if TYPE_CHECKING:
+    from akgp.params.schema import Params
 
 COMBINATIONS = 2000
 """So many combinations of a sweep's values are validated at most, to find one in which a value works."""
@@ -21,7 +23,7 @@ def check_space(params: Params) -> None:
 
     So a value is refused only if no trial could have it; combinations that are not valid may remain.
     """
-    space = {key: _searched_values(key, searched) for key, searched in params.sweep.space.items()}
+    space = {key: _searched_values(params, key, searched) for key, searched in params.sweep.space.items()}
     if not space:
         return
     base = params.model_copy(update={"sweep": Sweep(space={})})
@@ -63,12 +65,12 @@ def _is_valid(base: Params, values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _searched_values(key: str, searched: Range) -> tuple[Any, ...]:
+def _searched_values(params: Params, key: str, searched: Range) -> tuple[Any, ...]:
     """The choices of a searched parameter, or the ends of its interval, in its own type."""
     if not key.startswith(("prune.", "distill.")):
         raise ValueError(f"sweep.space: {key!r} must be a parameter of prune or distill")
     try:
-        kind = number_type(key)
+        kind = number_type(params, key)
     except ParamsError as error:
         raise ValueError(f"sweep.space: {error}") from None
     if searched.choices is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from akgp.params.schema import Params
 from akgp.params.validation import ParamsError, validated
+
+if TYPE_CHECKING:
+    from akgp.params.schema import Params
 
 AMOUNTS = ("ratio", "macs", "params")
 
@@ -26,7 +28,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     if "distill.w0" in values and tree["distill"]["w0_from"] == "answers":
         del tree["distill"]["w0_from"]  # what is left out follows from w0
     for key, value in values.items():
-        number_type(key)
+        number_type(params, key)
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
@@ -35,13 +37,13 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     return validated(type(params), tree)
 
 
-def number_type(key: str) -> type[int] | type[float] | None:
+def number_type(params: Params, key: str) -> type[int] | type[float] | None:
     """What the parameter of a dotted name holds: an integer, another number, or None, no number.
 
     Raises:
         ParamsError: there is no such parameter.
     """
-    annotation: Any = Params
+    annotation: Any = type(params)
     for part in key.split("."):
         fields = getattr(annotation, "model_fields", {})
         if part not in fields:

@@ -44,7 +44,7 @@ def draw(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    searched = distributions(params.sweep.space)
+    searched = distributions(params)
     # SeedSequence mixes both numbers: a sum would give trial 1 of seed 0 the draws of trial 0 of seed 1.
     (seed,) = np.random.SeedSequence([params.seed, number]).generate_state(1)
     study = optuna.create_study(
@@ -70,18 +70,20 @@ def draw(
     raise StageError(f"sweep.space: of {draws} combinations drawn none is valid, {refused}")
 
 
-def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
+def distributions(params: Params) -> dict[str, BaseDistribution]:
     """Optuna's distribution of each searched parameter; an interval of an integer one holds integers."""
-    return {key: _distribution(key, searched) for key, searched in space.items()}
+    return {
+        key: _distribution(number_type(params, key), searched) for key, searched in params.sweep.space.items()
+    }
 
 
-def _distribution(key: str, searched: Range) -> BaseDistribution:
+def _distribution(kind: type | None, searched: Range) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if searched.choices is not None:
         return CategoricalDistribution(searched.choices)
     assert searched.min is not None and searched.max is not None
-    if number_type(key) is int:
+    if kind is int:
         return IntDistribution(int(searched.min), int(searched.max), log=searched.log)
     return FloatDistribution(searched.min, searched.max, log=searched.log)
 
