@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,19 +24,45 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def this_machine(params: Ray) -> dict[str, float]:
+    """The resources of the only node that a local Ray has; GPUs are counted if a worker needs one."""
+    have = {"CPU": float(os.cpu_count() or 1)}
+    if params.gpus_per_worker:
+        import torch
+
+        have["GPU"] = float(torch.cuda.device_count())
+    return have
+
+
 def worker_capacity(have: list[dict[str, float]], params: Ray) -> int:
     """How many workers find room in `nodes`: each lies in one, and of their sum Ray would wait forever."""
     return sum(_node_capacity(resources, params) for resources in have)
 
 
-def require_capacity(have: list[dict[str, float]], params: Ray, workers: int) -> None:
-    """Raise StageError unless `nodes` have room for so many workers."""
-    if (capacity := worker_capacity(have, params)) < workers:
-        raise StageError(
-            f"ray.workers: {workers} worker(s) with {params.cpus_per_worker} CPU(s) and "
-            f"{params.gpus_per_worker} GPU(s) each are asked for, and the nodes have room for {capacity}: a "
-            "worker lies in one node"
-        )
+def require_capacity(
+    have: list[dict[str, float]], params: Ray, workers: int, trials: int | None = None
+) -> None:
+    """Raise StageError, which names the parameter to lower, unless the nodes have room for so many workers.
+
+    Args:
+        have: each node's resources.
+        trials: how many of a sweep's run at a time, each with so many workers; None: it is not a sweep.
+    """
+    capacity = worker_capacity(have, params)
+    if capacity >= workers * (trials or 1):
+        return
+    asked = (
+        f"{workers} worker(s) with {params.cpus_per_worker} CPU(s) and {params.gpus_per_worker} GPU(s) each"
+    )
+    if trials:
+        asked = f"{trials} trial(s) at a time, of {asked},"
+    key, most = _to_lower(have, params, workers, trials)
+    lower = "lower ray.workers or what each worker needs" if most is None else f"lower it to {most}"
+    where, more = ("the cluster", ", or add nodes") if params.address else ("this machine", "")
+    raise StageError(
+        f"{key}: {asked} are asked for, but {where} has room for {capacity} worker(s), each in one node: "
+        f"{lower}{more}"
+    )
 
 
 def await_nodes(params: Ray, workers: int) -> None:
@@ -59,10 +86,28 @@ def await_nodes(params: Ray, workers: int) -> None:
         time.sleep(COUNT_SECONDS)
 
 
+def _needs(params: Ray) -> dict[str, int]:
+    """What a worker needs of each resource of a node."""
+    return {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
+
+
 def _node_capacity(resources: dict[str, float], params: Ray) -> int:
     """How many workers a node could hold, were they alone."""
-    needed = {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
-    return min(int(resources.get(kind, 0) // count) for kind, count in needed.items() if count)
+    return min(int(resources.get(kind, 0) // count) for kind, count in _needs(params).items() if count)
+
+
+def _to_lower(
+    have: list[dict[str, float]], params: Ray, workers: int, trials: int | None
+) -> tuple[str, int | None]:
+    """The parameter that asks for too much, and its largest value that does not; None: not by it alone."""
+    capacity = worker_capacity(have, params)
+    if trials:
+        return "sweep.concurrent", capacity // workers or None
+    for kind, count in _needs(params).items():
+        most = int(max((resources.get(kind, 0) for resources in have), default=0))
+        if most < count:
+            return f"ray.{kind.lower()}s_per_worker", most
+    return "ray.workers", capacity or None
 
 
 def on_every_node(call: Callable[[Any], Any], argument: Any, params: Ray) -> list[tuple[str, Any]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akgp.io.atomic import write_json
-from akgp.orchestration.capacity import nodes, require_capacity
 from akgp.orchestration.cluster import download_inputs, make_readable
 from akgp.orchestration.failures import raise_cause, told
 from akgp.orchestration.progress import bar
@@ -46,7 +45,6 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     check_classes(task, count)
     name, storage = job_name(task, stage, inputs), storage_of(task)
     with session(task.params.ray, workers=1):
-        require_capacity(nodes(), task.params.ray, workers=1)
         source = make_readable(task, inputs, f"{storage}/{name}")
         results = retry_lost_workers(lambda: _trained(task, stage, name, storage, source), task, workers=1)
         for k in range(count):

@@ -13,6 +13,7 @@ from typing import Any
 
 from akgp import params as parameters
 from akgp.io.errors import first_line
+from akgp.orchestration.capacity import nodes, require_capacity, this_machine
 from akgp.orchestration.cluster import runtime_env
 from akgp.orchestration.ray_folder import ray_folder
 from akgp.workspace import StageError
@@ -49,26 +50,28 @@ def openmp() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def session(params: parameters.Ray, workers: int) -> Iterator[None]:
+def session(params: parameters.Ray, workers: int, trials: int | None = None) -> Iterator[None]:
     """A connection to the cluster at `params.address`, or a local Ray for the block's duration.
 
-    Raises:
-        StageError: nobody answers, or the CPUs or GPUs asked for don't exist.
-    """
-    with _own_ray(params, workers) if params.address is None else _cluster(params.address):
-        import ray
+    Args:
+        workers: that there must be room for; `trials` times as many for a sweep's trials at a time.
 
-        _check_resources(ray.cluster_resources(), params, workers)
+    Raises:
+        StageError: nobody answers, or there is no room for the workers.
+    """
+    if params.address is None:  # without starting Ray, which takes seconds; it may see fewer cores, though
+        require_capacity([this_machine(params)], params, workers, trials)
+    with _own_ray() if params.address is None else _cluster(params.address):
+        require_capacity(nodes(), params, workers, trials)
         yield
 
 
 @contextlib.contextmanager
-def _own_ray(params: parameters.Ray, workers: int) -> Iterator[None]:
+def _own_ray() -> Iterator[None]:
     os.environ |= ENVIRONMENT | OWN_ENVIRONMENT | openmp()
     from akgp.orchestration.local_ray import reap_children, watch_ray, without_services
 
     _listen_on_loopback(True)
-    _check_local(params, workers)
     with reap_children():
         with without_services():
             _connect(
@@ -129,27 +132,6 @@ def _listen_on_loopback(alone: bool) -> None:
 
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(not alone))
     ray_constants.ENABLE_RAY_CLUSTER = not alone
-
-
-def _check_local(params: parameters.Ray, workers: int) -> None:
-    have = {"CPU": float(os.cpu_count() or 1)}
-    if params.gpus_per_worker:
-        import torch
-
-        have["GPU"] = float(torch.cuda.device_count())
-    _check_resources(have, params, workers)
-
-
-def _check_resources(have: dict[str, float], params: parameters.Ray, workers: int) -> None:
-    for kind, key, each in (
-        ("CPU", "cpus_per_worker", params.cpus_per_worker),
-        ("GPU", "gpus_per_worker", params.gpus_per_worker),
-    ):
-        if workers * each > have.get(kind, 0):
-            raise StageError(
-                f"ray.{key}: {workers} worker(s) of {each} {kind}s are asked for, "
-                f"{have.get(kind, 0):.0f} exist"
-            )
 
 
 def _check_answers(address: str) -> None:

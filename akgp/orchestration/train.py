@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
-from akgp.orchestration.capacity import await_nodes, nodes, require_capacity
+from akgp.orchestration.capacity import await_nodes
 from akgp.orchestration.checkpoints import drop_damaged
 from akgp.orchestration.cluster import make_readable
 from akgp.orchestration.digest import code_of, digest
@@ -62,7 +62,6 @@ def fit(task: Task, stage: Stage) -> None:
     enough = min(ray_params.min_workers or workers, workers)
     name, storage = job_name(task, stage, inputs), storage_of(task)
     with session(ray_params, enough):
-        require_capacity(nodes(), ray_params, enough)
         _check_storage(storage, name)
         source = make_readable(task, inputs, f"{storage}/{name}")
         with bar(task, stage.steps(task)) as progress_file:

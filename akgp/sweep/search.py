@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.profile.classes import IMBALANCED
-from akgp.orchestration.capacity import nodes, worker_capacity
 from akgp.orchestration.cluster import require_shared
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.session import session
@@ -62,8 +61,10 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     shared = Task("sweep", canonical(params), workspace.root)
     keys = dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured])
     path = folder / digest(shared, keys, inputs, code_of(*CODE))
-    with workspace_lock(workspace, "sweep"), session(params.ray, params.ray.workers):
-        require_capacity(params)
+    with (
+        workspace_lock(workspace, "sweep"),
+        session(params.ray, params.ray.workers, params.sweep.concurrent),
+    ):
         if params.ray.address is not None:
             require_shared(task)
         rows, reference = _search(task, str(path), trials)
@@ -99,28 +100,6 @@ def total_trials(requested: int | None, default: int, existing: int) -> int:
             f"--trials: got {requested}, but this sweep has {existing} trials: it can only be extended"
         )
     return requested or max(default, existing)
-
-
-def require_capacity(params: parameters.Params) -> None:
-    """Raise StageError unless the cluster can hold the workers of all trials that run at a time.
-
-    Ray Tune would wait forever for resources that no node has.
-    """
-    workers, concurrent, capacity = (
-        params.ray.workers,
-        params.sweep.concurrent,
-        worker_capacity(nodes(), params.ray),
-    )
-    if capacity >= workers * concurrent:
-        return
-    possible, where = capacity // workers, "the cluster" if params.ray.address else "this machine"
-    raise StageError(
-        f"sweep.concurrent: {concurrent} trial(s) at a time, of {workers} worker(s) with "
-        f"{params.ray.cpus_per_worker} CPU(s) and {params.ray.gpus_per_worker} GPU(s) each, need room for "
-        f"{workers * concurrent} worker(s), but {where} has room for {capacity}: "
-        + (f"lower it to {possible}" if possible else "lower ray.workers or what each worker needs")
-        + (", or add nodes" if params.ray.address else "")
-    )
 
 
 def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:

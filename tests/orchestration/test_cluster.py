@@ -246,10 +246,10 @@ def kill_a_node_after_a_checkpoint(
             2,
             1,
             1,
-            "with 2 CPU(s) and 0 GPU(s) each, need room for 1 worker(s), but the cluster has room for 0",
+            "with 2 CPU(s) and 0 GPU(s) each, are asked for, but the cluster has room for 0 worker(s)",
         ),
-        (1, 4, 1, "need room for 4 worker(s), but the cluster has room for 3: lower it to 3, or add nodes"),
-        (1, 2, 2, "need room for 4 worker(s), but the cluster has room for 3: lower it to 1, or add nodes"),
+        (1, 4, 1, "has room for 3 worker(s), each in one node: lower it to 3, or add nodes"),
+        (1, 2, 2, "has room for 3 worker(s), each in one node: lower it to 1, or add nodes"),
     ],
 )
 def test_a_cluster_smaller_than_the_sweep_is_refused(
@@ -269,10 +269,8 @@ def test_a_cluster_smaller_than_the_sweep_is_refused(
     assert message in said and len(said.splitlines()) == 1
     assert not (tmp_path / "sweeps" / "trials.parquet").exists()
     if cpus == 2:
-        asked = (
-            r"ray\.workers: 1 worker\(s\) with 2 CPU\(s\) and 0 GPU\(s\) each are asked for, and the nodes "
-        )
-        with pytest.raises(StageError, match=f"^{asked}have room for 0"):
+        asked = r"ray\.cpus_per_worker: 1 worker\(s\) with 2 CPU\(s\) and 0 GPU\(s\) each are asked for"
+        with pytest.raises(StageError, match=f"^{asked}, but the cluster has room for 0 .*: lower it to 1"):
             run_stage("teacher", root=tmp_path)
 
 

@@ -101,8 +101,8 @@ def test_an_address_nobody_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind, asked, expected", [
-    ("gpus", {"gpus_per_worker": 1}, "ray.gpus_per_worker: 1 worker(s) of 1 GPUs are asked for, 0 exist"),
-    ("cpus", {"cpus_per_worker": 4096}, "ray.cpus_per_worker: 1 worker(s) of 4096 CPUs are asked for"),
+    ("gpus", {"gpus_per_worker": 1}, "ray.gpus_per_worker: 1 worker(s) with 1 CPU(s) and 1 GPU(s) each are"),
+    ("cpus", {"cpus_per_worker": 4096}, "ray.cpus_per_worker: 1 worker(s) with 4096 CPU(s) and 0 GPU(s) "),
 ])  # fmt: skip
 def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
     prepared(tmp_path)
@@ -113,11 +113,32 @@ def test_more_than_any_node_has() -> None:
     """All nodes together have the CPUs, but a worker lies in one of them."""
     nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
     require_capacity(nodes, params.Ray(cpus_per_worker=2), 2)
-    for cpus, workers, room in ((4, 1, 0), (3, 2, 1), (2, 3, 2)):
-        with pytest.raises(
-            StageError, match=rf"{workers} worker\(s\) with {cpus} CPU.* have room for {room}: a"
-        ):
-            require_capacity(nodes, params.Ray(cpus_per_worker=cpus), workers)
+    for key, cpus, gpus, workers, room, most in (
+        ("cpus_per_worker", 4, 0, 1, 0, 3), ("gpus_per_worker", 1, 1, 1, 0, 0),
+        ("workers", 3, 0, 2, 1, 1), ("workers", 2, 0, 3, 2, 2),
+    ):  # fmt: skip
+        with pytest.raises(StageError) as refused:
+            require_capacity(nodes, params.Ray(cpus_per_worker=cpus, gpus_per_worker=gpus), workers)
+        assert str(refused.value) == (
+            f"ray.{key}: {workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each are asked for, but "
+            f"this machine has room for {room} worker(s), each in one node: lower it to {most}"
+        )
+
+
+@pytest.mark.parametrize("trials, workers, room, lower", [
+    (6, 1, 5, "it to 5"), (3, 2, 5, "it to 2"), (1, 6, 5, "ray.workers or what each worker needs"),
+])  # fmt: skip
+def test_more_trials_at_a_time_than_there_is_room_for(
+    trials: int, workers: int, room: int, lower: str
+) -> None:
+    nodes = [{"CPU": 2.0}, {"CPU": 3.0}]
+    with pytest.raises(StageError) as refused:
+        require_capacity(nodes, params.Ray(address="auto"), workers, trials)
+    assert str(refused.value) == (
+        f"sweep.concurrent: {trials} trial(s) at a time, of {workers} worker(s) with 1 CPU(s) and 0 GPU(s) "
+        f"each, are asked for, but the cluster has room for {room} worker(s), each in one node: lower "
+        f"{lower}, or add nodes"
+    )
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
