@@ -1,7 +1,7 @@
-"""Of which parameters and data the workspace's artifacts are, and how params.yaml now differs from those.
+"""The parameters and data that the workspace's artifacts come from, and how params.yaml now differs.
 
-DVC keeps in dvc.lock the parameters and the digests with which each stage last ran; that is read here
-without DVC, which takes a second to import. Artifacts of stages that were run by hand are not in it.
+DVC records in dvc.lock the parameters and digests of each stage's last run. They are read here without DVC,
+which takes a second to import. Stages that were run by hand are not recorded.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SHOWN = 4  # differences that are named; a recipe differs from another one in do
 
 
 def outdated(root: Path, stage: str) -> str:
-    """A sentence where the results of `stage` are not of params.yaml as it is now; empty if they are.
+    """A sentence if the results of `stage` come from other parameters than params.yaml now holds; else empty.
 
-    Empty, too, where that cannot be told: no dvc.lock, or a params.yaml that is not valid, of which
-    `akgp params check` tells.
+    Also empty where that is unknown: no dvc.lock, or an invalid params.yaml, which `akgp params check`
+    reports.
 
     Args:
         stage: quantize (models/int8) or evaluate (reports).
@@ -51,7 +51,7 @@ def outdated(root: Path, stage: str) -> str:
 
 
 def _source(root: Path, stage: str) -> str:
-    """The data's source, as the artifacts themselves say it; empty where they don't."""
+    """The data's source as recorded in the artifacts themselves; empty if it is not."""
     file, keys = {
         "quantize": ("models/int8/preprocessing.json", ("source",)),
         "evaluate": ("reports/details.json", ("data", "source")),
@@ -72,12 +72,12 @@ def _source_asked(ran: Mapping[str, Any]) -> str:
 
 
 def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]:
-    """Each parameter that has another value now than when its stage ran, with both."""
+    """Each parameter whose value has changed since its stage ran, with both values."""
     present = params.model_dump(mode="json")
     for name, entry in ran.items():
         stage, _, network = name.partition("@")
         if network and network not in STAGES[stage].names_of_networks(params):
-            continue  # `student` and `teachers` tell
+            continue  # no longer in use: the change of `student` or `teachers` is reported
         for key, then in entry.get("params", {}).get("params.yaml", {}).items():
             now: Any = present
             for part in key.split("."):
@@ -86,7 +86,7 @@ def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]
 
 
 def _differences(key: str, then: Any, now: Any) -> Iterator[str]:
-    """A parameter, or those below it, that two trees have otherwise; one that only one has is left out."""
+    """The parameters at or below `key` whose values differ; those that only one tree has are left out."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         for name in then:
             if name in now:
@@ -96,7 +96,7 @@ def _differences(key: str, then: Any, now: Any) -> Iterator[str]:
 
 
 def _made_again(ran: Mapping[str, Any]) -> Iterator[str]:
-    """Each artifact that is not the one any more from which a later stage's results were made."""
+    """Each artifact that has changed since a later stage read it."""
     made = {out["path"]: out.get("md5") for entry in ran.values() for out in entry.get("outs", [])}
     for entry in ran.values():
         for used in entry.get("deps", []):

@@ -1,4 +1,4 @@
-"""The workspace on disk: where artifacts lie; and what a stage is given (`Task`) and yields (`Step`)."""
+"""The workspace's paths; the input of a stage (`Task`) and what its computation yields (`Step`)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ class Workspace:
 
     @property
     def network_files(self) -> Path:
-        """Of each network a file, NAME.json: the digests of the user's own files that it is made of."""
+        """A file NAME.json for each network: the digests of the user's own files that it is built from."""
         return self.root / "models" / "files"
 
     def dense(self, network: str) -> Path:
         return self.root / "models" / "dense" / network
 
     def folds(self, network: str) -> Path:
-        """Of each fold a folder, named by its number: the network that was trained without it."""
+        """A folder for each fold, named by its number: the network that was trained without it."""
         return self.root / "models" / "folds" / network
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one stage has to do: travels to the workers as it is."""
+    """One run of a stage; it is sent to the workers as it is."""
 
     stage: str
     params: Params
@@ -71,13 +71,13 @@ class Task:
     @property
     def device(self) -> torch.device:
         """Where a worker computes: its own GPU, or the processor."""
-        import torch
+        import torch  # here: the driver, which imports this module, needs none
 
         return torch.device("cuda" if self.params.ray.gpus_per_worker else "cpu")
 
     @property
     def label(self) -> str:
-        """Name of the stage as DVC spells it."""
+        """The stage's name as DVC writes it, such as teacher@cifar."""
         return f"{self.stage}@{self.network}" if self.network else self.stage
 
 
@@ -90,7 +90,7 @@ def require(*paths: Path) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What a computation yields when a part of it is done: metrics, and a state to resume from."""
+    """What a computation yields after each part: metrics, and a state to resume from."""
 
     row: dict[str, Any]
     state: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Where stages compute: Ray, local or a cluster.
+"""Running stages on Ray, local or a cluster.
 
-It knows no algorithm; only this package and akgp.sweep import Ray.
+No algorithm is here; only this package and akgp.sweep import Ray.
 """

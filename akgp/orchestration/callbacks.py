@@ -1,4 +1,4 @@
-"""What runs inside Ray Train's controller and Ray Tune's loop: reported rows go to a file of JSON lines.
+"""Callbacks of Ray Train's controller and of Ray Tune's loop: reported rows go to a file of JSON lines.
 
 Both run on the driver's node, where the file is followed for the progress bar.
 """
@@ -14,20 +14,22 @@ from ray.train import UserCallback
 
 
 class Rows(UserCallback):
-    """Of a Ray Train job: appends rank 0's metrics of every report to `file`."""
+    """The callback of a Ray Train job: appends rank 0's metrics of every report to `file`."""
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        # All workers report the same epoch; in a driver's bar it would count once for each.
         if metrics and metrics[0]:
             _append(self.file, metrics[0])
 
 
 class Epochs(tune.Callback):
-    """Of Ray Tune's trials: appends the trial's metrics, with the epochs of all trials so far, to `file`.
+    """The callback of Ray Tune's trials: appends a trial's metrics, with the epochs of all trials, to `file`.
 
-    Tune pickles its callbacks into the state from which it resumes, so file and epochs are the class's.
+    Tune pickles its callbacks into the state from which it resumes, and the file is another one then: so
+    file and epochs are attributes of the class.
     """
 
     file: ClassVar[Path]
@@ -40,6 +42,7 @@ class Epochs(tune.Callback):
             return
         reports = {each: (each.last_result or {}).get("training_iteration", 0) for each in trials}
         reports[trial] = result["training_iteration"]
+        # A trial's last report, which carries its artifacts, counts as one more iteration.
         done = sum(min(each, self.epochs) for each in reports.values())
         shown = {key: value for key, value in result.items() if isinstance(value, (int, float))}
         _append(self.file, shown | {"epoch": done})

@@ -1,4 +1,4 @@
-"""Checkpoints on disk or on a store: each carries the digests of its files, and a damaged one is not used."""
+"""Checkpoints on disk or in object storage, with the digests of their files: damaged ones are not used."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import fsspec
 
 log = logging.getLogger(__name__)
 
-SUMS = "SHA256SUMS"
+SUMS = "SHA256SUMS"  # `sha256sum -c` checks a checkpoint by hand
 
 
 def write_sums(folder: Path) -> None:
-    """Write the digests of all files in `folder`, as sha256sum does."""
+    """Write the digests of all files in `folder`, in the format of sha256sum."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}" for file in files]
     (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def drop_damaged(path: str) -> None:
-    """Remove the checkpoints below `path` that are not what was written.
+    """Remove the checkpoints below `path` whose files differ from what was written.
 
-    A training whose last one is removed starts again.
+    A training whose last checkpoint is removed starts again from its first epoch.
 
     Args:
         path: a directory or a URL, which need not exist.

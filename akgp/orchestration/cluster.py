@@ -1,8 +1,8 @@
-"""What the machines of a cluster need: akgp's code, and inputs that each of them can read.
+"""Code and inputs for the machines of a cluster.
 
 The code travels as Ray's `runtime_env`. With `ray.storage` in a directory, every node must see the
-workspace at the driver's path: that is checked, so that a worker never reads what happens to lie on
-its own disk. With an s3:// storage nothing needs to be shared: a job's inputs travel through it.
+workspace at the driver's path. This is checked, so that a worker never reads another file of the same
+name on its own disk. With an s3:// storage nothing needs to be shared: a job's inputs go through it.
 A local Ray needs none of this.
 """
 
@@ -27,6 +27,7 @@ from akgp.params import REMOTE
 from akgp.workspace import StageError, Task
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# Folders of artifacts, which may be large: the user's modules are looked for elsewhere.
 NO_CODE = {"data", "models", "runs", "reports", "sweeps", "releases", "dvc_plots", "node_modules"}
 
 
@@ -39,11 +40,12 @@ def runtime_env(variables: dict[str, str]) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "code"
         shutil.copytree(PACKAGE, code / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        # A folder of its own: Ray would upload the whole of the folder that it is given.
         yield {"working_dir": str(code), "env_vars": variables}
 
 
 def make_readable(task: Task, inputs: list[Path], job: str) -> str | None:
-    """See to it that every worker can read `inputs`; the URL from which it must `bring` them, if any.
+    """Let every worker read `inputs`; return the URL from which it must download them, if any.
 
     Args:
         job: directory or URL of the job's checkpoints.
@@ -59,7 +61,7 @@ def make_readable(task: Task, inputs: list[Path], job: str) -> str | None:
         return None
     url = f"{job}/inputs"
     upload_inputs(task.root, inputs, url)
-    for node, refusal in on_every_node(_refusal, url, params):
+    for node, refusal in on_every_node(_why_unreadable, url, params):
         if refusal is not None:
             raise StageError(
                 f"ray.storage: node {node} cannot read {params.storage} ({refusal}): Ray must be started "
@@ -71,13 +73,14 @@ def make_readable(task: Task, inputs: list[Path], job: str) -> str | None:
 def require_shared(task: Task) -> None:
     """Raise StageError unless every node that may compute for `task` sees the driver's workspace.
 
-    A file that is new in the workspace, and in `ray.storage` if that is a directory, must be seen at its
-    path everywhere.
+    A new file in the workspace, and one in `ray.storage` if that is a directory, must exist at the same path
+    on every node.
     """
     params, tokens = task.params.ray, {}
     storage = [] if REMOTE.match(params.storage) else [task.root / params.storage]
     for folder in (task.root, *storage):
         folder.mkdir(parents=True, exist_ok=True)
+        # A random name: a folder with the same path on a node's own disk does not hold it.
         tokens[folder] = folder / f".akgp-{uuid.uuid4().hex}"
     try:
         for token in tokens.values():
@@ -111,7 +114,7 @@ def upload_inputs(root: Path, inputs: list[Path], url: str) -> None:
             "move it into the workspace, or to s3://"
         )
     chosen = sorted({file for file in files if file.is_file()} | set(_code(root)))
-    with _named(url, "written"):
+    with _named_errors(url, "written"):
         filesystem, path = fsspec.core.url_to_fs(url)
         targets = [f"{path}/{file.relative_to(root)}" for file in chosen]
         filesystem.put([str(file) for file in chosen], targets)
@@ -119,7 +122,7 @@ def upload_inputs(root: Path, inputs: list[Path], url: str) -> None:
 
 @contextlib.contextmanager
 def download_inputs(task: Task, url: str | None) -> Iterator[Task]:
-    """`task` with what was sent to `url` as its workspace, on this machine, for the block's duration.
+    """Download the inputs below `url`; yield `task` with that folder as its workspace, in this block.
 
     Raises:
         StageError: this node cannot read the store.
@@ -128,7 +131,7 @@ def download_inputs(task: Task, url: str | None) -> Iterator[Task]:
         yield task
         return
     with tempfile.TemporaryDirectory(prefix="akgp-") as folder:
-        with _named(url, f"read on {socket.gethostname()}"):
+        with _named_errors(url, f"read on {socket.gethostname()}"):
             filesystem, path = fsspec.core.url_to_fs(url)
             filesystem.get(f"{path}/", f"{folder}/", recursive=True)
         yield replace(task, root=Path(folder))
@@ -142,7 +145,7 @@ def _code(root: Path) -> Iterator[Path]:
             for name in below
             if not name.startswith(".")
             and not (here == root and name in NO_CODE)
-            and not (here / name / "pyvenv.cfg").exists()
+            and not (here / name / "pyvenv.cfg").exists()  # a virtual environment of any name
         ]
         yield from (here / name for name in files if name.endswith(".py"))
 
@@ -151,20 +154,23 @@ def _missing(paths: list[str]) -> list[str]:
     return [path for path in paths if not Path(path).exists()]
 
 
-def _refusal(url: str) -> str | None:
-    """Why Ray, which reaches its storage by pyarrow, does not see `url` on this machine; None: it does."""
+def _why_unreadable(url: str) -> str | None:
+    """Why Ray cannot read `url` on this machine; None: it can.
+
+    By pyarrow, with which Ray reaches its storage.
+    """
     from pyarrow import fs
 
     try:
         filesystem, path = fs.FileSystem.from_uri(url)
-        found = filesystem.get_file_info(path).type != fs.FileType.NotFound
+        readable = filesystem.get_file_info(path).type != fs.FileType.NotFound
     except Exception as error:
         return first_line(error)
-    return None if found else "it is another store than the driver's"
+    return None if readable else "it is another store than the driver's"
 
 
 @contextlib.contextmanager
-def _named(url: str, what: str) -> Iterator[None]:
+def _named_errors(url: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each file system has its own

@@ -1,6 +1,6 @@
-"""The folds of one teacher as Ray Tune trials: each a training of one worker, on all images but its fold.
+"""Training of one teacher's folds as Ray Tune trials: one worker each, on all images but those of its fold.
 
-As many run at a time as the cluster holds.
+As many run at a time as the cluster has room for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from akgp.io.atomic import write_json
 from akgp.orchestration.cluster import download_inputs, make_readable
-from akgp.orchestration.failures import raise_cause, told
+from akgp.orchestration.failures import errors_in_one_line, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
 from akgp.orchestration.train import job_name, remove, retry_lost_workers, storage_of
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     """Train the networks of `count` folds; write each to a folder of `out` named by its number.
 
-    Trainings that were killed are resumed from their last epoch when the same is asked for again, and those
-    that had ended are not repeated.
+    Trainings that were killed are resumed from their last epoch when this is called again with the same
+    parameters, inputs and code; finished ones are not repeated.
 
     Raises:
         StageError: an input is missing; a class has fewer training images than there are folds;
-            Ray, its resources or its storage can't be had; a worker died.
-        ValueError: raised in the training of a fold; the others have been trained then, too.
+            Ray, its resources or its storage are not available; a worker died.
+        ValueError: raised in the training of a fold, after the others have been trained.
     """
     assert task.network is not None
     inputs = stage.inputs(task)
@@ -46,24 +46,30 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     name, storage = job_name(task, stage, inputs), storage_of(task)
     with session(task.params.ray, workers=1):
         source = make_readable(task, inputs, f"{storage}/{name}")
-        results = retry_lost_workers(lambda: _trained(task, stage, name, storage, source), task, workers=1)
+        results = retry_lost_workers(
+            lambda: _fold_results(task, stage, name, storage, source), task, workers=1
+        )
         for k in range(count):
-            _take(results.get(k), out / str(k), f"{task.label}, fold {k}")
+            _copy_artifacts(results.get(k), out / str(k), f"{task.label}, fold {k}")
     write_json(out / SOURCES, digests(task.params.networks[task.network], task.root))
     remove(f"{storage}/{name}")  # its checkpoints have served
 
 
 def trial(config: dict[str, Any], task: Task, source: str | None) -> None:
-    """One fold, as Ray Tune calls it."""
+    """Train one fold; Ray Tune calls this in the trial's worker."""
     from ray import tune
 
-    with download_inputs(task, source) as here, told(task, here.root), contextlib.chdir(here.root):
+    with (
+        download_inputs(task, source) as here,
+        errors_in_one_line(task, here.root),
+        contextlib.chdir(here.root),
+    ):
         prepare(here)
         run_compute(here, partial(compute, fold=config["fold"]), tune, place=config["fold"])
 
 
-def _trained(task: Task, stage: Stage, name: str, storage: str, source: str | None) -> dict[int, Result]:
-    """The results of the folds that have begun; or raise what went wrong in one."""
+def _fold_results(task: Task, stage: Stage, name: str, storage: str, source: str | None) -> dict[int, Result]:
+    """The results by fold, of those that have started; raise the error of the first that failed."""
     from ray import tune
 
     from akgp.orchestration.callbacks import Epochs
@@ -71,6 +77,7 @@ def _trained(task: Task, stage: Stage, name: str, storage: str, source: str | No
     trainable = tune.with_parameters(trial, task=task, source=source)
     assert task.params.folds is not None
     with bar(task, stage.steps(task)) as progress_file:
+        # On the class: an instance would be pickled into Tune's state with a path that is gone on resuming.
         Epochs.file, Epochs.epochs = progress_file, task.params.teacher.epochs
         results = run_tuner(
             tune.with_resources(trainable, one_worker(task.params.ray)),
@@ -79,6 +86,7 @@ def _trained(task: Task, stage: Stage, name: str, storage: str, source: str | No
             space={"fold": tune.grid_search(list(range(task.params.folds)))},
             config=tune.TuneConfig(),
             callback=Epochs(),
+            # A trial that failed by the loss of its node looks as one that raised: each gets another attempt.
             retry_failed=True,
         )
     for error in results.errors:
@@ -86,10 +94,11 @@ def _trained(task: Task, stage: Stage, name: str, storage: str, source: str | No
     return {result.config["fold"]: result for result in results if result.config}
 
 
-def _take(result: Result | None, destination: Path, label: str) -> None:
-    """Copy the artifacts of a trial that has ended to `destination`."""
+def _copy_artifacts(result: Result | None, destination: Path, label: str) -> None:
+    """Copy the artifacts of a finished trial to `destination`."""
     if result is not None and result.checkpoint is not None:
         with result.checkpoint.as_directory() as folder:
+            # Only the last checkpoint of a training holds artifacts: without them it did not finish.
             if (Path(folder) / ARTIFACT).is_dir():
                 shutil.copytree(Path(folder) / ARTIFACT, destination)
                 return

@@ -1,4 +1,4 @@
-"""The name of a computation: a digest of its parameters, its inputs and the code that it comes from."""
+"""The digest that names a computation: of its parameters, its inputs and its code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WORKERS = ("worker.py", "state_packing.py", "cross_fit.py")
 
 
 def digest(task: Task, keys: Iterable[str], inputs: Iterable[Path], code: Iterable[Path]) -> str:
-    """Names a computation: 16 hex digits over its params at `keys`, its input files and its code."""
+    """The name of a computation: 16 hex digits over its params at `keys`, its input files and its code."""
     sha = hashlib.sha256(
         json.dumps([task.label, {key: parameter(task.params, key) for key in keys}]).encode()
     )
     for folder in inputs:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
-            if file.is_file():
+            if file.is_file():  # by its path below the input: a workspace may be moved
                 _add(sha, file, str(file.relative_to(folder)))
     for file in code:
         _add(sha, file, file.name)
@@ -32,7 +32,7 @@ def digest(task: Task, keys: Iterable[str], inputs: Iterable[Path], code: Iterab
 
 
 def code_of(*modules: str, root: Path = ROOT) -> list[Path]:
-    """The files that decide what a worker computes by these modules: what they import, and WORKERS."""
+    """The files that these modules' results depend on: the modules, what they import, and WORKERS."""
     folder = root / Path(__file__).parent.relative_to(ROOT)
     return [*source_files(*modules, root=root), *(folder / name for name in WORKERS)]
 
@@ -46,5 +46,6 @@ def parameter(params: Params, key: str) -> Any:
 
 
 def _add(sha: Any, file: Path, name: str) -> None:
+    # Each part has a fixed length or an end, so that no two lists of files give the same bytes.
     sha.update(f"{name}\0".encode())
     sha.update(hashlib.sha256(file.read_bytes()).digest())

@@ -1,7 +1,8 @@
-"""What went wrong in a worker, in the user's terms: an error that would come again, or a worker that died.
+"""Errors of workers in the user's terms: one that would be raised again, or a worker that died.
 
-A worker tells its errors as one line (`told`), which the driver then sorts out (`raise_cause`): only a loss
-is worth another attempt. torch is imported by the functions that need it.
+A worker raises its errors as one line (`errors_in_one_line`); the driver then classifies them
+(`raise_cause`): only the loss of a worker is worth another attempt. torch is imported by the functions that
+need it.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ class WorkerLost(StageError):
 
 
 class ComputationError(StageError):
-    """A computation raised an error that is not ours; the same computation would raise it again."""
+    """A computation raised an error of the user's code or of a library, and would raise it again."""
 
 
 @contextlib.contextmanager
-def told(task: Task, here: Path) -> Iterator[None]:
-    """Raise errors of the block as one line that names the line of the user's code, if any, by `in_terms`.
+def errors_in_one_line(task: Task, here: Path) -> Iterator[None]:
+    """Raise errors of the block as one line, with the line of the user's code if it comes from there.
 
     Args:
-        here: the workspace as this worker has it, perhaps a copy: the message names the user's own.
+        here: this worker's workspace, perhaps a downloaded copy: messages name the user's path instead.
     """
     try:
         yield
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and not error.code:  # how Ray Tune stops a trial
             raise
-        line = in_terms(task.label, error)
+        line = as_user_error(task.label, error)
         if here != task.root and str(here) in str(line):
             line = ComputationError(str(line).replace(str(here), str(task.root)))
         if line is error:
@@ -44,18 +45,20 @@ def told(task: Task, here: Path) -> Iterator[None]:
         raise line from error
 
 
-def in_terms(label: str, error: BaseException) -> BaseException:
-    """`error` itself where it is about the input, or about a peer; otherwise a ComputationError that says it.
+def as_user_error(label: str, error: BaseException) -> BaseException:
+    """`error` itself if it is about the input or a lost peer; otherwise a ComputationError with its message.
 
-    Only types of ours and Python's survive the way to the driver for certain: others may not be unpickled.
+    An error is pickled on its way to the driver. Types of akgp and of Python can be unpickled there; a
+    library's, or one of the user's own modules, perhaps not.
     """
     import torch
 
     from akgp.io.errors import one_line
     from akgp.models.user_code import at
 
-    error = getattr(error, "cause", None) or error  # of another task of Ray's
+    error = getattr(error, "cause", None) or error  # Ray wraps the error of another task of its own
     where = at(error)
+    # Python's own errors are about the input only where no line of the user's network raised them.
     plain = type(error).__module__ == "builtins" and isinstance(error, (ValueError, OSError))
     if misses_a_peer(error) or type(error).__module__.startswith("akgp.") or (plain and not where):
         return error
@@ -64,20 +67,21 @@ def in_terms(label: str, error: BaseException) -> BaseException:
             f"{label}: memory does not suffice ({first_line(error)}): lower batch_size, or take a smaller "
             "image_size or network"
         )
-    return ComputationError(f"{label}: {one_line(error)}{where or f'; {_last(error)}'}")
+    return ComputationError(f"{label}: {one_line(error)}{where or f'; {_last_frame(error)}'}")
 
 
 def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoReturn:
-    """Raise what went wrong in the user's terms: the input, a disk, a worker that died.
+    """Raise the cause of a failed job in the user's terms: the input, a disk, a worker that died.
 
-    What the computation raised would come again, so it is raised here, as `told` has phrased it.
+    What the computation raised is raised here as `errors_in_one_line` has phrased it.
 
     Args:
-        error: as Ray tells it.
+        error: as Ray raised it.
         failures: of the workers: what the computation raised, or an error of Ray's, with that as its `cause`
             if there is one.
     """
-    raised = [cause for failure in failures if (cause := _raised(failure))]
+    raised = [cause for failure in failures if (cause := _raised_by_computation(failure))]
+    # Errors of the computation first: when one worker raises, Ray ends the others, whose loss is no cause.
     for cause in (*raised, *failures):
         if isinstance(cause, OSError) and cause.filename is None:  # a store's, or a full disk's
             raise StageError(
@@ -94,20 +98,21 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
 
 
 def misses_a_peer(error: BaseException) -> bool:
-    """Whether a worker says that another one, with which it computes, is gone."""
+    """Whether a worker failed because another one, with which it computes, has gone."""
     import torch
 
+    # Gloo's own errors reach Python as other types, known by their text alone.
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
-def _raised(failure: Exception) -> BaseException | None:
-    """What the computation raised; None: Ray itself says that a worker is gone or cannot be started."""
+def _raised_by_computation(failure: Exception) -> BaseException | None:
+    """The error that the computation raised; None: Ray's own, of a worker that died or did not start."""
     cause = getattr(failure, "cause", None)
     if isinstance(cause, BaseException):
         return cause
     return None if type(failure).__module__.partition(".")[0] == "ray" else failure
 
 
-def _last(error: BaseException) -> str:
+def _last_frame(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else "no traceback"

@@ -1,6 +1,7 @@
-"""A Ray Train job on a Ray of our own: its controller runs in the stage and starts workers alone.
+"""Ray Train's controller in the stage's own process, on a local Ray.
 
-Like akgp/orchestration/local_ray.py, this leans on inner names of Ray.
+As an actor, a process that imports ray.train before it starts the workers, it cost each stage some 4 s
+(Ray 2.60). Like akgp/orchestration/local_ray.py, this uses private names of Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from akgp.orchestration.local_ray import changed
+from akgp.orchestration.local_ray import patched
 
 CALLBACKS = {
     "DatasetsCallback",  # for Ray Data
@@ -23,7 +24,7 @@ CALLBACKS = {
 
 
 class FixedWorkers(FixedScalingPolicy):
-    """The workers that were asked for; no actor is started that would ask an autoscaler for machines."""
+    """A fixed number of workers, without the actor that would request machines from an autoscaler."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
         pass
@@ -32,13 +33,14 @@ class FixedWorkers(FixedScalingPolicy):
         pass
 
 
-def lean(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
-    """`trainer`, but its controller runs in this process, and starts workers and nothing for CALLBACKS."""
+def with_controller_here(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
+    """A subclass of `trainer` whose controller runs in this process, without CALLBACKS and their actors."""
 
-    class Lean(trainer):
+    class WithControllerHere(trainer):
         def _initialize_and_run_controller(
             self, *, callbacks: list[Any], scaling_policy: Any, **others: Any
         ) -> Result:
+            # The elastic policy, of a cluster's `ray.min_workers`, is left as it is.
             if type(scaling_policy) is FixedScalingPolicy:
                 scaling_policy = FixedWorkers(self.scaling_config)
             controller = TrainController(
@@ -46,9 +48,10 @@ def lean(trainer: type[DataParallelTrainer]) -> type[DataParallelTrainer]:
                 scaling_policy=scaling_policy,
                 **others,
             )
-            # It hands itself to its workers, which do not use it, as the actor that it is elsewhere.
-            with changed(RuntimeContext, {"current_actor": None}):
+            # The controller passes its own actor handle to the workers, which do not use it. Here it is no
+            # actor, and `current_actor` would raise.
+            with patched(RuntimeContext, {"current_actor": None}):
                 asyncio.run(controller.run())
             return controller.get_result()
 
-    return Lean
+    return WithControllerHere

@@ -1,9 +1,8 @@
-"""A Ray of our own, for one stage: what serves a cluster that others share is not started.
+"""A local Ray for one stage, without the services that only a shared cluster needs.
 
-Beside a stage that computes for seconds, such processes are most of what it costs: each is a Python of
-1 to 3 seconds of processor time, and some are waited for one after the other. This leans on inner names
-of Ray, which another version may call differently; tests/stages/test_stages.py says what is started and
-what not.
+For a stage that computes for seconds these services cost more than the stage: each is a Python process of
+1 to 3 s of processor time, and Ray waits for some of them in turn. This uses private names of Ray (2.60),
+which may differ in other versions; tests/stages/test_stages.py checks which processes are started.
 """
 
 from __future__ import annotations
@@ -28,27 +27,30 @@ SERVICES = ("start_api_server", "start_log_monitor", "start_monitor")
 
 @contextlib.contextmanager
 def without_services() -> Iterator[None]:
-    """A Ray that is started in this block starts what computes, and none of SERVICES."""
-    with changed(Node, dict.fromkeys(SERVICES, lambda *arguments, **options: None)):
+    """Start none of SERVICES with a Ray that is started in this block."""
+    with patched(Node, dict.fromkeys(SERVICES, lambda *arguments, **options: None)):
         yield
 
 
 @contextlib.contextmanager
 def reap_children() -> Iterator[None]:
-    """Ray's processes that were started in this block end with it, also those whose parent has been killed.
+    """End Ray's processes that were started in this block with it, including orphans.
 
-    On Linux the system hands them to this process then.
+    On Linux the system makes orphans children of this process, by `adopt_orphans`.
     """
     adopt_orphans(True)
+    # Children from before belong to the caller: a notebook, or a test with another Ray.
     earlier = set(psutil.Process().children(recursive=True))
     try:
         yield
     finally:
-        left = [each for each in set(psutil.Process().children(recursive=True)) - earlier if _is_rays(each)]
-        for process in left:
+        survivors = [
+            each for each in set(psutil.Process().children(recursive=True)) - earlier if _is_rays(each)
+        ]
+        for process in survivors:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=5)
+        psutil.wait_procs(survivors, timeout=5)
         adopt_orphans(False)
 
 
@@ -61,22 +63,23 @@ def _is_rays(process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def watch_ray() -> Iterator[None]:
-    """In this block, the death of a process of the Ray that was started here is an error at once.
+    """Raise an error as soon as gcs_server or the raylet of the Ray that was started here dies.
 
-    Ray itself waits for a minute, then it may end this process without a word. In another thread than the
-    main one, which alone can be interrupted, it is left to that.
+    Ray 2.60 itself waits for 30 to 63 s and then ends this process, perhaps without a message. Only the main
+    thread can be interrupted; in another one the block is left to Ray's own waiting.
 
     Raises:
-        StageError: one has died; the others are ended, too.
+        StageError: one has died; the others are ended too.
     """
     node = ray._private.worker._global_node
     processes = [info.process for kind in HEAD for info in node.all_processes.get(kind, [])]
     ended, died = threading.Event(), threading.Event()
 
-    def attend() -> None:
+    def watch() -> None:
         while not ended.wait(0.5):
             if any(process.poll() is not None for process in processes):
                 died.set()
+                # Without grace: the survivors wait for the dead one, and an agent could outlive them all.
                 node.kill_all_processes(check_alive=False, allow_graceful=False)
                 _thread.interrupt_main()
                 return
@@ -84,24 +87,25 @@ def watch_ray() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    attendant = threading.Thread(target=attend, daemon=True)
-    attendant.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         try:
             yield
         finally:
             ended.set()
-            attendant.join()
+            watcher.join()
     except BaseException as error:
+        # The interruption that `watch` caused, or whatever error Ray raised of the death before it.
         if died.is_set():
-            said = "Ray's own processes died; the same command resumes from its last epoch"
-            raise StageError(said) from error
+            message = "Ray's own processes died; the same command resumes from its last epoch"
+            raise StageError(message) from error
         raise
 
 
 @contextlib.contextmanager
-def changed(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
-    """In this block the class has these attributes, where it has one of that name at all."""
+def patched(owner: type, attributes: dict[str, Any]) -> Iterator[None]:
+    """Replace attributes of a class in this block; names that this version of Ray lacks are ignored."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name in before:
         setattr(owner, name, attributes[name])

@@ -1,4 +1,4 @@
-"""The progress bar of a stage, moved by the rows that its job's controller writes."""
+"""The progress bar of a stage, which follows the rows that its job's controller writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp.io.terminal import UnbrokenStderr
-from akgp.stages.notices import SAID
+from akgp.stages.notices import NOTICES
 from akgp.workspace import Task
 
 log = logging.getLogger(__name__)
@@ -53,23 +53,24 @@ def bar(task: Task, steps: int) -> Iterator[Path]:
 def _follow(file: Path, bar: tqdm[Any], done: threading.Event) -> None:
     with file.open(encoding="utf-8") as rows:
         while True:
-            last = done.is_set()
+            last = done.is_set()  # before reading: rows written until then are still shown
             for line in rows:
                 row = json.loads(line)
-                if said := row.pop(SAID, None):
-                    _say(said)
+                if notices := row.pop(NOTICES, None):
+                    _log(notices)
                 if not row:
                     continue
                 bar.set_postfix_str(
                     " ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row), refresh=False
                 )
+                # By the row's epoch: a resumed job starts at the epoch where it was.
                 bar.update(int(row.get("epoch", bar.n + 1)) - bar.n)
             if last:
                 return
             time.sleep(0.2)
 
 
-def _say(messages: list[str]) -> None:
-    with logging_redirect_tqdm():
+def _log(messages: list[str]) -> None:
+    with logging_redirect_tqdm():  # above the bar, which is drawn again below
         for message in messages:
             log.warning("%s", message)

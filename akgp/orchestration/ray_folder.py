@@ -1,4 +1,4 @@
-"""Where a local Ray keeps its sockets and logs: a folder whose path is short enough, that can be written."""
+"""The folder for a local Ray's sockets and logs: writable, and with a path short enough for sockets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ log = logging.getLogger(__name__)
 LONGEST = (107 if sys.platform.startswith("linux") else 103) - len(
     "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1234"
 )
-"""Bytes of a folder's path: a socket's whole path is limited by the system."""
+"""Bytes of a folder's path. The system limits a socket's whole path: sun_path has 108 bytes on Linux, 104 on
+macOS, with the final zero."""
 NEEDED = 64 * 2**20
 """Bytes that must be free."""
 
 
 def ray_folder(asked: str | None = None, others: Iterable[str] = ("/tmp", "/var/tmp", "/dev/shm")) -> str:
-    """RAY_TMPDIR or TMPDIR, as Ray itself has it, if that will do; else the first of `others` that does.
+    """RAY_TMPDIR or TMPDIR, in Ray's own order, if it is usable; else the first of `others` that is.
 
     Raises:
-        StageError: none of them will do.
+        StageError: none of them is usable.
     """
     asked = asked or os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or None
     refusals: list[str] = []
@@ -40,12 +41,12 @@ def ray_folder(asked: str | None = None, others: Iterable[str] = ("/tmp", "/var/
 
 
 def _refusal(folder: str) -> str | None:
-    """Why Ray could not use the folder; None: it could."""
+    """Why Ray could not use the folder; None: it can."""
     if (length := len(os.fsencode(folder.rstrip("/")))) > LONGEST:
         return f"{folder}: a path of {length} bytes, {LONGEST} are the most for Ray's sockets"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x" * 4096)
+            file.write(b"x" * 4096)  # a full disk still lets an empty file be created
         free = os.statvfs(folder)
     except OSError as error:
         return f"{folder}: {error.strerror or error}"

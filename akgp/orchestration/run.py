@@ -1,7 +1,7 @@
-"""Run one stage of a workspace: checked, under the workspace's lock, where params.yaml says.
+"""Run one stage of a workspace: validated, under the workspace's lock, on the Ray that params.yaml names.
 
-What each stage is stands in akgp.stages.table. A stage neither knows nor starts another one; `dvc.yaml`
-holds the graph.
+akgp.stages.table describes each stage. A stage neither knows nor starts another one; `dvc.yaml` holds the
+graph.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") 
 
     Args:
         name: one of STAGES.
-        network: which of params.yaml's networks, for a stage that runs for one at a time; needed there unless
-            there is only one.
+        network: the name of one of params.yaml's networks, for a stage that runs for one at a time; may be
+            left out there if there is only one.
 
     Raises:
         StageError: no such stage or network, another computation holds the workspace, an input
-            is missing, or the resources asked for don't exist.
-        ValueError: of any layer below, for what it cannot work with.
+            is missing, or the requested resources do not exist.
+        ValueError: raised by a layer below, about the input.
     """
     workspace = Workspace(Path(root).resolve())
     if name not in STAGES:
         raise StageError(f"stage: got {name!r}, must be one of {', '.join(STAGES)}")
     stage, params = STAGES[name], parameters.load(workspace.root / "params.yaml")
     task = Task(name, params, workspace.root, _network(stage, params, network))
-    if stage.runs == "job" and not stage.networks:  # it reads networks that are finished
+    # Stages after the dense networks read them finished: a file of the user's that has changed since, which
+    # `dvc repro` would notice, must not go unnoticed when a stage is run by hand.
+    if stage.runs == "job" and not stage.networks:
         network_files.check(params, workspace.root)
     with workspace_lock(workspace, task.label):
         RUN[stage.runs](task, stage)
@@ -64,9 +66,10 @@ def _here(task: Task, stage: Stage) -> None:
 
 
 def _folds(task: Task, stage: Stage) -> None:
-    """Write a folder for each fold, or an empty one: earlier folds go.
+    """Train the folds into a folder each; earlier folds are removed.
 
-    Without params.yaml's `folds` nothing is computed, and nothing that takes long is imported.
+    Without params.yaml's `folds` the output is an empty folder, since DVC requires one; then nothing is
+    computed and Ray is not imported.
     """
     with atomic_directory(stage.output(task)) as new:
         if task.params.folds is not None:
@@ -76,4 +79,4 @@ def _folds(task: Task, stage: Stage) -> None:
 
 
 RUN = {"here": _here, "job": fit, "folds": _folds}
-"""By `Stage.runs`."""
+"""How a stage is run, by `Stage.runs`."""

@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its own ends an interrupted run as if it were finished
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for which a trial waits until a stopped one leaves its process
 }
-OWN_ENVIRONMENT = {  # of a local Ray
+LOCAL_ENVIRONMENT = {  # of a local Ray
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
     "RAY_TRAIN_METRICS_ENABLED": "0",  # nobody collects them
     "RAY_enable_metrics_collection": "0",
@@ -35,18 +35,18 @@ OWN_ENVIRONMENT = {  # of a local Ray
     "RAY_worker_niceness": "0",  # 15 by default; a stage has the priority of its command
 }
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Say how OpenMP's threads wait; GNU's (torch on Linux) reads the first two, LLVM's (macOS) the others."""
+"""Variables for how OpenMP's threads wait; GNU's (torch on Linux) reads the first two, LLVM's the others."""
 
 
 def openmp() -> dict[str, str]:
-    """How OpenMP's threads wait for work in the workers: asleep, unless this environment says otherwise.
+    """Variables that let OpenMP's threads sleep while they wait, unless this environment sets them already.
 
-    OpenMP reads it once, when torch is imported. A thread that spins while the one it waits for has no
-    core takes that core's time (docs/explanation/threads.md); with one thread a worker it makes no
-    difference.
+    OpenMP reads them once, when torch is imported. A thread that spins takes processor time from the one
+    that it waits for where cores are few (docs/explanation/threads.md); with one thread a worker it makes
+    no difference.
     """
-    said = {key: os.environ[key] for key in WAITING if key in os.environ}
-    return said or {"OMP_WAIT_POLICY": "PASSIVE"}
+    chosen = {key: os.environ[key] for key in WAITING if key in os.environ}
+    return chosen or {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @contextlib.contextmanager
@@ -57,21 +57,22 @@ def session(params: parameters.Ray, workers: int, trials: int | None = None) -> 
         workers: that there must be room for; `trials` times as many for a sweep's trials at a time.
 
     Raises:
-        StageError: nobody answers, or there is no room for the workers.
+        StageError: nothing answers at the address, or there is no room for the workers.
     """
     if params.address is None:  # without starting Ray, which takes seconds; it may see fewer cores, though
         require_capacity([this_machine(params)], params, workers, trials)
-    with _own_ray() if params.address is None else _cluster(params.address):
+    with _local_ray() if params.address is None else _cluster(params.address):
         require_capacity(nodes(), params, workers, trials)
         yield
 
 
 @contextlib.contextmanager
-def _own_ray() -> Iterator[None]:
-    os.environ |= ENVIRONMENT | OWN_ENVIRONMENT | openmp()
+def _local_ray() -> Iterator[None]:
+    os.environ |= ENVIRONMENT | LOCAL_ENVIRONMENT | openmp()
     from akgp.orchestration.local_ray import reap_children, watch_ray, without_services
 
     _listen_on_loopback(True)
+    # Outermost: it also ends what a failed or interrupted start leaves behind.
     with reap_children():
         with without_services():
             _connect(
@@ -80,7 +81,7 @@ def _own_ray() -> Iterator[None]:
                 include_dashboard=False,
                 _temp_dir=ray_folder(),
             )
-        with _disconnected_at_the_end(), watch_ray():
+        with _disconnect_at_the_end(), watch_ray():
             yield
 
 
@@ -96,12 +97,19 @@ def _cluster(address: str) -> Iterator[None]:
     )
     with runtime_env(ENVIRONMENT | openmp()) as environment:
         _connect(refused, address=address, runtime_env=environment)
-    with _disconnected_at_the_end():
+    with _disconnect_at_the_end():
         yield
 
 
 def _connect(refused: str, **options: Any) -> None:
-    """`ray.init`; `refused` is the message if it fails, for the reason's first line."""
+    """Connect by `ray.init`.
+
+    Args:
+        refused: the message if it fails, with {} for the first line of the reason.
+
+    Raises:
+        StageError: it fails.
+    """
     import ray
 
     terminated = signal.getsignal(signal.SIGTERM)
@@ -114,7 +122,7 @@ def _connect(refused: str, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _disconnected_at_the_end() -> Iterator[None]:
+def _disconnect_at_the_end() -> Iterator[None]:
     import ray
 
     try:
@@ -124,9 +132,10 @@ def _disconnected_at_the_end() -> Iterator[None]:
 
 
 def _listen_on_loopback(alone: bool) -> None:
-    """Whether Ray's processes listen on 127.0.0.1 alone, as its default is on other systems than Linux.
+    """Let Ray's processes listen on 127.0.0.1 only (`alone`), or on all interfaces.
 
-    Ray decides it when it is imported, by a variable that the processes it starts inherit.
+    The former is Ray's default on systems other than Linux. It decides when it is imported, by a variable
+    that the processes it starts inherit: so both the variable and the imported constant are set.
     """
     from ray._private import ray_constants
 

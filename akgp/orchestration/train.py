@@ -1,8 +1,8 @@
-"""The only place that starts Ray Train: one job a stage, resumed where it was interrupted.
+"""Ray Train jobs, one a stage, resumed where they were interrupted; nothing else starts Ray Train.
 
 A stage names the module of a generator, `compute(task, out, state)`: it yields `Step`s, fills the folder
-`out` with its artifacts and ends. On the cluster every step becomes a report, its state
-a checkpoint, and `out` the last checkpoint, from which the artifacts are moved into place here.
+`out` with its artifacts and ends. On a worker every step becomes a report, its state a checkpoint, and
+`out` the last checkpoint, from which the artifacts are moved into place here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from akgp.orchestration.failures import WorkerLost, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
 from akgp.orchestration.worker import ARTIFACT, Compute, work
-from akgp.stages.notices import SAID
+from akgp.stages.notices import NOTICES
 from akgp.stages.table import Stage
 from akgp.workspace import StageError, Step, Task, require
 
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 def fit(task: Task, stage: Stage) -> None:
     """Run `compute` of the stage's module as a Ray Train job and move what it wrote to the stage's output.
 
-    A job that was killed is resumed from its last step when the same is asked for again: its name
-    holds a digest of the stage's parameters, the files that it reads and the code.
+    A job that was killed is resumed from its last step when this is called again for the same computation:
+    its name holds a digest of the stage's parameters, the files that it reads and the code.
 
     Raises:
-        StageError: an input is missing or a node can't read it; Ray, its resources or its storage
-            can't be had; more workers were lost than `ray.max_failures`; `compute` raised an error.
-        ValueError: of a layer below, raised by `compute` on a worker.
+        StageError: an input is missing or a node cannot read it; Ray, its resources or its storage
+            are not available; more workers were lost than `ray.max_failures`; `compute` raised an error.
+        ValueError: raised by `compute` on a worker, about the input.
     """
     from akgp.orchestration.callbacks import Rows
 
@@ -74,22 +74,26 @@ def fit(task: Task, stage: Stage) -> None:
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
         with result.checkpoint.as_directory() as folder:
-            _put(Path(folder) / ARTIFACT, stage.output(task), stage.files)
+            _move_into_place(Path(folder) / ARTIFACT, stage.output(task), stage.files)
     remove(f"{storage}/{name}")  # its checkpoints have served
 
 
 def computation(
     module: str, check: str | None, task: Task, out: Path, state: dict[str, Any] | None
 ) -> Iterator[Step]:
-    """`compute` of a module after `check` of another; both are imported where they run."""
-    if check and state is None:
-        said = import_module(check).check(task)
-        yield Step({SAID: said} if said else {})
+    """The steps of a module's `compute`, after those of another module's `check`.
+
+    Modules are sent by name and imported on the worker: torch, which takes 2 s of processor time, stays out
+    of the driver and the controller.
+    """
+    if check and state is None:  # a resumed job has passed it
+        lines = import_module(check).check(task)
+        yield Step({NOTICES: lines} if lines else {})
     yield from import_module(module).compute(task, out, state)
 
 
-def _put(written: Path, output: Path, files: Sequence[str]) -> None:
-    """Let the folder `written` take the place of `output`; with `files` these alone, beside what is there."""
+def _move_into_place(written: Path, output: Path, files: Sequence[str]) -> None:
+    """Replace the folder `output` by `written`; with `files`, replace only these files in it."""
     if not files:
         with atomic_directory(output) as new:
             shutil.copytree(written, new, dirs_exist_ok=True)
@@ -107,19 +111,22 @@ def job_name(task: Task, stage: Stage, inputs: list[Path]) -> str:
 
 
 def storage_of(task: Task) -> str:
-    """Where the task's jobs keep their checkpoints: a URL, or a path."""
+    """The URL or absolute path below which the task's jobs keep their checkpoints."""
     storage = task.params.ray.storage
     return storage if parameters.REMOTE.match(storage) else str((task.root / storage).resolve())
 
 
 def remove(path: str) -> None:
-    """Remove a folder of checkpoints, here or on a store."""
+    """Remove a folder of checkpoints, on disk or in object storage."""
     filesystem, path = fsspec.core.url_to_fs(path)
     filesystem.rm(path, recursive=True)
 
 
 def _check_storage(storage: str, name: str) -> None:
-    """Remove damaged checkpoints, and a run whose snapshot was cut short: Ray Train could never resume it.
+    """Remove damaged checkpoints, and a run whose snapshot is incomplete.
+
+    Ray Train 2.60 does not write checkpoint_manager_snapshot.json atomically; after a kill in the middle
+    `fit` would fail on every later attempt.
 
     Raises:
         StageError: the storage cannot be read.
@@ -146,14 +153,15 @@ def trainer(
     workers: int | tuple[int, int],
     callbacks: list[UserCallback],
     source: str | None = None,
-    own: bool = False,
+    local: bool = False,
 ) -> DataParallelTrainer:
-    """The Ray Train job of `compute` over data-parallel workers; not started yet.
+    """The Ray Train job of `compute` on data-parallel workers, not started yet.
 
     Args:
         workers: how many, or the fewest and the most.
-        source: where each worker gets the workspace's files from; None: from the driver's path.
-        own: this process has started Ray, for this job: its controller runs here.
+        source: the URL from which each worker downloads the workspace's files; None: they are at the driver's
+            path.
+        local: this process started Ray for this job alone, so its controller can run here.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -166,16 +174,16 @@ def trainer(
         backend = TorchConfig(backend="nccl" if gpu else "gloo")
 
     class Interruptible(DataParallelTrainer):
-        """Ctrl-C is Python's exception. Ray's own handler would end this process with status 0."""
+        """A trainer that leaves Ctrl-C to Python: Ray's own handler would end this process with status 0."""
 
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
 
     kind: type[DataParallelTrainer] = Interruptible
-    if own:
-        from akgp.orchestration.local_controller import lean
+    if local:
+        from akgp.orchestration.local_controller import with_controller_here
 
-        kind = lean(kind)
+        kind = with_controller_here(kind)
     return kind(
         work,
         train_loop_config={"task": task, "compute": compute, "source": source},
@@ -189,39 +197,39 @@ def trainer(
             name=name,
             storage_path=storage,
             callbacks=callbacks,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),  # a run is only ever resumed from its last
+            failure_config=FailureConfig(max_failures=0),  # see `retry_lost_workers`
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
 
 
 def retry_lost_workers(attempt: Callable[[], T], task: Task, workers: int) -> T:
-    """What `attempt` gives; on a cluster it is made again after a loss, `ray.max_failures` times.
+    """The result of `attempt`, which on a cluster is repeated up to `ray.max_failures` times after a loss.
 
-    Ray's own retries would repeat a user's mistakes, too.
+    Ray's own retries would repeat errors of the computation too.
 
     Args:
-        workers: how many it needs at least.
+        workers: the fewest with which it runs.
 
     Raises:
-        WorkerLost: once more than that.
+        WorkerLost: more often than that, or on a local Ray.
     """
-    left = task.params.ray.max_failures if task.params.ray.address else 0
+    retries_left = task.params.ray.max_failures if task.params.ray.address else 0
     while True:
         try:
             return attempt()
         except WorkerLost as error:
-            if left == 0:
+            if retries_left == 0:
                 raise
             with logging_redirect_tqdm():
                 log.warning("%s", str(error).replace("`dvc repro`", "it"))
-            left -= 1
+            retries_left -= 1
             await_nodes(task.params.ray, workers)
 
 
 def result_of(job: DataParallelTrainer, label: str) -> Result:
-    """The job's result, or what went wrong as `raise_cause` says it."""
+    """Run the job; return its result, or raise the cause of its failure, see `raise_cause`."""
     from ray.train import TrainingFailedError
 
     try:

@@ -1,4 +1,4 @@
-"""Ray Tune's trials side by side, resumed where they were interrupted; a sweep's are in akgp.sweep.tuning."""
+"""Ray Tune trials, resumed where they were interrupted; those of a sweep are in akgp.sweep.tuning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def one_worker(params: Ray) -> dict[str, float]:
-    """What Ray Tune has to reserve for a trial that is one worker."""
+    """The resources that Ray Tune reserves for a trial that is one worker."""
     return {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
 
 
@@ -34,16 +34,16 @@ def run_tuner(
     retry_failed: bool = False,
     max_failures: int = 0,
 ) -> ResultGrid:
-    """Run the trials of the experiment `name`; of one that was killed, resume those unfinished.
+    """Run the trials of the experiment `name`; if it was killed before, resume the unfinished ones.
 
     A trial is resumed from its last checkpoint. One that fails does not end the others.
 
     Args:
         trial: with its resources.
         storage: the directory or URL below which the experiment is kept.
-        retry_failed: resume the trials that failed, too.
-        max_failures: how often a trial that fails is resumed at once; Ray Tune does not tell a lost
-            node from a mistake of the user's, which fails as often.
+        retry_failed: resume the trials that failed too.
+        max_failures: how often a trial that fails is resumed at once. Ray Tune does not tell a lost node
+            from an error of the computation, which is repeated as often.
     """
     from ray import tune
 
@@ -58,7 +58,7 @@ def run_tuner(
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage,
-            verbose=0,
+            verbose=0,  # no tables: the progress bar shows the trials
             callbacks=[callback],
             failure_config=tune.FailureConfig(max_failures=max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
@@ -67,17 +67,18 @@ def run_tuner(
 
 
 def quiet() -> None:
-    """Let Ray Tune say nothing: errors are in the results."""
+    """Silence Ray Tune's log: errors are in the results."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def resumable(path: str) -> bool:
-    """Whether the experiment has a whole snapshot; what a kill cut short is removed.
+    """Whether the experiment has a complete snapshot; incomplete ones are removed.
 
-    Ray Tune does not write it atomically, and could never resume from such a one.
+    Ray Tune does not write snapshots atomically: after a kill in the middle it could never resume.
     """
     drop_damaged(path)
     filesystem, folder = fsspec.core.url_to_fs(path)
+    # Named by the time of the run: the newest complete one is the state to resume.
     for snapshot in sorted(filesystem.glob(f"{folder}/experiment_state-*.json"), reverse=True):
         try:
             json.loads(filesystem.cat_file(snapshot))

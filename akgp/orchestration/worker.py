@@ -1,8 +1,8 @@
-"""What runs in a Ray Train worker: a stage's computation, its steps reported, its state kept.
+"""The function of a Ray Train worker: run a stage's computation, report its steps and save its state.
 
 A computation is a generator, `compute(task, out, state)`: it yields `Step`s, fills the folder `out`
-with its artifacts and ends. torch is imported by the functions that need it: a driver, which imports
-this module too, does without.
+with its artifacts and ends. torch is imported by the functions that need it, since the driver imports this
+module too and needs none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 
 from akgp.orchestration.checkpoints import write_sums
 from akgp.orchestration.cluster import download_inputs
-from akgp.orchestration.failures import told
+from akgp.orchestration.failures import errors_in_one_line
 from akgp.orchestration.workspace_lock import LOCK_SECONDS
-from akgp.stages.notices import noticed, with_notices
+from akgp.stages.notices import captured_warnings, with_notices
 from akgp.workspace import StageError, Step, Task
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ Compute = Callable[[Task, Path, dict[str, Any] | None], Iterator[Step]]
 
 
 def work(config: dict[str, Any]) -> None:
-    """One worker's part of a stage, as Ray Train calls it."""
+    """Run one worker's part of a stage; Ray Train calls this."""
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
-    asked: Task = config["task"]
+    sent: Task = config["task"]
     with (
-        download_inputs(asked, config["source"]) as task,
-        told(asked, task.root),
+        download_inputs(sent, config["source"]) as task,
+        errors_in_one_line(sent, task.root),
         contextlib.chdir(task.root),
     ):
         prepare(task)
@@ -55,7 +55,7 @@ def prepare(task: Task) -> None:
     import torch
 
     if str(task.root) not in sys.path:
-        sys.path.append(str(task.root))  # a network of the user's own
+        sys.path.append(str(task.root))  # for a network of the user's own; last, so that it hides no package
     torch.set_num_threads(task.params.ray.cpus_per_worker)
     torch.backends.cudnn.deterministic = True  # same seed, same metrics, on a GPU too
 
@@ -65,25 +65,25 @@ def run_compute(task: Task, compute: Compute, api: ModuleType, *, place: int, ke
 
     Args:
         api: ray.train or ray.tune, whichever runs this process.
-        place: of this worker among those that compute for the task at the same time, from 0.
-        keep: report states and artifacts too, not the rows alone.
+        place: index of this worker among those that compute for the task at the same time, from 0.
+        keep: report states and artifacts too, not only the rows.
     """
     with _worker_lock(task, place), tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / ARTIFACT
         out.mkdir()
         state = resumed(api)
-        if state == WRITTEN:
+        if state == WRITTEN:  # killed after the last report: its checkpoint holds the artifacts
             return
-        told = 0
-        with noticed() as said:
+        reported = 0
+        with captured_warnings() as warnings:
             for step in compute(task, out, state):
-                row, told = with_notices(step.row, said, told), len(said)
+                row, reported = with_notices(step.row, warnings, reported), len(warnings)
                 report(api, Step(row, step.state if keep else None))
-        report(api, Step(with_notices({}, said, told), WRITTEN if keep else None), out)
+        report(api, Step(with_notices({}, warnings, reported), WRITTEN if keep else None), out)
 
 
 def resumed(api: ModuleType) -> dict[str, Any] | None:
-    """The state to resume from, of the last step that was reported; None: from the start."""
+    """The state of the last reported step, to resume from; None: start from the beginning."""
     checkpoint = api.get_checkpoint()
     if checkpoint is None:
         return None
@@ -93,16 +93,16 @@ def resumed(api: ModuleType) -> dict[str, Any] | None:
 
     try:
         with checkpoint.as_directory() as folder:
-            # Nothing but tensors and plain values is loaded.
+            # weights_only: tensors and plain values, since a checkpoint on a shared store must run no code.
             loaded = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
-    except FileNotFoundError:  # killed when a newer checkpoint had replaced it, which Ray did not note yet
+    except FileNotFoundError:  # killed after a newer checkpoint replaced it, before Ray recorded that one
         return None
     state: dict[str, Any] = unpacked(*loaded)
     return state
 
 
 def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
-    """Report a step: its row, its state as a checkpoint, and beside that the artifacts in `out`."""
+    """Report a step: its row, and its state as a checkpoint together with the artifacts in `out`."""
     if step.state is None:
         api.report(step.row)
         return
@@ -120,7 +120,11 @@ def report(api: ModuleType, step: Step, out: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def _worker_lock(task: Task, place: int) -> Iterator[None]:
-    """Wait for the orphaned worker of a killed run, where it shares this disk."""
+    """Hold the lock of this place, so that an orphaned worker of a killed run has ended first.
+
+    Workers outlive a killed driver by about 4 s and may write two more checkpoints in it (Ray 2.60). Where
+    they share no disk with the workspace there is no lock.
+    """
     folder = task.root / ".akgp"
     if not folder.is_dir():
         yield

@@ -1,4 +1,4 @@
-"""One computation a workspace at a time: a lock that ends with its process, however that ends."""
+"""One computation a workspace at a time: a lock that the system releases when its process ends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STARTED_BY_DVC = "DVC_STAGE"  # a variable that it sets
 def workspace_lock(workspace: Workspace, label: str) -> Iterator[None]:
     """Hold the workspace for one computation; the lock ends with the process, however it ends.
 
-    A computation whose DVC was killed is ending: that is waited for. The present one ends likewise.
+    A computation whose DVC was killed is ending too (`end_with_dvc`): it is waited for.
 
     Raises:
-        StageError: another process holds the workspace; names it.
+        StageError: another process holds the workspace; the message names it.
     """
     end_with_dvc()
     folder = workspace.root / ".akgp"
@@ -56,26 +56,26 @@ def workspace_lock(workspace: Workspace, label: str) -> Iterator[None]:
 
 
 def end_with_dvc() -> None:
-    """Let the system terminate this process when the DVC that has started it is killed (on Linux).
+    """Let the system terminate this process when the DVC that started it is killed (on Linux).
 
-    Nobody would record what it computes, and the next `dvc repro` could not compute beside it.
+    Nothing would record its results in dvc.lock, and the next `dvc repro` could not compute beside it.
 
     Raises:
-        StageError: that DVC is gone already.
+        StageError: that DVC has ended already.
     """
     if STARTED_BY_DVC not in os.environ:
         return
     end_with_parent()
-    if os.getsid(os.getppid()) != os.getsid(0):  # adopted by init
+    if os.getsid(os.getppid()) != os.getsid(0):  # its parent is init, since DVC had ended
         raise StageError("the dvc that started this stage was killed; `dvc repro` starts it again")
 
 
 def _is_ending(holder: dict[str, Any]) -> bool:
-    """Whether the holder's DVC is gone, so that it has been told to end."""
+    """Whether the holder's DVC has ended, so that the holder was sent a signal to end."""
     try:
-        os.kill(holder["dvc"], 0)
+        os.kill(holder["dvc"], 0)  # signal 0 only asks whether the process exists
     except ProcessLookupError:
         return True
-    except (KeyError, TypeError, OSError):  # not started by DVC; or by somebody else's
+    except (KeyError, TypeError, OSError):  # not started by DVC, or by that of another user
         pass
     return False

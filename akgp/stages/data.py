@@ -1,4 +1,4 @@
-"""data: read the source, split it, write the splits. Input and output only: no Ray job."""
+"""data: read the source, split it, write the splits. It only reads and writes, so it is no Ray job."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from akgp.workspace import Task
 
 
 def run(task: Task) -> None:
+    """Prepare the data, with a progress bar."""
     bar_format = "{desc}{n_fmt} images [{elapsed}, {rate_fmt}]"
     with (
         tqdm(desc=f"{task.label:<18}", unit=" images", file=UnbrokenStderr(), bar_format=bar_format) as bar,

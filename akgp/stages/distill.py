@@ -25,7 +25,7 @@ from akgp.io.atomic import write_csv, write_json
 from akgp.params import Params
 from akgp.params.training_defaults import announcement, student_training
 from akgp.stages.inputs import read_distillation_data
-from akgp.stages.notices import SAID
+from akgp.stages.notices import NOTICES
 from akgp.stages.training_steps import Row, best_epoch_metrics, epochs_to_steps, step_size
 from akgp.workspace import Step, Task
 
@@ -33,20 +33,20 @@ WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Distill; write the student, what the data is like, who was trusted where, history and metrics."""
+    """Distill; write the student, the data's profile, the teacher's weights, history and metrics."""
     data = read_distillation_data(task)
-    if state is None:
+    if state is None:  # a resumed run announced it before
         images = len(data.images)
         used = student_training(task.params, images)
-        if said := announcement(task.params.distill.training, used, images):
-            yield Step({SAID: [said]})
+        if line := announcement(task.params.distill.training, used, images):
+            yield Step({NOTICES: [line]})
     yield from compute_with(task, data, out, state)
 
 
 def compute_with(
     task: Task, data: DistillationData, out: Path, state: dict[str, Any] | None
 ) -> Iterator[Step]:
-    """`compute`, with data that has been read."""
+    """`compute` with data already read: the trials of a sweep share it."""
     run = distill(
         artifacts.load(task.workspace.pruned),
         data,
@@ -63,6 +63,7 @@ def compute_with(
 def _write(task: Task, data: DistillationData, result: Distilled, history: list[Row], out: Path) -> None:
     params, summary = task.params, read_summary(task.workspace.data)
     artifacts.save(result.student, out)
+    # One teacher has no shares to report; several that are averaged have none either.
     shares = None
     if result.shares is not None and len(result.shares) > 1:
         shares = dict(zip(params.teachers, result.shares.tolist(), strict=True))
@@ -92,14 +93,14 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
 
 
 def _sentence(result: Distilled, summary: Summary, params: Params, shares: dict[str, float] | None) -> str:
-    said = [sentence(result.profile, summary.classes)]
+    parts = [sentence(result.profile, summary.classes)]
     if params.folds:
-        said.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
+        parts.append(f"each image is taught by a network that has not seen it, of {params.folds} folds")
     if result.w0:
-        said.append(weight_sentence(result.w0, branches=params.distill.w0_source == "branches"))
+        parts.append(weight_sentence(result.w0, branches=params.distill.w0_source == "branches"))
     if shares:
-        said.append(shares_sentence(shares))
-    return "; ".join(said)
+        parts.append(shares_sentence(shares))
+    return "; ".join(parts)
 
 
 def _write_weights(file: Path, weights: Tensor | None, labels: Tensor, summary: Summary) -> None:

@@ -1,7 +1,7 @@
-"""A dense network taken through the pipeline before it is trained: exported, pruned, quantized, all dry.
+"""A dry run of the later stages with a dense network before it is trained: export, pruning, quantization.
 
-What cannot come out at the other end is refused here, before hours are spent on it. Our own CIFAR ResNets are
-known to be exported; of them pruning alone is tried, as `prune` says.
+A network that a later stage could not work with is refused here, before hours are spent on its training.
+akgp's CIFAR ResNets are known to export and quantize; with them only pruning is tried.
 """
 
 from __future__ import annotations
@@ -20,50 +20,54 @@ from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.stages.prune import pruned_as
-from akgp.stages.teacher import built
+from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
 
 IMAGES = 4
-"""Random images on which it is tried to quantize."""
+"""Random images for the trial quantization."""
 REASONS = 3
-"""Reasons why layers stay dense that are named, the most frequent ones."""
+"""How many reasons for dense layers are named, the most frequent first."""
 
 
 def check(task: Task) -> list[str]:
-    """`passage` of the network that `teacher` is about to make, by the first of several workers.
+    """Run `dry_run` with the network that `teacher` is about to train, on the first of several workers.
 
-    Returns what to tell the user.
+    Returns:
+        Messages for the user.
 
     Raises:
-        StageError: as `passage`.
+        StageError: as `dry_run`.
     """
     assert task.network is not None
+    # All workers have the same network; its error on one of them ends the job.
     if dist.is_initialized() and dist.get_rank():
         return []
     summary = read_summary(task.workspace.data)
-    said = passage(built(task), task.network, task.params, summary)
-    return [said] if said else []
+    notice = dry_run(build_network(task), task.network, task.params, summary)
+    return [notice] if notice else []
 
 
-def passage(model: nn.Module, name: str, params: Params, summary: Summary) -> str | None:
-    """Take `model` through export and, if it is the student's, through pruning and quantization.
+def dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> str | None:
+    """Try to export `model` and, if it is the student's, to prune and quantize it.
 
-    Of another student than a CIFAR ResNet it returns a line about what would be pruned.
+    Returns:
+        A line about what would be pruned, for a student other than a CIFAR ResNet; else None.
 
     Args:
-        model: on the CPU; its weights, fresh or trained, are not changed.
+        model: on the CPU; its weights, new or trained, are not changed.
 
     Raises:
-        StageError: something stands in the way; names the network.
+        StageError: a later stage could not work with it; the message names the network.
     """
     try:
-        return _passage(model, name, params, summary)
+        return _dry_run(model, name, params, summary)
     except ValueError as error:  # of quantization, pruning and runtime
         raise StageError(f"networks.{name}: {error}") from error
 
 
-def _passage(model: nn.Module, name: str, params: Params, summary: Summary) -> str | None:
+def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> str | None:
     example = torch.zeros(1, summary.channels, *summary.image_size)
+    # A generator of its own: the training that follows draws the numbers that it would without this.
     noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     require_finite(model, noise)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
@@ -81,15 +85,15 @@ def _passage(model: nn.Module, name: str, params: Params, summary: Summary) -> s
 
 
 def preview(name: str, pruned: Pruned, macs: float) -> str:
-    """What pruning as asked removes, and why the layers stay dense that do: one line.
+    """One line: what pruning by params.yaml would remove, and why some layers would stay dense.
 
     Args:
-        macs: share of the multiply-accumulates that go.
+        macs: share of the multiply-accumulates that would be removed.
     """
     filters = sum(layer.dense_width for layer in pruned.layers)
-    gone = filters - sum(layer.pruned_width for layer in pruned.layers)
+    removed = filters - sum(layer.pruned_width for layer in pruned.layers)
     dense = Counter(layer.reason for layer in pruned.layers if layer.reason)
-    line = f"networks.{name}: pruning will remove {gone} of {filters} filters, {macs:.0%} of the MACs"
+    line = f"networks.{name}: pruning will remove {removed} of {filters} filters, {macs:.0%} of the MACs"
     if not dense:
         return line
     named = "; ".join(f"{layers}: {reason}" for reason, layers in dense.most_common(REASONS))

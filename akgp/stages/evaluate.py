@@ -46,15 +46,17 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             graphs[name] = Path(folder) / f"{name}.onnx"
             export_onnx(model.cpu(), example, graphs[name])
             yield Step({"network": name, "top1": metrics[name]["top1"]})
+        # The int8 network exists as this file alone: it is tested in the runtime that runs it when deployed.
         graphs["int8"] = workspace.int8 / "model.onnx"
         logits = runtime_logits(graphs["int8"], source, threads=params.ray.cpus_per_worker)
         kernels = _json(workspace.int8 / "metrics.json")
         metrics["int8"] = (
-            metrics["student"]
+            metrics["student"]  # params and MACs: quantization changes neither
             | _row(logits, source.labels, [graphs["int8"]])
             | {key: kernels[key] for key in KERNELS}
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
+        # All networks in one call: they are timed in turn, in the same rounds, on the same machine.
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
     for name, row in metrics.items():
         row |= {
@@ -63,6 +65,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "latency_high_ms": times[name].high_ms,
             "latency_runtime": measured_in(runtime_for(graphs[name]), params.evaluate.threads),
         }
+        # Of ratios within a round: other load on the machine slows both networks alike.
         faster = speedup(times["dense"], times[name], task.params.seed)
         row |= {
             "times_faster": faster.median,
@@ -70,6 +73,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "times_faster_high": faster.high,
         }
     contract, details = split(metrics)
+    # Findings name the values in use, also where params.yaml leaves them to the number of images.
     teacher = dense_training(params, params.student, sum(summary.counts["train"]))
     used = params.model_copy(update={"teacher": teacher})
     warnings = [*findings(metrics, summary.counts["test"], used), *_stages_warnings(task)]
@@ -109,7 +113,7 @@ def _row(logits: Tensor, labels: Tensor, files: list[Path]) -> dict[str, Any]:
 
 
 def data_of(summary: Summary) -> dict[str, Any]:
-    """Which images the networks were made and judged with."""
+    """Which images the networks were trained and tested with."""
     return {
         "source": summary.source,
         "digest": summary.digest,
@@ -119,7 +123,7 @@ def data_of(summary: Summary) -> dict[str, Any]:
 
 
 def _stages_warnings(task: Task) -> Iterator[str]:
-    """`warnings` in the metrics.json of the stages that made what is judged here."""
+    """The `warnings` that the stages of these networks wrote to their metrics.json."""
     workspace, params = task.workspace, task.params
     dense = dict.fromkeys((*params.teachers, params.student))
     folders = {f"network {name}": workspace.dense(name) for name in dense}

@@ -1,6 +1,6 @@
-"""folds: for cross-fitting, a teacher's networks that have each not seen one fold of the training images.
+"""folds: a teacher's networks for cross-fitting, each trained without one fold of the training images.
 
-They are trained as the teacher is. Importing this needs no torch.
+They are trained like the teacher. Importing this module needs no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What distill and evaluate read: the images, and the teachers that params.yaml names.
+"""Inputs of distill and evaluate: the images, and the teachers that params.yaml names.
 
-With cross-fitting a teacher is the networks of its folds, otherwise its one dense network.
+With cross-fitting a teacher is the networks of its folds, otherwise one dense network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from akgp.workspace import Task
 
 
 def read_distillation_data(task: Task) -> DistillationData:
-    """Read the splits and the networks, and ask these."""
+    """Read the splits and the networks, and compute the networks' outputs."""
     images = read_source(task, "train")
     dense = None
     if task.params.another_teaches:
@@ -37,6 +37,7 @@ def load_teachers(task: Task, labels: Tensor) -> list[Teacher]:
         labels: int64 [N], of the training images.
     """
     count = task.params.folds
+    # The same labels, count and seed give the same folds that the stage `folds` trained with.
     fold = folds(labels, count, task.params.seed) if count else None
     return [
         Teacher([as_student(artifacts.load(folder), task, name) for folder in folders], fold)
@@ -46,6 +47,7 @@ def load_teachers(task: Task, labels: Tensor) -> list[Teacher]:
 
 def load_ensemble(task: Task) -> nn.Module:
     """The teachers' dense networks as one network, for images in the student's normalisation."""
+    # Not their folds: no network was trained on the test images, for which this is used.
     dense = [
         as_student(artifacts.load(task.workspace.dense(name)), task, name) for name in task.params.teachers
     ]

@@ -1,7 +1,7 @@
-"""What can be said of the networks in params.yaml without computing: they import, build, fit checkpoints.
+"""Checks of the networks in params.yaml that need no computation: they import, build, fit their checkpoints.
 
-Networks that are known to be right, our CIFAR ResNets without a checkpoint, cost nothing: torch is imported
-for the others alone. What takes a forward pass or an export is `dry_run`'s.
+akgp's CIFAR ResNets without a checkpoint need no check: torch is imported only for the others. Checks that
+take a forward pass or an export are in `dry_run`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from akgp.stages.network_files import located, sources
 from akgp.workspace import StageError, Workspace
 
 GUESSED_CLASSES = 10
-"""Where the images have not been prepared yet; a checkpoint is then not compared, only read."""
+"""Number of classes where the images are not prepared yet; then a checkpoint is only read, not compared."""
 
 
 def check(params: Params, root: Path) -> None:
-    """Build every network, and read its checkpoint if it has one; compare both once the images are prepared.
+    """Build every network and read its checkpoint, if any; compare both once the images are prepared.
 
     Raises:
-        StageError: names the network and what is wrong with it.
+        StageError: a network is wrong; the message names it and the reason.
     """
     for name, network in params.networks.items():
         if network.checkpoint or network.architecture not in CIFAR_RESNETS:
             try:
+                # A network of the user's own may read files by relative paths.
                 with contextlib.chdir(root):
                     _check(network, root, Workspace(root), 1 if params.data.color == "gray" else 3)
             except ValueError as error:  # of models, data and ours
@@ -35,7 +36,7 @@ def check(params: Params, root: Path) -> None:
 
 
 def _named(error: ValueError) -> bool:
-    """Whether the message begins with a parameter of the network's."""
+    """Whether the message begins with the name of a network's parameter."""
     return str(error).partition(":")[0] in Network.model_fields
 
 

@@ -1,7 +1,8 @@
-"""The user's own files that dense networks are made of: modules, with what they import, and checkpoints.
+"""The user's own files that dense networks are built from: modules, with what they import, and checkpoints.
 
-DVC's graph cannot name them, since they are parameters. The stage of this name runs at every `dvc repro`, and
-writes a small file for each network, on which its training depends. Modules are read, never run.
+DVC's graph cannot name them, since they are values of parameters. The stage `network_files` runs at every
+`dvc repro` and writes a small file for each network, on which its training depends. Modules are read, never
+run.
 """
 
 from __future__ import annotations
@@ -18,58 +19,60 @@ from akgp.params import REMOTE, Network, Params
 from akgp.workspace import StageError, Task, Workspace
 
 SOURCES = "sources.json"
-"""Beside a finished network: the digests of the local files that it was made of."""
+"""The file beside a finished network with the digests of the local files that it was built from."""
 
 log = logging.getLogger(__name__)
 
 
 def run(task: Task) -> None:
-    """Write for every network the digests of its files, and the ETag of a checkpoint on a store."""
+    """Write the digests of every network's files, and the ETag of a checkpoint in object storage."""
     folder = task.workspace.network_files
     before = {name: _read(folder / f"{name}.json") for name in task.params.networks}
     changed = []
     with atomic_directory(folder) as new:
         for name, network in task.params.networks.items():
-            found = digests(network, task.root)
+            by_file = digests(network, task.root)
             if network.checkpoint and REMOTE.match(network.checkpoint):
-                found[network.checkpoint] = _version(network.checkpoint, before[name].get(network.checkpoint))
-            write_json(new / f"{name}.json", found)
-            changed += [file for file in found if before[name].get(file) != found[file]]
+                by_file[network.checkpoint] = _version(
+                    network.checkpoint, before[name].get(network.checkpoint)
+                )
+            write_json(new / f"{name}.json", by_file)
+            changed += [file for file in by_file if before[name].get(file) != by_file[file]]
     print("files of networks:", f"{', '.join(changed)} changed" if changed else "up to date")
 
 
 def located(checkpoint: str, root: Path) -> str:
-    """A checkpoint's URL, or its path; a relative one starts at the workspace."""
+    """The URL of a checkpoint, or its path; a relative path is taken from the workspace."""
     return checkpoint if REMOTE.match(checkpoint) else str(root / checkpoint)
 
 
 def sources(network: Network, root: Path) -> list[Path]:
-    """The local files that the network is made of.
+    """The local files that the network is built from.
 
     Raises:
         StageError: the checkpoint does not exist.
     """
-    found = _modules(network.architecture, root)
+    files = _modules(network.architecture, root)
     if network.checkpoint and not REMOTE.match(network.checkpoint):
         file = Path(located(network.checkpoint, root))
         if not file.is_file():
             raise StageError(f"checkpoint: {file}: no such file")
-        found.append(file)
-    return found
+        files.append(file)
+    return files
 
 
 def digests(network: Network, root: Path) -> dict[str, str]:
-    """SHA-256 of each of `sources`, by path from the workspace."""
-    found = {}
+    """SHA-256 of each of `sources`, by its path relative to the workspace."""
+    by_file = {}
     for file in sources(network, root):
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        found[str(file.relative_to(root) if file.is_relative_to(root) else file)] = digest
-    return found
+        by_file[str(file.relative_to(root) if file.is_relative_to(root) else file)] = digest
+    return by_file
 
 
 def check(params: Params, root: Path) -> None:
-    """Raise StageError if a finished network was made of files that have changed since."""
+    """Raise StageError if a finished network was built from files that have changed since."""
     workspace = Workspace(root)
     for name, network in params.networks.items():
         made = [workspace.dense(name)]
@@ -87,14 +90,15 @@ def check(params: Params, root: Path) -> None:
 
 
 def _modules(architecture: str, root: Path) -> list[Path]:
-    """The files in the workspace that hold `module:function`, and all that they import, at whatever depth.
+    """The workspace's files behind `module:function`: the module and all that it imports, at any depth.
 
-    Installed modules, akgp itself and what cannot be read are left out; building the network says the latter.
+    Installed modules and akgp are left out, as are unreadable files: building the network reports those.
     """
     module, separator, _ = architecture.partition(":")
     if not separator:
         return []
     places = [str(root), *(path for path in sys.path if Path(path).is_relative_to(root))]
+    # The environment may lie in the workspace; its packages are installed ones all the same.
     places = [path for path in places if ".venv" not in Path(path).parts]
     finder = ModuleFinder(path=places, excludes=["akgp"])
     try:
@@ -110,20 +114,20 @@ def _modules(architecture: str, root: Path) -> list[Path]:
 
 
 def _version(url: str, before: str | None) -> str:
-    """What tells one object at `url` from another: its ETag, or whatever its file system knows.
+    """The version of the object at `url`: its ETag, or another identifier of its file system.
 
-    A store that does not answer is taken to hold what it held before.
+    If the store does not answer, the object is taken to be unchanged: an outage must not retrain a network.
 
     Raises:
-        StageError: it does not answer, and nothing is known from before.
+        StageError: it does not answer, and no version is known from before.
     """
     import fsspec
 
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        filesystem.invalidate_cache()
-        found = filesystem.info(path).get("ETag")
-        return str(found).strip('"') if found else str(filesystem.ukey(path))
+        filesystem.invalidate_cache()  # fsspec keeps listings for the life of the process
+        etag = filesystem.info(path).get("ETag")
+        return str(etag).strip('"') if etag else str(filesystem.ukey(path))
     except Exception as error:  # each file system has its own
         reason = " ".join(str(error).split()) or type(error).__name__
         if before is None:

@@ -1,6 +1,6 @@
-"""In which normalisation a network gets its images: its own, if params.yaml gives it one, or the data's.
+"""The normalisation of a network's images: its own, if params.yaml gives one, or that of the data.
 
-All that follows the dense networks computes in the student's; teachers with another one are adapted to it.
+All stages after the dense networks use the student's; teachers with another one are adapted to it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def read_source(task: Task, split: str, network: str | None = None) -> BatchSour
 
 def as_student(model: nn.Module, task: Task, network: str) -> nn.Module:
     """`model`, which is `network` or one of its folds, for images in the student's normalisation."""
+    # Equal ones are left alone: the extra product and sum would round.
     given, own = summary_for(task), summary_for(task, network)
     if (given.mean, given.std) == (own.mean, own.std):
         return model

@@ -1,4 +1,7 @@
-"""What a worker has to say on its way: warnings of akgp's loggers travel to the driver with the next row."""
+"""Messages of a worker for the user: warnings of akgp's loggers go to the driver with the next row.
+
+Ray's own forwarding of logs is off: a local Ray starts no log monitor.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,28 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-SAID = "said"
+NOTICES = "notices"
 """Key of a row: messages for the user, which the driver logs."""
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[list[str]]:
-    """The messages that akgp's loggers warn of in this block, in order; once each."""
+def captured_warnings() -> Iterator[list[str]]:
+    """The warnings of akgp's loggers in this block, in order, once each."""
     messages: list[str] = []
 
-    class Keep(logging.Handler):
+    class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.getMessage() not in messages:
                 messages.append(record.getMessage())
 
-    keep, logger = Keep(logging.WARNING), logging.getLogger("akgp")
-    logger.addHandler(keep)
+    collector, logger = Collect(logging.WARNING), logging.getLogger("akgp")
+    logger.addHandler(collector)
     try:
         yield messages
     finally:
-        logger.removeHandler(keep)
+        logger.removeHandler(collector)
 
 
-def with_notices(row: dict[str, Any], messages: list[str], told: int) -> dict[str, Any]:
-    """The row with the messages after the first `told`, if there are any."""
-    return row | {SAID: [*row.get(SAID, ()), *messages[told:]]} if messages[told:] else row
+def with_notices(row: dict[str, Any], messages: list[str], reported: int) -> dict[str, Any]:
+    """The row, with the messages after the first `reported` if there are any."""
+    return row | {NOTICES: [*row.get(NOTICES, ()), *messages[reported:]]} if messages[reported:] else row

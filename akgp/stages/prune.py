@@ -15,12 +15,12 @@ from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
-from akgp.stages.notices import SAID
+from akgp.stages.notices import NOTICES
 from akgp.workspace import Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Prune; write the smaller network, its per-layer table and what was saved."""
+    """Prune; write the smaller network, its per-layer table and the reductions."""
     params, workspace = task.params.prune, task.workspace
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
@@ -37,11 +37,11 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     artifacts.save(pruned.model, out)
     write_csv(out / "layers.csv", layers_table(pruned.layers))
     write_json(out / "metrics.json", metrics)
-    yield Step(metrics | {SAID: [removed(metrics)]})
+    yield Step(metrics | {NOTICES: [removed(metrics)]})
 
 
 def removed(metrics: Mapping[str, float]) -> str:
-    """What was done, in a line: `ratio` asks for what is removed, `macs` and `params` for what is kept."""
+    """What was removed and kept, in a line: `ratio` is a share to remove, `macs` and `params` to keep."""
     macs, parameters = 1 - metrics["macs_reduction"], 1 - metrics["params_reduction"]
     return (
         f"prune: {metrics['filters_removed']:.1%} of the filters removed; kept: {macs:.1%} of the MACs, "
@@ -50,7 +50,7 @@ def removed(metrics: Mapping[str, float]) -> str:
 
 
 def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pruned:
-    """`prune` with the parameters of its section."""
+    """Prune by the section `prune` of params.yaml."""
     return prune(
         model,
         example,

@@ -20,10 +20,11 @@ from akgp.workspace import Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Export, calibrate, quantize and verify; write the graph, its preprocessing and what its kernels are."""
+    """Export, calibrate, quantize and verify; write the graph, its preprocessing and kernel counts."""
     params, workspace = task.params.quantize, task.workspace
     summary = summary_for(task)
     calibration = read_source(task, "calibration")
+    # At random: the split is in the order of its source, which may be by class.
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
     chosen = calibration.take(order[: params.images])
     model_file = out / package.MODEL
@@ -31,7 +32,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         floating = Path(folder) / "float.onnx"
         example = torch.zeros(1, summary.channels, *summary.image_size)
         student = artifacts.load(workspace.student)
-        inputs = next(chosen.ordered(batch_size=len(chosen))).inputs
+        inputs = next(chosen.ordered(batch_size=len(chosen))).inputs  # all as one batch
         require_finite(student, inputs)
         export_onnx(student, example, floating)
         yield Step({"done": "export"})
@@ -39,6 +40,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         yield Step({"done": "quantize"})
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
+    # On validation: the test split is evaluate's alone.
     validation = read_source(task, "validation")
     logits = runtime_logits(model_file, validation, threads=task.params.ray.cpus_per_worker)
     metrics = {

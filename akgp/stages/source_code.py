@@ -1,13 +1,12 @@
-"""Which files of akgp a computation comes from: the closure of a module's imports, read, never run.
+"""The files of akgp that a computation depends on: the transitive imports of a module, read, never run.
 
-A change of one of them may change what is computed; a change of any other file can't. dvc.yaml's stages
+A change of one of them may change what is computed; a change of any other file cannot. dvc.yaml's stages
 depend on them, and so does the name of a job, which is resumed only while they are the same.
 
-Imports count anywhere in a file, also those that a function makes when it runs, except for type checking
-only. A package whose `__init__.py` only imports stands for the modules from which the names asked of it
-come. Not followed are:
+Imports count anywhere in a file, including inside functions, except those under TYPE_CHECKING. For a package
+whose `__init__.py` only imports, the modules that define the imported names count. Not followed are:
 
-- what is asked of the package akgp.params, the schema of params.yaml: its values are dependencies of their
+- names imported from the package akgp.params, the schema of params.yaml: its values are dependencies of their
   own, and a new parameter of one section would otherwise run all stages again. A module of it that is
   imported by its own name counts: it computes from them (training_defaults, strategies).
 - akgp.orchestration: where a stage computes is no part of what it computes.
@@ -27,12 +26,12 @@ SCHEMA, ELSEWHERE = "akgp.params", "akgp.orchestration"
 
 
 def source_files(*modules: str, root: Path = ROOT) -> list[Path]:
-    """The files below `root`, sorted, that `modules` come from; of their own package and of akgp.
+    """The files below `root`, sorted, that `modules` depend on, of their own package and of akgp.
 
-    With them the other files that they name, such as a template beside a module.
+    They include other files that a module names, such as a template beside it.
 
     Raises:
-        ModuleNotFoundError: one of `modules` is not there.
+        ModuleNotFoundError: one of `modules` does not exist.
     """
     sources = _Sources(root)
     for module in modules:
@@ -42,11 +41,11 @@ def source_files(*modules: str, root: Path = ROOT) -> list[Path]:
 
 
 def only_imports(file: Path) -> bool:
-    """Whether it is a package's `__init__.py` that stands for the modules which it imports."""
+    """Whether it is a package's `__init__.py` that only imports names from other modules."""
     return file.name == "__init__.py" and all(map(_defines_nothing, ast.parse(file.read_bytes()).body))
 
 
-Asked = tuple[str, str | None]
+Imported = tuple[str, str | None]
 """A module's dotted name, and what is imported from it; None: all of it."""
 
 
@@ -56,12 +55,12 @@ class _Sources:
     def __init__(self, root: Path) -> None:
         self.root, self.read = root, dict[Path, _Module]()
 
-    def closure(self, asked: list[Asked]) -> set[Path]:
-        """The files that what is asked comes from."""
-        packages = {"akgp", *(name.partition(".")[0] for name, _ in asked)}
-        done, found = set[Asked](), set[Path]()
-        while asked:
-            name, attribute = each = asked.pop()
+    def closure(self, imported: list[Imported]) -> set[Path]:
+        """The files that the imported names depend on."""
+        packages = {"akgp", *(name.partition(".")[0] for name, _ in imported)}
+        done, files = set[Imported](), set[Path]()
+        while imported:
+            name, attribute = each = imported.pop()
             file = self.file(name)
             if each in done or name.partition(".")[0] not in packages or file is None:
                 continue
@@ -69,22 +68,22 @@ class _Sources:
                 continue
             done.add(each)
             parent = name.rpartition(".")[0]
-            if parent and not self.module(parent).only_imports:  # it runs, too
-                asked.append((parent, None))
+            if parent and not self.module(parent).only_imports:  # importing a module runs its package too
+                imported.append((parent, None))
             module = self.module(name)
             if not module.only_imports:
-                found |= {file, *module.named_files}
-                asked += module.imports
+                files |= {file, *module.named_files}
+                imported += module.imports
             elif attribute is None:
-                asked += module.imports
-            elif sources_of := [source for alias, source in module.aliases if alias == attribute]:
-                asked += sources_of
-            else:  # its own, such as __version__
-                found.add(file)
-        return found
+                imported += module.imports
+            elif origins := [source for alias, source in module.aliases if alias == attribute]:
+                imported += origins
+            else:  # defined there, such as __version__
+                files.add(file)
+        return files
 
     def file(self, name: str) -> Path | None:
-        """The file of a module; None: there is none."""
+        """The file of a module; None if it does not exist."""
         path = self.root.joinpath(*name.split("."))
         for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
             if file.is_file():
@@ -100,7 +99,7 @@ class _Sources:
 
 
 class _Module:
-    """What the text of a module says."""
+    """A module as its text shows it."""
 
     def __init__(self, file: Path, name: str, sources: _Sources) -> None:
         self.file, self.sources = file, sources
@@ -116,15 +115,15 @@ class _Module:
         return [file for file in beside if f'"{file.name}"' in self.text]
 
     @cached_property
-    def imports(self) -> list[Asked]:
+    def imports(self) -> list[Imported]:
         return [source for _, source in self.aliases]
 
     @cached_property
-    def aliases(self) -> list[tuple[str, Asked]]:
-        """Each import: by which name the module knows it, and what it is."""
+    def aliases(self) -> list[tuple[str, Imported]]:
+        """Each import: its name in the module, and what it refers to."""
         return [each for node in _statements(self.tree) for each in self._imported(node)]
 
-    def _imported(self, node: ast.AST) -> Iterator[tuple[str, Asked]]:
+    def _imported(self, node: ast.AST) -> Iterator[tuple[str, Imported]]:
         if isinstance(node, ast.Import):
             yield from ((alias.asname or alias.name, (alias.name, None)) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -148,7 +147,7 @@ def _defines_nothing(statement: ast.stmt) -> bool:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """All statements, those in other ones too, less those for a type checker only."""
+    """All statements, nested ones included, except those under TYPE_CHECKING."""
     left: list[Any] = list(tree.body)
     while left:
         node = left.pop()

@@ -1,7 +1,7 @@
-"""All that is known of each stage, once: commands, jobs and flows read it, dvc.yaml is tested against it.
+"""The table of stages, which commands, jobs and flows read; dvc.yaml is tested against it.
 
-A stage neither knows nor starts another one: which of them have to run is dvc.yaml's. Importing this needs
-neither torch nor Ray, nor the schema of params.yaml.
+A stage neither knows nor starts another one: DVC decides which of them have to run. Importing this module
+needs neither torch nor Ray, nor the schema of params.yaml.
 """
 
 from __future__ import annotations

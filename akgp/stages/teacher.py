@@ -1,4 +1,4 @@
-"""teacher: train one dense network, or take it over from a checkpoint."""
+"""teacher: train one dense network, or load it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from akgp.io.atomic import write_json
 from akgp.params.training_defaults import announcement, dense_training
 from akgp.stages.network_files import SOURCES, digests, located
 from akgp.stages.normalization import read_source, summary_for
-from akgp.stages.notices import SAID, noticed
+from akgp.stages.notices import NOTICES, captured_warnings
 from akgp.stages.training_steps import (
     best_epoch_metrics,
     epochs_to_steps,
@@ -40,24 +40,24 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     assert task.network is not None
     network = task.params.networks[task.network]
     if network.checkpoint:
-        yield from _taken_over(task, out)
+        yield from _from_checkpoint(task, out)
     else:
         source = read_source(task, "train", task.network)
         used = dense_training(task.params, task.network, len(source))
-        if state is None and (said := announcement(task.params.teacher, used, len(source))):
-            yield Step({SAID: [said]})
+        if state is None and (line := announcement(task.params.teacher, used, len(source))):
+            yield Step({NOTICES: [line]})
         yield from train_dense(task, source, out, state)
     write_json(out / SOURCES, digests(network, task.root))
 
 
 def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Train the network that the task names on these images; write it with its history and metrics."""
+    """Train the task's network on these images; write it with its history and metrics."""
     assert task.network is not None
-    model = built(task)
+    model = build_network(task)
     training = dense_training(task.params, task.network, len(source))
     artifacts.describe(model)  # fails before the training rather than after it
     summary = summary_for(task, task.network)
-    with noticed() as warnings:
+    with captured_warnings() as warnings:
         epochs = train(
             model,
             source,
@@ -70,16 +70,16 @@ def train_dense(task: Task, source: BatchSource, out: Path, state: dict[str, Any
     _write(task, model.cpu(), history, {"warnings": warnings} | step_size(training), out)
 
 
-def _taken_over(task: Task, out: Path) -> Iterator[Step]:
-    model = built(task)
+def _from_checkpoint(task: Task, out: Path) -> Iterator[Step]:
+    model = build_network(task)
     summary = summary_for(task, task.network)
-    with noticed() as warnings:
-        found = evaluate(model, read_source(task, "validation", task.network))
+    with captured_warnings() as warnings:
+        measured = evaluate(model, read_source(task, "validation", task.network))
         row = {
             "epoch": 0,
-            "val_loss": found.loss,
-            "val_top1": found.top1,
-            "val_balanced_top1": found.balanced_top1,
+            "val_loss": measured.loss,
+            "val_top1": measured.top1,
+            "val_balanced_top1": measured.balanced_top1,
         }
         require_better_than_chance([row], task, summary)
         if task.params.data.splits.test is not None:
@@ -88,11 +88,11 @@ def _taken_over(task: Task, out: Path) -> Iterator[Step]:
     _write(task, model, [row], {"warnings": warnings}, out)
 
 
-def built(task: Task) -> nn.Module:
-    """The network, with the weights of its checkpoint if it has one."""
+def build_network(task: Task) -> nn.Module:
+    """Build the task's network, with the weights of its checkpoint if it has one."""
     assert task.network is not None
     network, summary = task.params.networks[task.network], read_summary(task.workspace.data)
-    torch.manual_seed(task.params.seed)
+    torch.manual_seed(task.params.seed)  # for the new weights; the same on every worker
     model = models.build(
         network,
         num_classes=len(summary.classes),
@@ -112,5 +112,5 @@ def _write(
     own = task.params.networks[task.network or task.params.student].model_dump(
         include={"mean", "std"}, exclude_none=True
     )
-    # A normalisation of its own is written too, so that all that follows runs again when it changes.
+    # Its own normalisation is written too, so that DVC runs the later stages again when it changes.
     write_json(out / "metrics.json", best_epoch_metrics(history, task.params.teacher.keep) | more | own)

@@ -1,4 +1,4 @@
-"""Which networks teach: the folders of those that distill reads. Importing this needs no torch."""
+"""The folders of the networks that teach, which distill reads. Importing this module needs no torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from akgp.workspace import StageError, Task, require
 
 
 def networks_by_teacher(task: Task) -> list[list[Path]]:
-    """Of each teacher the folders of the networks that teach: its folds', or its one dense network's.
+    """For each teacher the folders of its networks: those of its folds, or its one dense network.
 
     Raises:
-        StageError: a teacher's folds are not those that params.yaml asks for.
+        StageError: a teacher has another number of folds than params.yaml sets.
     """
     count, workspace = task.params.folds, task.workspace
     if count is None:
         return [[workspace.dense(name)] for name in task.params.teachers]
     for folder in map(workspace.folds, task.params.teachers):
         require(folder)
-        if (found := sum(each.is_dir() for each in folder.iterdir())) != count:
+        if (existing := sum(each.is_dir() for each in folder.iterdir())) != count:
             raise StageError(
-                f"{folder}: of {found} folds, params.yaml asks for {count}; `dvc repro` makes them"
+                f"{folder}: of {existing} folds, params.yaml asks for {count}; `dvc repro` makes them"
             )
     return [[workspace.folds(name) / str(k) for k in range(count)] for name in task.params.teachers]
 

@@ -1,4 +1,4 @@
-"""What the stages that train share: a training judged on the validation split, step by step."""
+"""What the stages that train share: steps, history, and checks on the validation split."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ACCURACIES = ("val_top1", "val_balanced_top1")
 
 
 def options(task: Task, training: Training, state: dict[str, Any] | None) -> dict[str, Any]:
-    """What every training of a task is told besides its network, images and objective.
+    """The arguments of every training of a task besides its network, images and objective.
 
     Args:
-        state: of a `Step` of `epochs_to_steps`, to resume from.
+        state: that of a `Step` of `epochs_to_steps`, to resume from.
     """
     return {
         "params": training,
@@ -37,10 +37,10 @@ def options(task: Task, training: Training, state: dict[str, Any] | None) -> dic
 def epochs_to_steps(
     epochs: Iterable[Epoch], state: dict[str, Any] | None
 ) -> Generator[Step, None, list[Row]]:
-    """A `Step` an epoch; returns the history, a row an epoch.
+    """A `Step` for each epoch; returns the history, a row an epoch.
 
-    The history is part of the state, so that it is whole after an interruption too. An epoch of a
-    branch is no part of it: its step repeats the last row.
+    The history is part of the state, so that it is complete after an interruption too. It leaves out the
+    epochs of a branch, whose steps repeat the last row.
     """
     history: list[Row] = list(state["history"]) if state else []
     for epoch in epochs:
@@ -51,7 +51,7 @@ def epochs_to_steps(
 
 
 def best_epoch_metrics(history: Sequence[Mapping[str, float]], keep: str) -> Row:
-    """ACCURACIES (%) of the epoch whose weights are kept by `Training.keep`."""
+    """The ACCURACIES (%) of the epoch whose weights `Training.keep` selects."""
     row = max(history, key=lambda row: row[JUDGED_BY[keep]])
     return {key: row[key] for key in ACCURACIES}
 
@@ -62,10 +62,11 @@ def step_size(training: Training) -> dict[str, Any]:
 
 
 def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Task, summary: Summary) -> None:
-    """Refuse a network that has diverged, and warn of one that classifies as well as by chance.
+    """Refuse a network that has diverged, and warn of one that classifies no better than chance.
 
-    Chance is 1 / C of the mean over the C classes of validation accuracy, and two standard errors of as many
-    validation images. Diverged is what then has a loss of more than twice that of equal logits, ln C nats.
+    Chance is a mean accuracy over the C classes of up to 1 / C plus two standard errors, for the number of
+    validation images. A network at chance has diverged if its loss exceeds twice ln C nats, that of equal
+    logits.
 
     Raises:
         StageError: it has diverged, or gives logits that are not finite.
@@ -73,13 +74,14 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
     name = task.network or task.params.student
     network = task.params.networks[name]
     training = dense_training(task.params, name, sum(summary.counts["train"]))
+    # The best epoch by the mean over classes: on a long tail the largest class alone is better than chance.
     best = max(history, key=lambda row: row["val_balanced_top1"])
     chance = 1 / len(summary.classes)
     spread = 2 * math.sqrt(chance * (1 - chance) / sum(summary.counts["validation"]))
     loss = best["val_loss"]
     if math.isfinite(loss) and best["val_balanced_top1"] > 100 * (chance + spread):
         return
-    said = (
+    verdict = (
         f"networks.{task.network}: classifies {best['val_balanced_top1']:.1f} % of the validation images "
         f"(mean over classes), no more than chance ({100 * chance:.1f} %)"
     )
@@ -89,15 +91,15 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
             raise StageError(
                 f"networks.{task.network}.checkpoint: its loss on validation images is {loss}: {remedy}"
             )
-        log.warning("%s: %s", said, remedy)
+        log.warning("%s: %s", verdict, remedy)
     elif max(row["loss"] for row in history[-1:]) > 2 * math.log(len(summary.classes)):
         raise StageError(
-            f"{said}, and its loss is {history[-1]['loss']:.3g}: the training has diverged; lower "
+            f"{verdict}, and its loss is {history[-1]['loss']:.3g}: the training has diverged; lower "
             f"teacher.learning_rate ({training.learning_rate}) or raise teacher.warmup_epochs "
             f"({training.warmup_epochs})"
         )
     else:
         log.warning(
             "%s: raise teacher.epochs (%s), or change teacher.learning_rate (%s)",
-            said, training.epochs, training.learning_rate,
+            verdict, training.epochs, training.learning_rate,
         )  # fmt: skip

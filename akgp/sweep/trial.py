@@ -23,7 +23,7 @@ from ray.util.placement_group import get_current_placement_group
 from akgp import artifacts
 from akgp.distillation import DistillationData, compute_of, training_of
 from akgp.evaluation.cost import count
-from akgp.orchestration.failures import told
+from akgp.orchestration.failures import errors_in_one_line
 from akgp.orchestration.train import result_of, trainer
 from akgp.orchestration.worker import prepare, report, resumed
 from akgp.params import with_values
@@ -61,7 +61,7 @@ def shared(task: Task) -> ObjectRef[Shared]:
 
 
 def _shared(task: Task) -> Shared:
-    with told(task, task.root), contextlib.chdir(task.root):
+    with errors_in_one_line(task, task.root), contextlib.chdir(task.root):
         prepare(task)
         return _read(task)
 
@@ -100,7 +100,11 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
         )
         result_of(job, task.label)
         return
-    with told(task, task.root), contextlib.chdir(task.root), tempfile.TemporaryDirectory() as out:
+    with (
+        errors_in_one_line(task, task.root),
+        contextlib.chdir(task.root),
+        tempfile.TemporaryDirectory() as out,
+    ):
         prepare(task)
         for step in steps(task, Path(out), resumed(tune), shared):
             report(tune, step)

@@ -14,7 +14,7 @@ import torch
 from akgp import params
 from akgp.models import ModelError, create
 from akgp.models.spec import Spec
-from akgp.orchestration.failures import ComputationError, told
+from akgp.orchestration.failures import ComputationError, errors_in_one_line
 from akgp.workspace import StageError, Task
 
 FAILING = """
@@ -61,7 +61,7 @@ def task(root: Path) -> Task:
 
 
 def line(root: Path, call: Callable[[], object], here: Path | None = None) -> str:
-    with pytest.raises(StageError) as raised, told(task(root), here or root):
+    with pytest.raises(StageError) as raised, errors_in_one_line(task(root), here or root):
         call()
     again = pickle.loads(pickle.dumps(raised.value))
     assert type(again) is raised.type and str(again) == str(raised.value)
@@ -98,7 +98,7 @@ def test_an_error_of_a_library_names_its_line(tmp_path: Path) -> None:
 
 
 def test_an_error_about_the_input_stays_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as raised, told(task(tmp_path), tmp_path):
+    with pytest.raises(ModelError) as raised, errors_in_one_line(task(tmp_path), tmp_path):
         create(Spec("nowhere:f", 4, 3))
     assert raised.type is ModelError
 
@@ -108,11 +108,11 @@ def test_a_copy_of_the_workspace_is_called_by_the_users_path(
 ) -> None:
     (copy := tmp_path / "copy").mkdir()
     monkeypatch.chdir(copy)
-    with pytest.raises(ComputationError) as raised, told(task(Path("/home/user/pets")), copy):
+    with pytest.raises(ComputationError) as raised, errors_in_one_line(task(Path("/home/user/pets")), copy):
         create(Spec("nowhere:f", 4, 3))
     assert "cannot be imported from /home/user/pets: ModuleNotFoundError" in str(raised.value)
 
 
 def test_how_ray_tune_stops_a_trial_is_no_error(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit), told(task(tmp_path), tmp_path):
+    with pytest.raises(SystemExit), errors_in_one_line(task(tmp_path), tmp_path):
         sys.exit(0)

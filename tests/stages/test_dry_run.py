@@ -16,7 +16,7 @@ from akgp.data import read_summary
 from akgp.orchestration.run import run_stage
 from akgp.orchestration.train import computation
 from akgp.stages.dry_run import preview
-from akgp.stages.notices import SAID
+from akgp.stages.notices import NOTICES
 from akgp.stages.table import STAGES
 from akgp.stages.training_steps import require_better_than_chance
 from akgp.workspace import StageError, Task
@@ -106,7 +106,7 @@ def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, 
 
 
 def test_what_would_be_pruned_is_said_before_the_training(root: Path) -> None:
-    ((line,),) = [row[SAID] for row in steps(root, checked("Grouped"), stop=1)]
+    ((line,),) = [row[NOTICES] for row in steps(root, checked("Grouped"), stop=1)]
     assert re.fullmatch(
         r"networks.mine: pruning will remove 8 of 58 filters, \d+% of the MACs; 3 of 4 layers stay dense "
         r"\(2: grouped convolution second; 1: is the network's output\)", line
