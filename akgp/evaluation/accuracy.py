@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from akgp.data.batches import BatchSource
 from akgp.models.memory_format import format_of
+from akgp.models.top1 import is_right
 from akgp.runtimes import Runtime, runtime_for
 
 
@@ -106,4 +107,4 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
             f"logits must be [N, C] and labels [N] with N > 0, "
             f"got {list(logits.shape)} and {list(labels.shape)}"
         )
-    return (logits.argmax(1) == labels.to(logits.device)).double()
+    return is_right(logits, labels.to(logits.device)).double()

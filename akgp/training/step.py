@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from akgp.data.batches import Batch
 from akgp.models.memory_format import format_of
+from akgp.models.top1 import is_right
 from akgp.params import Training
 from akgp.training.averages import move_average
 from akgp.training.errors import TrainingError
@@ -108,7 +109,7 @@ class Optimization:
         if self.average is not None and self.decay is not None:
             move_average(self.average, self.model, self.steps, self.decay)
         images = len(batch.labels)
-        correct = (logits.detach().argmax(1) == batch.labels).sum()
+        correct = is_right(logits.detach(), batch.labels).sum()
         return torch.stack([loss.detach().double() * images, correct, torch.full_like(correct, images)])
 
     def agree_on_buffers(self) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from akgp.data.batches import BatchSource
 from akgp.models.memory_format import format_of
+from akgp.models.top1 import is_right
 from akgp.training.workers import all_reduced, place
 
 EVALUATION_BATCH = 512
@@ -45,7 +46,7 @@ def evaluate(model: nn.Module, source: BatchSource) -> Metrics:
     ):
         logits = model(batch.inputs).float()
         loss += F.cross_entropy(logits, batch.labels, reduction="sum")
-        correct += batch.labels[logits.argmax(1) == batch.labels].bincount(minlength=classes)
+        correct += batch.labels[is_right(logits, batch.labels)].bincount(minlength=classes)
     loss_sum, *right = all_reduced(torch.cat([loss, correct]))
     there = source.labels.bincount().tolist()
     shares = [one / count for one, count in zip(right, there, strict=True) if count]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from akgp.data.batches import Batch, normalize
+from akgp.evaluation import accuracy, balanced_accuracy
 from akgp.params import Augment, Training
 from akgp.training import (
     Epoch,
@@ -300,13 +301,16 @@ def test_balanced_top1_is_the_mean_over_the_classes_that_occur() -> None:
     index = torch.tensor([0, 1, 3, 4, 6, 7, 9, 12, 15])  # no class 2
     model, few = network(), images(40).take(index)
     found = evaluate(model, few)
-    answers = model(normalize(images(40).pixels[index], MEAN, STD)).argmax(1).tolist()
+    logits = model(normalize(images(40).pixels[index], MEAN, STD))
+    answers = logits.argmax(1).tolist()
     right = [answer == label for answer, label in zip(answers, few.labels.tolist(), strict=True)]
     rare = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 1]
     common = [each for each, label in zip(right, few.labels.tolist(), strict=True) if label == 0]
     assert 0 < sum(right) < 9 and (len(common), len(rare)) == (6, 3)
     assert found.top1 == pytest.approx(100 * sum(right) / 9)
     assert found.balanced_top1 == pytest.approx(50 * (sum(common) / 6 + sum(rare) / 3))
+    at_the_end = accuracy(logits, few.labels), balanced_accuracy(logits, few.labels)
+    assert at_the_end == pytest.approx((found.top1, found.balanced_top1)), "counted otherwise"
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("balanced", -1), ("last", -1)])

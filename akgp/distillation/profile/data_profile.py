@@ -20,6 +20,7 @@ from akgp.distillation.profile.calibration import (
 from akgp.distillation.profile.checks import check_classes, check_counts, checked
 from akgp.distillation.profile.classes import IMBALANCED, class_weights, imbalance, overlap
 from akgp.distillation.profile.label_noise import noise, noise_by_class, transition
+from akgp.models.top1 import is_right
 from akgp.params import Section
 
 CLEAN = 0.05
@@ -169,7 +170,7 @@ def profile_data(
     temperature = calibration_temperature(logits, labels, weight)
     label_temperature = calibration_temperature(logits, labels)
     probability, unweighted = (logits / temperature).softmax(1), (logits / label_temperature).softmax(1)
-    right = (logits.argmax(1) == labels).double()
+    right = is_right(logits, labels).double()
     confidence, accuracy = logits.softmax(1).amax(1), float((weight * right).mean())
     gap = None
     if train_logits is not None:
