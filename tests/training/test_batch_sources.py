@@ -136,5 +136,5 @@ def test_columns_come_with_the_images_that_they_are_of() -> None:
 @pytest.mark.parametrize("column", [torch.zeros(49), torch.tensor(1.0)])
 def test_a_column_has_a_row_an_image(column: Tensor) -> None:
     source = IndexedSource(pixels(), LABELS, MEAN, STD)
-    with pytest.raises(ValueError, match=r"column weight: must be \[50, ...\], a row an image, got \["):
+    with pytest.raises(ValueError, match=r"column weight: must be \[50, ...\], a row for each image, got \["):
         source.with_columns(weight=column)
