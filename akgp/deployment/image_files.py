@@ -1,4 +1,4 @@
-"""Image files as a command names them: files, folders, patterns, and `-` for standard input."""
+"""The image files that a command names: files, folders, patterns, and `-` for standard input."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STDIN = "-"
 
 @dataclass
 class ImageFiles:
-    """What was named.
+    """The files that a command named.
 
     Attributes:
-        files: name, as it is shown, and path of each, in the order they were named; of a folder by name.
-        skipped: of each folder how many files are no images, by ending.
-        empty: folders and patterns that gave no file.
+        files: name to show and path of each, in the order given; those of a folder by name.
+        skipped: for each folder how many files are no images, by file extension.
+        empty: folders and patterns without a file.
     """
 
     files: list[tuple[str, Path]] = field(default_factory=list)
@@ -28,7 +28,7 @@ class ImageFiles:
     empty: list[str] = field(default_factory=list)
 
     def notes(self) -> Iterator[str]:
-        """A line for each folder of which files were left out."""
+        """A line for each folder with files that were left out."""
         for folder, endings in self.skipped.items():
             named = ", ".join(f"{ending or 'no ending'} {count}" for ending, count in endings.most_common(5))
             yield f"{folder}: files that are no images are left out ({named})"
@@ -44,55 +44,55 @@ def image_files(named: Iterable[str], stdin: BinaryIO, scratch: Path) -> ImageFi
     Args:
         scratch: a folder that receives the image of standard input.
     """
-    given = ImageFiles()
+    collected = ImageFiles()
     for name in named:
         if name == STDIN:
-            _add_stdin(given, stdin.read(), scratch)
+            _add_stdin(collected, stdin.read(), scratch)
         else:
-            _add(given, name)
-    return given
+            _add(collected, name)
+    return collected
 
 
-def _add(given: ImageFiles, name: str) -> None:
+def _add(collected: ImageFiles, name: str) -> None:
     path = Path(name)
     if path.is_dir():
-        before = len(given.files)
+        before = len(collected.files)
         for file in _below(path):
             if _is_image(file):
-                given.files.append((str(file), file))
+                collected.files.append((str(file), file))
             else:
-                given.skipped.setdefault(name, Counter())[file.suffix.lower()] += 1
-        if len(given.files) == before:
-            given.empty.append(name)
+                collected.skipped.setdefault(name, Counter())[file.suffix.lower()] += 1
+        if len(collected.files) == before:
+            collected.empty.append(name)
     elif path.exists() or not glob.has_magic(name):
-        given.files.append((name, path))  # one that doesn't exist is named when it is read
+        collected.files.append((name, path))  # one that doesn't exist is named when it is read
     elif matched := glob.glob(name, recursive=True):  # noqa: PTH207 (of absolute patterns, too)
         # Links may lead to a file by many paths: it is taken once, by the shortest.
         for each in sorted({os.path.realpath(one): one for one in sorted(matched, key=len)[::-1]}.values()):
-            _add(given, each)
+            _add(collected, each)
     else:
-        given.empty.append(name)
+        collected.empty.append(name)
 
 
-def _add_stdin(given: ImageFiles, content: bytes, scratch: Path) -> None:
+def _add_stdin(collected: ImageFiles, content: bytes, scratch: Path) -> None:
     file = scratch / "stdin"
     file.write_bytes(content)
     names = [line for line in content.split(b"\0" if b"\0" in content else b"\n") if line.strip(b"\r")]
     if _identified(file) or not names or not _are_names(names):
-        given.files.append((STDIN, file))
+        collected.files.append((STDIN, file))
         return
     for line in names:
-        _add(given, os.fsdecode(line.removesuffix(b"\r")))
+        _add(collected, os.fsdecode(line.removesuffix(b"\r")))
 
 
 def _are_names(lines: list[bytes]) -> bool:
-    """Whether the first is the name of a file here, or could be one; a damaged image is none."""
+    """Whether the first line is, or could be, a file's name; that of a damaged image is not."""
     first = os.fsdecode(lines[0].removesuffix(b"\r"))
     return len(first) < 4096 and (os.path.lexists(first) or first.isprintable())
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below `folder` that are not hidden, by name; a folder that links lead to again is left."""
+    """All files below `folder` that are not hidden, by name; folders that links lead to again are skipped."""
     seen = set()
     for where, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(where)) in seen:
@@ -104,7 +104,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    """By content; a file that has an image's ending is one too, which may turn out to be damaged."""
+    """Whether it is an image by content, or by its extension: then it may turn out to be damaged."""
     from PIL import Image
 
     Image.init()

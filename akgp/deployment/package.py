@@ -1,6 +1,6 @@
-"""The folder that is deployed: the model's file, and all that is needed to use it.
+"""The folder that is deployed: the model's file and all that is needed to use it.
 
-    model.onnx           the network; its ONNX `metadata_props` say what it needs, and whose it is
+    model.onnx           the network; its ONNX `metadata_props` hold its preprocessing and license
     preprocessing.json   the same for programs that read no ONNX, and the source of its data
 
 Every value is JSON. The program in docs/how-to/deploy.md uses nothing else.
@@ -29,7 +29,7 @@ RESIZE = "bilinear with antialiasing (Pillow's BILINEAR) to image_size, whatever
 
 
 def complete(folder: Path, summary: Summary, license: str | None) -> None:
-    """Make a package of a folder that holds the model's file, in place.
+    """Complete a folder that holds the model's file to a package, in place.
 
     Args:
         summary: of the images that it was trained on.
@@ -40,7 +40,7 @@ def complete(folder: Path, summary: Summary, license: str | None) -> None:
 
 
 def write_metadata(file: Path, preprocessing: Preprocessing, license: str | None) -> None:
-    """Add to a model's file what its user needs, in place."""
+    """Add preprocessing and license to the metadata of a model's file, in place."""
     needed = _needed(preprocessing)
     model = onnx.load(str(file))
     about = {
@@ -62,7 +62,7 @@ def _needed(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of the graph, serialized: of its operations and weights, not of the metadata."""
+    """SHA-256 of the serialized graph: its operations and weights, without the metadata."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -73,12 +73,12 @@ def model_file(model: Path) -> Path:
 
 
 def read_preprocessing(file: Path) -> Preprocessing:
-    """What a model's file says of its preprocessing or, where it says nothing, preprocessing.json beside it.
+    """The preprocessing in a model file's metadata or, without such, in preprocessing.json beside it.
 
     Files without metadata were written by earlier versions.
 
     Raises:
-        DataError: neither says it, or not as quantize writes it.
+        DataError: neither holds it, or not as quantize writes it.
     """
     if file.suffix == ".onnx" and file.exists():
         metadata = {each.key: each.value for each in onnx.load(str(file)).metadata_props}

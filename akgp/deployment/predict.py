@@ -1,4 +1,4 @@
-"""Classify image files with a finished int8 network, by the preprocessing that was saved with it."""
+"""Classify image files with a finished int8 network and the preprocessing that was saved with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from akgp.deployment.package import model_file, read_preprocessing
 from akgp.runtimes import GraphError, Runtime, runtime_for
 
 CONFIGURED = "releases"
-"""Stands for the place that release.releases names."""
+"""Name that stands for the place in release.releases."""
 
 
 class Classifier:
@@ -28,7 +28,7 @@ class Classifier:
         Args:
             model: the file, or the folder of `model.onnx`. A file without metadata, as earlier versions
                 wrote it, needs `preprocessing.json` beside.
-            runtime: None: the one of this kind of file.
+            runtime: None: the one for this kind of file.
 
         Raises:
             DataError: a file is missing or not what quantize writes.
@@ -64,7 +64,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one file all classes with their probabilities, likeliest first; or why there are none."""
+    """The classes of one file with their probabilities, likeliest first; or an error."""
 
     file: str
     classes: list[tuple[str, float]]
@@ -79,7 +79,7 @@ class Prediction:
 
 
 def predictions(classify: Classifier, given: ImageFiles) -> Iterator[Prediction]:
-    """A prediction for each file; one that is no image does not keep the others from theirs."""
+    """A prediction for each file; a file that is no image gives one with an error."""
     for name in given.empty:
         yield Prediction(name, [], f"{name}: no images here")
     for name, file in given.files:
@@ -87,8 +87,8 @@ def predictions(classify: Classifier, given: ImageFiles) -> Iterator[Prediction]
         try:
             yield Prediction(shown, classify(file))
         except (DataError, GraphError) as error:
-            said = str(error).replace(str(file), name)
-            yield Prediction(shown, [], said.encode(errors="surrogateescape").decode(errors="replace"))
+            message = str(error).replace(str(file), name)
+            yield Prediction(shown, [], message.encode(errors="surrogateescape").decode(errors="replace"))
 
 
 def model_folder(model: str, scratch: Path) -> tuple[Path, str | None]:

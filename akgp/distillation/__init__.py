@@ -1,4 +1,4 @@
-"""Distillation whose weight on the teacher follows from the data: losses, weights, training."""
+"""Distillation with a teacher's weight that follows the data: losses, weights, training."""
 
 from akgp.distillation.cross_fit import Teacher, cross_fitted, folds, out_of_fold
 from akgp.distillation.describe import sentence, shares_sentence, weight_sentence

@@ -21,7 +21,7 @@ from akgp.evaluation import predict_logits
 
 @dataclass(frozen=True)
 class Teacher:
-    """One teacher: a network, or with cross-fitting K networks of which each has not seen one fold.
+    """One teacher: a network, or with cross-fitting K networks, each trained without one fold.
 
     networks: K; they are moved between devices, and frozen when they teach.
     fold: int64 [N], which of them answers each training image; None: K is 1.
@@ -40,7 +40,7 @@ class Teacher:
         return out_of_fold(self.networks, source, fold, device=device)
 
     def held_out_logits(self, source: BatchSource, device: torch.device | str) -> Tensor:
-        """The logits of images that no network was trained on, each by one: as sharp as those of a fold."""
+        """The logits of images that no network was trained on, each by one network: as sharp as a fold's."""
         fold = torch.arange(len(source)) % len(self.networks)
         return out_of_fold(self.networks, source, fold, device=device)
 
@@ -49,7 +49,7 @@ class Teacher:
             network.to(device)
 
     def frozen(self, device: torch.device, dtype: torch.dtype | None, *, channels_last: bool) -> TeacherFn:
-        """The teacher as an objective asks it; its networks are moved to `device` and stay there."""
+        """The teacher as an objective calls it; its networks are moved to `device` and stay there."""
         self.to(device)
         if self.fold is None or len(self.networks) == 1:
             return frozen_teacher(self.networks[0], dtype=dtype, channels_last=channels_last)
@@ -73,6 +73,7 @@ def folds(labels: Tensor, count: int, seed: int) -> Tensor:
         raise ValueError(f"folds must be in [2, {len(labels)}], the number of images, got {count}")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
+    # Shuffled within each class: a stable sort by label keeps the random order.
     by_class = shuffled[labels.cpu()[shuffled].argsort(stable=True)]
     fold = torch.empty(len(labels), dtype=torch.int64)
     fold[by_class] = torch.arange(len(labels)) % count  # dealt out in turn, class after class
@@ -110,7 +111,7 @@ def cross_fitted(
 def out_of_fold(
     networks: Sequence[nn.Module], source: BatchSource, fold: Tensor, *, device: torch.device | str
 ) -> Tensor:
-    """Of every image the logits of its fold's network, float32 [N, C] on the CPU, in eval mode and fp32.
+    """The logits of every image by its fold's network, float32 [N, C] on the CPU, in eval mode and fp32.
 
     For images on which none of the networks was trained, `arange(N) % K` as `fold` answers each by
     one network, so that their logits are as sharp as those that the student learns from.
@@ -130,10 +131,10 @@ def out_of_fold(
 
 
 def _by_fold(fold: Tensor, count: int, answer: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Rows in the order of `fold`, those of fold k by `answer(k, positions)`; not asked where it has none."""
+    """Rows in the order of `fold`, those of fold k by `answer(k, positions)`; empty folds are left out."""
     members = [(fold == k).nonzero()[:, 0] for k in range(count)]
     answers = torch.cat([answer(k, mine) for k, mine in enumerate(members) if len(mine)])
-    return answers[torch.cat(members).argsort()]
+    return answers[torch.cat(members).argsort()]  # back to the order of the images
 
 
 def _check(fold: Tensor, images: int, networks: int) -> None:

@@ -1,4 +1,4 @@
-"""The data's profile in words, for the user who looks at it."""
+"""The data's profile in words, for the report."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def sentence(profile: DataProfile, classes: tuple[str, ...]) -> str:
     """
     if len(classes) != profile.classes:
         raise ValueError(f"classes must be {profile.classes} names, got {len(classes)}")
-    said = (
+    parts = (
         _labels(profile, classes),
         _teacher(profile),
         _alike(profile, classes),
         _balance(profile, classes),
     )
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, parts))
 
 
 def weight_sentence(estimate: WeightEstimate, *, branches: bool) -> str:
-    """How w0 was measured, by branches or by answers, and what it came to."""
+    """How w0 was measured, by branches or by answers, and its value."""
     by = "branches" if branches else "answers"
     how = "say nothing" if estimate.error is None else f"say {estimate.raw:.2f} ± {estimate.error:.2f}"
     return f"the teacher's weight w0 is measured as {estimate.weight:.2f} (the {by} {how})"
 
 
 def shares_sentence(shares: Mapping[str, float]) -> str:
-    """Each teacher's share in what the teachers say, by name."""
+    """Each teacher's share of the teachers' weight, by name."""
     return "of the teachers' part " + ", ".join(f"{name} has {share:.0%}" for name, share in shares.items())
 
 
@@ -64,6 +64,7 @@ def _suspect(profile: DataProfile, k: int, classes: tuple[str, ...]) -> str:
 def _pairs(profile: DataProfile, classes: tuple[str, ...]) -> str:
     """The pair of classes with half of all wrong labels, or the two with a fifth and more than usual."""
     wrong = profile.wrong_labels()
+    # Both directions together; `least` is at least 2.5 times what each pair has where all are alike.
     shares = (wrong + wrong.T).triu(1) / wrong.sum()
     most = shares.flatten().topk(2)
     least = max(0.2, 5 / (profile.classes * (profile.classes - 1)))
@@ -81,6 +82,7 @@ def _pair(wrong: Tensor, place: int, classes: tuple[str, ...]) -> str:
     true, label = divmod(place, len(wrong))
     if wrong[true, label] < wrong[label, true]:
         true, label = label, true
+    # One direction, unless the other has more than half as many.
     arrow = "↔" if wrong[label, true] > wrong[true, label] / 2 else "→"
     return f"{classes[true]}{arrow}{classes[label]}"
 
@@ -92,11 +94,14 @@ def _teacher(profile: DataProfile) -> str:
         if points
         else "as confident as it is right"
     )
-    return f"the teacher is {trust}{_memory(profile)}"
+    return f"the teacher is {trust}{_memorisation(profile)}"
 
 
-def _memory(profile: DataProfile) -> str:
-    """Where labels are noisy a smaller gap tells: what nobody can predict can only be memorised."""
+def _memorisation(profile: DataProfile) -> str:
+    """Whether the teacher has memorised training labels.
+
+    Where labels are noisy a smaller gap is enough: labels that cannot be predicted can only be memorised.
+    """
     gap = profile.memorisation_gap or 0.0
     if profile.noisy and gap < -0.03:
         return " and has memorised training labels, wrong ones too (`folds` is for that)"

@@ -1,7 +1,7 @@
-"""What a distillation learns from: images, teachers, what these say of them, and what that tells of the data.
+"""The data of a distillation: images, teachers, the teachers' outputs and the profile that follows from them.
 
-It depends neither on the pruned student nor on how it is trained, so that the trials of a sweep can share
-one. K: teachers, N: training images, M: calibration images, C: classes.
+It depends neither on the pruned student nor on its training, so that the trials of a sweep can share it.
+ K: teachers, N: training images, M: calibration images, C: classes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from akgp.distillation.profile.data_profile import DataProfile, profile_data
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What K networks say of the images, and the profile of the data by it.
+    """The outputs of K networks, and the profile of the data that follows from them.
 
-    logits: [N, C], of the training images by all of them as one, un-augmented.
-    held_out: [K, M, C], each one's of the calibration images.
+    logits: [N, C], of the un-augmented training images by all networks as one, see `mean_teacher`.
+    held_out: [K, M, C], of the calibration images by each network.
     """
 
     logits: Tensor
@@ -35,12 +35,13 @@ class TeacherOutputs:
 class DistillationData:
     """Everything that a distillation reads, computed once.
 
-    images: of the training split. calibration: on these nothing is trained. All as the networks expect them.
-    taught: what the teachers say.
-    dense: what the student's dense network says; None where it is the teacher, and nobody else teaches.
-    noise_judge: by whom wrong labels are detected: the teachers, or the dense network where that knows the
-        calibration labels better; a weak teacher would take its own errors for theirs. With folds always the
-        teachers: the dense network may have memorised wrong labels.
+    images: of the training split. calibration: images that nothing is trained on. All are normalised as the
+        networks expect.
+    taught: the teachers' outputs.
+    dense: the outputs of the student's dense network; None where it is the only teacher.
+    noise_judge: the outputs by which wrong labels are detected: the teachers', or the dense network's where
+        it predicts the calibration labels better: a weak teacher's own errors would look like wrong labels.
+        With folds always the teachers': the dense network may have memorised wrong labels.
     """
 
     images: BatchSource
@@ -53,7 +54,7 @@ class DistillationData:
 
     @property
     def profile(self) -> DataProfile:
-        """The teachers', with the label noise as the judge of it measures it."""
+        """The teachers' profile, with the label noise as measured by `noise_judge`."""
         return self.taught.profile.with_noise_of(self.noise_judge.profile)
 
     @property
@@ -71,14 +72,14 @@ def ask_teachers(
     *,
     device: torch.device | str = "cpu",
 ) -> DistillationData:
-    """Ask the teachers, and the student's dense network, once about all images.
+    """Compute the outputs of the teachers and of the student's dense network, once for all images.
 
     Args:
         teachers: one or more.
-        dense: the student's dense network; None where it is the one teacher.
+        dense: the student's dense network; None where it is the only teacher.
         images: of the training split.
         calibration: labelled images that no network was trained on.
-        device: where they answer; afterwards they are on the CPU.
+        device: where they compute; afterwards they are on the CPU.
 
     Raises:
         ValueError: as `profile_data` and `out_of_fold`.
@@ -98,5 +99,6 @@ def ask_teachers(
     judges = [taught]
     if of_dense and all(len(each.networks) == 1 for each in teachers):
         judges.append(of_dense)
+    # By accuracy on the calibration images; max takes the first, the teachers, where both are equal.
     judge = max(judges, key=lambda each: each.profile.accuracy)
     return DistillationData(images, validation, calibration, teachers, taught, of_dense, judge)

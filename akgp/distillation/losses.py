@@ -1,8 +1,7 @@
 """The distillation loss, its parts, and several teachers as one.
 
-Which loss a strategy takes is said in `strategies`, the teacher's weights come from `weighting`;
-the networks' passes and the optimisation are the training loop's. B: samples of a batch,
-C: classes, K: teachers.
+Which loss a strategy uses is in `strategies`, the teacher's weights come from `teacher_weight`; forward
+passes and optimisation belong to akgp.training. B: samples of a batch, C: classes, K: teachers.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ def distillation_loss(
     """
     _check(student_logits, teacher_logits, labels, teacher_weight, temperature)
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+    # Without autocast: log-softmax and its differences need more than the 8 bits of bf16.
     with torch.autocast(student.device.type, enabled=False):
         label_loss = F.cross_entropy(student, labels, reduction="none", label_smoothing=label_smoothing)
         teacher_loss = temperature**2 * divergence(
@@ -91,7 +91,7 @@ def mean_teacher(logits: Tensor, weights: Tensor | None = None) -> Tensor:
         return logits[0]
     log = logits.log_softmax(-1)
     if weights is None:
-        return log.logsumexp(0) - math.log(len(logits))
+        return log.logsumexp(0) - math.log(len(logits))  # the mean of probabilities, without leaving logs
     return (log + weights.to(log.dtype).log()[:, None, None]).logsumexp(0)
 
 
@@ -115,7 +115,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def check_batch(student_logits: Tensor, labels: Tensor) -> None:
-    """What every loss asks of a batch: logits [B, C] with B > 0 and labels int64 [B], in [0, C).
+    """Check what every loss requires of a batch: logits [B, C] with B > 0 and labels int64 [B], in [0, C).
 
     The range of the labels is checked on the CPU only: elsewhere it would stall the device in every step.
 

@@ -1,4 +1,4 @@
-"""Distillation from its data to the recovered student: what is decided of the weights, then the training.
+"""Distillation from its data to the recovered student: the choice of the weights, then the training.
 
 It reads and writes no files. K: teachers, N: training images, C: classes.
 """
@@ -40,13 +40,13 @@ class Distilled:
     """The outcome of a distillation.
 
     student: the given network, with the weights to keep, in eval mode on the CPU.
-    weights: float32 [N] in [0, 1], the teacher's for each training image, None where the strategy has none
+    weights: float32 [N] in [0, 1], the teacher's for each training image; None where the strategy has none
         before training.
     profile: of the data.
-    w0: as it was measured, None where it was given, or the strategy has none.
-    shares: float [K], each teacher's in what the teachers say, None where they are averaged. By a strategy
-        that learns them, their mean over the training images as they are, at the end of the training.
-    training: its parameters as they were used, none left out.
+    w0: as measured; None where it was given, or the strategy has none.
+    shares: float [K], each teacher's share of the teachers' weight; None if they are averaged. For a
+        strategy that learns them, their mean over the un-augmented training images at the end.
+    training: its parameters with all defaults resolved.
     """
 
     student: nn.Module
@@ -58,7 +58,7 @@ class Distilled:
 
 
 class Distillation:
-    """A distillation under way: iterate over it for an `Epoch` after each one, then read its `result`.
+    """A running distillation: iterate over it for an `Epoch` after each one, then read its `result`.
 
     result: set once the iteration has ended.
     """
@@ -82,7 +82,7 @@ def distill(
     workers: Iterable[int] = (1,),
     state: dict[str, Any] | None = None,
 ) -> Distillation:
-    """Recover `student` in place from what the teachers and the labels say.
+    """Recover `student` in place from the teachers and the labels.
 
         run = distill(student, data, Distill())
         for epoch in run:
@@ -93,13 +93,13 @@ def distill(
         student: pruned, with the classes of `data`.
         data: see `ask_teachers`.
         seed: of the order of images, their augmentation, and an objective's own parameters.
-        device: on which it is trained.
+        device: the device of the training.
         workers: the numbers of data-parallel workers that may share a batch.
         state: of an earlier `Epoch` of the same distillation, from which to resume.
 
     Raises:
-        ValueError: while iterating: the strategy has too few teachers or cannot have the heads that it needs;
-            or what `train` raises.
+        ValueError: while iterating: the strategy has too few teachers, the student cannot have the heads that
+            it needs, or `train` raises it.
     """
     return Distillation(_epochs(student, data, params, seed, torch.device(device), workers, state))
 
@@ -123,7 +123,7 @@ def _epochs(
         return objective_of(params, student, data, teachers, device=device, seed=seed)
 
     if params.w0_source == "branches":
-        last = state
+        last = state  # a resumed run that has no epoch left still has its measured w0
         for epoch in train_measured(
             student, lambda w0: weighted_images(data, params.model_copy(update={"w0": w0})), data.validation,
             data.calibration, objective=lambda w0: objective(params.model_copy(update={"w0": w0})),
@@ -144,10 +144,10 @@ def _epochs(
 
 
 def training_of(params: Distill, profile: DataProfile) -> Training:
-    """`params.training`, but under logit adjustment the best epoch is the best by the mean over classes.
+    """`params.training`; under logit adjustment with the best epoch chosen by the mean over classes.
 
-    The student is trained to predict as if all classes were equally frequent there, and a validation split
-    that has a long tail too would prefer an epoch that has learnt this least.
+    Logit adjustment trains the student to predict as if all classes were equally frequent. By plain accuracy
+    a validation split with the same long tail would prefer the epoch that has learnt this least.
     """
     if log_prior(params, profile) is not None and params.training.keep == "best":
         return params.training.model_copy(update={"keep": "balanced"})
@@ -155,17 +155,17 @@ def training_of(params: Distill, profile: DataProfile) -> Training:
 
 
 def compute_of(params: Distill, student: nn.Module, example_input: Tensor) -> float:
-    """What the training of `student` computes, in plain trainings of it for as many epochs.
+    """The cost of the training of `student`, in units of a plain training of it for as many epochs.
 
-    Charged are the epochs of the branches that measure w0, and of self-distillation's heads the MACs. What
-    the teachers answer is not.
+    It includes the epochs of the branches that measure w0 and the MACs of self-distillation's heads, but not
+    the teachers' forward passes.
 
     Args:
         student: on the CPU.
         example_input: of the images' size, [1, channels, H, W].
 
     Raises:
-        ValueError: it can't have the heads that are asked for, see `SelfDistillation`.
+        ValueError: it cannot have the heads that params name, see `SelfDistillation`.
     """
     if params.w0_source == "branches":
         return 1 + (params.epochs - params.training.epochs) / params.training.epochs
@@ -186,13 +186,14 @@ def objective_of(
     """The objective of `params.strategy`, on `device`; its own parameters are drawn with `seed`."""
     prior = log_prior(params, data.profile)
     prior = None if prior is None else prior.to(device)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # also where a run is resumed: the state then replaces what is drawn
     if params.strategy in OBJECTIVES:
         inputs = ObjectiveInputs(student, teachers, params, data.example_input, data.profile.classes, prior)
         return OBJECTIVES[params.strategy](inputs)
+    # Where no image has a weight above 0 the teachers' forward passes would be wasted.
     weights = _weights(data, params)
-    heard = weights is None or bool((weights > 0).any())
-    return distillation_objective(teachers if heard else [], params, prior=prior)
+    any_weight = weights is None or bool((weights > 0).any())
+    return distillation_objective(teachers if any_weight else [], params, prior=prior)
 
 
 def weighted_images(data: DistillationData, params: Distill) -> BatchSource:
@@ -213,7 +214,7 @@ def _weights(data: DistillationData, params: Distill) -> Tensor | None:
 def _teacher_fns(
     data: DistillationData, params: Distill, shares: Tensor | None, device: torch.device
 ) -> list[TeacherFn]:
-    """The teachers on `device`, as one if they have shares; none for a strategy that needs none."""
+    """The teachers on `device`, as one if they have shares; none for a strategy without teachers."""
     if not params.facts.teachers:
         return []
     dtype = autocast_dtype(params.training.precision, device)

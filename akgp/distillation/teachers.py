@@ -1,4 +1,4 @@
-"""Teachers as a student's training asks them: frozen networks that answer its own batches.
+"""Teachers in a student's training: frozen networks that are given the student's own batches.
 
 K: teachers, N: training images, B: samples of a batch, C: classes.
 """
@@ -15,7 +15,7 @@ from akgp.distillation.losses import mean_teacher
 from akgp.models.memory_format import as_weights, settle
 
 TeacherFn = Callable[[Batch], Tensor]
-"""A teacher as an objective asks it: its logits [B, C] for a batch, without gradients."""
+"""A teacher as an objective calls it: its logits [B, C] for a batch, without gradients."""
 
 
 def frozen_teacher(
@@ -23,10 +23,10 @@ def frozen_teacher(
 ) -> TeacherFn:
     """`network` as a teacher: frozen, in eval mode, computing in `dtype` (None: as its weights are).
 
-    Every image is answered from what the student sees of it, augmented alike.
+    It sees every image as the student does, with the same augmentation.
     """
     network.requires_grad_(False).eval()
-    settled = False
+    settled = False  # the memory format is chosen at the first batch, which shows the images' size
 
     def logits(batch: Batch) -> Tensor:
         nonlocal settled
@@ -45,9 +45,9 @@ def weighted_ensemble(teachers: Sequence[TeacherFn], shares: Tensor) -> TeacherF
     """Several teachers as one, whose probabilities are the weighted mean of theirs.
 
     Args:
-        teachers: K; one whose share is 0 is not asked.
+        teachers: K; one whose share is 0 is not called.
         shares: [K], 0 and above, with a sum of 1; on the device of the batches.
     """
-    asked = [teacher for teacher, share in zip(teachers, shares.tolist(), strict=True) if share > 0]
+    used = [teacher for teacher, share in zip(teachers, shares.tolist(), strict=True) if share > 0]
     weights = shares[shares > 0]
-    return lambda batch: mean_teacher(torch.stack([teacher(batch) for teacher in asked]), weights)
+    return lambda batch: mean_teacher(torch.stack([teacher(batch) for teacher in used]), weights)

@@ -1,4 +1,4 @@
-"""What a network is worth: accuracy, size and latency."""
+"""Measurements of a network: accuracy, size and latency."""
 
 from akgp.evaluation.accuracy import accuracy, balanced_accuracy, predict_logits, runtime_logits
 from akgp.evaluation.cost import Counts, count

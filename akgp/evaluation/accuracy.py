@@ -1,6 +1,6 @@
-"""How well a network classifies: its logits, in PyTorch and in a runtime, and the share that is right.
+"""Accuracy of a network: its logits, in PyTorch or in a runtime, and the share that is right.
 
-Nothing here decides which split is measured. N: images, C: classes.
+The caller decides which split is measured. N: images, C: classes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def predict_logits(
 ) -> Tensor:
     """The logits of every image in order, float32 [N, C] on the CPU, in eval mode and fp32.
 
-    The network is moved to `device` and keeps its mode. With `world` workers only rows of this
-    worker's images are filled, the others are zero: their sum over all workers is complete.
+    The network is moved to `device` and keeps its mode. With `world` workers only the rows of
+    this worker's images are filled, the others are zero: the sum over all workers is complete.
 
     Raises:
         ValueError: no image.
@@ -39,7 +39,7 @@ def predict_logits(
         raise ValueError("images are empty: there is nothing to predict")
     training = model.training
     model.to(device).eval()
-    rows: Tensor | None = None
+    rows: Tensor | None = None  # the first batch shows how many classes there are
     channels_last = format_of(model) is torch.channels_last
     for batch in source.to(device).ordered(
         batch_size=batch_size, rank=rank, world=world, channels_last=channels_last
@@ -66,8 +66,8 @@ def runtime_logits(
 
     Args:
         path: a network's file, with one input [N, channels, H, W] and one output [N, C].
-        batch_size: images a run, or as many as the network takes at most.
-        runtime: None: the one of this kind of file.
+        batch_size: images a run; fewer where the network takes fewer.
+        runtime: None: the one for this kind of file.
 
     Raises:
         GraphError: the runtime cannot load or run it.
@@ -95,7 +95,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that occur of each one's `accuracy`, %: so rare ones count alike."""
+    """Mean over the classes that occur of each one's `accuracy`, %: rare classes count as much as others."""
     right = _right(logits, labels)
     return 100 * float(torch.stack([right[labels == k].mean() for k in labels.unique()]).mean())
 

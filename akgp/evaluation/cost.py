@@ -1,4 +1,4 @@
-"""How large a network is: its parameters and its multiply-accumulates (MACs).
+"""Size of a network: its parameters and multiply-accumulates (MACs).
 
 Both are counted on the network as it runs: removed filters count nothing, masked ones in full.
 Bytes on disk and latency are measured elsewhere.
@@ -67,6 +67,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
     def owned(formula: Formula) -> Formula:
         def counted(*args: Any, out_val: Any, **options: Any) -> int:
             operands = (each for each in (*args, *options.values()) if isinstance(each, Tensor))
+            # By storage: functions get views of a parameter, such as a transposed weight.
             owner = next((owners[key] for each in operands if (key := _storage(each)) in owners), None)
             number = formula(*args, out_val=out_val, **options)
             flops[owner] = flops.get(owner, 0) + number
@@ -93,7 +94,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What views of a tensor have in common; also of tensors without data."""
+    """The identity of a tensor's storage, which views share; also for tensors without data."""
     return tensor.untyped_storage()._cdata
 
 
@@ -106,13 +107,13 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
 
 
 def _recurrent(inputs: Tensor, *weights: Any, **_: Any) -> int:
-    """Of one layer in one direction, given two matrices; of all of them, given a list (cuDNN)."""
+    """FLOPs of one layer in one direction, given two matrices; of all layers, given a list (cuDNN)."""
     matrices = weights[0] if isinstance(weights[0], (list, tuple)) else weights[:2]
     steps = inputs.shape[0] * inputs.shape[1]
     return 2 * steps * sum(each.numel() for each in matrices if each.ndim == 2)
 
 
-# What torch's counter leaves out.
+# Operations that torch's counter leaves out.
 UNCOUNTED: dict[Any, Formula] = {
     aten.mv: _product,
     aten.addmv: lambda _, matrix, vector, **__: _product(matrix, vector),

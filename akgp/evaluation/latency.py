@@ -1,4 +1,4 @@
-"""How long networks take for one image, timed against each other in a runtime."""
+"""Latency of networks for one image, timed against each other in a runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from akgp.runtimes import LoadedNetwork, Runtime, runtime_for
 
 BLOCK_SECONDS = 0.01
 """A timed block repeats the network for at least this long."""
-RESAMPLES = 2000
+RESAMPLES = 2000  # of the bootstrap; an interval's ends are each the 50th from outside
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def latency(
         paths: file of each network.
         input_shape: of one inference, (1, channels, H, W).
         seed: of the input, the order and the bootstrap.
-        runtime: None: of each file the one of its kind.
+        runtime: None: for each file the one of its kind.
 
     Returns:
         For each network the median over the rounds, and a 95 % percentile bootstrap of it.
@@ -88,6 +88,7 @@ def latency(
         for block in blocks.values():
             block.warm_up(params.warmup_seconds)
         for _ in range(params.rounds):
+            # In a new order each round: no network always follows the same one, with its cache.
             for name in generator.permutation(list(paths)):
                 times[name].append(1000 * blocks[name].seconds())
     return {
@@ -119,11 +120,12 @@ class _Block:
         self.network, self.sample, self.clock, self.repeats = network, sample, clock, 1
 
     def warm_up(self, seconds: float) -> None:
-        """Run for `seconds` of wall time, then settle how many repeats fill a block."""
+        """Run for `seconds` of wall time, then determine how many repeats fill a block."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             self.seconds()
         while (spent := self.repeats * self.seconds()) < BLOCK_SECONDS:
+            # A fifth more than needed, so that the next attempt mostly succeeds.
             wanted = self.repeats * 1.2 * BLOCK_SECONDS / max(spent, 1e-6)
             self.repeats = max(self.repeats + 1, math.ceil(wanted))
 

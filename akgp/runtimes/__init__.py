@@ -1,6 +1,6 @@
-"""The programs that run a deployed network, by their names.
+"""The programs that run a deployed network, by name.
 
-A further one is a module here with a class of the protocol `Runtime`, and its line in RUNTIMES.
+To add one, write a module here with a class of the protocol `Runtime`, and add it to RUNTIMES.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ __all__ = ["RUNTIMES", "GraphError", "LoadedNetwork", "Runtime", "measured_in", 
 
 
 def runtime_for(path: str | Path) -> Runtime:
-    """The runtime that a file is run by where none is named: the first of RUNTIMES that loads its kind.
+    """The default runtime of a file: the first of RUNTIMES that loads its kind.
 
     Raises:
-        GraphError: there is none.
+        GraphError: no runtime loads it.
     """
     for runtime in RUNTIMES.values():
         if Path(path).suffix in runtime.suffixes:
@@ -29,5 +29,5 @@ def runtime_for(path: str | Path) -> Runtime:
 
 
 def measured_in(runtime: Runtime, threads: int) -> str:
-    """What a latency was measured in, as metrics.json says it."""
+    """The runtime of a latency, as metrics.json names it."""
     return f"{runtime.name}, CPU, {threads} thread(s)"

@@ -1,6 +1,6 @@
-"""onnxruntime on the CPU: its one way of being started here.
+"""onnxruntime on the CPU, with the session options that are used everywhere in akgp.
 
-Graphs are written, and looked at as onnxruntime optimises them, by akgp.quantization.
+Graphs are written, and their optimised form is inspected, by akgp.quantization.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntime:
-    """onnxruntime, for the protocol `Runtime`."""
+    """The runtime onnxruntime; see the protocol `Runtime`."""
 
     name = "onnxruntime"
     suffixes = (".onnx",)
-    computes_in_caller = True
+    computes_in_caller = True  # with one thread it starts no pool
 
     @property
     def version(self) -> str:
@@ -69,19 +69,20 @@ def session(path: str | Path | bytes, *, threads: int) -> InferenceSession:
 
 
 def session_options(threads: int) -> SessionOptions:
-    """What every session here is started with."""
+    """The options of every session in akgp."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Spinning threads take cores from each other's work, and from other processes that are timed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors
     return options
 
 
 def session_with(path: str | Path | bytes, options: SessionOptions) -> InferenceSession:
-    """`session`, with options of the caller's."""
+    """`session` with the caller's options."""
     import onnxruntime
 
     model = path if isinstance(path, bytes) else str(path)
@@ -91,9 +92,9 @@ def session_with(path: str | Path | bytes, options: SessionOptions) -> Inference
 
 @contextlib.contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Whatever onnxruntime or its quantizer raise in this block as a GraphError: `what`, and why in one line.
+    """Raise errors of onnxruntime or its quantizer in this block as a GraphError: `what` and the reason.
 
-    Its kinds of errors have no base of their own, and its quantizer raises Python's.
+    onnxruntime's errors have no common base class, and its quantizer raises Python's own.
     """
     try:
         yield

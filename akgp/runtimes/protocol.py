@@ -1,7 +1,7 @@
-"""What a runtime is to the rest of the program: something that loads a network's file and runs it.
+"""The protocol of a runtime: it loads a network's file and runs it.
 
-Whoever measures or uses a deployed network (its logits, its latency, the release gate, `akgp predict`) does
-so through this protocol alone. Writing files for a runtime, such as int8 graphs, is not its concern.
+All that measures or uses a deployed network (logits, latency, the release gate, `akgp predict`) does so
+through this protocol alone. Writing files for a runtime, such as int8 graphs, is done elsewhere.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class LoadedNetwork(Protocol):
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits [N, classes] of normalised images [N, channels, H, W], N at least 1.
 
-        Nothing is done in it that deployed code would not do for every inference: it is what is timed.
+        This call is what is timed: it must do no more than deployed code does for every inference.
 
         Raises:
             GraphError: the runtime cannot run it, for example because the images are of another size.
         """
 
     def close(self) -> None:
-        """Free what it holds; it is not run again."""
+        """Free its resources; it is not run again."""
 
 
 class Runtime(Protocol):
     """A program that runs networks on the CPU.
 
     Attributes:
-        name: as its users and RUNTIMES call it.
+        name: the name in RUNTIMES and in reports.
         version: of the installed package.
         suffixes: endings of the files that it loads.
         computes_in_caller: whether with one thread it computes in the thread that calls `run`, whose CPU time
@@ -64,7 +64,7 @@ class Runtime(Protocol):
     def computes_in_caller(self) -> bool: ...
 
     def load(self, path: Path, threads: int) -> LoadedNetwork:
-        """Read a file, and compile and optimise it where the runtime does so: what is paid once.
+        """Read a file, and compile or optimise it if the runtime does so: the cost that is paid once.
 
         Args:
             threads: workers, which sleep while they wait; 0: one a core.

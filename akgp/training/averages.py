@@ -10,9 +10,9 @@ from torch import nn
 def move_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
     """Move `average` towards `model` after `step` (from 1): average ← d · average + (1 − d) · model.
 
-    d = min(decay, step / (step + 9)), as in TensorFlow's ExponentialMovingAverage: the averaged
-    weights are at most a tenth of the training old in the mean, so that a short one forgets its
-    beginning too. BatchNorm's running statistics are averaged alike, as the model's own do not fit
+    d = min(decay, step / (step + 9)), as in TensorFlow's ExponentialMovingAverage: the mean
+    age of the averaged weights is at most a tenth of the training, so that a short one forgets its beginning
+    too. BatchNorm's running statistics are averaged alike, as the model's own do not fit
     averaged weights; integers are copied.
     """
     decay = min(decay, step / (step + 9))

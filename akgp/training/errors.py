@@ -1,4 +1,4 @@
-"""What a training says when it cannot continue."""
+"""The error of a training."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ from akgp.training.validation import evaluate
 from akgp.training.workers import all_reduced, place
 
 JUDGED_BY = {"best": "val_top1", "balanced": "val_balanced_top1", "last": "epoch"}
-"""What the row of the epoch whose weights are kept has most of, for each `Training.keep`."""
+"""The figure that is largest in the row of the kept epoch, for each `Training.keep`."""
 
 DIVERGED = 1e6
-"""A mean loss an epoch, nats, from which no training comes back."""
+"""Mean loss of an epoch, nats, above which no training recovers."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Epoch:
 
     row: epoch (from 1), loss and val_loss (nats), train_top1, val_top1 and val_balanced_top1 (%, see
     `Metrics`), learning_rate, images_per_second and seconds.
-    state: tensors and plain values. It shares its tensors with the training: write or copy it before the
-    next epoch is asked for.
+    state: tensors and plain values. It shares its tensors with the training: write or copy it before
+    requesting the next epoch.
     """
 
     row: dict[str, float]
@@ -60,21 +60,21 @@ def train(
     state: dict[str, Any] | None = None,
     schedule: Schedule = learning_rate_factor,
 ) -> Iterator[Epoch]:
-    """Train `model` in place as `akgp.training` says; yield an `Epoch` after each pass over `source`.
+    """Train `model` in place as `akgp.training` describes; yield an `Epoch` after each pass over `source`.
 
     Once exhausted, `model` holds the weights to keep (`params.keep`), in eval mode.
 
     Args:
         source: the training images: augmented, shuffled by (seed, epoch); only whole batches are used,
             or all images as one batch if they are fewer.
-        validation: measured after every epoch, exactly, over all workers.
-        state: of an earlier `Epoch`: training resumes behind it, as if it had never stopped.
-        params: a batch size or a learning rate that is None is `training_defaults.resolved`.
+        validation: measured after every epoch, every image once over all workers.
+        state: of an earlier `Epoch`: training resumes after it, as if it had never stopped.
+        params: a batch size or a learning rate of None is resolved by `training_defaults.resolved`.
 
     Raises:
-        TrainingError: the loss is no longer finite, or above DIVERGED; the device lacks the precision,
-            CUDA graphs or a common BatchNorm; several workers can't share the images, the batch or the
-            parameters.
+        TrainingError: the loss is no longer finite, or above DIVERGED; the device does not support the
+            precision, CUDA graphs or a common BatchNorm; several workers cannot share the images, the batch
+            or the parameters.
     """
     device = torch.device(device)
     _, world = place()
@@ -134,6 +134,7 @@ def _pass(
     start = time.perf_counter()
     (rank, world), device = place(), optimization.device
     assert params.batch_size is not None and params.learning_rate is not None
+    # Whole batches only; a set smaller than a batch is one batch.
     steps = max(len(source) // params.batch_size, 1)
     batches = source.epoch(
         batch_size=params.batch_size, augment=params.augment, seed=seed, epoch=epoch, rank=rank, world=world,
@@ -154,7 +155,7 @@ def _pass(
 def _validated(
     optimization: Optimization, learned: _Pass, validation: BatchSource, epoch: int, params: Training
 ) -> dict[str, float]:
-    """The row of an epoch, by what was learned in it and how the network now does on `validation`.
+    """The row of an epoch: its figures in training, and the network's on `validation` after it.
 
     Raises:
         TrainingError: the loss there is not finite.

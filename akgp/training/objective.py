@@ -1,4 +1,4 @@
-"""What a training minimises. Distillation's objectives are in akgp.distillation."""
+"""The objective that a training minimises; those of distillation are in akgp.distillation."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Optimization:
 
     `learner` is the objective where it has parameters of its own, otherwise an empty module. It is
     outside of DistributedDataParallel, which averages the gradients of what its own forward calls: the
-    loss comes after that. So workers begin with worker 0's and average its gradients here.
+    loss comes after that. So workers start with worker 0's parameters of it and average its gradients here.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Optimization:
         self.average = copy.deepcopy(model) if params.ema else None
 
     def _begin_alike(self, params: Training, device: torch.device) -> None:
-        """Common BatchNorm where it is asked for, and worker 0's numbers in the objective of every worker."""
+        """Give all workers a common BatchNorm, if set, and worker 0's objective parameters."""
         if params.sync_batch_norm:
             if device.type != "cuda":
                 raise TrainingError(f"sync_batch_norm needs a GPU a worker, the device is {device.type}")
@@ -166,7 +166,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state of `model`, which its training leaves alone."""
+    """A copy of the state of `model`, which further training does not change."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 

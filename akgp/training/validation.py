@@ -1,6 +1,6 @@
-"""How well a network in training does on a split, measured by all workers together.
+"""Validation of a network in training, by all workers together.
 
-What networks are worth at the end, other runtimes included, is measured by akgp.evaluation.
+Finished networks, in other runtimes too, are measured by akgp.evaluation.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ EVALUATION_BATCH = 512
 
 
 class Metrics(NamedTuple):
-    """What a network is worth on a split."""
+    """Loss and accuracies of a network on a split."""
 
     loss: float
     """Mean cross-entropy, nats."""
     top1: float
-    """Share of the images that are classified as labelled, %."""
+    """Share of the images whose class is predicted as labelled, %."""
     balanced_top1: float
-    """The same of each class that occurs, and the mean over these, %: rare classes count alike."""
+    """Mean over the classes that occur of each one's share, %: rare classes count as much as others."""
 
 
 @torch.no_grad()
@@ -48,6 +48,6 @@ def evaluate(model: nn.Module, source: BatchSource) -> Metrics:
         loss += F.cross_entropy(logits, batch.labels, reduction="sum")
         correct += batch.labels[is_right(logits, batch.labels)].bincount(minlength=classes)
     loss_sum, *right = all_reduced(torch.cat([loss, correct]))
-    there = source.labels.bincount().tolist()
-    shares = [one / count for one, count in zip(right, there, strict=True) if count]
+    images_by_class = source.labels.bincount().tolist()
+    shares = [one / count for one, count in zip(right, images_by_class, strict=True) if count]
     return Metrics(loss_sum / len(source), 100 * sum(right) / len(source), 100 * sum(shares) / len(shares))

@@ -1,6 +1,6 @@
-"""What data-parallel workers do together besides DistributedDataParallel: sums, means and one beginning.
+"""Communication of data-parallel workers besides DistributedDataParallel: sums and means.
 
-Where torch.distributed is not initialised, there is one worker.
+Where torch.distributed is not initialised there is one worker.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ def all_reduced(sums: Tensor) -> list[float]:
 
 
 def require_gradients(model: nn.Module) -> None:
-    """Workers average gradients as they appear, so that one which never does would hold all of them up.
+    """Check that every trained parameter has a gradient after a backward pass.
+
+    Workers average gradients as they appear: all would wait for one that never does.
 
     Raises:
-        TrainingError: a parameter has none.
+        TrainingError: a parameter has no gradient.
     """
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:

@@ -12,7 +12,7 @@ from akgp.io.errors import first_line
 
 
 class ReleaseError(ValueError):
-    """A release can't be made, read or put into production; the message names it and what to do."""
+    """A release cannot be made, read or put into production; the message names it and the remedy."""
 
 
 def read(path: str) -> bytes:
@@ -48,12 +48,12 @@ def write(path: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-    """What a file system refuses, as one line that names `path`."""
+    """Raise what a file system refuses as one line that names `path`."""
     try:
         yield
     except FileNotFoundError:
         raise
-    except Exception as error:  # fsspec's remote file systems raise what their client raises
+    except Exception as error:  # fsspec's remote file systems raise whatever their client raises
         if storage.refused(error):
             raise ReleaseError(f"{path}: {first_line(error)}") from None
         raise

@@ -1,7 +1,7 @@
-"""Whether a new int8 network may replace the one in production: both measured now, on the same test split.
+"""The gate of a new int8 network, compared with the one in production on the same test split now.
 
-The numbers that were taken when the present one was released don't decide: test images may have been
-added since, and latency belongs to a machine.
+The figures from the time of the release do not decide: test images may have been added since, and latency
+depends on the machine.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from akgp.data import Images
 
 Row = Mapping[str, Any]
-"""What the gate looks at: top1 (%), bytes, latency_ms; other keys are kept."""
+"""A network's figures: top1 (%), bytes and latency_ms decide; other keys are recorded."""
 ROUNDING = 1e-9  # points: 98.3 − 97.8 is a drop of 0.5, whatever the floats say
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote; `reasons` are what speaks against it or, if nothing does, what was found."""
+    """Whether to promote; `reasons` are the failed checks or, if none failed, all of them."""
 
     promote: bool
     reasons: tuple[str, ...]
@@ -58,7 +58,7 @@ class Review:
 
     @property
     def rejected(self) -> bool:
-        """Whether the new network was compared and found wanting."""
+        """Whether the new network was compared and did not pass."""
         return self.known is None and not self.decision.promote
 
     def text(self) -> str:
@@ -71,7 +71,7 @@ class Review:
 
 
 def review(root: Path, params: Params) -> Review:
-    """Compare the workspace's int8 network with the one in production; changes nothing.
+    """Compare the workspace's int8 network with the one in production, without changing anything.
 
     Raises:
         ReleaseError: nothing to release, or the release in production is damaged.
@@ -112,9 +112,9 @@ def candidate(root: Path) -> ReleaseCandidate:
 
 
 def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params) -> dict[str, Row]:
-    """The networks' rows with top1, bytes and latency as they are here, on the present test split.
+    """The networks' rows with top1, bytes and latency measured here, on the present test split.
 
-    A network's classes go by name: an image of a class that it doesn't know is classified wrongly.
+    Classes are matched by name: an image of a class that a network does not have counts as wrong.
 
     Raises:
         ReleaseError: a network takes images of another size.
@@ -139,6 +139,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
                 )
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
+            # -1 is no output's index, so an image of an unknown class is never right.
             index = {known: position for position, known in enumerate(expected.classes)}
             labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
             logits = runtime_logits(

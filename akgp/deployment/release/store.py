@@ -4,8 +4,9 @@
     VERSION/        a release: model.onnx, preprocessing.json, metrics.json; never changed
 
 A release is written whole before current.json names it, and current.json is replaced at once: whoever
-reads it finds the old network or the new one. A directory that it doesn't name is left of an
-interrupted promotion; it was never in production and may be deleted. One at a time may promote.
+reads it finds the old network or the new one. A directory that it does not name is left over
+from an interrupted promotion; it was never in production and may be deleted. Only one process at a time may
+promote.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Read = TypeVar("Read", bound=Section)
 
 @dataclass(frozen=True)
 class ReleaseCandidate:
-    """What is released.
+    """A network to be released.
 
     Attributes:
         files: content of each of FILES.
@@ -61,7 +62,7 @@ class Record(Section):
 
 
 class Pointer(Section):
-    """current.json: the release in production, and all of its moves, the present one last."""
+    """current.json: the release in production, and every one that has been, the present one last."""
 
     version: str
     history: tuple[str, ...]
@@ -94,46 +95,46 @@ def known(where: str, network: ReleaseCandidate) -> str | None:
 
 
 def show(where: str, version: str | None = None) -> Record:
-    """What is known of a release, by default of the one in production.
+    """The record of a release, by default of the one in production.
 
     Raises:
         ReleaseError: there is no such release, or its metrics.json is damaged.
     """
-    history = _some(where)
+    history = _nonempty_history(where)
     version = version or history[-1]
     if version not in history:
         raise ReleaseError(f"release {version!r}: not found, must be one of {', '.join(releases(where))}")
-    record = _parsed(Record, f"{where}/{version}/{RECORD}", _present(f"{where}/{version}/{RECORD}"))
+    record = _parsed(Record, f"{where}/{version}/{RECORD}", _read_or_damaged(f"{where}/{version}/{RECORD}"))
     if record.version != version or not version.endswith(_short(record.sha256)):
         raise ReleaseError(f"{where}/{version}/{RECORD}: damaged: it is of another release")
     return record
 
 
 def source(where: str, version: str) -> str | None:
-    """The source of the data that a release was trained on; None: it doesn't say, as of earlier versions."""
+    """The source of the data that a release was trained on; None: not recorded, by earlier versions."""
     path = f"{where}/{version}/{PREPROCESSING}"
     try:
-        found = json.loads(_present(path))["source"]
+        data_source = json.loads(_read_or_damaged(path))["source"]
     except ValueError:
         raise ReleaseError(f"{path}: damaged: not valid JSON") from None
     except (KeyError, TypeError):
         return None
-    return str(found)
+    return str(data_source)
 
 
 def load(where: str, version: str) -> ReleaseCandidate:
-    """A release, compared with the digests that were taken when it was made.
+    """A release, after comparing its files with the digests recorded when it was made.
 
     Raises:
         ReleaseError: there is no such release, or a file of it is missing or damaged.
     """
     record = show(where, version)
-    files = {name: _present(f"{where}/{version}/{name}") for name in FILES}
+    files = {name: _read_or_damaged(f"{where}/{version}/{name}") for name in FILES}
     network = ReleaseCandidate(files, record.int8, record.test_digest)
-    for name, found in network.sha256.items():
-        if found != record.sha256[name]:
+    for name, digest in network.sha256.items():
+        if digest != record.sha256[name]:
             raise ReleaseError(
-                f"{where}/{version}/{name}: damaged: its SHA-256 is {found[:SHORT]}…, "
+                f"{where}/{version}/{name}: damaged: its SHA-256 is {digest[:SHORT]}…, "
                 f"must be {record.sha256[name][:SHORT]}…"
             )
     return network
@@ -141,7 +142,7 @@ def load(where: str, version: str) -> ReleaseCandidate:
 
 def fetch(where: str, folder: Path) -> str:
     """Copy the files of the release in production into a folder; returns its version."""
-    version = _some(where)[-1]
+    version = _nonempty_history(where)[-1]
     for name, content in load(where, version).files.items():
         (folder / name).write_bytes(content)
     return version
@@ -168,8 +169,9 @@ def promote(where: str, network: ReleaseCandidate) -> str:
         test_digest=network.test_digest,
         sha256=network.sha256,
     )
+    # The pointer last: until it names the release, nobody reads what is written here.
     _write_json(f"{where}/{version}/{RECORD}", record)
-    _point(where, [*history, version])
+    _write_pointer(where, [*history, version])
     return version
 
 
@@ -182,21 +184,21 @@ def rollback(where: str, version: str | None = None) -> str:
     Raises:
         ReleaseError: there is none, it is in production already, or it is damaged.
     """
-    history = _some(where)
+    history = _nonempty_history(where)
     if version is None:
         promoted = history.index(history[-1])  # later entries of the present one are rollbacks to it
         if promoted == 0:
             raise ReleaseError(f"release {history[-1]} is the first: there is none before it")
         version = history[promoted - 1]
-    load(where, version)
+    load(where, version)  # a damaged release must not come into production
     if version == history[-1]:
         raise ReleaseError(f"release {version} is in production already")
-    _point(where, [*history, version])
+    _write_pointer(where, [*history, version])
     return version
 
 
 def _history(where: str) -> list[str]:
-    """Versions as they came into production, the present one last."""
+    """Versions in the order in which they came into production, the present one last."""
     path = f"{where}/{POINTER}"
     try:
         pointer = _parsed(Pointer, path, read(path))
@@ -207,14 +209,14 @@ def _history(where: str) -> list[str]:
     return list(pointer.history)
 
 
-def _some(where: str) -> list[str]:
-    """_history, or ReleaseError where there is none yet."""
+def _nonempty_history(where: str) -> list[str]:
+    """The history; raise ReleaseError if it is empty."""
     if history := _history(where):
         return history
     raise ReleaseError(f"{where}: no releases here; `akgp release promote` makes the first")
 
 
-def _point(where: str, history: list[str]) -> None:
+def _write_pointer(where: str, history: list[str]) -> None:
     _write_json(f"{where}/{POINTER}", Pointer(version=history[-1], history=tuple(history)))
 
 
@@ -236,7 +238,7 @@ def _parsed(model: type[Read], path: str, content: bytes) -> Read:
         raise ReleaseError(f"{path}: damaged: {key + ': ' if key else ''}{first['msg']}") from None
 
 
-def _present(path: str) -> bytes:
+def _read_or_damaged(path: str) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""How far a network's probabilities can be believed: temperature, calibration error, Brier score.
+"""Calibration of a network's probabilities: temperature, calibration error, Brier score.
 
-And how much they tell of the labels, in nats. N: samples, C: classes.
+And their information about the labels, in nats. N: samples, C: classes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ BINS = 15
 def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> float:
     """The τ > 0 that minimises the mean of v_i · −log softmax(z_i/τ)_{y_i} (Guo et al. 2017, section 4.2).
 
-    The loss is convex in 1/τ, so the root of its derivative is found (Brent's method). It is
-    sought within a factor of 100 around s, the mean range of the logits of a sample: a teacher
+    The loss is convex in 1/τ, so its minimum is the root of its derivative (Brent's method), searched
+    for within a factor of 100 around s, the mean range of the logits of a sample: a teacher
     that is never wrong has no finite optimum and gets s/100, one that knows nothing at most 100·s,
     one whose logits are constant over the classes 1.
 
@@ -35,6 +35,7 @@ def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | Non
     from scipy.optimize import brentq
 
     logits, labels = checked(logits, labels, "logits, labels"), labels.cpu()
+    # The softmax stays the same, and no exponential overflows at small τ.
     logits = logits - logits.amax(1, keepdim=True)
     weight = torch.ones(len(labels), dtype=torch.float64) if weight is None else weight.double()
     given = logits.gather(1, labels[:, None])[:, 0]
@@ -47,6 +48,7 @@ def calibration_temperature(logits: Tensor, labels: Tensor, weight: Tensor | Non
         probability = (logits * math.exp(log_inverse)).softmax(1)
         return float((weight * ((probability * logits).sum(1) - given)).mean())
 
+    # By the logarithm of 1/τ: the interval spans four orders of magnitude.
     low, high = -math.log(100 * scale), -math.log(scale / 100)
     if slope(low) >= 0:
         return math.exp(-low)
@@ -75,8 +77,9 @@ def brier_score(probability_NC: Tensor, labels_N: Tensor, weight_N: Tensor) -> f
 def information(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float]:
     """Mean of log p_y − log π_y, π being the frequencies of these labels, and its standard error."""
     frequency = labels_N.bincount(minlength=probability_NC.shape[1]).double() / len(labels_N)
-    told = probability_NC.gather(1, labels_N[:, None])[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
-    gain = told.log() - frequency[labels_N].log()
+    # A probability that underflowed to 0 would make the mean infinite.
+    likelihood = probability_NC.gather(1, labels_N[:, None])[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+    gain = likelihood.log() - frequency[labels_N].log()
     return float(gain.mean()), float(gain.std(correction=0)) / math.sqrt(len(gain))
 
 

@@ -1,4 +1,4 @@
-"""What every measurement asks of logits and labels. N: samples, C: classes."""
+"""Checks of the logits and labels of every measurement. N: samples, C: classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often classes are and how alike they look: imbalance, weights that undo it, overlap.
+"""Frequencies of the classes and their similarity: imbalance, weights that undo it, overlap.
 
 N: samples, C: classes.
 """
@@ -38,7 +38,7 @@ def class_weights(labels: Tensor, class_counts: Tensor) -> Tensor:
 def overlap(probability_NC: Tensor) -> Tensor:
     """Mean probabilities of the samples by their most probable class, [C, C].
 
-    Of a class that is nowhere the most probable one, the identity's row.
+    The row of a class that is never the most probable one is the identity's.
     """
     classes, answer_N = probability_NC.shape[1], probability_NC.argmax(1)
     counts = answer_N.bincount(minlength=classes)[:, None]

@@ -1,7 +1,7 @@
-"""What the data and the teacher are like, measured from the teacher's logits on held-out images.
+"""The profile of the data and the teacher, measured from the teacher's logits on held-out images.
 
-Here the measurements are put together; each is made in a module of its own: `calibration`, `label_noise`,
-`classes`. What follows from them for the loss is decided in `teacher_weight`. N: samples, C: classes.
+It combines the measurements of `calibration`, `label_noise` and `classes`. What follows from them for the
+loss is decided in `teacher_weight`. N: samples, C: classes.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ class DataProfile(Section):
 
     @property
     def noisy(self) -> bool:
-        """Whether labels are surely wrong often enough for a correction."""
+        """Whether the share of wrong labels is surely large enough for a correction."""
         return self.noise_rate_low is not None and self.noise_rate_low > CLEAN
 
     @property
     def informative(self) -> bool:
-        """Whether the teacher surely tells more of labels than their frequencies do."""
+        """Whether the teacher surely predicts labels better than their frequencies do."""
         return surely_positive(self.information, self.information_error)
 
     @property
     def suspects(self) -> list[int]:
-        """The classes of which labels look wrong where the teacher is surest, worst first."""
+        """The classes whose labels look wrong where the teacher is most confident, worst first."""
         lows = self.noise_rate_by_class_low
         return sorted((k for k, low in enumerate(lows) if low > SUSPECT), key=lambda k: -lows[k])
 
@@ -99,7 +99,7 @@ class DataProfile(Section):
         return self.noise_rate is not None and (self.noisy or bool(self.suspects))
 
     def with_noise_of(self, other: DataProfile) -> DataProfile:
-        """These, but with the label noise that was measured by another network."""
+        """This profile with the label noise that another network measured."""
         fields = (
             "noise_rate", "noise_rate_low", "noise_rate_by_class", "noise_rate_by_class_low", "confusion",
             "label_temperature",
@@ -142,9 +142,9 @@ def profile_data(
     the *label* and would multiply each wrong label of a rare class (on 169 images of a clean 1:20 tail of
     the digits the noise rate read up to .31 with v, up to .06 without; true .30 read .55 and .34).
 
-    The noise rate is None where the teacher does not tell labels better than the prior does (by two standard
-    errors), or where some class would be labelled another one as often as itself: wrong labels and a bad
-    teacher then look alike.
+    The noise rate is None where the teacher does not predict labels better than the prior (by two standard
+    errors), or where some class would be labelled as another one as often as itself: then wrong labels cannot
+    be told from a bad teacher.
 
     Args:
         logits: [N, C], of the calibration split.
@@ -176,11 +176,11 @@ def profile_data(
     if train_logits is not None:
         seen = _training_brier(train_logits, train_labels, train_counts, temperature)
         gap = seen - brier_score(probability, labels, weight)
-    told, error = information(unweighted, labels)
+    gain, error = information(unweighted, labels)
     rate, low, confusion = noise(unweighted, labels)
     rates = noise_by_class(unweighted, labels)
     off_diagonal = transition(rate, confusion).fill_diagonal_(0).amax(1)
-    identified = surely_positive(told, error) and bool((off_diagonal < 1 - rate).all())
+    identified = surely_positive(gain, error) and bool((off_diagonal < 1 - rate).all())
     return DataProfile(
         samples=len(labels),
         temperature=temperature,
@@ -188,7 +188,7 @@ def profile_data(
         accuracy=accuracy,
         ece=calibration_error(confidence, right, weight),
         overconfidence=float((weight * confidence).mean()) - accuracy,
-        information=told,
+        information=gain,
         information_error=error,
         noise_rate=rate if identified else None,
         noise_rate_low=low if identified else None,

@@ -1,4 +1,7 @@
-"""Which labels are wrong, measured where the calibrated teacher is surest. N: samples, C: classes."""
+"""The share of wrong labels, measured where the calibrated teacher is most confident.
+
+N: samples, C: classes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float, Tenso
 
     η̂ is 1 − accuracy on the most confident tenth. Row k of S counts the labels other than k among the most
     confident fifth of what is predicted k, plus 10/(C − 1) each, normalised. Samples of equal confidence
-    go together.
+    are taken together.
     """
     classes = probability_NC.shape[1]
     confidence, predicted = probability_NC.max(1)
@@ -24,6 +27,7 @@ def noise(probability_NC: Tensor, labels_N: Tensor) -> tuple[float, float, Tenso
         if of_class.any():
             sure = _most_confident(confidence[of_class], 5)
             counts[k] = labels_N[of_class][sure].bincount(minlength=classes)
+    # Ten samples spread evenly as a prior: a class with few confident samples gets no extreme row.
     counts = (counts + 10 / (classes - 1)).fill_diagonal_(0)
     return rate, low, counts / counts.sum(1, keepdim=True)
 
@@ -46,7 +50,7 @@ def noise_by_class(probability_NC: Tensor, labels_N: Tensor) -> list[tuple[float
 
 
 def _error_rate(wrong_N: Tensor, level: float) -> tuple[float, float]:
-    """Share of wrong ones, and the lower end of its interval (Wilson 1927)."""
+    """The share of wrong labels, and the lower end of its interval (Wilson 1927)."""
     from scipy.stats import binomtest
 
     test = binomtest(int(wrong_N.sum()), len(wrong_N))

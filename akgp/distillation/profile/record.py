@@ -1,4 +1,4 @@
-"""The characteristics as they are kept on disk: no larger than the classes are many."""
+"""The data's profile as written to disk, in a size that does not grow with the square of the classes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from akgp.distillation.profile.data_profile import DataProfile
 
 MATRIX_CLASSES = 48
-"""Of more classes than this not the matrices are kept, but their largest entries."""
+"""For more classes than this only the largest entries of the matrices are written."""
 PAIRS = 50
 
 
-def recorded(found: DataProfile, classes: Sequence[str]) -> dict[str, Any]:
-    """All fields by name; of many classes `confusion` and `overlap` are None.
+def recorded(measured: DataProfile, classes: Sequence[str]) -> dict[str, Any]:
+    """All fields by name; for many classes `confusion` and `overlap` are None.
 
     Then `confusion_pairs` and `overlap_pairs` are their largest entries off the diagonal: rows of class (of
     the matrix' row), other (of its column) and share, largest first.
@@ -24,11 +24,11 @@ def recorded(found: DataProfile, classes: Sequence[str]) -> dict[str, Any]:
         classes: their names, in the order of the logits.
     """
     matrices = ("confusion", "overlap")
-    if found.classes <= MATRIX_CLASSES:
-        return found.model_dump(mode="json")
-    kept = found.model_dump(mode="json", exclude=set(matrices))
-    pairs = {f"{name}_pairs": _largest(getattr(found, name), classes) for name in matrices}
-    return kept | dict.fromkeys(matrices) | pairs
+    if measured.classes <= MATRIX_CLASSES:
+        return measured.model_dump(mode="json")
+    fields = measured.model_dump(mode="json", exclude=set(matrices))
+    pairs = {f"{name}_pairs": _largest(getattr(measured, name), classes) for name in matrices}
+    return fields | dict.fromkeys(matrices) | pairs
 
 
 def _largest(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> list[dict[str, Any]]:

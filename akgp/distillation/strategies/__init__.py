@@ -1,8 +1,9 @@
-"""The loss of each strategy: what it makes of the teachers, the labels and the weights.
+"""The loss of each strategy, from the teachers, the labels and the weights.
 
-What is known of a strategy besides, its record, is in `akgp.params.strategies`, by the same name. Here each
-family of strategies is a module, which names its losses in `LOSSES` and in `OBJECTIVES` those that have
-parameters of their own. N: training images, B: samples of a batch, C: classes, K: teachers.
+All else about a strategy, its record, is in `akgp.params.strategies` under the same name. Each family of
+strategies is a module here, with its losses in `LOSSES` and those with parameters of their own in
+`OBJECTIVES`.
+ N: training images, B: samples of a batch, C: classes, K: teachers.
 """
 
 from __future__ import annotations

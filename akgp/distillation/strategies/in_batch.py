@@ -1,8 +1,8 @@
-"""Strategies that weigh one teacher in every batch: annealed, wsld, dkd.
+"""Strategies that weight one teacher within each batch: annealed, wsld, dkd.
 
-Several teachers are seen as one, by the mean of their probabilities. B: samples of a batch, C: classes; CE:
+Several teachers count as one, by the mean of their probabilities. B: samples of a batch, C: classes; CE:
 cross-entropy with the label at T = 1, where `training.label_smoothing` applies to the student's own; KL and
-soft cross-entropy: between logits divided by T, which are standardised before if `logit_std` is set.
+soft cross-entropy: between logits divided by T, which are standardised first if `logit_std` is set.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def annealed(inputs: LossInputs) -> Tensor:
 
     Teacher annealing (Clark et al. 2019, BAM! Born-Again Multi-Task Networks, section "Teacher
     annealing"): the target is λ·y + (1 − λ)·p_t with λ rising linearly from 0 to 1 over training.
-    At T = 1, the paper's, this is the same gradient; other T soften the teacher's part. `w0` has
-    no say.
+    At T = 1, the paper's, this is the same gradient; other T soften the teacher's part. `w0` is
+    not used.
     """
     return inputs.mixed(1 - inputs.progress)
 

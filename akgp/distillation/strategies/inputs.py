@@ -1,4 +1,4 @@
-"""What the loss of a strategy, or its objective, is made of.
+"""The inputs of a strategy's loss or objective.
 
 B: samples of a batch, C: classes, K: teachers.
 """
@@ -18,10 +18,10 @@ from akgp.params import Distill
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What student and teachers say of a batch, and what a loss is made of besides; see `strategy_loss`.
+    """The logits of student and teachers for a batch, and the other inputs of a loss; see `strategy_loss`.
 
     Raises:
-        ValueError: a shape, a label, the weight or the number of teachers is not as it says there.
+        ValueError: a shape, a label, the weight or the number of teachers is not as described there.
     """
 
     student_BC: Tensor
@@ -72,7 +72,7 @@ Loss = Callable[[LossInputs], Tensor]
 
 
 def check_teachers(params: Distill, count: int) -> None:
-    """Raise ValueError unless these are as many teachers as the strategy needs."""
+    """Raise ValueError if there are fewer teachers than the strategy needs."""
     needed = params.facts.teachers
     if count < needed:
         raise ValueError(f"distill.strategy {params.strategy!r} needs {needed} teachers or more, got {count}")
@@ -80,7 +80,7 @@ def check_teachers(params: Distill, count: int) -> None:
 
 @dataclass(frozen=True)
 class ObjectiveInputs:
-    """What an objective with parameters of its own is made from: student, teachers, facts about the data.
+    """The inputs of an objective with parameters of its own: student, teachers, facts about the data.
 
     example_input: [1, channels, H, W], of the images' size. num_classes: C.
     prior: [C], log class prior added to the student's logits in training; None: no shift.

@@ -100,18 +100,18 @@ class SelfDistillation(nn.Module):
                 names, none can be chosen; the network has no classifier.
         """
         super().__init__()
-        found = _anatomy(model, example_input)
-        names = params.heads or _automatic(found)
+        anatomy = _anatomy(model, example_input)
+        names = params.heads or _automatic(anatomy)
         for name in names:
-            if name not in found.maps:
+            if name not in anatomy.maps:
                 raise ValueError(
                     f"distill.heads: {name!r} must be a module that is called once and gives feature maps "
-                    f"[B, C, H, W], {found.candidates()}"
+                    f"[B, C, H, W], {anatomy.candidates()}"
                 )
         self.params, self.prior = params, prior
-        self.map_shapes = [found.maps[name] for name in names]
+        self.map_shapes = [anatomy.maps[name] for name in names]
         self.heads = nn.ModuleList(
-            Head(channels, found.features, found.classes) for channels, _, _ in self.map_shapes
+            Head(channels, anatomy.features, anatomy.classes) for channels, _, _ in self.map_shapes
         )
         self._seen: list[Tensor | None] = [None] * (len(names) + 1)  # by head, then what the classifier reads
         self._hooks = [
@@ -119,7 +119,7 @@ class SelfDistillation(nn.Module):
                 model.get_submodule(name).register_forward_hook(_keep_output(self._seen, index))
                 for index, name in enumerate(names)
             ),
-            model.get_submodule(found.classifier).register_forward_pre_hook(_keep_input(self._seen)),
+            model.get_submodule(anatomy.classifier).register_forward_pre_hook(_keep_input(self._seen)),
         ]
 
     def forward(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
@@ -196,7 +196,7 @@ def _keep_input(seen: list[Tensor | None]) -> Callable[[nn.Module, tuple[Tensor,
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What a network is made of, as one forward pass shows it.
+    """The modules of a network that matter here, as one forward pass shows them.
 
     maps: shape [C, H, W] of the feature map of each module that is called once and gives one.
     classifier: the layer that gives the logits; it reads D = `features` numbers.
@@ -221,13 +221,13 @@ class _Call(NamedTuple):
     gave: tuple[int, ...]
 
 
-def _automatic(found: _Anatomy) -> list[str]:
+def _automatic(anatomy: _Anatomy) -> list[str]:
     """The stages layer1, layer2, … of a ResNet but for the last."""
-    stages = [name for name in found.maps if re.fullmatch(r"layer\d+", name)]
+    stages = [name for name in anatomy.maps if re.fullmatch(r"layer\d+", name)]
     if len(stages) < 2:
         raise ValueError(
             "distill.heads: the student has no stages layer1, layer2, …: name modules that give feature maps "
-            f"[B, C, H, W], {found.candidates()}"
+            f"[B, C, H, W], {anatomy.candidates()}"
         )
     return stages[:-1]
 

@@ -1,4 +1,4 @@
-"""Strategies that weigh several teachers against each other, by sample: ca_mkd, amtml_kd.
+"""Strategies that weight several teachers against each other for each sample: ca_mkd, amtml_kd.
 
 B: samples of a batch, C: classes, K: teachers; CE and KL as in `in_batch`.
 """
@@ -97,8 +97,8 @@ def amtml_kd_loss(inputs: LossInputs, log_weights: Tensor) -> Tensor:
         log_weights: log w, [B, K].
     """
     log_mixture = (log_weights.T[..., None] + inputs.softened(inputs.teachers_KBC)).logsumexp(0)
-    taught = divergence(inputs.softened(inputs.student_BC), log_mixture).mean()
-    return inputs.label_loss() + inputs.alpha * inputs.params.temperature**2 * taught
+    teacher_loss = divergence(inputs.softened(inputs.student_BC), log_mixture).mean()
+    return inputs.label_loss() + inputs.alpha * inputs.params.temperature**2 * teacher_loss
 
 
 def _amtml_kd(inputs: ObjectiveInputs) -> LearnedTeachers:

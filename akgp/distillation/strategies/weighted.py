@@ -1,6 +1,6 @@
 """Strategies whose weight of the teacher is known for every sample before the training.
 
-A weight is a function of (params, profile, logits, labels), see `teacher_weights`. Several teachers are seen
+A weight is a function of (params, profile, logits, labels), see `teacher_weights`. Several teachers are taken
 as one, by the mean of their probabilities. N: samples.
 """
 
@@ -45,7 +45,7 @@ def _fixed(params: Distill, profile: DataProfile, logits: Tensor, labels: Tensor
 
 
 def _akgp(params: Distill, profile: DataProfile, logits: Tensor, labels: Tensor) -> Tensor:
-    """w_i = 1 − (1 − w0)(1 − q_i): the teacher gets w0, and the share of the label that is likely wrong."""
+    """w_i = 1 − (1 − w0)(1 − q_i): w0, and of the label's part the probability q_i that it is wrong."""
     if not params.noise_posterior:
         return _fixed(params, profile, logits, labels)
     return 1 - (1 - params.w0_or_default) * (1 - wrong_label_probability(profile, logits, labels))

@@ -1,4 +1,4 @@
-"""Teachers' weights from answers: the mixture of networks that predicts labels best.
+"""Teachers' weights from outputs on held-out images: the mixture of networks that predicts labels best.
 
 Mixing models by their squared error on held-out data is stacking (Wolpert 1992, Breiman 1996); a
 teacher's weight estimated so, without a grid, is in substance Borup & Andersen 2021.
@@ -23,18 +23,18 @@ from akgp.distillation.teacher_weight.per_sample import log_prior
 from akgp.params import Distill
 
 SPREAD = 0.25
-"""ς: standard deviation of what is believed of a teacher's weight before it is measured."""
+"""ς: standard deviation of the prior of a teacher's weight."""
 TOLERANCE = 1e-10
-"""What is a zero beside the largest eigenvalue: teachers that answer alike differ by rounding."""
+"""Share of the largest eigenvalue below which one counts as zero: equal teachers differ by rounding."""
 EXACT = 1e-6
-"""Variance of a weight that counts as known."""
+"""Variance below which a weight counts as known exactly."""
 
 
 @dataclass(frozen=True)
 class WeightEstimate:
     """w0 as measured: `weight` in [0, 1] is `raw`, shrunk to `guess` by its standard `error`.
 
-    error: None where the answers do not differ, and say nothing.
+    error: None where the answers do not differ, and determine nothing.
     """
 
     weight: float
@@ -46,7 +46,7 @@ class WeightEstimate:
 def estimate_w0(data: DistillationData, params: Distill) -> tuple[WeightEstimate, Tensor] | None:
     """w0 from what the teachers know beyond the dense network, and the share [K] of each in it.
 
-    None where nobody else teaches; but if the dense network then tells no more of labels than their
+    None where the dense network is the only teacher; but if it predicts labels no better than their
     frequencies do, w0 is 0. It is assumed that the student recovers about what its dense network knew,
     and that one which only imitates a teacher knows about what that does: then `stacked_weights` of
     these networks' answers stands for that of branches, and costs no training
@@ -117,22 +117,23 @@ def stacked_weights(
     v = weight.numpy()
     apart_NKC = np.stack(others, 1) - own[:, None]
     wrong_NC = np.eye(own.shape[1])[labels.numpy()] - own
-    raw, covariance, told = _least_squares(v, apart_NKC, wrong_NC)
+    raw, covariance, determined = _least_squares(v, apart_NKC, wrong_NC)
     guess, one = np.full(len(b), prior / len(b)), np.eye(len(b))
-    gain = SPREAD**2 * told @ np.linalg.inv(SPREAD**2 * one + covariance)
-    found = _shares(guess + gain @ (raw - guess), SPREAD**2 * (one - gain))
-    w0, said = float(found.sum()), float((raw + guess - told @ guess).sum())
-    error = math.sqrt(max(covariance.sum(), 0.0)) if told.any() else None
-    shares = found / w0 if w0 else np.full(len(b), 1 / len(b))
-    return WeightEstimate(w0, said, error, prior), torch.from_numpy(shares)
+    gain = SPREAD**2 * determined @ np.linalg.inv(SPREAD**2 * one + covariance)
+    weights = _shares(guess + gain @ (raw - guess), SPREAD**2 * (one - gain))
+    w0, raw_w0 = float(weights.sum()), float((raw + guess - determined @ guess).sum())
+    error = math.sqrt(max(covariance.sum(), 0.0)) if determined.any() else None
+    shares = weights / w0 if w0 else np.full(len(b), 1 / len(b))
+    return WeightEstimate(w0, raw_w0, error, prior), torch.from_numpy(shares)
 
 
 def _least_squares(
     v_N: np.ndarray, apart_NKC: np.ndarray, wrong_NC: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ŵ [K], its covariance S, and the projector H⁺H on what is told, [K, K] both."""
+    """ŵ [K], its covariance S and the projector H⁺H on what the data determine, both [K, K]."""
     count = len(v_N)
     square = np.einsum("n,nkc,nlc->kl", v_N, apart_NKC, apart_NKC) / count
+    # Pseudo-inverse: teachers whose answers are alike make H singular.
     inverse = np.linalg.pinv(square, rcond=TOLERANCE, hermitian=True)
     raw = inverse @ np.einsum("n,nkc,nc->k", v_N, apart_NKC, wrong_NC) / count
     left_NC = wrong_NC - np.einsum("nkc,k->nc", apart_NKC, raw)
@@ -144,8 +145,8 @@ def _least_squares(
 def _shares(mean_K: np.ndarray, covariance_KK: np.ndarray) -> np.ndarray:
     """The weights nearest to `mean`, by its covariance, of 0 and above and a sum of at most 1; [K].
 
-    By non-negative least squares, with what is left to the labels as one more weight and the sum of 1 as one
-    more equation, which counts so much more than the others that it holds.
+    By non-negative least squares, with the labels' remaining weight as one more unknown and the sum of 1 as
+    one more equation, whose factor is so large that it holds.
     """
     from scipy.optimize import nnls
 
@@ -154,8 +155,8 @@ def _shares(mean_K: np.ndarray, covariance_KK: np.ndarray) -> np.ndarray:
     variances, axes_KK = np.linalg.eigh(covariance_KK)
     root = axes_KK.T / np.sqrt(np.maximum(variances, EXACT))[:, None]
     equations = np.block([[root, np.zeros((len(mean_K), 1))], [np.full((1, len(mean_K) + 1), 1 / EXACT)]])
-    found = nnls(equations, np.append(root @ mean_K, 1 / EXACT))[0][:-1]
-    return np.asarray(found / max(1.0, found.sum()))
+    weights = nnls(equations, np.append(root @ mean_K, 1 / EXACT))[0][:-1]
+    return np.asarray(weights / max(1.0, weights.sum()))
 
 
 def _check(

@@ -3,8 +3,8 @@
 After a part of the training, a branch that learns from the labels alone and one that learns from
 the teacher alone are trained to their end from the same network, optimizer and order of images.
 The mixture of their answers that predicts the calibration labels best says how much the teacher
-is worth *after* learning: label noise that the student averages away costs nothing, a teacher's
-bias that it cannot average away does. The branches are thrown away, the training continues.
+is worth *after* learning: label noise that the student averages out costs nothing, a teacher's bias,
+which does not average out, does. The branches are then discarded and the training continues.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def train_measured(
 
     Rows of the branches carry `branch`: the weight 0 or 1 that it learns with; all others are those
     of one training of `params.epochs`. Once the branches have ended, states carry `measured`, a
-    `Measured` as a dictionary. The whole costs 1.3 times a training.
+    `WeightEstimate` as a dictionary. The whole costs 1.3 times a training.
 
     Args:
-        images: of a weight w0 the training images, with the columns that its objective needs.
-        objective: of a weight w0.
-        calibration: labelled images on which nothing is trained.
+        images: gives for a w0 the training images, with the columns that the objective needs.
+        objective: gives the objective for a w0.
+        calibration: labelled images that nothing is trained on.
         prior: w0 until it is measured, see `stacked_weight`.
         state: of an earlier `Epoch` of this function; the rest as for `train`.
     """
@@ -68,6 +68,7 @@ def train_measured(
         for epoch in islice(training(model, prior, state["trunk"]), trunk_epochs - done):
             state = state | {"trunk": epoch.state}
             yield Epoch(epoch.row, state)
+        # A branch ends at a learning rate of zero, so its last weights are the ones to compare.
         last, schedule = params.model_copy(update={"keep": "last"}), _decayed(trunk_epochs, epochs)
         for weight in (0.0, 1.0)[len(state["answers"]) :]:
             branch, start = copy.deepcopy(model), state["branch"] or state["trunk"]
@@ -76,7 +77,7 @@ def train_measured(
                 state = state | {"branch": epoch.state}
                 yield Epoch(epoch.row | {"branch": weight}, state)
             branch.load_state_dict(state["branch"]["kept"])
-            # As it was trained, or the last bits differ after a kill.
+            # In the memory format of its training: after a kill the last bits would differ otherwise.
             settle(branch, calibration.image_shape, channels_last=params.channels_last)
             answer = predict_logits(branch, calibration, device=device)
             state = state | {"branch": None, "answers": [*state["answers"], answer]}
@@ -89,7 +90,7 @@ def train_measured(
 
 
 def _decayed(start: int, epochs: int) -> Schedule:
-    """From the rate that the training has after `start` epochs, linearly to zero within `epochs`."""
+    """A schedule that falls linearly to zero within `epochs`, from the rate after `start` epochs."""
 
     def factor(step: int, steps: int, params: Training) -> float:
         done = (step - 1 - start * steps) / (epochs * steps)

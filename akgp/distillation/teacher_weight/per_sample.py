@@ -1,7 +1,7 @@
-"""How far each training sample's label can be believed, and the class prior: computed once, before training.
+"""The probability that a training label is wrong, and the class prior: computed once, before training.
 
-From the logits on the un-augmented training images of the network that judges the labels. What a strategy
-makes of it is in `strategies.weighted`. N: samples, C: classes.
+The input is the logits, on the un-augmented training images, of the network that judges the labels. How a
+strategy uses the result is in `strategies.weighted`. N: samples, C: classes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def wrong_label_probability(profile: DataProfile, logits: Tensor, labels: Tensor
     labels = labels.cpu()
     probability = (logits.detach().cpu().double() / profile.label_temperature).softmax(1)
     transition = profile.transition()
+    # An inverted transition can give negative entries, which are no probabilities: hence the bound.
     true = (probability @ torch.linalg.pinv(transition)).clamp_min(1e-3)
     joint = true * transition.T[labels]  # [N, C]: true class c and the given label; true's scale cancels
     return 1 - joint.gather(1, labels[:, None])[:, 0] / joint.sum(1)
@@ -40,8 +41,8 @@ def log_prior(params: Distill, profile: DataProfile) -> Tensor | None:
     """log π, float32 [C], added to the student's logits in training only; None: no shift.
 
     Logit adjustment (Menon et al. 2021, eq. 10, τ = 1): trained on z + log π, the student
-    predicts with z as if all classes were equally frequent. Every strategy has it where
-    `params.logit_adjustment` is on; auto is for those that follow the data, where the imbalance exceeds 3.
+    predicts with z as if all classes were equally frequent. Every strategy has it if
+    `params.logit_adjustment` is on; with auto only adaptive ones, where the imbalance exceeds 3.
     """
     wanted = params.logit_adjustment == "on" or (
         params.logit_adjustment == "auto" and params.facts.adaptive and profile.imbalanced
