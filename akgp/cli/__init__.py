@@ -1,8 +1,8 @@
-"""The command `akgp`: parses arguments and calls the library; errors of the user's are one line.
+"""The command `akgp`: it parses arguments and calls the library; errors about the input are one line.
 
-A group of commands is a module here, and so is what surrounds every command: `console`, `home`, `entry`.
-Every command imports what it needs when it runs, so that `akgp --help` and `akgp params check`
-stay quick. What the commands do is written elsewhere.
+Each group of commands is a module here; `console`, `home` and `entry` serve all of them. A command imports
+what it needs when it runs, so that `akgp --help` and `akgp params check` stay quick. What the commands do is
+written elsewhere.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def _app(
 
 
 def main() -> None:
-    """Entry point: run the command; `entry.run` says how it ends."""
+    """Run the command; see `entry.run` for how it ends."""
+    # First: it may start the interpreter again, and nothing should have been done by then.
     console.set_up()
     home.set_up(Path())
     logging.basicConfig(level=logging.WARNING, format="akgp: %(message)s")

@@ -1,4 +1,4 @@
-"""`python -m akgp.cli`, for whoever has no `akgp` on the PATH."""
+"""`python -m akgp.cli`, where `akgp` is not on the PATH."""
 
 from akgp.cli import main
 

@@ -1,4 +1,4 @@
-"""What several commands share: options, and how they say something."""
+"""Options and output that several commands share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
 
 
 def note(text: str) -> None:
-    """Say on standard error what is worth knowing of the output, if anything."""
+    """Print a remark about the output, if there is one, on standard error."""
     if text:
         complain(text)
 
@@ -26,5 +26,5 @@ def say_json(**content: Any) -> None:
 
 
 def is_here(folder: Path, place: str) -> bool:
-    """Whether `folder` is this workspace's own."""
+    """Whether `folder` is `place` of the current workspace."""
     return folder.resolve() == Path(place).resolve()

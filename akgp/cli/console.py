@@ -1,4 +1,4 @@
-"""Text, whatever the locale: UTF-8 for files and their names, and on a terminal what it can show."""
+"""Text output in any locale: UTF-8 for files and their names, and on a terminal what it can show."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ UTF8_MODE = "PYTHONUTF8"
 
 
 def set_up() -> None:
-    """Let this program, and those it starts, take names of files as UTF-8, and print without failing.
+    """Let this program and those it starts read file names as UTF-8, and print without failing.
 
-    Without a UTF-8 locale (LC_ALL=C) Python would take names of files as ASCII, as would Ray's workers. What
-    decides it is read when the interpreter starts: so it is started again, in the same process.
+    Without a UTF-8 locale Python may take file names as ASCII, as would Ray's workers. The interpreter reads
+    the setting when it starts, so it is started again in the same process.
     """
+    # The variable is set before: a second start that changed nothing must not lead to a third.
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get(UTF8_MODE) != "1":
         os.environ[UTF8_MODE] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

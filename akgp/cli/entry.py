@@ -1,7 +1,7 @@
-"""How the command `akgp` ends.
+"""The end of the command `akgp`: messages and exit statuses.
 
-An error of the user's is one line on standard error and status 1; an interruption is one line and status
-130 (143 where it is terminated).
+An error about the input is one line on standard error and status 1; an interruption is one line and status
+130 (143 after SIGTERM).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NoReturn
 
 INTERRUPTED = 128 + signal.SIGINT
 
-_received: list[int] = []  # signals to end, less SIGINT, of which Python and asyncio make an exception
+_received: list[int] = []  # signals to end but SIGINT, which Python and asyncio turn into an exception
 _resumable: list[bool] = []  # whether the command that runs can be resumed
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run `command`, then exit as said above. AKGP_TRACEBACK=1 shows where an error came from."""
+    """Run `command`, then exit as described above. AKGP_TRACEBACK=1 shows an error's traceback."""
     _received.clear()
     _resumable.clear()
     signal.signal(signal.SIGTERM, _terminate)
@@ -30,7 +30,7 @@ def run(command: Callable[[], object]) -> None:
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else None
         if _received or code == INTERRUPTED or isinstance(error, KeyboardInterrupt):
-            # Whatever libraries have made of it: an exit, an interruption or an error of their own.
+            # By the signal: libraries turn it into an exit, an interruption or an error of their own.
             complain("interrupted; run it again to resume" if _resumable else "interrupted")
             sys.exit(128 + _received[0] if _received else INTERRUPTED)
         if not isinstance(error, (ValueError, OSError)):
@@ -43,23 +43,23 @@ def run(command: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
-    """In this block runs what resumes from its last epoch when it is run again."""
+    """Mark a block that resumes from its last epoch when the command is run again."""
     _resumable.append(True)
     yield
     _resumable.pop()
 
 
 def complain(text: str) -> None:
-    """Say something on standard error, each line marked as ours; a reader that is gone is no error."""
+    """Print on standard error, each line with the prefix `akgp:`; a closed pipe is no error."""
     with contextlib.suppress(OSError):
         for line in text.splitlines():
             print(f"akgp: {line}", file=sys.stderr, flush=True)
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Whether `error` is about the input: of a type of ours, or a ValueError raised in our own code.
+    """Whether `error` is about the input: of a type of akgp's, or a ValueError raised in akgp's own code.
 
-    A file that the system refuses counts too, since the message names it.
+    An OSError that names a file counts too.
     """
     if isinstance(error, OSError):
         return error.filename is not None
@@ -71,4 +71,4 @@ def is_for_the_user(error: Exception) -> bool:
 
 def _terminate(signum: int, _frame: object) -> NoReturn:
     _received.append(signum)
-    sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders go
+    sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders are removed

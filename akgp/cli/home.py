@@ -1,7 +1,7 @@
-"""Where libraries keep what is theirs, if the user's home cannot be written: below the workspace.
+"""Folders below the workspace for the files of libraries, where the user's home cannot be written.
 
-A container often has no home, or a read-only one. Nothing is created here; what is read from the home, such
-as AWS credentials, still is.
+A container often has no home, or a read-only one. Nothing is created here; AWS credentials and the like are
+still read from the home.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 KEPT = {"MPLCONFIGDIR": "matplotlib", "PREFECT_HOME": "prefect", "XDG_CACHE_HOME": "cache"}
-"""Variables by which libraries are told of another folder, and the folder's name below .akgp."""
+"""Variables that set a library's folder, and the folder's name below .akgp."""
 
 
 def set_up(root: Path) -> None:
@@ -21,9 +21,9 @@ def set_up(root: Path) -> None:
 
 
 def substitutes(environment: Mapping[str, str], root: Path) -> dict[str, str]:
-    """What to set where the home cannot be written; what is set already stays. Nothing where it can.
+    """The variables to set where the home cannot be written; those that are set already stay.
 
-    Ray keeps a token in the home, unless it is given one.
+    Empty where it can be written. Ray keeps its token in the home, unless a variable holds one.
     """
     home = environment.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 (without a home it stays ~)
     if home != "~" and _can_be_written(Path(home)):
@@ -38,6 +38,6 @@ def substitutes(environment: Mapping[str, str], root: Path) -> dict[str, str]:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether files can be made in it, or it can be made itself."""
+    """Whether files can be created in it or, if it does not exist, it can be created."""
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)

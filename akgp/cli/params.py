@@ -1,4 +1,4 @@
-"""`akgp params`: params.yaml, looked at before anything computes."""
+"""`akgp params`: checks of params.yaml before anything computes."""
 
 from __future__ import annotations
 

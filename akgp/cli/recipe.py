@@ -1,4 +1,4 @@
-"""`akgp recipe`: whole parameter sets, listed, shown and used."""
+"""`akgp recipe`: list, show and use whole parameter sets."""
 
 from __future__ import annotations
 

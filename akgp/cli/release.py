@@ -1,4 +1,4 @@
-"""`akgp release`: networks in production, now, before and next."""
+"""`akgp release`: list, show, promote and roll back releases."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def release_list(as_json: Json = False) -> None:
         try:
             rows[-1]["int8"] = row = dict(release.show(where, version).int8)
             rows[-1]["data"] = source = release.source(where, version)
-            said = f"{row['top1']:.2f} %  {row['bytes']:,} bytes  {row['latency_ms']:.3f} ms"
-            said += f"  of {source or 'unknown data'}"
+            summary = f"{row['top1']:.2f} %  {row['bytes']:,} bytes  {row['latency_ms']:.3f} ms"
+            summary += f"  of {source or 'unknown data'}"
         except release.ReleaseError as error:
-            rows[-1]["error"] = said = str(error)
+            rows[-1]["error"] = summary = str(error)
         if not as_json:
-            typer.echo(wrapped(f"{'*' if version == current else ' '} {version}  {said}", hanging=4))
+            typer.echo(wrapped(f"{'*' if version == current else ' '} {version}  {summary}", hanging=4))
     if as_json:
         say_json(releases=where, production=current, versions=rows)
 

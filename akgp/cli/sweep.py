@@ -1,4 +1,4 @@
-"""`akgp sweep`: a search over parameters, its best trials, and a trial made the parameters."""
+"""`akgp sweep`: search parameters, show the best trials, and apply one to params.yaml."""
 
 from __future__ import annotations
 

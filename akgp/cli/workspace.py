@@ -1,4 +1,4 @@
-"""`akgp stage`, `report`, `predict` and `doctor`: what a workspace computes and shows, and whether it can."""
+"""`akgp stage`, `report`, `predict` and `doctor`: the commands on a workspace."""
 
 from __future__ import annotations
 

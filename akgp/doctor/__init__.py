@@ -1,6 +1,6 @@
-"""What `akgp doctor` looks at: this machine, the workspace, and the services that its settings name.
+"""The checks of `akgp doctor`: this machine, the workspace, and the services that its settings name.
 
-It changes nothing. A check is a line: what is there, and what to do about it.
+They change nothing. Each is one line: what was observed, and the remedy if something is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def examine(root: Path) -> list[Check]:
     """Every check of this machine and of the workspace `root`, the cheap ones first."""
     try:
         checked = params.load(root / "params.yaml")
-    except params.ParamsError:  # `workspace` says so
+    except params.ParamsError:  # reported by the check `workspace`
         checked = None
     return [
         Check("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),

@@ -1,4 +1,4 @@
-"""One thing that was looked at, as a line."""
+"""A check of `akgp doctor`, as one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INSTALL = "pip install -c constraints.txt -e '.[pipeline]'"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; `remedy` says what to do, and is empty if all is well."""
+    """The result of one check; `remedy` says what to do, and is empty if nothing is wrong."""
 
     name: str
     found: str

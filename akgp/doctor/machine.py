@@ -1,4 +1,4 @@
-"""This machine: packages, programs, disks, and what would compute."""
+"""Checks of this machine: packages, programs, disks and devices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INTEGER = {
 
 
 def packages(requirements: list[str]) -> Iterator[Check]:
-    """One line if all is installed as required; else a line for each package that is not.
+    """A line for each package that is not installed as required, and one that counts the others.
 
     Args:
         requirements: as in the package's metadata; those of the extra `dev` are left out.
@@ -62,14 +62,18 @@ def commands() -> Check:
 
 
 def space(name: str, folder: Path, needed: int, remedy: str) -> Check:
-    """Free bytes of the disk that `folder` is on."""
+    """Free space on the disk of `folder`.
+
+    Args:
+        needed: bytes.
+    """
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.1f} GiB free in {folder}"
     return Check(name, found, remedy if free < needed else "")
 
 
 def device() -> Check:
-    """What would compute: GPUs, or the processor and whether it multiplies in bf16."""
+    """The devices: the processor, whether it multiplies in bf16, and GPUs."""
     try:
         import torch
     except ImportError as error:
@@ -83,7 +87,7 @@ def device() -> Check:
 
 
 def instructions() -> Check:
-    """Which integer instructions this processor has: they decide how fast int8 is, not what it computes."""
+    """The processor's integer instructions, which decide how fast int8 is, not what it computes."""
     try:
         import torch
     except ImportError:
@@ -94,7 +98,7 @@ def instructions() -> Check:
 
 
 def cuda(wanted: int) -> Check:
-    """Which CUDA torch was built for, and whether a driver answers; needed only if workers want GPUs."""
+    """The CUDA version of torch, and whether a driver answers; required only if workers use GPUs."""
     try:
         import torch
     except ImportError:

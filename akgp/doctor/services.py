@@ -1,7 +1,7 @@
-"""The services that settings name: a Ray cluster, S3 stores, DVC remotes and a Prefect server.
+"""Checks of the services that settings name: a Ray cluster, S3 stores, DVC remotes and a Prefect server.
 
-Only what is configured is asked, each for SECONDS at most. Credentials are not printed: of an address
-nothing but scheme, host and path, of a refusal nothing but its kind.
+Only configured services are contacted, each for SECONDS at most. Credentials are not printed: an address is
+shown as scheme, host and path, a refusal by its kind only.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def s3(name: str, address: str, options: Mapping[str, str] | None = None) -> Che
 
 
 def dvc_remotes(folder: Path) -> Iterator[Check]:
-    """A line for each remote in DVC's folder `.dvc`; only s3:// and directories are looked at."""
+    """A line for each remote in DVC's folder `.dvc`; only s3:// addresses and directories are checked."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read([folder / "config", folder / "config.local"])
@@ -106,7 +106,7 @@ def dvc_remotes(folder: Path) -> Iterator[Check]:
 
 
 def prefect(environment: Mapping[str, str]) -> Iterator[Check]:
-    """Whether the server at PREFECT_API_URL answers and lets us in; nothing if none is set."""
+    """Whether the server at PREFECT_API_URL answers and accepts the credentials; no check if none is set."""
     url = environment.get("PREFECT_API_URL", "")
     if not url:
         return

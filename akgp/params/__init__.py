@@ -1,4 +1,4 @@
-"""The one schema of params.yaml: what every parameter means, its unit and its range.
+"""The schema of params.yaml: the meaning, unit and range of every parameter.
 
 Sections are frozen pydantic models, a module each; the validated section is the object that a function
 receives. Nothing else of the project is imported, so that validation stays quick.

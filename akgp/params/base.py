@@ -1,4 +1,4 @@
-"""What the sections of params.yaml are made of: the base class, and types with a rule of their own."""
+"""The base class of the sections of params.yaml, and types with a rule of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 
 REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*://")
 SCHEMES = ("s3", "abfs", "az", "file", "gcs", "gs", "hdfs", "http", "https", "memory")
-"""What fsspec reaches: s3 is tried here, the others need a package of their own, or are for tests."""
+"""Schemes that fsspec knows. s3 is tested here; the others need a package of their own or are for tests."""
 
 
 class Section(BaseModel):

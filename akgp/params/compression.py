@@ -1,4 +1,4 @@
-"""prune, quantize and evaluate: what becomes of the student's dense network."""
+"""prune, quantize and evaluate: the compression of the student's dense network, and its measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from akgp.params.base import Fraction, Section
 
 
 class Prune(Section):
-    """How many filters go and which; exactly one of ratio, macs and params says how many."""
+    """Which filters are removed and how many; exactly one of ratio, macs and params sets the number."""
 
     criterion: Literal["fpgm", "l1", "l2", "random"] = Field(
         "fpgm", description="fpgm (geometric median) | l1 | l2 (norms) | random"

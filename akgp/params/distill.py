@@ -25,7 +25,7 @@ SEVERAL = [name for name, strategy in STRATEGIES.items() if strategy.teachers > 
 
 
 def _w0_from(given: dict[str, Any]) -> W0Source:
-    """A number is meant as one, unless it is said to be a guess."""
+    """The default of `w0_from`: a w0 that is a number is used as it is."""
     return "answers" if given.get("w0") is None else "fixed"
 
 
@@ -81,7 +81,7 @@ class Distill(Section):
 
     @property
     def facts(self) -> Strategy:
-        """What is known of the strategy."""
+        """The record of the strategy."""
         return STRATEGIES[self.strategy]
 
     @property

@@ -1,4 +1,4 @@
-"""What goes together across the sections of params.yaml: a rule each, which raises ValueError."""
+"""Rules across the sections of params.yaml: a function each, which raises ValueError."""
 
 from __future__ import annotations
 

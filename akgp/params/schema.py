@@ -1,4 +1,4 @@
-"""Everything in params.yaml; what goes together across its sections is said in `rules`."""
+"""The whole of params.yaml; rules across its sections are in `rules`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Params(Section):
 
     @property
     def another_teaches(self) -> bool:
-        """Whether anyone but the student's own dense network does."""
+        """Whether a network other than the student's own dense one teaches."""
         return self.teachers != (self.student,)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The rule of sweep.space: every value goes together with some of the others."""
+"""The rule of sweep.space: every value is valid with some values of the other parameters."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from akgp.params.schema import Params
 
 COMBINATIONS = 2000
-"""So many combinations of a sweep's values are validated at most, to find one in which a value works."""
+"""Most combinations of a sweep's values that are tried to find one in which a value is valid."""
 
 
 def check_space(params: Params) -> None:
-    """Raise ValueError unless every value of the sweep goes together with some of the others.
+    """Raise ValueError unless every value of the sweep is valid with some values of the others.
 
-    So a value is refused only if no trial could have it; combinations that are not valid may remain.
+    A value is refused only if no trial could have it; single combinations may still be invalid.
     """
     space = {key: _searched_values(params, key, searched) for key, searched in params.sweep.space.items()}
     if not space:
         return
     base = params.model_copy(update={"sweep": Sweep(space={})})
+    # First a diagonal through all values: where all of them are valid, as is usual, it needs no search.
     longest = max(map(len, space.values()))
     diagonal = ([values[turn % len(values)] for values in space.values()] for turn in range(longest))
     works = [dict(zip(space, values, strict=True)) for values in diagonal]

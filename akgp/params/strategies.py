@@ -1,4 +1,4 @@
-"""The strategies of distillation: a record each, of all that is known of one but its loss.
+"""The strategies of distillation: a record of everything about each one but its loss.
 
 Its loss is in `akgp.distillation.strategies`, under the same name. What params.yaml allows, what the stages
 charge and what the report tells of a strategy follows from its record: nothing else compares names.
@@ -10,19 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SOFTENED = ("temperature", "logit_std")
-"""What every strategy reads that compares softened logits."""
+"""Parameters of every strategy that compares softened logits."""
 
 
 @dataclass(frozen=True)
 class Strategy:
     """What a strategy reads, needs and costs.
 
-    reads: the parameters of `distill` that have a say in it, besides logit_adjustment and training.
-    teachers: the fewest it needs: 0, none is asked; 1, several are averaged; 2, they are weighed against
+    reads: the parameters of `distill` that it uses, besides logit_adjustment and training.
+    teachers: the fewest it needs: 0, it uses none; 1, several are averaged; 2, they are weighed against
         each other.
     alpha: what `distill.alpha` is where it is left out: the paper's own number, or its code's.
     alpha_max: the largest alpha.
-    adaptive: it follows the data, so that `logit_adjustment: auto` has a say.
+    adaptive: it follows the data, so that `logit_adjustment: auto` applies.
     heads: it trains heads on the student's feature maps, which cost MACs and rule out CUDA graphs.
     """
 

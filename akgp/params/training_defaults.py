@@ -1,4 +1,4 @@
-"""Batch size and learning rate where params.yaml leaves them out: by the number of training images.
+"""Batch size and learning rate by the number of training images, where params.yaml leaves them out.
 
 A pure function of parameters and counts; the training itself is in akgp.training.
 """
@@ -55,7 +55,7 @@ def student_training(params: Params, images: int) -> Training:
 
 
 def announcement(given: Training, used: Training, images: int) -> str | None:
-    """What is said of a training whose batch size or rate was left out; None where both are given."""
+    """A message with the batch size and rate in use if one was left out; None if both are given."""
     if given.batch_size is not None and given.learning_rate is not None:
         return None
     return (

@@ -1,4 +1,4 @@
-"""A tree of plain values as a section: strict, and every error a line that names the parameter."""
+"""Validation of a tree of plain values as a section, with a line for each error that names the parameter."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from akgp.params.base import NAME, Section
 S = TypeVar("S", bound=Section)
 
 LONGEST = 100
-"""Characters of a value that an error shows."""
+"""Characters of a value that an error shows at most."""
 
 RETIRED: dict[str, str | dict[object, str]] = {
     "nightly": "the section is named release now, with the same keys",
     "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
     "distill.measure_w0": {True: "write w0_from: branches", False: "remove the line"},
 }
-"""Parameters of earlier versions: why each is gone and what to do, of some for each value."""
+"""Parameters of earlier versions: why each was removed and what to do, for some by value."""
 
 RENAMED = {
     "distill.strategy": {"confidence": "ca_mkd", "learned": "amtml_kd", "self": "self_distillation"},
 }
-"""Values of earlier versions, and what they are called now."""
+"""Values of earlier versions, and their present names."""
 
 
 class ParamsError(ValueError):
-    """params.yaml is not valid; the message has one line for each thing wrong."""
+    """params.yaml is not valid; the message has a line for each error."""
 
 
 def validated(model: type[S], tree: Mapping[str, Any]) -> S:
@@ -73,13 +73,13 @@ def _retired(key: str, value: object) -> str:
     """What to do about a parameter of an earlier version; empty if it is none."""
     remedy = RETIRED.get(key, "")
     if isinstance(remedy, dict):
-        said = [text for known, text in remedy.items() if known is value]
-        remedy = " or ".join(said or remedy.values())
+        texts = [text for known, text in remedy.items() if known is value]
+        remedy = " or ".join(texts or remedy.values())
     return remedy and f"retired: {remedy}"
 
 
 def _unknown(key: str, model: type[Section]) -> str:
-    """That there is no such parameter, and which ones of the same or a similar name there are."""
+    """A message that there is no such parameter, with those of the same or a similar name."""
     named: dict[str, list[str]] = {}
     for known in _keys(model):
         named.setdefault(known.rsplit(".", 1)[-1], []).append(known)

@@ -1,4 +1,4 @@
-"""Parameters by their dotted names: set together and validated once, as a whole."""
+"""Parameters set by their dotted names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
 
 
 def number_type(params: Params, key: str) -> type[int] | type[float] | None:
-    """What the parameter of a dotted name holds: an integer, another number, or None, no number.
+    """The type of the number that a parameter holds; None if it holds none.
 
     Raises:
         ParamsError: there is no such parameter.

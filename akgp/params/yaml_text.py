@@ -1,7 +1,7 @@
 """YAML as params.yaml may hold it: mappings with text as keys, lists and plain scalars, each written once.
 
-What YAML allows beyond that, and what its versions read differently, is refused with the line it stands on;
-DVC reads the same file, and must find the same there. What the parameters mean is not looked at here.
+All else that YAML allows, and what its versions read differently, is refused with the line number: DVC reads
+the same file, and must read the same values. The meaning of the parameters is checked elsewhere.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ STANDARD = "tag:yaml.org,2002:"
 SCALARS = ("str", "int", "float", "bool", "null", "timestamp")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
 DIGITS, NODES = 100, 100_000
-"""Lengths of an integer, and numbers of nodes after aliases are resolved, that no parameters need."""
+"""Digits of an integer and nodes after aliases are resolved, at most: more than any parameters need."""
 
 
 class TextError(ValueError):
-    """The text is not what parameters are written in; one line, with the place."""
+    """The text is not valid as parameters; the message is one line with its place."""
 
 
 def parse(content: bytes) -> Any:
     """The mappings, lists and scalars of a YAML document.
 
     Raises:
-        TextError: it is not UTF-8, no YAML, or beyond what this module's first lines say.
+        TextError: it is not UTF-8, no YAML, or more than this module allows.
     """
     try:
         text = content.decode("utf-8-sig")

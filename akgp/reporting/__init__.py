@@ -1,4 +1,4 @@
-"""What is said of a run: its metrics on disk, the table, and what went less well than it should.
+"""Reports of a run: its metrics on disk, the table, the page, and findings on what should be better.
 
-Nothing here measures. `akgp.reporting.page` writes the page.
+Nothing here measures.
 """

@@ -1,6 +1,6 @@
 """The report's figures as SVG text that takes its colours from the page, light or dark.
 
-Drawn without pyplot, so nothing global is left behind; the same numbers give the same text.
+They are drawn without pyplot, which keeps global state; the same numbers give the same text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Drawn in these, replaced by the page's own colours afterwards.
+# Placeholders, replaced by the page's own colours in the SVG; hence unusual ones.
 INK = "#010203"
 SERIES = tuple(f"#0102{index:02x}" for index in range(16, 22))
 LABELLED = 48  # more layers or classes than this are drawn without their names
@@ -92,10 +92,10 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
 
 
 def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
-    """Of each class its training images, and the share of labels that look wrong: from the lower end up.
+    """The training images of each class, and the share of labels that look wrong: from its lower bound up.
 
-    The second panel is there where that is known of some class. More classes than can be named are drawn as
-    curves, sorted. Empty without characteristics.
+    The second panel is drawn where that share is known for some class. More classes than can be named are
+    drawn as sorted curves. Empty without characteristics.
     """
     if characteristics is None:
         return ""
@@ -125,10 +125,10 @@ def class_characteristics(characteristics: Mapping[str, Any] | None, classes: Se
 
 
 def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence[str]) -> str:
-    """Which classes overlap, and which wrong labels are estimated: a square a pair, off the diagonal.
+    """Overlapping classes, and estimated wrong labels: a square for each pair off the diagonal.
 
-    The second panel is there where labels are wrong by estimate. Empty without characteristics and with
-    more classes than can be named.
+    The second panel is drawn where labels look wrong. Empty without characteristics and with more classes
+    than can be named.
     """
     if characteristics is None or characteristics["overlap"] is None or len(classes) > LABELLED:
         return ""
@@ -190,7 +190,7 @@ def _legend(axis: Axes) -> None:
 
 
 def _name(axis: Axes, names: list[str], otherwise: str, room: int = 60) -> None:
-    """Names below the places, upright where they are longer together than `room`, in characters."""
+    """Write names below the places, vertically if together they exceed `room` characters."""
     if len(names) > LABELLED:
         axis.set_xlabel(otherwise)
         return
@@ -204,9 +204,9 @@ def _svg(salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: i
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "text.parse_math": False,
+        "svg.fonttype": "none",  # text stays text: it can be searched, and needs no embedded font
+        "svg.hashsalt": salt,  # ids from this, not at random: they are unique on the page and stay the same
+        "text.parse_math": False,  # a class may have a $ in its name
         "font.size": 9,
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -229,8 +229,9 @@ def _svg(salt: str, title: str, draw: Callable[[list[Axes]], None], *, panels: i
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = svg[svg.index("<svg") :]  # without the XML header, which has no place in HTML
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Without a size it takes the width of the page; its viewBox keeps the proportions.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1).replace(INK, "currentColor")

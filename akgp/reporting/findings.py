@@ -1,8 +1,8 @@
-"""What went less well than it should, and which parameters to turn: sentences, from accuracies alone.
+"""Findings on what should be better, and the parameters to change: sentences, from accuracies alone.
 
-The bounds are wide: a finding is meant to be acted upon, so what may be chance is left out. An accuracy
-over n test images has the binomial standard error √(p(1 − p)/n); two networks are compared as if they were
-judged on different images, which overstates the error of their difference.
+The bounds are wide: a finding is meant to be acted upon, so differences that may be chance are left out.
+An accuracy over n test images has the binomial standard error √(p(1 − p)/n); two networks are compared as if
+they were tested on different images, which overstates the error of their difference.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 from akgp.params import Params
 
 LEARNT = 0.1
-"""A network that knows less than this part of what there is to know beyond chance is near chance.
+"""Share of the accuracy beyond chance below which a network is near chance: 19 % with 10 balanced classes.
 
-Its answers carry next to nothing for a student; of 10 balanced classes that is 19 %.
+The answers of such a network hold next to nothing for a student.
 """
 CERTAIN, LIKELY = 3.0, 2.0  # standard errors above chance, and between two networks
 LOST = 3.0
 """Points below dense. At half of the filters FPGM's authors lose less than 1 point, and here were lost 1.6
 (ResNet-20) and 1.8 (ResNet-32, both CIFAR-10): about twice that is more than pruning need cost."""
 LOST_BY_INT8 = 1.0
-"""Points below the student, of which 8 bits cost no measurable part elsewhere."""
+"""Points below the student; 8 bits otherwise cost no measurable accuracy."""
 
 
 def findings(
     metrics: Mapping[str, Mapping[str, Any]], test_counts: Sequence[int], params: Params
 ) -> Iterator[str]:
-    """A sentence for each thing that went less well than it should.
+    """A sentence for each finding.
 
     Args:
         metrics: by network, as in reports/metrics.json.
@@ -56,7 +56,7 @@ def findings(
             + _training_of_dense(params, *params.teachers)
         )
     if poor:
-        return  # what follows from it needs no sentence of its own
+        return  # all else follows from that
     yield from _losses(metrics, images, params)
 
 
@@ -64,7 +64,7 @@ def _losses(metrics: Mapping[str, Mapping[str, Any]], images: int, params: Param
     top1 = {name: float(row["top1"]) for name, row in metrics.items()}
 
     def lost(better: str, worse: str, allowed: float) -> str:
-        """The loss in words; empty if it is not more than `allowed` and its error."""
+        """The loss in words; empty if it does not exceed both `allowed` and its error."""
         if better not in top1 or worse not in top1:
             return ""
         loss, error = top1[better] - top1[worse], difference_error(top1[better], top1[worse], images)
@@ -98,21 +98,21 @@ def is_near_chance(top1: float, test_counts: Sequence[int]) -> bool:
 
 
 def chance_of(test_counts: Sequence[int]) -> float:
-    """Accuracy, %, of naming always the largest class; of balanced classes the same as guessing."""
+    """Accuracy, %, of always predicting the largest class; for balanced classes that of guessing."""
     return 100 * max(test_counts) / sum(test_counts)
 
 
 def difference_error(one: float, other: float, images: int) -> float:
     """Standard error of the difference of two accuracies (%), as if of independent images; points.
 
-    (p + ½/n)/(1 + 1/n) is taken for p, so that 100 % of few images is not without error.
+    p is replaced by (p + ½/n)/(1 + 1/n), so that 100 % of few images still has an error.
     """
     shares = [(accuracy / 100 * images + 0.5) / (images + 1) for accuracy in (one, other)]
     return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / images)
 
 
 def _training_of_dense(params: Params, *names: str) -> str:
-    """What to turn where dense networks have learnt too little."""
+    """Which parameters to change where dense networks have learnt too little."""
     said = []
     if any(params.networks[name].checkpoint is None for name in names):
         rate = params.teacher.learning_rate

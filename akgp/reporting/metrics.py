@@ -5,7 +5,7 @@ metrics.json holds KEYS of each network and is what `dvc metrics` shows. details
     networks    by network: balanced_top1 (%), latency intervals (ms), times_faster, and others
     data        source, digest, classes (how many) and test (images) of the prepared images
     params      the parameters of that evaluation
-    warnings    sentences: what went less well than it should, and what to turn
+    warnings    sentences: what should be better, and which parameters to change
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Metrics = Mapping[str, Mapping[str, Any]]
 
 
 class ReportError(ValueError):
-    """There is nothing to report, or it is not what evaluate writes."""
+    """The files of a report are missing, or not as evaluate writes them."""
 
 
 def split(rows: Metrics) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Of each network what metrics.json holds, and what details.json holds."""
+    """Each network's row split into the parts for metrics.json and details.json."""
     metrics = {name: {key: row[key] for key in KEYS if key in row} for name, row in rows.items()}
     details = {name: {key: row[key] for key in row if key not in KEYS} for name, row in rows.items()}
     return metrics, details

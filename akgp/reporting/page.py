@@ -1,7 +1,7 @@
-"""The page a person looks at after a run.
+"""The HTML page of a run.
 
-It formats what it is given; it measures nothing and reads no artifact. The page is one HTML file
-with its figures inside: it works offline and loads nothing.
+It formats what it is given; it measures nothing and reads no artifact. The page is one file with its figures
+inside: it works offline and loads nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROLES = {
     "int8": "the student in 8-bit integers",
 }
 ROWS = 48
-"""Of more classes than this a table shows so many."""
+"""Rows of a table of classes, at most."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Report:
         weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
         summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
             not_taken, and regime, None or absent where images and labels are the source's.
-        warnings: what went less well than it should, and what to turn.
-        provenance: what ran where: label and value, in the order to be shown.
+        warnings: what should be better, and which parameters to change.
+        provenance: machine and versions: label and value, in the order to be shown.
     """
 
     params: parameters.Params
@@ -103,7 +103,7 @@ def write(directory: str | Path, content: Report) -> Path:
 
 
 def saved(content: Report) -> Iterator[tuple[str, str]]:
-    """What was asked of pruning and what it gave: filters, MACs and parameters, which are three things."""
+    """What pruning was to achieve and what it achieved, in filters, MACs and parameters."""
     prune = content.params.prune
     asked = {"ratio": prune.ratio, "macs": prune.macs, "params": prune.params}
     wanted = {
@@ -125,20 +125,22 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
             yield label, f"{1 - pruned[key] / dense[key]:.1%}"
 
 
-def regime(altered: Mapping[str, Any] | None) -> str:
-    """What a regime did to the training side, in a line; empty without one."""
-    if altered is None:
+def regime(applied: Mapping[str, Any] | None) -> str:
+    """What a corruption of the training images or labels did, in a line; empty without one."""
+    if applied is None:
         return ""
-    asked, said = altered["asked"], []
+    asked, parts = applied["asked"], []
     if asked["subset"] is not None:
-        said.append(f"subset of {asked['subset']:,} images")
+        parts.append(f"subset of {asked['subset']:,} images")
     if asked["imbalance"] > 1:
-        said.append(f"exponential long tail {asked['imbalance']:g} : 1, {sum(altered['kept']):,} images left")
+        parts.append(
+            f"exponential long tail {asked['imbalance']:g} : 1, {sum(applied['kept']):,} images left"
+        )
     if asked["label_noise"]:
-        wrong = ", ".join(f"{count:,} in {name}" for name, count in altered["changed"].items())
+        wrong = ", ".join(f"{count:,} in {name}" for name, count in applied["changed"].items())
         of = "" if asked["noise"] == "symmetric" else " of the flipped classes"
-        said.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
-    return "; ".join(said) + "; the test split is as it was"
+        parts.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
+    return "; ".join(parts) + "; the test split is as it was"
 
 
 def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
@@ -186,25 +188,32 @@ def _settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str
     yield "seed", str(params.seed)
 
 
-def _characteristics(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _characteristics(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What was measured of the teacher and the labels, with units."""
-    if not found:
+    if not profile:
         return
-    yield "teacher's accuracy", f"{100 * found['accuracy']:.1f} % of {found['samples']:,} calibration images"
+    yield (
+        "teacher's accuracy",
+        f"{100 * profile['accuracy']:.1f} % of {profile['samples']:,} calibration images",
+    )
     yield (
         "teacher's calibration",
-        f"expected calibration error {100 * found['ece']:.1f} %, confidence minus accuracy "
-        f"{100 * found['overconfidence']:+.1f} points, calibrated by temperature {found['temperature']:.2f}",
+        f"expected calibration error {100 * profile['ece']:.1f} %, confidence minus accuracy "
+        f"{100 * profile['overconfidence']:+.1f} points, "
+        f"calibrated by temperature {profile['temperature']:.2f}",
     )
-    if found["noise_rate"] is not None:
-        rate, low = 100 * found["noise_rate"], 100 * found["noise_rate_low"]
+    if profile["noise_rate"] is not None:
+        rate, low = 100 * profile["noise_rate"], 100 * profile["noise_rate_low"]
         yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %; corrected above 5 %"
-    if found["memorisation_gap"] is not None:
+    if profile["memorisation_gap"] is not None:
         yield (
             "memorisation gap",
-            f"Brier score {found['memorisation_gap']:+.3f}, training minus calibration images",
+            f"Brier score {profile['memorisation_gap']:+.3f}, training minus calibration images",
         )
-    yield "imbalance", f"{found['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3"
+    yield (
+        "imbalance",
+        f"{profile['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3",
+    )
 
 
 def _training(training: parameters.Training) -> str:
@@ -215,7 +224,7 @@ def _training(training: parameters.Training) -> str:
 
 
 def _lowest_and_highest(weights: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The rows; of more than can be looked through those of the lowest and the highest mean."""
+    """The rows; if there are too many, those with the lowest and the highest means."""
     if len(weights) <= ROWS:
         return weights
     ordered = sorted(weights, key=lambda row: float(row["mean"]))
@@ -230,7 +239,7 @@ def _kernels(metrics: Metrics) -> tuple[int, int] | None:
 
 
 def _logits(metrics: Metrics) -> str | None:
-    """What can be promised of the int8 file's logits on other processors."""
+    """How far the int8 file gives the same logits on other processors."""
     floating = metrics.get("int8", {}).get("floating_operations")
     if floating is None:
         return None

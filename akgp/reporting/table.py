@@ -1,4 +1,4 @@
-"""The results as text of at most 80 columns: a line for each network, and what is to be known of them."""
+"""The results as text of at most 80 columns: a line for each network, and notes."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def _notes(metrics: Metrics, data: Mapping[str, Any] | None, balanced: bool) -> 
         for name, row in metrics.items()
         if "latency_low_ms" in row and "latency_high_ms" in row
     ]
-    said = [f"Latency: {'; '.join(runtimes) or 'not measured'}, median at batch 1."]
+    parts = [f"Latency: {'; '.join(runtimes) or 'not measured'}, median at batch 1."]
     if timed:
-        said.append(f"Its 95 % intervals, ms: {', '.join(timed)}.")
+        parts.append(f"Its 95 % intervals, ms: {', '.join(timed)}.")
     tested = f" ({data['test']:,} images of {data['source']})" if data else ""
-    said.append(
+    parts.append(
         f"Top-1 on the test split{tested}." + (" Balanced: its mean over classes." if balanced else "")
     )
-    return " ".join([*said, "Reductions against dense."])
+    return " ".join([*parts, "Reductions against dense."])
 
 
 def balance_matters(metrics: Metrics) -> bool:
@@ -80,13 +80,13 @@ def balance_matters(metrics: Metrics) -> bool:
 
 def faster(metrics: Metrics) -> str:
     """How many times faster than dense the student and the int8 network run; empty if not measured."""
-    said = [
+    parts = [
         f"{name} runs {row['times_faster']:.2f} times as fast as dense "
         f"({row['times_faster_low']:.2f} to {row['times_faster_high']:.2f})"
         for name, row in metrics.items()
         if name in ("student", "int8") and "times_faster" in row
     ]
-    return f"{', '.join(said)}: 95 % intervals." if said else ""
+    return f"{', '.join(parts)}: 95 % intervals." if parts else ""
 
 
 def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
