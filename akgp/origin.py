@@ -16,6 +16,7 @@ from ruamel.yaml import YAML, YAMLError
 from akgp import params as parameters
 from akgp.params import Params
 from akgp.stages.table import STAGES
+from akgp.workspace import Workspace
 
 SHOWN = 4  # differences that are named; a recipe differs from another one in dozens
 
@@ -52,12 +53,13 @@ def outdated(root: Path, stage: str) -> str:
 
 def _source(root: Path, stage: str) -> str:
     """The data's source as recorded in the artifacts themselves; empty if it is not."""
+    workspace = Workspace(root)
     file, keys = {
-        "quantize": ("models/int8/preprocessing.json", ("source",)),
-        "evaluate": ("reports/details.json", ("data", "source")),
+        "quantize": (workspace.int8 / "preprocessing.json", ("source",)),
+        "evaluate": (workspace.reports / "details.json", ("data", "source")),
     }[stage]
     try:
-        node = json.loads((root / file).read_text(encoding="utf-8"))
+        node = json.loads(file.read_text(encoding="utf-8"))
         for key in keys:
             node = node[key]
     except (OSError, ValueError, KeyError, TypeError):

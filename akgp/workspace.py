@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from akgp.params import Params
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the commands take their defaults from here, and start without pydantic
     import torch
+
+    from akgp.params import Params
+
+METRICS = "metrics.json"
+"""In the folder of each stage that computes: its figures."""
 
 
 class StageError(ValueError):
@@ -47,12 +50,20 @@ class Workspace:
         """A file NAME.json for each network: the digests of the user's own files that it is built from."""
         return self.root / "models" / "files"
 
+    @property
+    def all_dense(self) -> Path:
+        return self.root / "models" / "dense"
+
+    @property
+    def all_folds(self) -> Path:
+        return self.root / "models" / "folds"
+
     def dense(self, network: str) -> Path:
-        return self.root / "models" / "dense" / network
+        return self.all_dense / network
 
     def folds(self, network: str) -> Path:
         """A folder for each fold, named by its number: the network that was trained without it."""
-        return self.root / "models" / "folds" / network
+        return self.all_folds / network
 
 
 @dataclass(frozen=True)

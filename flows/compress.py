@@ -20,6 +20,7 @@ from akgp import params, recipes
 from akgp.cli import console, home
 from akgp.io.errors import first_line
 from akgp.reporting.table import results
+from akgp.workspace import Workspace
 from flows.processes import CommandError, run
 
 
@@ -63,7 +64,7 @@ def compress(
     recipes.require_complete(folder / "params.yaml")
     for name in stages(folder):
         stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)(name, folder)
-    table = results(folder / "reports")
+    table = results(Workspace(folder).reports)
     publish("compress", table)
     return table
 

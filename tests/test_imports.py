@@ -42,18 +42,19 @@ ALLOWED: dict[str, set[str]] = {
     "pruning": {"evaluation", "io", "models"},
     "distillation": {"data", "evaluation", "models", "params", "training"},
     "quantization": {"data", "io", "models", "params", "runtimes"},
-    "reporting": {"io", "params"},
+    "reporting": {"io", "params", "workspace"},
     "deployment": {"data", "evaluation", "io", "params", "reporting", "runtimes", "workspace"},
     "workspace": {"params"},
     "stages": LIBRARY | {"workspace"},
     "orchestration": {"io", "models", "params", "stages", "workspace"},
     "recipes": {"io", "params"},
-    "origin": {"params", "stages"},
+    "origin": {"params", "stages", "workspace"},
     "sweep": LIBRARY | {"orchestration", "recipes", "stages", "workspace"},
     "doctor": {"params", "recipes"},
     "precheck": {"doctor", "params", "stages"},
-    "cli": LIBRARY | {"doctor", "orchestration", "origin", "precheck", "recipes", "stages", "sweep"},
-    "flows": {"cli", "deployment", "io", "params", "recipes", "reporting", "stages"},
+    "cli": LIBRARY
+    | {"doctor", "orchestration", "origin", "precheck", "recipes", "stages", "sweep", "workspace"},
+    "flows": {"cli", "deployment", "io", "params", "recipes", "reporting", "stages", "workspace"},
 }
 FILES = sorted([*(ROOT / "akgp").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
 

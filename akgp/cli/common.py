@@ -25,6 +25,6 @@ def say_json(**content: Any) -> None:
     typer.echo(as_json(content))
 
 
-def is_here(folder: Path, place: str) -> bool:
-    """Whether `folder` is `place` of the current workspace."""
-    return folder.resolve() == Path(place).resolve()
+def is_here(folder: Path, place: Path) -> bool:
+    """Whether `folder` is `place`, a folder of the current workspace."""
+    return folder.resolve() == place.resolve()

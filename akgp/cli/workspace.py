@@ -14,9 +14,10 @@ from akgp.cli.common import Json, is_here, note, say_json
 from akgp.cli.entry import complain
 from akgp.io.terminal import wrapped
 from akgp.stages.table import STAGES
+from akgp.workspace import METRICS, Workspace
 
 app = typer.Typer()
-
+HERE = Workspace(Path())
 
 SUMMARIES = [f"{each.name}: {each.summary}" for each in STAGES.values()]
 SINGLE = " and ".join(each.name for each in STAGES.values() if each.networks)
@@ -41,16 +42,16 @@ def stage(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Option("--reports", help="where evaluate wrote")] = Path("reports"),
+    folder: Annotated[Path, typer.Option("--reports", help="where evaluate wrote")] = HERE.reports,
     as_json: Json = False,
 ) -> None:
     """Print the table of the last evaluation, the report's file, and what went less well than it should."""
     from akgp import origin
-    from akgp.reporting.metrics import DETAILS, METRICS, read_details, read_metrics
+    from akgp.reporting.metrics import DETAILS, read_details, read_metrics
     from akgp.reporting.table import results
 
     rows = read_metrics(folder / METRICS)
-    old = origin.outdated(Path(), "evaluate") if is_here(folder, "reports") else ""
+    old = origin.outdated(Path(), "evaluate") if is_here(folder, HERE.reports) else ""
     if as_json:
         details = read_details(folder / DETAILS)
         say_json(
@@ -77,7 +78,7 @@ def predict(
             help="folder of model.onnx and preprocessing.json; or releases (release.releases), or a place of "
             "releases, local or s3://, for the network in production"
         ),
-    ] = "models/int8",
+    ] = str(HERE.int8),
     top: Annotated[int, typer.Option(min=1, help="classes shown for each image")] = 3,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +94,7 @@ def predict(
     with tempfile.TemporaryDirectory() as scratch:
         folder, version = model_folder(model, Path(scratch))
         classify = Classifier(folder)
-        if is_here(folder, "models/int8"):
+        if is_here(folder, HERE.int8):
             note(origin.outdated(Path(), "quantize"))
         given = image_files(images, sys.stdin.buffer, Path(scratch))
         for line in given.notes():

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-METRICS, DETAILS = "metrics.json", "details.json"
+DETAILS = "details.json"
 KEYS = ("top1", "params", "macs", "bytes", "latency_ms", "latency_runtime")
 
 Metrics = Mapping[str, Mapping[str, Any]]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from akgp.io.terminal import aligned, wrapped
-from akgp.reporting.metrics import DETAILS, METRICS, Metrics, read_details, read_metrics
+from akgp.reporting.metrics import DETAILS, Metrics, read_details, read_metrics
+from akgp.workspace import METRICS
 
 COUNTS = ("params", "macs", "bytes")
 HEADS = {"params": "params", "macs": "MACs", "bytes": "on disk"}

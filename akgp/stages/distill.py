@@ -27,7 +27,7 @@ from akgp.params.training_defaults import announcement, student_training
 from akgp.stages.inputs import read_distillation_data
 from akgp.stages.notices import NOTICES
 from akgp.stages.training_steps import Row, best_epoch_metrics, epochs_to_steps, step_size
-from akgp.workspace import Step, Task
+from akgp.workspace import METRICS, Step, Task
 
 WEIGHT_COLUMNS = ("class", "mean", "p10", "p90", "n")
 
@@ -79,7 +79,7 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
     _write_weights(out / "weights.csv", result.weights, data.images.labels, summary)
     write_json(out / "history.json", history)
     write_json(
-        out / "metrics.json",
+        out / METRICS,
         best_epoch_metrics(history, result.training.keep)
         | {
             "compute": compute_of(params.distill, result.student, data.example_input),

@@ -23,11 +23,11 @@ from akgp.params.training_defaults import dense_training
 from akgp.quantization import export_onnx
 from akgp.reporting import page
 from akgp.reporting.findings import findings
-from akgp.reporting.metrics import DETAILS, METRICS, split
+from akgp.reporting.metrics import DETAILS, split
 from akgp.runtimes import RUNTIMES, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import read_source, summary_for
-from akgp.workspace import Step, Task
+from akgp.workspace import METRICS, Step, Task
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
 
@@ -49,7 +49,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         # The int8 network exists as this file alone: it is tested in the runtime that runs it when deployed.
         graphs["int8"] = workspace.int8 / "model.onnx"
         logits = runtime_logits(graphs["int8"], source, threads=params.ray.cpus_per_worker)
-        kernels = _json(workspace.int8 / "metrics.json")
+        kernels = _json(workspace.int8 / METRICS)
         metrics["int8"] = (
             metrics["student"]  # params and MACs: quantization changes neither
             | _row(logits, source.labels, [graphs["int8"]])
@@ -129,7 +129,7 @@ def _stages_warnings(task: Task) -> Iterator[str]:
     folders = {f"network {name}": workspace.dense(name) for name in dense}
     folders |= {"pruned": workspace.pruned, "student": workspace.student, "int8": workspace.int8}
     for label, folder in folders.items():
-        for warning in _json(folder / "metrics.json").get("warnings", []):
+        for warning in _json(folder / METRICS).get("warnings", []):
             yield warning if warning.startswith("networks.") else f"{label}: {warning}"
 
 

@@ -16,7 +16,7 @@ from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
 from akgp.stages.notices import NOTICES
-from akgp.workspace import Step, Task
+from akgp.workspace import METRICS, Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -36,7 +36,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     }
     artifacts.save(pruned.model, out)
     write_csv(out / "layers.csv", layers_table(pruned.layers))
-    write_json(out / "metrics.json", metrics)
+    write_json(out / METRICS, metrics)
     yield Step(metrics | {NOTICES: [removed(metrics)]})
 
 

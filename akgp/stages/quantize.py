@@ -16,7 +16,7 @@ from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
 from akgp.quantization import export_onnx, quantize, require_finite, verify
 from akgp.stages.normalization import read_source, summary_for
-from akgp.workspace import Step, Task
+from akgp.workspace import METRICS, Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -50,5 +50,5 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "floating_operations": sum(verified.floating.values()),
     }
     package.complete(out, summary, params.license)
-    write_json(out / "metrics.json", metrics | {"floating_kinds": dict(verified.floating)})
+    write_json(out / METRICS, metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)

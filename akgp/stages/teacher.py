@@ -25,7 +25,7 @@ from akgp.stages.training_steps import (
     step_size,
 )
 from akgp.training import cross_entropy, evaluate, train
-from akgp.workspace import Step, Task
+from akgp.workspace import METRICS, Step, Task
 
 log = logging.getLogger(__name__)
 
@@ -113,4 +113,4 @@ def _write(
         include={"mean", "std"}, exclude_none=True
     )
     # Its own normalisation is written too, so that DVC runs the later stages again when it changes.
-    write_json(out / "metrics.json", best_epoch_metrics(history, task.params.teacher.keep) | more | own)
+    write_json(out / METRICS, best_epoch_metrics(history, task.params.teacher.keep) | more | own)

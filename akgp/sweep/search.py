@@ -25,7 +25,7 @@ from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
 from akgp.sweep.trial import BALANCED, DENSE_MACS, NUMBER, TOP1, VALUES, shared, trial
-from akgp.workspace import StageError, Task, Workspace, require
+from akgp.workspace import METRICS, StageError, Task, Workspace, require
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
@@ -79,7 +79,7 @@ def dense(task: Task, metrics_of_trials: Sequence[Mapping[str, Any]]) -> Dense |
         metrics_of_trials: the metrics of the trials, which count and time it together with their networks.
     """
     metric = objective(read_summary(task.workspace.data)).removeprefix("kept_")
-    file = task.workspace.dense(task.params.student) / "metrics.json"
+    file = task.workspace.dense(task.params.student) / METRICS
     metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     macs = [metrics[DENSE_MACS] for metrics in metrics_of_trials if DENSE_MACS in metrics]
     return (

@@ -32,7 +32,7 @@ from akgp.stages.inputs import read_distillation_data
 from akgp.stages.normalization import summary_for
 from akgp.stages.training_steps import ACCURACIES, best_epoch_metrics
 from akgp.sweep.latency import compared, int8_graph
-from akgp.workspace import Step, Task
+from akgp.workspace import Step, Task, Workspace
 
 TOP1, BALANCED = (f"kept_{key}" for key in ACCURACIES)
 """Validation accuracies, %, of the epoch that a trial would keep so far; one of them is the objective."""
@@ -169,10 +169,12 @@ class _Epochs(TuneReportCallback):
 def _trial_workspace(task: Task) -> Iterator[Task]:
     """A temporary workspace with links to the images and networks of the sweep's."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "models").mkdir()
-        (root / "data").mkdir()
-        (root / "data" / "prepared").symlink_to(task.workspace.data)
-        for networks in ("dense", "folds"):
-            (root / "models" / networks).symlink_to(task.root / "models" / networks)
-        yield Task("sweep", task.params, root)
+        of_trial, of_sweep = Workspace(Path(folder)), task.workspace
+        for link, target in (
+            (of_trial.data, of_sweep.data),
+            (of_trial.all_dense, of_sweep.all_dense),
+            (of_trial.all_folds, of_sweep.all_folds),
+        ):
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(target)
+        yield Task("sweep", task.params, of_trial.root)

@@ -18,10 +18,10 @@ from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
 from akgp.deployment.release.store import ReleaseCandidate
 from akgp.params import Params, Release
-from akgp.reporting.metrics import METRICS, read_metrics
+from akgp.reporting.metrics import read_metrics
 from akgp.reporting.table import latency as latency_text
 from akgp.reporting.table import number
-from akgp.workspace import Workspace
+from akgp.workspace import METRICS, Workspace
 
 if TYPE_CHECKING:
     from akgp.data import Images
