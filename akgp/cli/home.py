@@ -39,5 +39,6 @@ def substitutes(environment: Mapping[str, str], root: Path) -> dict[str, str]:
 
 def _can_be_written(folder: Path) -> bool:
     """Whether files can be created in it or, if it does not exist, it can be created."""
+    # The nearest that exists decides: a home that is missing may still be creatable.
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)

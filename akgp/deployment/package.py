@@ -53,6 +53,7 @@ def write_metadata(file: Path, preprocessing: Preprocessing, license: str | None
         "akgp_version": __version__,
         "digest": digest(model),
     }
+    # After `digest`, which leaves out the metadata: it may be written again and the digest stays.
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.save(model, str(file))
 

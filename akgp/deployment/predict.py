@@ -57,6 +57,7 @@ class Classifier:
             logits = self.network.run(inputs.numpy())
         except GraphError as error:
             raise GraphError(f"{image}: {error}") from error
+        # In float64, and a stable order: equal logits are listed by class.
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
         return [(self.expected.classes[index], float(shares[index])) for index in order]

@@ -23,7 +23,7 @@ def examine(root: Path) -> list[Check]:
     try:
         checked = params.load(root / "params.yaml")
     except params.ParamsError:  # reported by the check `workspace`
-        checked = None
+        checked = None  # the checks that need no parameters still run
     return [
         Check("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         *machine.packages(requires("akgp") or []),

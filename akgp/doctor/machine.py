@@ -42,6 +42,7 @@ def packages(requirements: list[str]) -> Iterator[Check]:
         except PackageNotFoundError:
             yield Check("package", f"{requirement.name} is missing", INSTALL)
             continue
+        # A pre-release, such as a nightly torch, counts by its version.
         if requirement.specifier.contains(installed, prereleases=True):
             fine += 1
         else:

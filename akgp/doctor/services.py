@@ -86,6 +86,7 @@ def dvc_remotes(folder: Path) -> Iterator[Check]:
     """A line for each remote in DVC's folder `.dvc`; only s3:// addresses and directories are checked."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
+        # In DVC's order: config.local, which git ignores, has the last word.
         config.read([folder / "config", folder / "config.local"])
     except configparser.Error as error:
         yield Check("dvc", f"{folder}: {type(error).__name__}", "correct .dvc/config")

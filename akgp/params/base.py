@@ -29,6 +29,7 @@ def _address(address: str) -> str:
     known, named = bool(colon) and scheme.lower() in SCHEMES, rest.removeprefix("//")
     if not address.strip() or "\0" in address:
         raise ValueError(f"must be a path or an s3:// address, got {address!r}")
+    # Without "//" an unknown scheme is a path with a colon in it, which file systems allow.
     if not known and rest.startswith("//"):
         raise ValueError(f"must be a path or an s3:// address, got {address!r}: {scheme}:// is not known")
     if known and (scheme != scheme.lower() or named == rest):

@@ -79,5 +79,5 @@ def _flow(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     sequence = CommentedSeq(value)
-    sequence.fa.set_flow_style()
+    sequence.fa.set_flow_style()  # on one line, so that the comment stands beside it
     return sequence

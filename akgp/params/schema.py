@@ -47,6 +47,7 @@ class Params(Section):
         """Whether a network other than the student's own dense one teaches."""
         return self.teachers != (self.student,)
 
+    # Last: each section has been validated by now, and the rules compare them.
     @model_validator(mode="after")
     def _keeps_the_rules(self) -> Self:
         for rule in RULES:

@@ -34,6 +34,7 @@ def check_space(params: Params) -> None:
     works = [values for values in works if _is_valid(base, values)]
     for key, values in space.items():
         for value in values:
+            # By identity: 1, 1.0 and True are equal, and are different values of the schema.
             if not any(tried[key] is value for tried in works):
                 others = product(*({**space, key: (value,)}).values())
                 _check_value(base, space, key, value, islice(others, COMBINATIONS + 1))
@@ -45,7 +46,7 @@ def _check_value(
     """Raise ValueError if all of the combinations were tried and none is valid."""
     line = ""
     for number, combination in enumerate(combinations):
-        if number == COMBINATIONS:
+        if number == COMBINATIONS:  # too many to tell: the value is allowed
             return
         try:
             with_values(base, dict(zip(space, combination, strict=True)))

@@ -65,5 +65,6 @@ def announcement(given: Training, used: Training, images: int) -> str | None:
 
 def _batch_size(images: int, divisor: int) -> int:
     wanted = min(max(math.sqrt(images), SMALLEST), LARGEST)
+    # Nearest in ratio, hence rounded in the logarithm.
     power = 2 ** round(math.log2(wanted))
     return max(round(power / divisor), 1) * divisor

@@ -83,6 +83,7 @@ def _unknown(key: str, model: type[Section]) -> str:
     named: dict[str, list[str]] = {}
     for known in _keys(model):
         named.setdefault(known.rsplit(".", 1)[-1], []).append(known)
+    # By the last part of the name: a right name in a wrong section is the likeliest mistake.
     alike = get_close_matches(key.rsplit(".", 1)[-1], named, n=1, cutoff=0.75)
     meant = named[alike[0]] if alike else []
     section = key.rpartition(".")[0]

@@ -23,6 +23,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
         ParamsError: no such parameter, a value that isn't allowed, or values that don't go together.
     """
     tree = params.model_dump(mode="json")
+    # One amount stands for the others: setting prune.macs must not leave prune.ratio beside it.
     if any(key == f"prune.{amount}" for key in values for amount in AMOUNTS):
         tree["prune"] |= dict.fromkeys(AMOUNTS)
     if "distill.w0" in values and tree["distill"]["w0_from"] == "answers":

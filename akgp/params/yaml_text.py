@@ -58,6 +58,7 @@ def _check(node: Node, parents: tuple[int, ...], sizes: dict[int, int]) -> int:
     """The number of nodes of a tree, aliases resolved; raise TextError for what is refused."""
     if id(node) in parents:
         raise TextError(f"{_line(node)}an alias (*) refers to what it stands in")
+    # Each node once: an alias counts by its size, so that nested aliases cannot multiply the work.
     if id(node) not in sizes:
         inner: list[Node] = []
         if isinstance(node, MappingNode):
@@ -103,6 +104,7 @@ def _check_scalar(node: ScalarNode) -> None:
         )
     if kind == "int" and len(value) > DIGITS:
         raise TextError(f"{_line(node)}an integer of {len(value)} digits")
+    # Such text cannot be encoded as UTF-8, neither in params.yaml nor in any artifact.
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise TextError(f"{_line(node)}text with half of a surrogate pair, which is no letter")
 

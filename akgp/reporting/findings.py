@@ -107,6 +107,7 @@ def difference_error(one: float, other: float, images: int) -> float:
 
     p is replaced by (p + ½/n)/(1 + 1/n), so that 100 % of few images still has an error.
     """
+    # Half a success and half a failure are added to the n images.
     shares = [(accuracy / 100 * images + 0.5) / (images + 1) for accuracy in (one, other)]
     return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / images)
 

@@ -20,7 +20,7 @@ def table(metrics: Metrics, data: Mapping[str, Any] | None = None) -> str:
     Args:
         data: as in details.json; None: nothing is said of the images.
     """
-    balanced = balance_matters(metrics)  # then a column more has to fit
+    balanced = balance_matters(metrics)  # one more column then has to fit into 80
     head = ["", "top-1"] + (["balanced"] if balanced else [])
     head += [cell for key in COUNTS for cell in ([HEADS[key]] if balanced else [HEADS[key], ""])]
     lines = [[*head, "latency"]]

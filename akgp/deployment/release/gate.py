@@ -148,6 +148,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
                 threads=params.ray.cpus_per_worker,
             )
             rows[name] = {"top1": accuracy(logits, labels), "bytes": graphs[name].stat().st_size}
+        # Both in one call: they are timed in turn, under the same load.
         times = latency(graphs, (1, *shape), params.evaluate, params.seed)
     return {
         name: {

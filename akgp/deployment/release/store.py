@@ -158,6 +158,7 @@ def promote(where: str, network: ReleaseCandidate) -> str:
     if before := known(where, network):
         raise ReleaseError(f"this network has been released as {before}; see `akgp release rollback`")
     now = datetime.now(UTC)
+    # By time, so that names sort; by digest, so that the same network is recognised.
     version = f"{now:%Y%m%dT%H%M%SZ}-{_short(network.sha256)}"
     for name, content in network.files.items():
         write(f"{where}/{version}/{name}", content)

@@ -62,6 +62,7 @@ def calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) -
 
     Expected calibration error, Guo et al. 2017, eq. 3.
     """
+    # Bins are open below: a confidence of exactly i/15 belongs to the lower one.
     bins = (confidence_N * BINS).ceil().long().clamp(1, BINS) - 1
     gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, weight_N * (right_N - confidence_N))
     return float(gaps.abs().sum()) / len(right_N)

@@ -38,6 +38,7 @@ def wsld(inputs: LossInputs) -> Tensor:
     teacher_BC = mean_teacher(inputs.teachers_KBC)
     of_student = F.cross_entropy(inputs.student_BC.detach(), inputs.labels_B, reduction="none")
     of_teacher = F.cross_entropy(teacher_BC, inputs.labels_B, reduction="none")
+    # expm1 keeps the digits of a bracket near 0; the clamp avoids 0/0 where the teacher's loss is 0.
     bracket = -torch.expm1(-of_student / of_teacher.clamp_min(torch.finfo(of_teacher.dtype).tiny))
     log_student, log_teacher = inputs.softened(inputs.student_BC), inputs.softened(teacher_BC)
     soft = -(log_teacher.exp() * log_student).sum(1)

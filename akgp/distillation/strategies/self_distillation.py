@@ -248,6 +248,7 @@ def _anatomy(model: nn.Module, example_input: Tensor) -> _Anatomy:
             "distill.strategy 'self_distillation' needs a student whose logits come from a linear layer or a "
             f"convolution, got none that gives {classes} of [B, D] or [B, D, H, W]"
         )
+    # Called once: of a shared module it would be unclear which of its feature maps is meant.
     maps = {
         call.name: call.gave[1:]
         for call in calls
