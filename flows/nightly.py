@@ -41,7 +41,7 @@ def nightly(folder: Path = Path()) -> str:
     """Read the images again, `compress` (the same images re-run nothing), then promote or keep the old one.
 
     Returns the decision and its reasons, which are also the artifact `nightly` and an event, one of
-    akgp.deployment.release.promoted, .rejected and .unchanged.
+    akgp.release.promoted, .rejected and .unchanged.
 
     Raises:
         ParamsError: params.yaml is not valid, or lacks a section that DVC reads; before anything is computed.
@@ -56,8 +56,8 @@ def nightly(folder: Path = Path()) -> str:
     summary = f"{review.text()}\n{outcome}; in production: {version or 'nothing'}"
     publish("nightly", summary)
     emit_event(
-        f"akgp.deployment.release.{outcome}",
-        resource={"prefect.resource.id": f"akgp.deployment.release.{version or 'none'}"},
+        f"akgp.release.{outcome}",
+        resource={"prefect.resource.id": f"akgp.release.{version or 'none'}"},
         payload={"in production": version, "before": review.production, "reasons": review.decision.reasons},
     )
     if review.rejected and params.load(folder / "params.yaml").release.on_reject == "fail":

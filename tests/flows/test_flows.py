@@ -115,7 +115,7 @@ def test_nightly_promotes_keeps_and_fails_by_choice(prefect: None, workspace: Pa
     assert "top-1 100.00 %, the first release" in said and said.endswith(f"promoted; in production: {first}")
     assert artifact() == f"```text\n{said}\n```\n"
     assert ran(workspace) == ["data", "last"]
-    assert happened("akgp.deployment.release.promoted") == {"in production": first, "before": None}
+    assert happened("akgp.release.promoted") == {"in production": first, "before": None}
 
     said = nightly(folder=workspace)  # the source is read again, and is the same
     assert said == f"nothing new: {first} is in production\nunchanged; in production: {first}"
@@ -133,7 +133,7 @@ def test_nightly_promotes_keeps_and_fails_by_choice(prefect: None, workspace: Pa
         state.result()
     assert f"rejected; in production: {first}" in artifact()
     assert release.releases(str(workspace / "releases")) == [first]
-    assert happened("akgp.deployment.release.rejected") == {"in production": first, "before": first}
+    assert happened("akgp.release.rejected") == {"in production": first, "before": first}
 
 
 def happened(event: str) -> dict[str, str | None]:
