@@ -119,7 +119,7 @@ def test_the_runtime_environment_is_akgp_and_no_secret(monkeypatch: pytest.Monke
         assert environment["env_vars"] == ENVIRONMENT
         code = Path(environment["working_dir"])
         assert [path.name for path in code.iterdir()] == ["akgp"]
-        assert (code / "akgp" / "stages" / "worker.py").exists()
+        assert (code / "akgp" / "orchestration" / "worker.py").exists()
         assert sum(path.stat().st_size for path in code.rglob("*")) < 4 << 20
     assert set(environment) == {"env_vars", "working_dir"} and not code.exists()
 
