@@ -6,52 +6,24 @@ Here the same is computed from the file alone, without saturation or overflow, a
 instruction set. Where the file keeps an operation in floating point whose result depends on the order of
 summation, `Simulation.floating` names it: the logits of such a file cannot be promised bit for bit.
 
-Tensors are NCHW integers with a scale and a zero point. Each kernel rounds where onnxruntime's does: before
-or after adding the zero point.
+Tensors are NCHW integers with a scale and a zero point. `Simulation.steps` are the operations on integers as
+they were carried out, from which `description` tells what a file computes: there is no second reader of files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.nn import functional as F
 
+from akgp.quantization.integer_kernels import KERNELS, Array, Quantized
 from akgp.quantization.qdq import attributes, reference
 from akgp.quantization.tables import FUNCTIONS, is_clear, table
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-Array = NDArray[Any]
-f32 = np.float32
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Integers q that stand for (q − zero) · scale; scale and zero: a number, or one a channel (weights)."""
-
-    q: Array
-    scale: Array
-    zero: Array
-    axis: int = 1
-
-    def floats(self) -> Array:
-        """float32, as DequantizeLinear computes it."""
-        scale, zero = self.scale, self.zero.astype(np.int32)
-        if scale.ndim:
-            shape = [-1 if axis == self.axis % self.q.ndim else 1 for axis in range(self.q.ndim)]
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return ((self.q.astype(np.int32) - zero).astype(f32) * scale).astype(f32)
-
-    def centred(self) -> Array:
-        """q − zero as float64, in which sums of products are exact."""
-        return self.q.astype(np.float64) - self.zero.astype(np.float64).reshape(-1)[0]
 
 
 @dataclass(frozen=True)
@@ -71,13 +43,33 @@ class Pending:
         return quantized and self.node.op_type in KERNELS
 
 
+@dataclass(frozen=True)
+class Step:
+    """One operation whose result is quantized.
+
+    Attributes:
+        node: None: the value is only quantized, or quantized again by another scale.
+        inputs: each a Quantized, a constant, a float tensor of the graph, or None if it is not given.
+    """
+
+    node: NodeProto | None
+    inputs: tuple[Any, ...]
+    output: Quantized
+
+
 @dataclass
 class Simulation:
-    """The result: logits, the integers of every activation, the operations left in floating point."""
+    """The result: logits, the integers of every activation, the operations left in floating point.
+
+    Attributes:
+        integers: by the name of the QuantizeLinear's output.
+        steps: in the order of the graph.
+    """
 
     logits: Array
     integers: dict[str, Array]
     floating: Counter[str] = field(default_factory=Counter)
+    steps: list[Step] = field(default_factory=list)
 
 
 def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
@@ -90,17 +82,18 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
     for node in model.graph.node:
         inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
         if node.op_type == "QuantizeLinear":
-            values[node.output[0]] = simulation.integers[node.output[0]] = _quantize(
-                inputs[0], inputs[1], inputs[2], simulation.floating
-            )
+            q = _quantize(inputs[0], inputs[1], inputs[2], simulation.floating)
+            values[node.output[0]] = simulation.integers[node.output[0]] = q
+            simulation.steps.append(_step(inputs[0], Quantized(q, inputs[1], inputs[2], node.output[0])))
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
-            values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], axis)
+            values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], node.input[0], axis)
         elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
             others = (None if value is None else _floats(value, simulation.floating) for value in inputs[1:])
             moved = reference(node, (inputs[0].q, *others))
             for name, q in zip(node.output, moved, strict=True):
-                values[name] = Quantized(q, inputs[0].scale, inputs[0].zero)
+                values[name] = Quantized(q, inputs[0].scale, inputs[0].zero, name)
+                simulation.steps.append(Step(node, inputs, values[name]))
         elif any(isinstance(value, Quantized) for value in inputs):
             values[node.output[0]] = Pending(node, inputs)
         else:
@@ -108,6 +101,12 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             values.update(zip(node.output, results, strict=True))
     simulation.logits = _floats(values[model.graph.output[0].name], simulation.floating)
     return simulation
+
+
+def _step(value: Any, output: Quantized) -> Step:
+    if isinstance(value, Pending):
+        return Step(value.node, value.inputs, output)
+    return Step(None, (value,), output)
 
 
 def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:
@@ -151,125 +150,6 @@ def _float(node: NodeProto, inputs: tuple[Any, ...], floating: Counter[str]) -> 
     return reference(node, tuple(None if value is None else _floats(value, floating) for value in inputs))
 
 
-# Integer kernels: node, inputs, output scale and zero point → rounded steps of the output, not yet clipped.
-
-
-def _fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
-    """a · b + c rounded once to float32: in float64 the product of 8 and 24 bits is exact."""
-    return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(f32)
-
-
-def _requantized(sums: Array, scale: Array, zero: Array) -> Array:
-    """int32 sums to steps of the output: float32 product, rounded half to even, then the zero point."""
-    return np.rint(sums.astype(f32) * scale) + zero.astype(np.float64)
-
-
-def _by_channel(values: Array, dims: int) -> Array:
-    return values.reshape(1, -1, *[1] * (dims - 2)) if values.ndim else values
-
-
-def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    x, weight, *bias = inputs
-    given = attributes(node)
-    spatial = x.q.ndim - 2
-    begin, end = np.split(np.array(given.get("pads", [0] * 2 * spatial)), 2)
-    # ONNX: all begins, then all ends, first axis first. F.pad: (begin, end) by axis, last axis first.
-    padding = [int(side) for pair in zip(begin[::-1], end[::-1], strict=True) for side in pair]
-    # In float64, where sums of 8-bit products are exact. Padding with 0 is padding with the zero point here.
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-    sums = convolve(
-        F.pad(torch.from_numpy(x.centred()), padding),
-        torch.from_numpy(weight.q.astype(np.float64)),
-        torch.from_numpy(bias[0].q.astype(np.float64)) if bias else None,
-        stride=given.get("strides", 1),
-        dilation=given.get("dilations", 1),
-        groups=given.get("group", 1),
-    ).numpy()
-    return _requantized(sums, _by_channel(x.scale * weight.scale / scale, sums.ndim), zero)
-
-
-def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    x, weight, *bias = inputs
-    given = attributes(node)
-    left = x.centred().T if given.get("transA") else x.centred()
-    right = weight.q.astype(np.float64)
-    sums = left @ (right.T if given.get("transB") else right)
-    if bias and bias[0] is not None:
-        sums = sums + bias[0].q.astype(np.float64)
-    factor = f32(given.get("alpha", 1.0)) * x.scale * weight.scale
-    return _requantized(sums, factor / scale, zero)
-
-
-def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    x, y = inputs
-    return _requantized(x.centred() @ y.centred(), x.scale * y.scale / scale, zero)
-
-
-def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    a, b = inputs
-    # out = a · ratio_a + (b · ratio_b + fixed), two fused multiply-adds in this order, then rounded.
-    ratio_a, ratio_b = a.scale / scale, b.scale / scale
-    fixed = f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
-    return np.rint(_fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed)))
-
-
-def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    a, b = inputs
-    products = (a.centred() * b.centred()).astype(f32)
-    return np.rint(products * (a.scale * b.scale / scale) + f32(zero))
-
-
-def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    """float32 sums in the order of the pixels, as in this kernel alone; rounded after adding the zero point.
-
-    A window as large as the feature map, without padding, is pooled by the kernel for global pooling.
-    """
-    given = attributes(node)
-    kernel = given["kernel_shape"]
-    if tuple(kernel) == inputs[0].q.shape[2:] and not any(given.get("pads", ())):
-        return _global_average_pool(node, inputs, scale, zero)
-    dims = len(kernel)
-    strides = given.get("strides", [1] * dims)
-    begin, end = np.split(np.array(given.get("pads", [0] * 2 * dims)), 2)
-    x = inputs[0].floats()
-    lengths = np.array(x.shape[2:]) + begin + end - kernel
-    steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
-    beyond = np.maximum(steps * strides - lengths, 0)  # ceil_mode: the last window may reach past the padding
-    widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
-    axes = tuple(range(2, 2 + dims))
-    every: Any = (..., *(slice(None, None, stride) for stride in strides), *[slice(None)] * dims)
-
-    def total(values: Array) -> Any:  # pixel by pixel: np.sum may add in another order
-        windows: Any = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), kernel, axes)[every]
-        return sum(windows[(..., *place)] for place in np.ndindex(*kernel))
-
-    count = f32(np.prod(kernel)) if given.get("count_include_pad") else total(np.ones_like(x))
-    return np.rint(total(x) / count / scale + f32(zero))
-
-
-def _global_average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    (x,) = inputs
-    pixels = tuple(range(2, x.q.ndim))
-    size = int(np.prod(x.q.shape[2:]))
-    sums = x.centred().sum(pixels, keepdims=True)
-    return _requantized(sums, x.scale / (scale * f32(size)), zero)
-
-
-def _concat(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    parts = [np.rint(part.floats() / scale) + zero.astype(np.float64) for part in inputs]
-    return np.concatenate(parts, attributes(node)["axis"])
-
-
-KERNELS: Mapping[str, Callable[..., Array]] = {
-    "Conv": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-    "Add": _add,
-    "Mul": _mul,
-    "AveragePool": _average_pool,
-    "GlobalAveragePool": _global_average_pool,
-    "Concat": _concat,
-}
 MOVES = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"}
     | {"Gather", "GatherND", "Identity"}
