@@ -20,6 +20,11 @@ class Prune(Section):
     )
     macs: Fraction | None = Field(None, description="share of the dense MACs to keep, met within 2 %")
     params: Fraction | None = Field(None, description="share of the dense parameters to keep, met within 2 %")
+    scope: Literal["inside", "all"] = Field(
+        "all",
+        description="inside: cut inside the residual blocks alone, the summed channels (streams) stay whole; "
+        "ratio 0.5 keeps half of the MACs | all: streams too, a quarter; alike in a network without sums",
+    )
     round_to: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="widths are multiples of this; odd widths run slower in int8"
     )

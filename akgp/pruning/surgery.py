@@ -63,6 +63,7 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     criterion: str = "fpgm",
+    scope: str = "all",
     round_to: int = 8,
     skip: Sequence[str] = (),
     seed: int = 0,
@@ -86,6 +87,7 @@ def prune(
             met within 2 %; filters are ranked across all layers, scores divided by their layer's mean.
         params: share of the parameters to *keep*, likewise; a shared parameter counts once.
         criterion: fpgm, l1, l2 or random; the filters with the lowest scores are removed.
+        scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
             are no wider than this stay dense.
         skip: qualified names of modules that stay dense, together with their submodules.
@@ -102,7 +104,7 @@ def prune(
         example_input = _on_device(model, example_input)
         traced = copy_network(model)  # tracing turns on gradients and may leave a graph in buffers
         with eval_mode(traced):
-            graph = Graph(traced, example_input, skip)
+            graph = Graph(traced, example_input, skip, scope)
             dense = count(traced, example_input)
             scores = _scores(graph.groups, criterion, seed)
             widths = _widths(traced, graph.groups, scores, example_input, amount, round_to)
@@ -128,13 +130,11 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     """Rows of name, dense_width, pruned_width and reason (empty if pruned)."""
     return [
         {
-            "name": layer.name,
-            "dense_width": layer.dense_width,
-            "pruned_width": layer.pruned_width,
+            "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
             "reason": layer.reason or "",
         }
         for layer in layers
-    ]
+    ]  # fmt: skip
 
 
 def _check(

@@ -58,6 +58,7 @@ def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pr
         macs=params.macs,
         params=params.params,
         criterion=params.criterion,
+        scope=params.scope,
         round_to=params.round_to,
         skip=params.skip,
         seed=seed,

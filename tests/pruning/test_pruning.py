@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,23 @@ def test_skip_leaves_a_module_and_what_is_summed_with_it_dense() -> None:
     assert layers["layer1.1.conv1"].pruned_width == 32
 
 
+@pytest.mark.parametrize(
+    ("name", "summed"),
+    [
+        ("cifar_resnet8", lambda layer: layer == "conv1" or layer.endswith("conv2")),
+        ("resnet18", lambda layer: layer == "conv1" or layer.endswith(("conv2", "downsample.0"))),
+        # Blocks of stride 2 and those whose widths differ have no shortcut; the first of a stage feeds a sum.
+        ("mobilenet_v2", lambda layer: layer.endswith("conv.2") and layer.split(".")[1] not in ("1", "17")),
+        ("vgg11", lambda layer: False),
+    ],
+)
+def test_scope_inside_leaves_sums_whole(name: str, summed: Callable[[str], bool]) -> None:
+    layers = prune(network(name), SMALL, ratio=0.5, scope="inside").layers
+    reasons = {layer.name: layer.reason for layer in layers[:-1]}
+    stream = "a residual stream, which scope inside leaves whole"
+    assert reasons == {layer: stream if summed(layer) else None for layer in reasons}
+
+
 def test_random_is_seeded_and_ratio_0_removes_nothing() -> None:
     model = network("cifar_resnet20")
     state = torch.random.get_rng_state()
@@ -292,6 +310,7 @@ def nothing_finite() -> nn.Module:
             "criterion must be one of fpgm, l1",
         ),
         (cifar_resnet(8), {"ratio": 0.5, "skip": ["layer9"]}, "skip: 'layer9' is not a module"),
+        (cifar_resnet(8), {"ratio": 0.5, "scope": "out"}, "scope must be one of inside, all, got 'out'"),
         (cifar_resnet(8), {"ratio": 0.5, "round_to": 0}, "round_to must be 1 or more, got 0"),
         (OnePlus(), {"ratio": 0.5}, "OnePlus without the removed channels differs by"),
         (nothing_finite(), {"ratio": 0.5}, "layer2.0.conv1.weight holds values that are not finite"),

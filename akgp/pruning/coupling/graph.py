@@ -21,6 +21,9 @@ from akgp.models import ChannelMap
 from akgp.pruning.coupling.tracing import PruningError, as_pruning_error, trace
 from akgp.pruning.cutting import PRUNABLE, ChannelSlice, is_depthwise, side_of, tensors, width_of
 
+SCOPES = ("inside", "all")
+"""inside: channels in which layers are summed, the residual streams, stay dense; all: they are cut too."""
+
 # Statistics over several channels: without some of them the others come out differently.
 MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention)
 
@@ -70,7 +73,12 @@ class Graph:
         PruningError: the network's graph cannot be traced or followed.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor, skip: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, example_input: Tensor, skip: Sequence[str] = (), scope: str = "all"
+    ) -> None:
+        if scope not in SCOPES:
+            raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
+        self.scope = scope
         self.names = {module: name for name, module in model.named_modules()}
         self.skipped = _skipped(model, skip)
         self.tied = _tied(model)
@@ -132,6 +140,8 @@ class Graph:
                 return reason
         if any(isinstance(item.dep.target.module, nn.Parameter) for item in items):
             return "scaled by a parameter outside of a layer"
+        if self.scope == "inside" and any(_is_sum(item.dep.target) for item in items):
+            return "a residual stream, which scope inside leaves whole"
         return None
 
     def _uncuttable(self, part: ChannelSlice, width: int) -> str | None:
@@ -165,6 +175,13 @@ class Graph:
         if part.writes and isinstance(module, PRUNABLE) and sorted(part.channels) != list(range(width)):
             return f"shares only some channels with {name}"
         return None
+
+
+def _is_sum(node: Any) -> bool:
+    """Whether a node of Torch-Pruning's graph adds two activations; a bias or a constant is none."""
+    # The operation's pseudo-module keeps the name of its autograd function and nothing else of it.
+    operation = getattr(node.module, "_grad_fn", None) or ""
+    return str(operation).startswith("AddBackward") and len(node.inputs) > 1
 
 
 UNCUT = ("bias", "num_batches_tracked")
