@@ -52,6 +52,29 @@ class Quantized:
         return self.q.astype(np.float64) - self.zero.astype(np.float64).reshape(-1)[0]
 
 
+def factor(node: NodeProto, inputs: tuple[Any, ...], scale: Array) -> Array:
+    """What turns a sum of products, or of a feature map's pixels, into steps of an output of `scale`.
+
+    float32, a number or one an output channel; the order of the operations is the kernels'.
+    """
+    if node.op_type.endswith("AveragePool"):
+        return np.asarray(inputs[0].scale / (scale * f32(np.prod(inputs[0].q.shape[2:]))))
+    alpha = f32(attributes(node).get("alpha", 1.0))  # Gemm's; a product with 1 changes nothing
+    return np.asarray(alpha * inputs[0].scale * inputs[1].scale / scale)
+
+
+def addition(a: Quantized, b: Quantized, scale: Array, zero: Array) -> tuple[Array, Array, Array]:
+    """ratio_a, ratio_b and fixed of out = a · ratio_a + (b · ratio_b + fixed)."""
+    ratio_a, ratio_b = a.scale / scale, b.scale / scale
+    return ratio_a, ratio_b, f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
+
+
+def is_global(node: NodeProto, shape: tuple[int, ...]) -> bool:
+    """Whether an average pool of this input shape has one window, as large as the feature map, unpadded."""
+    given = attributes(node)
+    return tuple(given["kernel_shape"]) == shape[2:] and not any(given.get("pads", ()))
+
+
 def _fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
     """a · b + c rounded once to float32: in float64 the product of 8 and 24 bits is exact."""
     return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(f32)
@@ -83,7 +106,7 @@ def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
         dilation=given.get("dilations", 1),
         groups=given.get("group", 1),
     ).numpy()
-    return _requantized(sums, _by_channel(x.scale * weight.scale / scale, sums.ndim), zero)
+    return _requantized(sums, _by_channel(factor(node, inputs, scale), sums.ndim), zero)
 
 
 def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
@@ -94,27 +117,25 @@ def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     sums = left @ (right.T if given.get("transB") else right)
     if bias and bias[0] is not None:
         sums = sums + bias[0].q.astype(np.float64)
-    factor = f32(given.get("alpha", 1.0)) * x.scale * weight.scale
-    return _requantized(sums, factor / scale, zero)
+    return _requantized(sums, factor(node, inputs, scale), zero)
 
 
 def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     x, y = inputs
-    return _requantized(x.centred() @ y.centred(), x.scale * y.scale / scale, zero)
+    return _requantized(x.centred() @ y.centred(), factor(node, inputs, scale), zero)
 
 
 def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     a, b = inputs
-    # out = a · ratio_a + (b · ratio_b + fixed), two fused multiply-adds in this order, then rounded.
-    ratio_a, ratio_b = a.scale / scale, b.scale / scale
-    fixed = f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
+    # Two fused multiply-adds in this order, then rounded.
+    ratio_a, ratio_b, fixed = addition(a, b, scale, zero)
     return np.rint(_fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed)))
 
 
 def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     a, b = inputs
     products = (a.centred() * b.centred()).astype(f32)
-    return np.rint(products * (a.scale * b.scale / scale) + f32(zero))
+    return np.rint(products * factor(node, inputs, scale) + f32(zero))
 
 
 def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
@@ -124,7 +145,7 @@ def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: 
     """
     given = attributes(node)
     kernel = given["kernel_shape"]
-    if tuple(kernel) == inputs[0].q.shape[2:] and not any(given.get("pads", ())):
+    if is_global(node, inputs[0].q.shape):
         return _global_average_pool(node, inputs, scale, zero)
     dims = len(kernel)
     strides = given.get("strides", [1] * dims)
@@ -148,9 +169,8 @@ def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: 
 def _global_average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     (x,) = inputs
     pixels = tuple(range(2, x.q.ndim))
-    size = int(np.prod(x.q.shape[2:]))
     sums = x.centred().sum(pixels, keepdims=True)
-    return _requantized(sums, x.scale / (scale * f32(size)), zero)
+    return _requantized(sums, factor(node, inputs, scale), zero)
 
 
 def _concat(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:

@@ -7,7 +7,7 @@ instruction set. Where the file keeps an operation in floating point whose resul
 summation, `Simulation.floating` names it: the logits of such a file cannot be promised bit for bit.
 
 Tensors are NCHW integers with a scale and a zero point. `Simulation.steps` are the operations on integers as
-they were carried out, from which `description` tells what a file computes: there is no second reader of files.
+they were carried out; `description` makes its typed list from them, so that a file is read in one way.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
     for node in model.graph.node:
         inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
         if node.op_type == "QuantizeLinear":
-            q = _quantize(inputs[0], inputs[1], inputs[2], simulation.floating)
+            q = quantized(inputs[0], inputs[1], inputs[2], simulation.floating)
             values[node.output[0]] = simulation.integers[node.output[0]] = q
             simulation.steps.append(_step(inputs[0], Quantized(q, inputs[1], inputs[2], node.output[0])))
         elif node.op_type == "DequantizeLinear":
@@ -109,8 +109,13 @@ def _step(value: Any, output: Quantized) -> Step:
     return Step(None, (value,), output)
 
 
-def _quantize(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:
-    """The integers of a tensor that is a float one, a quantized one or a pending operation's result."""
+def quantized(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> Array:
+    """The integers of a tensor that is a float one, a quantized one or a pending operation's result.
+
+    Args:
+        scale, zero: of the result.
+        floating: counts what depends on the order of summation or on an approximation.
+    """
     low, high = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
     # onnxruntime removes a pair that dequantizes and quantizes by the same scale.
     if isinstance(value, Quantized) and value.scale == scale and value.zero == zero:

@@ -1,0 +1,152 @@
+"""The operations of an int8 network, as a deployed program has to compute them.
+
+Activations are unsigned 8-bit integers q that stand for (q − zero) · scale. Sums of products are exact in
+int32. `factors` turn them into steps of the output: out = clip(rint(f32(sum) · factor) + zero, 0, 255), in
+float32, halves to even, unless an operation says otherwise.
+
+Letters of shapes: O output channels, I input channels of a group, K inputs of a fully connected layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A tensor between operations. shape: (C, H, W) or (K,), without the batch."""
+
+    name: str
+    shape: tuple[int, ...]
+    scale: np.float32
+    zero: int
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """name: the node's in the file."""
+
+    name: str
+    output: Activation
+
+
+@dataclass(frozen=True)
+class _Weighted(_Operation):
+    """A sum of products with constant weights.
+
+    Attributes:
+        weight: int8, one row an output channel.
+        weight_scales: float32 [O].
+        bias: int32 [O], in steps of the input's times the weight's scale; zeros where there is none.
+        factors: float32 [O].
+    """
+
+    input: Activation
+    weight: NDArray[np.int8]
+    weight_scales: NDArray[np.float32]
+    bias: NDArray[np.int32]
+    factors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Convolution(_Weighted):
+    """weight: [O, I, kh, kw], not flipped; padded with the input's zero point.
+
+    Attributes:
+        pads: top, left, bottom, right.
+        strides, dilations: vertical, horizontal.
+        groups: the input's channels, if it is depthwise.
+    """
+
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Gemm(_Weighted):
+    """weight: [O, K], K in the order of the input's elements: C, H, W."""
+
+
+@dataclass(frozen=True)
+class Add(_Operation):
+    """Of two tensors of one shape: rint(fma(a, ratio_a, fma(b, ratio_b, fixed))), float32."""
+
+    inputs: tuple[Activation, Activation]
+    ratios: tuple[np.float32, np.float32]
+    fixed: np.float32
+
+
+@dataclass(frozen=True)
+class Mul(_Operation):
+    """Of two tensors of one shape, or [C, H, W] by [C, 1, 1]: rint((a − zero)(b − zero) · factor + zero)."""
+
+    inputs: tuple[Activation, Activation]
+    factor: np.float32
+
+
+@dataclass(frozen=True)
+class _Pool(_Operation):
+    """A window over each channel. The last windows may reach past the bottom and right padding."""
+
+    input: Activation
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class MaxPool(_Pool):
+    """The largest integer of a window; padding does not count."""
+
+
+@dataclass(frozen=True)
+class AveragePool(_Pool):
+    """The mean of the float32 values of a window, divided by the output's scale, plus zero, rounded.
+
+    Attributes:
+        counts_padding: whether padded elements, which are 0, are counted.
+    """
+
+    counts_padding: bool
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(_Operation):
+    """The sum over all pixels, less their zero points, is multiplied by `factor`."""
+
+    input: Activation
+    factor: np.float32
+
+
+@dataclass(frozen=True)
+class Concat(_Operation):
+    """Along the channels. tables: for each input, uint8 [256]: the output's integer for the input's."""
+
+    inputs: tuple[Activation, ...]
+    tables: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True)
+class Table(_Operation):
+    """Any function of one element, also a change of scale. table: uint8 [256], by the input's integer."""
+
+    input: Activation
+    function: str
+    table: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reshape(_Operation):
+    """The same integers in the same order (C, H, W) in another shape."""
+
+    input: Activation
+
+
+Operation = (
+    Convolution | Gemm | Add | Mul | MaxPool | AveragePool | GlobalAveragePool | Concat | Table | Reshape
+)

@@ -1,0 +1,154 @@
+"""The description of an int8 file, against the file and the simulator; what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from akgp.params import Quantize
+from akgp.quantization import QuantizationError, export_onnx, quantize
+from akgp.quantization import operations as ops
+from akgp.quantization.description import Description, describe
+from akgp.quantization.simulator import simulate
+
+IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+class Kinds(nn.Module):
+    """All operations that an export knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.depthwise = nn.Conv2d(12, 12, 3, groups=12, padding=1, stride=2)
+        self.grouped = nn.Conv2d(12, 12, 3, groups=3, padding=2, dilation=2, bias=False)
+        self.gate = nn.Conv2d(12, 12, 1)
+        self.out = nn.Linear(24 * 2 * 2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.depthwise(F.hardswish(self.stem(x))))
+        x = x + self.grouped(x)
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        x = torch.cat([F.max_pool2d(x, 2), F.avg_pool2d(x, 3, 2, 1)], 1)
+        return self.out(x.flatten(1))
+
+
+def int8_file(model: nn.Module, folder: Path, images: Tensor = IMAGES) -> Path:
+    torch.manual_seed(0)
+    export_onnx(model.eval(), images, folder / "fp32.onnx")
+    quantize(folder / "fp32.onnx", images, Quantize(), folder / "int8.onnx")
+    return folder / "int8.onnx"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return onnx.load(int8_file(Kinds(), tmp_path_factory.mktemp("kinds")))
+
+
+@pytest.fixture(scope="module")
+def kinds(file: onnx.ModelProto) -> Description:
+    return describe(file)
+
+
+def of_kind(kinds: Description, kind: type) -> list:
+    return [each for each in kinds.operations if isinstance(each, kind)]
+
+
+def test_every_operation_is_listed_with_its_shapes(kinds: Description) -> None:
+    listed = [(type(each).__name__, each.output.shape) for each in kinds.operations]
+    assert (kinds.input.shape, kinds.output.shape) == ((3, 8, 8), (5,))
+    expected = [
+        *[
+            ("Convolution", (12, 8, 8)),
+            ("Table", (12, 8, 8)),
+            ("Mul", (12, 8, 8)),
+            ("Convolution", (12, 4, 4)),
+        ],
+        *[("Convolution", (12, 4, 4)), ("Add", (12, 4, 4)), ("GlobalAveragePool", (12, 1, 1))],
+        *[("Convolution", (12, 1, 1)), ("Table", (12, 1, 1)), ("Mul", (12, 4, 4)), ("MaxPool", (12, 2, 2))],
+        *[
+            ("AveragePool", (12, 2, 2)),
+            ("Reshape", (12, 2, 2)),
+            ("Concat", (24, 2, 2)),
+            ("Reshape", (96,)),
+            ("Reshape", (96,)),
+            ("Gemm", (5,)),
+        ],
+    ]
+    assert sorted(listed) == sorted(expected)
+    names = [each.output.name for each in kinds.operations]
+    assert len(set(names)) == len(names) and names[-1] == kinds.output.name
+
+
+def test_convolutions_by_their_fields_are_the_simulators(file: onnx.ModelProto, kinds: Description) -> None:
+    """Weights, bias, padding, groups and factors are enough to compute each convolution's integers."""
+    simulated = simulate(file, IMAGES.numpy())
+    integers = {step.output.name: step.output.q for step in simulated.steps}
+    convolutions = of_kind(kinds, ops.Convolution)
+    assert [(each.groups, each.strides, each.dilations) for each in convolutions] == [
+        (1, (1, 1), (1, 1)),
+        (12, (2, 2), (1, 1)),
+        (3, (1, 1), (2, 2)),
+        (1, (1, 1), (1, 1)),
+    ]
+    for each in convolutions:
+        top, left, bottom, right = each.pads
+        x = torch.from_numpy(integers[each.input.name].astype(np.int64) - each.input.zero)
+        sums = F.conv2d(
+            F.pad(x, (left, right, top, bottom)).double(),
+            torch.tensor(each.weight).double(),
+            torch.tensor(each.bias).double(),
+            stride=each.strides,
+            dilation=each.dilations,
+            groups=each.groups,
+        ).numpy()
+        steps = np.rint(sums.astype(np.float32) * each.factors[:, None, None]) + each.output.zero
+        assert (steps.clip(0, 255) == integers[each.output.name]).all(), each.name
+
+
+def test_tables_are_the_simulators(file: onnx.ModelProto, kinds: Description) -> None:
+    integers = {step.output.name: step.output.q for step in simulate(file, IMAGES.numpy()).steps}
+    assert sorted(each.function for each in of_kind(kinds, ops.Table)) == ["HardSigmoid", "Sigmoid"]
+    for each in of_kind(kinds, ops.Table):
+        assert (each.table[integers[each.input.name]] == integers[each.output.name]).all()
+    (concat,) = of_kind(kinds, ops.Concat)
+    parts = [table[integers[x.name]] for x, table in zip(concat.inputs, concat.tables, strict=True)]
+    assert (np.concatenate(parts, 1) == integers[concat.output.name]).all()
+
+
+class Refused(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.out = kind, nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.kind == "Softmax":
+            return torch.softmax(self.out(x.mean((2, 3))), 1)
+        if self.kind == "Transpose":
+            x = x.transpose(1, 2).mean(3)
+            return self.out(F.pad(x[:, :, :4], (0, 0))[:, 0])
+        return self.out((x + x.mean((2, 3), keepdim=True)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Softmax", r"node_softmax: Softmax cannot be exported, only these operations"),
+        (
+            "Transpose",
+            r"(?i)transpose: Transpose in floating point cannot be exported, only .* int8 can: Abs, ",
+        ),
+        ("Add", r"add_\d+: Add of two shapes cannot be exported"),
+    ],
+)
+def test_other_operations_are_refused_by_name(kind: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        describe(onnx.load(int8_file(Refused(kind), tmp_path)))
