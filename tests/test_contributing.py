@@ -30,12 +30,15 @@ assert set(layer.kept) == set(largest.topk(len(layer.kept)).indices.tolist())
 """,
     "Strategy": """
 import torch
-from akgp.distillation import strategy_loss
+from akgp.data.batches import Batch
+from akgp.distillation import distillation_objective
 from akgp.params import Distill
-student, teacher, labels = torch.randn(6, 4).double(), torch.randn(1, 6, 4).double(), torch.arange(6) % 4
-loss = strategy_loss(student, teacher, labels, params=Distill(strategy="logit_mse", alpha=2.0))
+student, teacher, labels = torch.randn(6, 4).double(), torch.randn(6, 4).double(), torch.arange(6) % 4
+params = Distill(strategy="logit_mse", alpha=2.0)
+objective = distillation_objective([lambda batch: teacher], params, prior=None)
+loss = objective(Batch(torch.arange(6), torch.zeros(6, 1, 2, 2), labels), student, 0.0)
 by_hand = sum(
-    -student[i].log_softmax(0)[labels[i]] + sum((student[i] - teacher[0, i]) ** 2) / 4 for i in range(6)
+    -student[i].log_softmax(0)[labels[i]] + sum((student[i] - teacher[i]) ** 2) / 4 for i in range(6)
 ) / 6
 assert torch.allclose(loss, by_hand)
 """,

@@ -11,12 +11,9 @@ from akgp.distillation.run import (
     Distillation,
     Distilled,
     compute_of,
-    distill,
-    objective_of,
     training_of,
-    weighted_images,
 )
-from akgp.distillation.strategies import distillation_objective, strategy_loss, teacher_weights
+from akgp.distillation.strategies import distillation_objective, teacher_weights
 from akgp.distillation.strategies.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies.several_teachers import LearnedTeachers
 from akgp.distillation.teacher_weight.answers import (
@@ -45,14 +42,12 @@ __all__ = [
     "calibration_temperature",
     "compute_of",
     "cross_fitted",
-    "distill",
     "distillation_loss",
     "distillation_objective",
     "estimate_w0",
     "folds",
     "frozen_teacher",
     "log_prior",
-    "objective_of",
     "out_of_fold",
     "profile_data",
     "recorded",
@@ -62,13 +57,11 @@ __all__ = [
     "stacked_weight",
     "stacked_weights",
     "standardized",
-    "strategy_loss",
     "teacher_weights",
     "train_measured",
     "training_of",
     "weight_sentence",
     "weighted_ensemble",
-    "weighted_images",
     "weights_by_class",
     "wrong_label_probability",
 ]

@@ -5,7 +5,7 @@ It reads and writes no files. K: teachers, N: training images, C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,89 +58,122 @@ class Distilled:
 
 
 class Distillation:
-    """A running distillation: iterate over it for an `Epoch` after each one, then read its `result`.
+    """A distillation: iterate over it for an `Epoch` after each one, then read its `result`.
 
+        run = Distillation(student, data, Distill())
+        for epoch in run:
+            print(epoch.row)
+        run.result.weights
+
+    params: as given; once w0 is measured, with it.
+    teachers: as `objective` calls them.
     result: set once the iteration has ended.
     """
 
     result: Distilled
 
-    def __init__(self, epochs: Generator[Epoch, None, Distilled]) -> None:
-        self._epochs = epochs
+    def __init__(
+        self,
+        student: nn.Module,
+        data: DistillationData,
+        params: Distill,
+        *,
+        teachers: Sequence[TeacherFn] = (),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        workers: Iterable[int] = (1,),
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        """A distillation that recovers `student` in place from the teachers and the labels.
+
+        Args:
+            student: pruned, with the classes of `data`.
+            data: see `ask_teachers`.
+            teachers: none: those of `data`, with their measured shares.
+            seed: of the order of images, their augmentation, and an objective's own parameters.
+            device: the device of the training.
+            workers: the numbers of data-parallel workers that may share a batch.
+            state: of an earlier `Epoch` of the same distillation, from which to resume.
+        """
+        self.student, self.data, self.params, self.teachers = student, data, params, teachers
+        self.training = resolved(training_of(params, data.profile), len(data.images), workers=workers)
+        self.seed, self.device, self.state = seed, torch.device(device), state
 
     def __iter__(self) -> Iterator[Epoch]:
-        self.result = yield from self._epochs
+        """Train, as `train` does.
 
+        Raises:
+            ValueError: the strategy has too few teachers, the student cannot have the heads that it needs, or
+                `train` raises it.
+        """
+        estimate, shares = self._estimated() or (None, None)
+        self._set_w0(estimate)
+        self.teachers = self.teachers or _frozen(self.data, self.params, shares, self.device)
+        if self.params.w0_source == "branches":
+            last = self.state  # a resumed run that has no epoch left still has its measured w0
+            for epoch in self._with_branches():
+                last = epoch.state
+                yield epoch
+            assert last is not None
+            estimate = WeightEstimate(**last["measured"])
+            self._set_w0(estimate)
+        else:
+            objective = self.objective()
+            splits = (self.images(), self.data.validation)
+            yield from train(self.student, *splits, objective=objective, **self._common())
+            if isinstance(objective, LearnedTeachers):
+                shares = _mean_shares(objective, self.student, self.data, self.device)
+        student = self.student.cpu()
+        self.result = Distilled(student, self.weights(), self.data.profile, estimate, shares, self.training)
 
-def distill(
-    student: nn.Module,
-    data: DistillationData,
-    params: Distill,
-    *,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    workers: Iterable[int] = (1,),
-    state: dict[str, Any] | None = None,
-) -> Distillation:
-    """Recover `student` in place from the teachers and the labels.
+    def weights(self, w0: float | None = None) -> Tensor | None:
+        """The teacher's weight of each training image, see `teacher_weights`; w0: if not that of `params`."""
+        judge = self.data.noise_judge
+        return teacher_weights(self._at(w0), judge.profile, judge.logits, self.data.images.labels)
 
-        run = distill(student, data, Distill())
-        for epoch in run:
-            print(epoch.row)
-        run.result.weights
+    def images(self, w0: float | None = None) -> BatchSource:
+        """The training images, with `weights` as a column where the strategy has them before training."""
+        weights = self.weights(w0)
+        columns = {} if weights is None else {TEACHER_WEIGHT: weights}
+        return self.data.images.with_columns(**columns)
 
-    Args:
-        student: pruned, with the classes of `data`.
-        data: see `ask_teachers`.
-        seed: of the order of images, their augmentation, and an objective's own parameters.
-        device: the device of the training.
-        workers: the numbers of data-parallel workers that may share a batch.
-        state: of an earlier `Epoch` of the same distillation, from which to resume.
+    def objective(self, w0: float | None = None) -> Objective:
+        """The strategy's objective, on the device; its own parameters are drawn with the seed.
 
-    Raises:
-        ValueError: while iterating: the strategy has too few teachers, the student cannot have the heads that
-            it needs, or `train` raises it.
-    """
-    return Distillation(_epochs(student, data, params, seed, torch.device(device), workers, state))
+        Raises:
+            ValueError: there are too few teachers, or the student cannot have the heads that it needs.
+        """
+        params, data = self._at(w0), self.data
+        prior = log_prior(params, data.profile)
+        prior = None if prior is None else prior.to(self.device)
+        torch.manual_seed(self.seed)  # also where a run is resumed: the state then replaces what is drawn
+        if params.strategy in OBJECTIVES:
+            classes = data.profile.classes
+            inputs = ObjectiveInputs(self.student, self.teachers, params, data.example_input, classes, prior)
+            return OBJECTIVES[params.strategy](inputs)
+        # Where no image has a weight above 0 the teachers' forward passes would be wasted.
+        weights = self.weights(w0)
+        any_weight = weights is None or bool((weights > 0).any())
+        return distillation_objective(self.teachers if any_weight else [], params, prior=prior)
 
+    def _estimated(self) -> tuple[WeightEstimate, Tensor] | None:
+        return estimate_w0(self.data, self.params) if self.params.asks_for_w0 else None
 
-def _epochs(
-    student: nn.Module,
-    data: DistillationData,
-    params: Distill,
-    seed: int,
-    device: torch.device,
-    workers: Iterable[int],
-    state: dict[str, Any] | None,
-) -> Generator[Epoch, None, Distilled]:
-    training = resolved(training_of(params, data.profile), len(data.images), workers=workers)
-    estimate, shares = (estimate_w0(data, params) if params.asks_for_w0 else None) or (None, None)
-    params = _with_w0(params, estimate)
-    teachers = _teacher_fns(data, params, shares, device)
-    common: dict[str, Any] = {"params": training, "seed": seed, "device": device, "state": state}
+    def _with_branches(self) -> Iterator[Epoch]:
+        return train_measured(
+            self.student, self.images, self.data.validation, self.data.calibration,
+            objective=self.objective, class_counts=torch.tensor(self.data.profile.class_counts),
+            prior=self.params.w0_or_default, **self._common(),
+        )  # fmt: skip
 
-    def objective(params: Distill) -> Objective:
-        return objective_of(params, student, data, teachers, device=device, seed=seed)
+    def _common(self) -> dict[str, Any]:
+        return {"params": self.training, "seed": self.seed, "device": self.device, "state": self.state}
 
-    if params.w0_source == "branches":
-        last = state  # a resumed run that has no epoch left still has its measured w0
-        for epoch in train_measured(
-            student, lambda w0: weighted_images(data, params.model_copy(update={"w0": w0})), data.validation,
-            data.calibration, objective=lambda w0: objective(params.model_copy(update={"w0": w0})),
-            class_counts=torch.tensor(data.profile.class_counts), prior=params.w0_or_default, **common,
-        ):  # fmt: skip
-            last = epoch.state
-            yield epoch
-        assert last is not None
-        estimate = WeightEstimate(**last["measured"])
-        params = _with_w0(params, estimate)
-    else:
-        chosen = objective(params)
-        yield from train(student, weighted_images(data, params), data.validation, objective=chosen, **common)
-        if isinstance(chosen, LearnedTeachers):
-            shares = _mean_shares(chosen, student, data, device)
-    weights = _weights(data, params)
-    return Distilled(student.cpu(), weights, data.profile, estimate, shares, training)
+    def _set_w0(self, estimate: WeightEstimate | None) -> None:
+        self.params = self._at(estimate.weight if estimate else None)
+
+    def _at(self, w0: float | None) -> Distill:
+        return self.params if w0 is None else self.params.model_copy(update={"w0": w0})
 
 
 def training_of(params: Distill, profile: DataProfile) -> Training:
@@ -174,44 +207,7 @@ def compute_of(params: Distill, student: nn.Module, example_input: Tensor) -> fl
     return 1 + heads_macs(student, params, example_input) / count(student, example_input).macs
 
 
-def objective_of(
-    params: Distill,
-    student: nn.Module,
-    data: DistillationData,
-    teachers: Sequence[TeacherFn],
-    *,
-    device: torch.device,
-    seed: int,
-) -> Objective:
-    """The objective of `params.strategy`, on `device`; its own parameters are drawn with `seed`."""
-    prior = log_prior(params, data.profile)
-    prior = None if prior is None else prior.to(device)
-    torch.manual_seed(seed)  # also where a run is resumed: the state then replaces what is drawn
-    if params.strategy in OBJECTIVES:
-        inputs = ObjectiveInputs(student, teachers, params, data.example_input, data.profile.classes, prior)
-        return OBJECTIVES[params.strategy](inputs)
-    # Where no image has a weight above 0 the teachers' forward passes would be wasted.
-    weights = _weights(data, params)
-    any_weight = weights is None or bool((weights > 0).any())
-    return distillation_objective(teachers if any_weight else [], params, prior=prior)
-
-
-def weighted_images(data: DistillationData, params: Distill) -> BatchSource:
-    """The training images with the teacher's weight as a column, where `params.strategy` has one."""
-    weights = _weights(data, params)
-    return data.images if weights is None else data.images.with_columns(**{TEACHER_WEIGHT: weights})
-
-
-def _with_w0(params: Distill, estimate: WeightEstimate | None) -> Distill:
-    return params if estimate is None else params.model_copy(update={"w0": estimate.weight})
-
-
-def _weights(data: DistillationData, params: Distill) -> Tensor | None:
-    judge = data.noise_judge
-    return teacher_weights(params, judge.profile, judge.logits, data.images.labels)
-
-
-def _teacher_fns(
+def _frozen(
     data: DistillationData, params: Distill, shares: Tensor | None, device: torch.device
 ) -> list[TeacherFn]:
     """The teachers on `device`, as one if they have shares; none for a strategy without teachers."""

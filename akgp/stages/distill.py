@@ -11,10 +11,10 @@ from torch import Tensor
 from akgp import artifacts
 from akgp.data import Summary, read_summary
 from akgp.distillation import (
+    Distillation,
     DistillationData,
     Distilled,
     compute_of,
-    distill,
     recorded,
     sentence,
     shares_sentence,
@@ -47,7 +47,7 @@ def compute_with(
     task: Task, data: DistillationData, out: Path, state: dict[str, Any] | None
 ) -> Iterator[Step]:
     """`compute` with data already read: the trials of a sweep share it."""
-    run = distill(
+    run = Distillation(
         artifacts.load(task.workspace.pruned),
         data,
         task.params.distill,

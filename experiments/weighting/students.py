@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from akgp import artifacts
 from akgp.data import Batch
 from akgp.distillation import (
+    Distillation,
     SelfDistillation,
     Teacher,
     TeacherFn,
     ask_teachers,
     compute_of,
     estimate_w0,
-    objective_of,
     stacked_weight,
     train_measured,
     weighted_ensemble,
-    weighted_images,
 )
 from akgp.evaluation import predict_logits
 from akgp.io.atomic import atomic_directory
@@ -120,8 +119,9 @@ class TrialProgress:
             found |= {"w_raw": measured["raw"], "w_error": measured["error"]}
             found["compute"] += 2 * epochs / design.student["epochs"]
         else:
-            objective = self.objective(student, params, guides)
-            last = finished(lambda state: self._trained(student, params, objective, state), checkpoint)
+            run = self._distillation(student, params, guides)
+            objective = run.objective()
+            last = finished(lambda state: self._trained(run, objective, state), checkpoint)
             if isinstance(objective, SelfDistillation):
                 found["compute"] *= compute_of(params, student.cpu(), self.data.example_input)
         return student, found | {
@@ -162,7 +162,8 @@ class TrialProgress:
         for w0 in (0.0, 1.0):
             branch = copy.deepcopy(student)
             asked = _with_w0(params, w0).model_copy(update={"training": short})
-            for _ in self._trained(branch, asked, self.objective(branch, asked, self.guides), None):
+            run = self._distillation(branch, asked, self.guides)
+            for _ in self._trained(run, run.objective(), None):
                 pass
             answers.append(predict_logits(branch, calibration, device=device()))
         labels_only, teacher_only = answers
@@ -174,26 +175,21 @@ class TrialProgress:
         return _with_w0(params, measured.weight)
 
     def _trained(
-        self, student: nn.Module, params: Distill, objective: Objective, state: dict[str, Any] | None
+        self, run: Distillation, objective: Objective, state: dict[str, Any] | None
     ) -> Iterator[Epoch]:
-        return train(
-            student,
-            weighted_images(self.data, params),
-            self.data.validation,
-            objective=objective,
-            state=state,
-            **self._common(params),
-        )
+        splits, common = (run.images(), self.data.validation), self._common(run.params)
+        return train(run.student, *splits, objective=objective, state=state, **common)
 
     def _measured(
         self, student: nn.Module, params: Distill, guides: list[TeacherFn], state: dict[str, Any] | None
     ) -> Iterator[Epoch]:
+        run = self._distillation(student, params, guides)
         return train_measured(
             student,
-            lambda w0: weighted_images(self.data, _with_w0(params, w0)),
+            run.images,
             self.data.validation,
             self.data.calibration,
-            objective=lambda w0: self.objective(student, _with_w0(params, w0), guides),
+            objective=run.objective,
             prior=params.w0_or_default,
             class_counts=self._class_counts(),
             state=state,
@@ -213,8 +209,9 @@ class TrialProgress:
     def _class_counts(self) -> Tensor:
         return torch.tensor(self.data.profile.class_counts)
 
-    def objective(self, student: nn.Module, params: Distill, guides: list[TeacherFn]) -> Objective:
-        return objective_of(params, student, self.data, guides, device=device(), seed=self.cell.student_seed)
+    def _distillation(self, student: nn.Module, params: Distill, guides: list[TeacherFn]) -> Distillation:
+        seed = self.cell.student_seed
+        return Distillation(student, self.data, params, teachers=guides, seed=seed, device=device())
 
 
 def _with_w0(params: Distill, w0: float) -> Distill:

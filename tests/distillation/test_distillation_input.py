@@ -22,13 +22,13 @@ from akgp.distillation import (
     profile_data,
     self_distillation_loss,
     stacked_weight,
-    strategy_loss,
     teacher_weights,
     wrong_label_probability,
 )
 from akgp.distillation.strategies import LOSSES
 from akgp.distillation.strategies.weighted import WEIGHTS
 from akgp.params import Distill
+from tests.support.losses import strategy_loss
 
 NAN_LOGITS = torch.tensor([[math.nan, 0.0, 0.0], [0.0, 1.0, 0.0]])
 LABELS = torch.tensor([0, 2])

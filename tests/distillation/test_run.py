@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from akgp.data.batches import Batch, IndexedSource
 from akgp.distillation import (
+    Distillation,
     DistillationData,
     Teacher,
     ask_teachers,
-    distill,
     estimate_w0,
-    objective_of,
     teacher_weights,
-    weighted_images,
 )
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Augment, Distill, Training
@@ -62,7 +60,7 @@ def test_a_distillation_needs_tensors_and_networks_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     student, params = linear(3), Distill(training=TRAINING)
-    run = distill(student, data, params)
+    run = Distillation(student, data, params)
     rows = [epoch.row for epoch in run]
     result = run.result
     assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["loss"] < rows[0]["loss"]
@@ -88,10 +86,10 @@ def test_teachers_whose_weight_is_0_everywhere_are_not_asked(
         batches.append(batch)
         return torch.zeros(len(batch.labels), 3)
 
-    objective = objective_of(params, linear(3), data, [teacher], device=torch.device("cpu"), seed=0)
-    (batch,) = weighted_images(data, params).ordered(batch_size=48)
+    run = Distillation(linear(3), data, params, teachers=[teacher])
+    (batch,) = run.images().ordered(batch_size=48)
     assert batch.columns[TEACHER_WEIGHT].tolist() == [w0] * 48
-    objective(batch, torch.zeros(48, 3), 0.0)
+    run.objective()(batch, torch.zeros(48, 3), 0.0)
     assert bool(batches) == asked
 
 
@@ -104,10 +102,10 @@ def test_a_distillation_is_resumed_from_the_state_of_any_epoch(
     data: DistillationData, changes: dict[str, Any]
 ) -> None:
     params = Distill.model_validate({"training": TRAINING.model_dump(), **changes})
-    whole = distill(linear(3), data, params)
+    whole = Distillation(linear(3), data, params)
     states = [copy.deepcopy(epoch.state) for epoch in whole]
     for number in (0, len(states) - 1):
-        again = distill(linear(3), data, params, state=copy.deepcopy(states[number]))
+        again = Distillation(linear(3), data, params, state=copy.deepcopy(states[number]))
         assert len(list(again)) == len(states) - 1 - number
         one, other = whole.result.student.state_dict(), again.result.student.state_dict()
         assert all(torch.equal(one[name], other[name]) for name in one)

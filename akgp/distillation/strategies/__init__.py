@@ -17,7 +17,7 @@ from akgp.data.batches import Batch
 from akgp.distillation.losses import at_least_float32
 from akgp.distillation.profile.data_profile import DataProfile
 from akgp.distillation.strategies import in_batch, self_distillation, several_teachers, weighted
-from akgp.distillation.strategies.inputs import Loss, LossInputs, OwnObjective
+from akgp.distillation.strategies.inputs import Loss, LossInputs, OwnObjective, check_teachers
 from akgp.distillation.teacher_weight.per_sample import check_fit
 from akgp.distillation.teachers import TeacherFn
 from akgp.params import Distill
@@ -53,55 +53,31 @@ TEACHER_WEIGHT = "teacher_weight"
 """The column of a batch that holds the teacher's weight of each image, [B] in [0, 1]."""
 
 
-def strategy_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    params: Distill,
-    weight: Tensor | None = None,
-    progress: float = 0.0,
-) -> Tensor:
-    """The loss of a batch by `params.strategy`, in nats a sample; no gradient flows to the teachers.
+def distillation_objective(
+    teachers: Sequence[TeacherFn], params: Distill, *, prior: Tensor | None
+) -> Callable[[Batch, Tensor, float], Tensor]:
+    """The objective of a strategy in LOSSES: (batch, student's logits [B, C], progress in [0, 1]) -> loss.
 
-    Computed in float32, or float64 where a logit is; also under autocast.
+    The loss is a scalar, in nats a sample, without a gradient to the teachers. It is computed in float32, or
+    float64 where a logit is; also under autocast. The teacher's weight of each image comes with the batch, as
+    the column TEACHER_WEIGHT; strategies that weigh in every batch need none, see `teacher_weights`.
 
     Args:
-        student_logits: [B, C].
-        teacher_logits: [K, B, C], of each teacher.
-        labels: int64 [B], in [0, C); see `losses.check_batch`.
-        weight: [B], the teacher's, see `teacher_weights`; None where that is None.
-        progress: share of the training that is done, in [0, 1].
-
-    Returns:
-        A scalar.
+        teachers: none where no image's weight is above 0.
+        prior: [C], log class prior added to the student's logits in training; None: no shift.
 
     Raises:
-        ValueError: a shape, a label or a weight is not as above, the batch is empty, a weight is missing,
-            there are too few teachers, or the strategy has parameters of its own: see OBJECTIVES.
+        ValueError: the strategy has parameters of its own, see OBJECTIVES, or needs more teachers. By the
+            objective: as `LossInputs`, or a weight is missing or out of range.
     """
     if params.strategy not in LOSSES:
         raise ValueError(
             f"distill.strategy must be one of {', '.join(LOSSES)}, got {params.strategy!r}, "
             "which has parameters of its own and is an objective"
         )
-    student, teachers = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
-    with torch.autocast(student.device.type, enabled=False):
-        return LOSSES[params.strategy](LossInputs(student, teachers, labels, weight, progress, params))
-
-
-def distillation_objective(
-    teachers: Sequence[TeacherFn], params: Distill, *, prior: Tensor | None
-) -> Callable[[Batch, Tensor, float], Tensor]:
-    """The objective of a strategy in LOSSES: (batch, student's logits [B, C], progress in [0, 1]) -> loss.
-
-    The teacher's weight of each image comes with the batch, as the column TEACHER_WEIGHT; strategies that
-    weigh in every batch need none, see `teacher_weights`.
-
-    Args:
-        teachers: none where no image's weight is above 0.
-        prior: [C], log class prior added to the student's logits in training; None: no shift.
-    """
+    if params.strategy not in weighted.WEIGHTS:
+        check_teachers(params, len(teachers))
+    loss = LOSSES[params.strategy]
 
     def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
         answers = (
@@ -109,13 +85,9 @@ def distillation_objective(
             if teachers
             else torch.zeros_like(logits)[None]
         )
-        return strategy_loss(
-            logits if prior is None else logits + prior,
-            answers,
-            batch.labels,
-            params=params,
-            weight=batch.columns.get(TEACHER_WEIGHT),
-            progress=progress,
-        )
+        student = at_least_float32(logits if prior is None else logits + prior)
+        taught, weight = at_least_float32(answers.detach()), batch.columns.get(TEACHER_WEIGHT)
+        with torch.autocast(student.device.type, enabled=False):
+            return loss(LossInputs(student, taught, batch.labels, weight, progress, params))
 
     return objective

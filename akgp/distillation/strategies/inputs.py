@@ -18,10 +18,15 @@ from akgp.params import Distill
 
 @dataclass(frozen=True)
 class LossInputs:
-    """The logits of student and teachers for a batch, and the other inputs of a loss; see `strategy_loss`.
+    """The logits of student and teachers for a batch, and the other inputs of a loss.
+
+    student_BC, teachers_KBC: float32 or float64; the teachers' without gradients.
+    labels_B: int64, in [0, C); see `losses.check_batch`.
+    weight_B: the teacher's, in [0, 1], see `teacher_weights`; None where that is None.
+    progress: share of the training that is done, in [0, 1].
 
     Raises:
-        ValueError: a shape, a label, the weight or the number of teachers is not as described there.
+        ValueError: a shape or a label is not as above, the batch is empty, or there are too few teachers.
     """
 
     student_BC: Tensor
