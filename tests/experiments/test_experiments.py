@@ -22,7 +22,7 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import defaults
+from experiments import defaults, scope
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -295,3 +295,20 @@ def test_the_defaults_are_measured_on_four_sizes_and_two_networks_each_run_once(
     rows = [asdict(run) | {"val_top1": 40.0 + run.seed} for run in runs]
     table = defaults.table(rows)
     assert f"{len(runs)} of {len(runs)}" in table and "| 32 |" in table and "40.5 (2)" in table
+
+
+def test_scope_compares_at_equal_cost() -> None:
+    """Iterative pruning costs no more than at once, and its phases share one decay of the learning rate."""
+    runs = list(scope.plan())
+    assert len(set(runs)) == len(runs) == 21
+    for macs, steps in scope.STEPS.items():
+        costs = [sum(epochs * (3 * share + 1) for share, epochs in each)
+                 for each in (steps, scope.Run(0, macs).steps)]  # fmt: skip
+        assert steps[-1][0] == macs and 0.97 < costs[0] / costs[1] <= 1
+    phases = [scope.part_of(done, 4)(step, 5, scope.settings(1)) for done in range(4) for step in range(1, 6)]
+    assert phases[4] == 1 and phases[5:] == sorted(phases[5:], reverse=True)
+    row = {"seed": 0, "val_top1": 70.0, "macs_share": 0.5, "params_share": 0.5, "latency_share": 0.8}
+    text = scope.table(
+        [asdict(scope.Run(0)) | row, asdict(scope.Run(0, 0.5, "inside")) | row | {"val_top1": 69.0}]
+    )
+    assert "| 0.5 | inside | at once | 69.00 (1) | 1.00 (1) | 0.500 | 0.500 | 0.800 |" in text

@@ -1,0 +1,217 @@
+"""Where to cut: inside the residual blocks or everywhere, at once or little by little, at equal cost.
+
+`AKGP_CIFAR10=DIR python -m experiments.scope` trains every run of `plan` on one thread, seed by seed, and
+writes results/scope/table.json and table.md after each; started again, it does those that are missing.
+cifar_resnet20 on 10,000 images of CIFAR-10-J75 at 16×16, taught by its own dense network (weight 0.3,
+temperature 2). All is judged on 10,000 other training images, by the last epoch, so that nothing is chosen;
+no test split is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import typer
+from torch import nn
+
+from akgp.data import Images, IndexedSource
+from akgp.evaluation import count, latency, speedup
+from akgp.models import build
+from akgp.params import Augment, Evaluate, Network, Quantize, Training
+from akgp.pruning import prune
+from akgp.quantization import export_onnx, quantize
+from akgp.training import Schedule, cross_entropy, learning_rate_factor, train
+from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
+
+RESULTS, WEIGHTS = Path("results/scope"), Path("runs/scope")
+IMAGES, HELD_OUT, SIDE = 10_000, 10_000, 16
+DENSE_EPOCHS, EPOCHS = 24, 16
+SEEDS = (0, 1, 2)
+EXAMPLE = torch.zeros(1, 3, SIDE, SIDE)
+
+STEPS = {0.5: ((0.8, 1), (0.65, 1), (0.5, 13)), 0.25: ((0.6, 1), (0.4, 1), (0.25, 13))}
+"""Iterative: share of the dense MACs, and epochs with it. An epoch costs three forward passes of the student
+and one of the teacher: in all 38.9 dense passes an image at half of the MACs (40 at once), 27.8 at a quarter
+(28)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """macs: share of the dense MACs that the student keeps; 1 is the dense network, taught by labels."""
+
+    seed: int
+    macs: float = 1.0
+    scope: str = "all"
+    schedule: str = "at once"
+
+    @property
+    def steps(self) -> tuple[tuple[float, int], ...]:
+        return ((self.macs, EPOCHS),) if self.schedule == "at once" else STEPS[self.macs]
+
+
+def plan() -> Iterator[Run]:
+    """The runs: the two scopes seed by seed, then little by little."""
+    for seed in SEEDS:
+        yield Run(seed)
+        yield from (Run(seed, macs, scope) for macs in STEPS for scope in ("inside", "all"))
+    yield from (Run(seed, macs, "inside", "iterative") for seed in SEEDS for macs in STEPS)
+
+
+def sources(seed: int) -> tuple[IndexedSource, IndexedSource]:
+    """Training images, others for each seed, and the images on which all is judged."""
+    every = cifar10(SIDE, HELD_OUT + len(SEEDS) * IMAGES)
+    first = HELD_OUT + seed * IMAGES
+    parts = torch.arange(first, first + IMAGES), torch.arange(HELD_OUT)
+    training, validation = (Images(every.pixels[part], every.labels[part]) for part in parts)
+    return IndexedSource.of(training, *MEAN_STD[3]), IndexedSource.of(validation, *MEAN_STD[3])
+
+
+def settings(epochs: int) -> Training:
+    return Training(
+        epochs=epochs, warmup_epochs=min(1.0, epochs / 2), schedule="linear", keep="last", precision="fp32",
+        augment=Augment(crop_padding=SIDE // 8),
+    )  # fmt: skip
+
+
+def dense(seed: int) -> tuple[nn.Module, float]:
+    """The trained dense network and its accuracy, %."""
+    torch.manual_seed(seed)
+    model = build(
+        Network(architecture="cifar_resnet20"), num_classes=10, in_channels=3, image_size=(SIDE, SIDE)
+    )
+    file, accuracy = WEIGHTS / f"dense-{seed}.pt", WEIGHTS / f"dense-{seed}.json"
+    if not (accuracy.exists() and weights_from(file, model)):
+        epochs = train(
+            model, *sources(seed), params=settings(DENSE_EPOCHS), objective=cross_entropy(), seed=seed
+        )
+        top1 = [epoch.row["val_top1"] for epoch in epochs][-1]
+        save_weights(file, model)
+        accuracy.write_text(json.dumps(top1), encoding="utf-8")
+    return model.eval(), float(json.loads(accuracy.read_text(encoding="utf-8")))
+
+
+def part_of(done: int, total: int) -> Schedule:
+    """The learning rate of a phase that begins after `done` of `total` epochs: one decay over all phases."""
+    whole = settings(total)
+    return lambda step, steps, _: learning_rate_factor(done * steps + step, steps, whole)
+
+
+def student(run: Run) -> tuple[nn.Module, float]:
+    """The recovered student and its accuracy, %."""
+    teacher, _ = dense(run.seed)
+    objective, model, done = taught(teacher), teacher, 0
+    macs, total = count(teacher, EXAMPLE).macs, sum(epochs for _, epochs in run.steps)
+    for share, epochs in run.steps:
+        keep = share * macs / count(model, EXAMPLE).macs
+        # 4 on the way, and for a quarter of the MACs, where inside the narrowest layers lose 12 of 16.
+        round_to = 8 if share == run.macs == 0.5 else 4
+        model = prune(model, EXAMPLE, macs=keep, scope=run.scope, round_to=round_to).model
+        model.requires_grad_(True)  # the dense network is frozen as a teacher
+        rows = train(
+            model, *sources(run.seed), params=settings(epochs), objective=objective,
+            seed=run.seed + 100 * done, schedule=part_of(done, total),
+        )  # fmt: skip
+        top1 = [epoch.row["val_top1"] for epoch in rows][-1]
+        done += epochs
+    return model.eval(), top1
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """Accuracy, %; cost as shares of the dense network's: MACs, parameters, latency of the int8 graph."""
+    reference, top1 = dense(run.seed)
+    model = reference
+    if run.macs < 1:
+        model, top1 = student(run)
+    before, after = count(reference, EXAMPLE), count(model, EXAMPLE)
+    return {
+        "val_top1": top1,
+        "macs_share": round(after.macs / before.macs, 4),
+        "params_share": round(after.params / before.params, 4),
+        "latency_share": round(int8_latency(model, reference, run.seed), 3) if run.macs < 1 else 1.0,
+    }
+
+
+def int8_latency(model: nn.Module, reference: nn.Module, seed: int) -> float:
+    """The int8 graph's latency at batch 1 as a share of the dense network's, timed in the same rounds."""
+    inputs = next(sources(seed)[1].ordered(batch_size=32)).inputs
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, network in (("model", model), ("reference", reference)):
+            floating, files[name] = Path(folder) / f"{name}-float.onnx", Path(folder) / f"{name}.onnx"
+            with redirect_stdout(io.StringIO()):
+                export_onnx(network, inputs, floating)
+            quantize(floating, inputs, Quantize(), files[name])
+        times = latency(files, (1, 3, SIDE, SIDE), Evaluate(), seed)
+    return float(speedup(times["model"], times["reference"]).median)
+
+
+ABOUT = """# Where to cut, and how often
+
+`AKGP_CIFAR10=DIR python -m experiments.scope`, see the head of that file: cifar_resnet20, 10,000 images of
+CIFAR-10-J75 at 16×16, 16 epochs taught by the dense network at 0.3. Validation top-1 of the last epoch, %,
+mean ± standard error over the seeds (how many); shares of the dense network's MACs, parameters and int8
+latency (batch 1, same rounds). One thread, fp32, AMD EPYC, 2 cores, AVX2 only. Runs of the plan: {done} of
+{planned}.
+
+| MACs | scope | pruned | top-1 | less than dense | MACs | params | int8 latency |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: an arm a line, with its distance to the dense network of the same seed."""
+    reference = {row["seed"]: row["val_top1"] for row in rows if row["macs"] == 1}
+    arms: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault((row["macs"], row["scope"], row["schedule"]), []).append(row)
+    lines = []
+    for (macs, scope, schedule), each in sorted(
+        arms.items(), key=lambda item: (-item[0][0], item[0][2], item[0][1])
+    ):
+        name = ("dense", "", "") if macs == 1 else (f"{macs:g}", scope, schedule)
+        lost = [reference[row["seed"]] - row["val_top1"] for row in each]
+        shares = [mean(row[f"{key}_share"] for row in each) for key in ("macs", "params", "latency")]
+        cells = [
+            *name,
+            spread([row["val_top1"] for row in each]),
+            spread(lost),
+            *(f"{share:.3f}" for share in shares),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error} ({len(values)})"
+
+
+def main() -> None:
+    """Train the runs of the plan that results/scope/table.json does not hold."""
+    torch.set_num_threads(1)
+    file = RESULTS / "table.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
+    for run in plan():
+        if run in done:
+            continue
+        start = time.perf_counter()
+        rows.append(asdict(run) | measured(run) | {"seconds": round(time.perf_counter() - start)})
+        print(rows[-1], flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
