@@ -23,6 +23,7 @@ def distillation_loss(
     temperature: float,
     label_smoothing: float = 0.0,
     logit_std: bool = False,
+    largest_weight: float = 1.0,
 ) -> Tensor:
     """Mean over the batch of (1 − w)·CE(y, p_s) + w·T²·KL(p_t,T ‖ p_s,T), in nats.
 
@@ -34,11 +35,13 @@ def distillation_loss(
         student_logits: [B, C].
         teacher_logits: [B, C].
         labels: int64 [B], in [0, C).
-        teacher_weight: w in [0, 1], one number or one a sample [B]. (The range of a tensor is
+        teacher_weight: w in [0, `largest_weight`], one number or one a sample [B]. (The range of a tensor is
             checked on the CPU only: elsewhere it would stall the device in every step.)
         temperature: T > 0.
         label_smoothing: share of each label spread over all classes, in [0, 1).
         logit_std: in the teacher's term both logits are `standardized` before they are softened.
+        largest_weight: above 1 the label's own loss counts negatively (Das & Sanghavi 2023, Understanding
+            Self-Distillation in the Presence of Label Noise, where ξ is w).
 
     Returns:
         A scalar.
@@ -46,7 +49,7 @@ def distillation_loss(
     Raises:
         ValueError: a shape or a range is not as above.
     """
-    _check(student_logits, teacher_logits, labels, teacher_weight, temperature)
+    _check(student_logits, teacher_logits, labels, teacher_weight, largest_weight, temperature)
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     # Without autocast: log-softmax and its differences need more than the 8 bits of bf16.
     with torch.autocast(student.device.type, enabled=False):
@@ -132,7 +135,12 @@ def check_batch(student_logits: Tensor, labels: Tensor) -> None:
 
 
 def _check(
-    student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor, weight: float | Tensor, temperature: float
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    labels_B: Tensor,
+    weight: float | Tensor,
+    largest: float,
+    temperature: float,
 ) -> None:
     check_batch(student_BC, labels_B)
     if teacher_BC.shape != student_BC.shape:
@@ -147,7 +155,9 @@ def _check(
             raise ValueError(
                 f"teacher_weight must be a number or one a sample [{len(labels_B)}], got {list(weight.shape)}"
             )
-        if weight.device.type == "cpu" and not bool(((weight >= 0) & (weight <= 1)).all()):
-            raise ValueError(f"teacher_weight must be in [0, 1], got {weight.min():g} to {weight.max():g}")
-    elif not 0 <= float(weight) <= 1:
-        raise ValueError(f"teacher_weight must be in [0, 1], got {float(weight):g}")
+        if weight.device.type == "cpu" and not bool(((weight >= 0) & (weight <= largest)).all()):
+            raise ValueError(
+                f"teacher_weight must be in [0, {largest:g}], got {weight.min():g} to {weight.max():g}"
+            )
+    elif not 0 <= float(weight) <= largest:
+        raise ValueError(f"teacher_weight must be in [0, {largest:g}], got {float(weight):g}")

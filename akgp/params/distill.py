@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from akgp.params.base import Section, Share
+from akgp.params.base import Section
 from akgp.params.strategies import STRATEGIES, Strategy, branch_epochs, reading
 from akgp.params.training import Training
 
@@ -44,10 +44,10 @@ class Distill(Section):
     logit_std: bool = Field(
         False, description="standardise the logits of teacher and student before they are softened"
     )
-    w0: Share | None = Field(
+    w0: Annotated[float, Field(ge=0, le=max(each.w0_max for each in STRATEGIES.values()))] | None = Field(
         None,
-        description=f"{_readers('w0')}: the teacher's weight, of every sample (fixed) or of one whose label "
-        f"is right (akgp); null: {W0:g}",
+        description=f"{_readers('w0')}: the teacher's weight, of every sample (fixed, up to 2: above 1 "
+        f"against the label) or of one whose label is right (akgp, up to 1); null: {W0:g}",
     )
     w0_from: W0Source = Field(
         default_factory=_w0_from,
@@ -57,11 +57,13 @@ class Distill(Section):
     )
     alpha: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None,
-        description=f"{_readers('alpha')}: factor of the teacher (dkd: on the label); null: "
-        + ", ".join(f"{STRATEGIES[name].alpha:g}" for name in reading("alpha")),
+        description=f"{_readers('alpha')}: factor of the teacher (dkd: on the label; dist: within an image); "
+        "null: " + ", ".join(f"{STRATEGIES[name].alpha:g}" for name in reading("alpha")),
     )
-    beta: Annotated[float, Field(ge=0, le=100)] = Field(
-        8.0, description=f"{_readers('beta')}: factor of the teacher on the other classes"
+    beta: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None,
+        description=f"{_readers('beta')}: factor of the teacher on the other classes (dist: within a class); "
+        "null: " + ", ".join(f"{STRATEGIES[name].beta:g}" for name in reading("beta")),
     )
     heads: tuple[str, ...] = Field(
         (),
@@ -94,6 +96,11 @@ class Distill(Section):
         return next(each for each in (self.alpha, self.facts.alpha, 1.0) if each is not None)
 
     @property
+    def beta_or_default(self) -> float:
+        """`beta`, or the strategy's own; 1 for one that reads none."""
+        return next(each for each in (self.beta, self.facts.beta, 1.0) if each is not None)
+
+    @property
     def w0_source(self) -> W0Source:
         """`w0_from`; fixed with a strategy that does not read it."""
         return self.w0_from if "w0_from" in self.facts.reads else "fixed"
@@ -118,9 +125,9 @@ class Distill(Section):
             raise ValueError(
                 f"training.cuda_graphs hides what strategy {self.strategy} looks at: it must be false"
             )
-        if self.alpha is not None and self.alpha > facts.alpha_max:
-            raise ValueError(
-                f"alpha must be in [0, {facts.alpha_max:g}] for strategy {self.strategy!r}, "
-                f"got {self.alpha:g}"
-            )
+        for key, value, largest in (("alpha", self.alpha, facts.alpha_max), ("w0", self.w0, facts.w0_max)):
+            if value is not None and value > largest:
+                raise ValueError(
+                    f"{key} must be in [0, {largest:g}] for strategy {self.strategy!r}, got {value:g}"
+                )
         return self

@@ -20,8 +20,9 @@ class Strategy:
     reads: the parameters of `distill` that it uses, besides logit_adjustment and training.
     teachers: the fewest it needs: 0, it uses none; 1, several are averaged; 2, they are weighed against
         each other.
-    alpha: what `distill.alpha` is where it is left out: the paper's own number, or its code's.
-    alpha_max: the largest alpha.
+    alpha, beta: what `distill.alpha` and `beta` are where they are left out: the paper's own numbers, or its
+        code's.
+    alpha_max, w0_max: the largest alpha and w0.
     adaptive: it follows the data, so that `logit_adjustment: auto` applies.
     heads: it trains heads on the student's feature maps, which cost MACs and rule out CUDA graphs.
     """
@@ -29,7 +30,9 @@ class Strategy:
     reads: tuple[str, ...] = SOFTENED
     teachers: int = 1
     alpha: float | None = None
+    beta: float | None = None
     alpha_max: float = 100.0
+    w0_max: float = 1.0
     adaptive: bool = False
     heads: bool = False
 
@@ -37,10 +40,13 @@ class Strategy:
 STRATEGIES: dict[str, Strategy] = {
     "labels": Strategy(reads=()),
     "teacher": Strategy(),
-    "fixed": Strategy(reads=("w0", *SOFTENED)),
+    # Above 1 the label is learnt against: Das & Sanghavi 2023 gain by that where many labels are wrong.
+    "fixed": Strategy(reads=("w0", *SOFTENED), w0_max=2.0),
     "annealed": Strategy(),
     "wsld": Strategy(reads=(*SOFTENED, "alpha"), alpha=2.5),
-    "dkd": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=1.0),
+    "dkd": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=1.0, beta=8.0),
+    "wttm": Strategy(reads=(*SOFTENED, "alpha"), alpha=4.0),
+    "dist": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=2.0, beta=2.0),
     "ca_mkd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
     "amtml_kd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
     "self_distillation": Strategy(

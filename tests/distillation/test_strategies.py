@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from akgp.distillation import (
     distillation_loss,
     distillation_objective,
     frozen_teacher,
+    profile_data,
     standardized,
+    teacher_weights,
     weighted_ensemble,
 )
 from akgp.distillation.strategies import TEACHER_WEIGHT
@@ -65,7 +68,16 @@ def loop_dkd(student: Logits, teachers: list[Logits], y: int, w: float, given: p
     target = loop_divergence([p_t[y], 1 - p_t[y]], [p_s[y], 1 - p_s[y]])
     other = [c for c in range(len(p_t)) if c != y]
     rest = loop_divergence([p_t[c] / (1 - p_t[y]) for c in other], [p_s[c] / (1 - p_s[y]) for c in other])
-    return loop_label_loss(student, y, given) + given.temperature**2 * (1.0 * target + given.beta * rest)
+    return loop_label_loss(student, y, given) + given.temperature**2 * (1.0 * target + 8.0 * rest)
+
+
+def loop_wttm(student: Logits, teachers: list[Logits], y: int, w: float, given: params.Distill) -> float:
+    """Zheng & Yang 2024: CE + β·Σ_c p_c^γ·KL(p^γ / Σ p^γ ‖ q), γ = 1/T, q and p at T = 1."""
+    one = given.model_copy(update={"temperature": 1.0})
+    p, q = loop_softened(loop_mean_teacher(teachers), one), loop_softened(student, one)
+    powers = [each ** (1 / given.temperature) for each in p]
+    transformed = [each / sum(powers) for each in powers]
+    return loop_label_loss(student, y, given) + 4.0 * sum(powers) * loop_divergence(transformed, q)
 
 
 def loop_confidence(
@@ -82,8 +94,11 @@ def loop_confidence(
 
 FORMULAS: dict[str, Formula] = {
     "labels": loop_weighted, "teacher": loop_weighted, "fixed": loop_weighted, "akgp": loop_weighted,
-    "annealed": loop_weighted, "wsld": loop_wsld, "dkd": loop_dkd, "ca_mkd": loop_confidence,
+    "annealed": loop_weighted, "wsld": loop_wsld, "dkd": loop_dkd, "wttm": loop_wttm,
+    "ca_mkd": loop_confidence,
 }  # fmt: skip
+TESTED = (*FORMULAS, "dist")
+"""dist compares the images of a batch, so that it has no formula for one of them."""
 
 
 PROGRESS = 0.3
@@ -121,7 +136,52 @@ def test_losses_are_their_formulas(
     assert single.dtype == torch.float32 and single.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", FORMULAS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("count", "temperature"), [(1, 1.0), (3, 4.0)])
+def test_dist_is_its_formula(count: int, temperature: float, smoothing: float) -> None:
+    """Huang et al. 2022, eq. 8 to 10, with numpy's correlation coefficients."""
+    student, teachers, labels, _ = several_teachers(count)
+    given = distill(
+        strategy="dist", temperature=temperature, alpha=1.5, training={"label_smoothing": smoothing}
+    )
+    rows = range(len(labels))
+    teacher = [loop_mean_teacher(teachers[:, i].tolist()) for i in rows]
+    p_t = np.array([loop_softened(each, given) for each in teacher])
+    p_s = np.array([loop_softened(student[i].tolist(), given) for i in rows])
+
+    def distance(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]))
+
+    matched = 1.5 * distance(p_s, p_t) + 2.0 * distance(p_s.T, p_t.T)
+    of_labels = np.mean([loop_label_loss(student[i].tolist(), int(labels[i]), given) for i in rows])
+    loss = strategy_loss(student, teachers, labels, params=given)
+    assert loss.item() == pytest.approx(of_labels + temperature**2 * matched, rel=1e-6)
+
+
+def test_dist_of_constant_answers_has_no_correlation_and_no_gradient() -> None:
+    """Neither of equal logits, nor within the one image of a batch of one."""
+    student, teachers, labels = torch.zeros(1, 3, requires_grad=True), torch.zeros(1, 1, 3), torch.tensor([0])
+    loss = strategy_loss(student, teachers, labels, params=distill(strategy="dist", temperature=1.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(3) + 2 + 2)
+    torch.testing.assert_close(student.grad, torch.tensor([[-2 / 3, 1 / 3, 1 / 3]]))
+
+
+def test_fixed_above_1_learns_against_the_label() -> None:
+    student, teachers, labels, _ = several_teachers(1)
+    given, weight = distill(strategy="fixed", w0=1.4), torch.full((7,), 1.4, dtype=torch.float64)
+    of_label, of_teacher = (
+        distillation_loss(student, teachers[0], labels, teacher_weight=w, temperature=2.0) for w in (0, 1)
+    )
+    loss = strategy_loss(student, teachers, labels, params=given, weight=weight)
+    torch.testing.assert_close(loss, 1.4 * of_teacher - 0.4 * of_label)
+    profile = profile_data(teachers[0], labels)
+    assert teacher_weights(given, profile, teachers[0], labels).eq(torch.tensor(1.4)).all()
+    with pytest.raises(ValueError, match=r"teacher_weight must be in \[0, 2\], got 2.1 to 2.1"):
+        strategy_loss(student, teachers, labels, params=given, weight=weight * 1.5)
+
+
+@pytest.mark.parametrize("strategy", TESTED)
 def test_strategies_teach_the_student_alone(strategy: str) -> None:
     student, teachers, _, _ = several_teachers(2)
     student.requires_grad_()
@@ -187,12 +247,15 @@ def test_dkd_without_decoupling_is_the_softened_divergence() -> None:
 def test_alpha_and_beta_scale_the_teachers_part() -> None:
     student, teachers, labels, _ = several_teachers(2)
     of_labels = F.cross_entropy(student, labels)
-    for strategy, own in (("wsld", 2.5), ("ca_mkd", 1.0)):
+    for strategy, own in (("wsld", 2.5), ("wttm", 4.0), ("ca_mkd", 1.0)):
         assert batch_loss(strategy, student, teachers, alpha=0.0) == of_labels
         taught = (batch_loss(strategy, student, teachers) - of_labels) / own
         torch.testing.assert_close(batch_loss(strategy, student, teachers, alpha=3.0), of_labels + 3 * taught)
     assert batch_loss("dkd", student, teachers, alpha=0.0, beta=0.0) == of_labels
-    assert batch_loss("dkd", student, teachers) == batch_loss("dkd", student, teachers, alpha=1.0, beta=8.0)
+    assert batch_loss("dist", student, teachers, alpha=0.0, beta=0.0) == of_labels
+    for strategy, alpha, beta in (("dkd", 1.0, 8.0), ("dist", 2.0, 2.0)):
+        given = batch_loss(strategy, student, teachers, alpha=alpha, beta=beta)
+        assert batch_loss(strategy, student, teachers) == given
 
 
 def test_confidence_in_equal_teachers_is_equal() -> None:
@@ -202,7 +265,7 @@ def test_confidence_in_equal_teachers_is_equal() -> None:
     torch.testing.assert_close(same, F.cross_entropy(student, labels) + taught)
 
 
-@pytest.mark.parametrize("strategy", sorted(set(FORMULAS) - {"labels"}))
+@pytest.mark.parametrize("strategy", sorted(set(TESTED) - {"labels"}))
 def test_standardised_logits_have_no_scale(strategy: str) -> None:
     """Only the part on the labels tells a student from one whose logits are a multiple."""
     student, teachers, labels, _ = several_teachers(2)
@@ -227,7 +290,7 @@ def test_standardising_equal_logits_gives_zeros_and_finite_gradients() -> None:
     assert scores.eq(0).all() and logits.grad is not None and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("strategy", FORMULAS)
+@pytest.mark.parametrize("strategy", TESTED)
 def test_huge_logits_stay_finite_for_every_strategy(strategy: str) -> None:
     student = torch.tensor([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]], requires_grad=True)
     teachers = torch.stack([-student.detach(), student.detach()])
@@ -255,7 +318,7 @@ def test_strategies_refuse(strategy: str, teachers: tuple[int, ...], message: st
         )
 
 
-@pytest.mark.parametrize("strategy", FORMULAS)
+@pytest.mark.parametrize("strategy", TESTED)
 def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     torch.manual_seed(0)
     teachers = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)) for _ in range(2)]

@@ -72,7 +72,8 @@ ROOT = Path(__file__).parents[2]
         ({"prune__ratio": 1.2}, ["prune.ratio: got 1.2, must be less than 1"]),
         ({"prune__ratio": -0.1}, ["prune.ratio: got -0.1, must be greater than or equal to 0"]),
         ({"distill__temperature": 0.0}, ["distill.temperature: got 0.0, must be greater than 0"]),
-        ({"distill__w0": 1.01}, ["distill.w0: got 1.01, must be less than or equal to 1"]),
+        ({"distill__w0": 2.01}, ["distill.w0: got 2.01, must be less than or equal to 2"]),
+        ({"distill__w0": 1.01}, ["distill: w0 must be in [0, 1] for strategy 'akgp', got 1.01"]),
         ({"teacher__momentum": 1.0}, ["teacher.momentum: got 1.0, must be less than 1"]),
         ({"ray__gpus_per_worker": 2}, ["ray.gpus_per_worker: got 2, must be less than or equal to 1"]),
         ({"seed": -1}, ["seed: got -1, must be greater than or equal to 0"]),
@@ -89,7 +90,7 @@ ROOT = Path(__file__).parents[2]
             {"distill__strategy": "AKGP"},
             [
                 "distill.strategy: got \"AKGP\", must be 'labels', 'teacher', 'fixed', 'annealed', 'wsld', "
-                "'dkd', 'ca_mkd', 'amtml_kd', 'self_distillation' or 'akgp'"
+                "'dkd', 'wttm', 'dist', 'ca_mkd', 'amtml_kd', 'self_distillation' or 'akgp'"
             ],
         ),
         # every fault has its own line

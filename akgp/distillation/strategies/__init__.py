@@ -16,13 +16,13 @@ from torch import Tensor
 from akgp.data.batches import Batch
 from akgp.distillation.losses import at_least_float32
 from akgp.distillation.profile.data_profile import DataProfile
-from akgp.distillation.strategies import in_batch, self_distillation, several_teachers, weighted
+from akgp.distillation.strategies import in_batch, matching, self_distillation, several_teachers, weighted
 from akgp.distillation.strategies.inputs import Loss, LossInputs, OwnObjective, check_teachers
 from akgp.distillation.teacher_weight.per_sample import check_fit
 from akgp.distillation.teachers import TeacherFn
 from akgp.params import Distill
 
-LOSSES: dict[str, Loss] = weighted.LOSSES | in_batch.LOSSES | several_teachers.LOSSES
+LOSSES: dict[str, Loss] = weighted.LOSSES | in_batch.LOSSES | matching.LOSSES | several_teachers.LOSSES
 OBJECTIVES: dict[str, OwnObjective] = several_teachers.OBJECTIVES | self_distillation.OBJECTIVES
 
 
@@ -36,8 +36,8 @@ def teacher_weights(params: Distill, profile: DataProfile, logits: Tensor, label
         labels: int64 [N], in [0, C), as given, wrong ones included.
 
     Returns:
-        float32 [N] in [0, 1], on the labels' device. None where the strategy has no weight before
-        training: it weighs in every batch.
+        float32 [N] in [0, 1] (`fixed`: up to 2), on the labels' device. None where the strategy has no
+        weight before training: it weighs in every batch.
 
     Raises:
         ValueError: logits and labels do not fit each other or the profile, or a logit is not finite.
@@ -46,11 +46,11 @@ def teacher_weights(params: Distill, profile: DataProfile, logits: Tensor, label
     if params.strategy not in weighted.WEIGHTS:
         return None
     weights = weighted.WEIGHTS[params.strategy](params, profile, logits, labels)
-    return weights.clamp(0, 1).to(labels.device, torch.float32)
+    return weights.clamp(0, params.facts.w0_max).to(labels.device, torch.float32)
 
 
 TEACHER_WEIGHT = "teacher_weight"
-"""The column of a batch that holds the teacher's weight of each image, [B] in [0, 1]."""
+"""The column of a batch that holds the teacher's weight of each image, [B], see `teacher_weights`."""
 
 
 def distillation_objective(

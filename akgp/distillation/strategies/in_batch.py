@@ -63,7 +63,7 @@ def dkd(inputs: LossInputs) -> Tensor:
         rest = log.gather(1, others)
         pairs.append(torch.cat([log.gather(1, given), rest.logsumexp(1, keepdim=True)], 1))
         rests.append(rest.log_softmax(1))
-    decoupled = inputs.alpha * divergence(*pairs) + inputs.params.beta * divergence(*rests)
+    decoupled = inputs.alpha * divergence(*pairs) + inputs.beta * divergence(*rests)
     return inputs.label_loss() + inputs.params.temperature**2 * decoupled.mean()
 
 

@@ -50,6 +50,10 @@ class LossInputs:
     def alpha(self) -> float:
         return self.params.alpha_or_default
 
+    @property
+    def beta(self) -> float:
+        return self.params.beta_or_default
+
     def label_loss(self) -> Tensor:
         """The student's mean cross-entropy with the labels, smoothed as in training."""
         smoothing = self.params.training.label_smoothing
@@ -69,6 +73,7 @@ class LossInputs:
             temperature=self.params.temperature,
             label_smoothing=self.params.training.label_smoothing,
             logit_std=self.params.logit_std,
+            largest_weight=self.params.facts.w0_max,
         )
 
 
