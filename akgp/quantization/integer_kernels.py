@@ -1,14 +1,16 @@
 """onnxruntime's integer kernels in numpy: sums of products in int32, one float32 product, rounding to even.
 
 Each takes a node, its quantized inputs, and the scale and zero point of its output; it returns rounded steps
-of the output, not yet clipped. Tensors are NCHW. Each rounds where onnxruntime's does: before or after adding
-the zero point.
+of the output, not all of them clipped yet. Tensors are NCHW. Each rounds where onnxruntime's does: before or
+after adding the zero point. What depends on one or two 8-bit integers alone is computed once for all of their
+values, and looked up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 f32 = np.float32
+EXACT_IN_FLOAT32 = 2**24
+"""Sums of integers are exact in float32, in any order, if the sum of their magnitudes is below it."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,43 @@ class Quantized:
             scale, zero = scale.reshape(shape), zero.reshape(shape)
         return ((self.q.astype(np.int32) - zero).astype(f32) * scale).astype(f32)
 
-    def centred(self) -> Array:
-        """q − zero as float64, in which sums of products are exact."""
-        return self.q.astype(np.float64) - self.zero.astype(np.float64).reshape(-1)[0]
+    def centred(self, kind: type[np.floating[Any]] = np.float64) -> Array:
+        """q − zero as floats; in float64 sums of products are exact."""
+        return self.q.astype(kind) - kind(self.zero.reshape(-1)[0])
+
+    @property
+    def largest(self) -> int:
+        """The largest |q − zero| of any q."""
+        kind, zero = np.iinfo(self.q.dtype), int(self.zero.reshape(-1)[0])
+        return max(kind.max - zero, zero - kind.min)
+
+    def every(self) -> Quantized:
+        """All values that its integers can have, in order: [256]."""
+        kind = np.iinfo(self.q.dtype)
+        return replace(self, q=np.arange(kind.min, kind.max + 1, dtype=self.q.dtype))
+
+
+def clipped(steps: Array, zero: Array) -> Array:
+    """Rounded steps of an output, zero point included, within its type."""
+    kind = np.iinfo(zero.dtype)
+    return np.clip(steps, kind.min, kind.max).astype(zero.dtype)
+
+
+def by_table(function: Callable[..., Array], *inputs: Quantized) -> Array:
+    """`function` of one or two 8-bit tensors, by element; it is called once, with all their values."""
+    first, *second = inputs
+    if not second:
+        return function(first.every())[_place(first)]
+    column = replace(first, q=first.every().q[:, None])
+    table = function(column, second[0].every()).ravel()
+    return table[(_place(first).astype(np.uint16) << 8) + _place(second[0])]
+
+
+def _place(tensor: Quantized) -> Array:
+    """The position of each integer in `every`."""
+    if tensor.q.dtype == np.uint8:
+        return tensor.q
+    return (tensor.q.astype(np.int16) - np.iinfo(tensor.q.dtype).min).astype(np.uint8)
 
 
 def factor(node: NodeProto, inputs: tuple[Any, ...], scale: Array) -> Array:
@@ -82,7 +120,11 @@ def _fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
 
 def _requantized(sums: Array, scale: Array, zero: Array) -> Array:
     """int32 sums to steps of the output: float32 product, rounded half to even, then the zero point."""
-    return np.rint(sums.astype(f32) * scale) + zero.astype(np.float64)
+    steps = sums.astype(f32)
+    steps *= scale
+    np.rint(steps, out=steps)
+    steps += f32(zero)
+    return steps
 
 
 def _by_channel(values: Array, dims: int) -> Array:
@@ -96,17 +138,29 @@ def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     begin, end = np.split(np.array(given.get("pads", [0] * 2 * spatial)), 2)
     # ONNX: all begins, then all ends, first axis first. F.pad: (begin, end) by axis, last axis first.
     padding = [int(side) for pair in zip(begin[::-1], end[::-1], strict=True) for side in pair]
-    # In float64, where sums of 8-bit products are exact. Padding with 0 is padding with the zero point here.
+    weights = weight.q.astype(np.float64)
+    biases = bias[0].q.astype(np.float64) if bias else np.zeros(len(weights))
+    kind = _exact_in(x, weights, biases)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
-    sums = convolve(
-        F.pad(torch.from_numpy(x.centred()), padding),
-        torch.from_numpy(weight.q.astype(np.float64)),
-        torch.from_numpy(bias[0].q.astype(np.float64)) if bias else None,
-        stride=given.get("strides", 1),
-        dilation=given.get("dilations", 1),
-        groups=given.get("group", 1),
-    ).numpy()
+    # NNPACK convolves by transforms, whose values are no integers.
+    with torch.backends.nnpack.flags(enabled=False):
+        sums = convolve(
+            F.pad(torch.from_numpy(x.centred(kind)), padding),  # with 0: the zero point
+            torch.from_numpy(weights.astype(kind)),
+            torch.from_numpy(biases.astype(kind)),
+            stride=given.get("strides", 1),
+            dilation=given.get("dilations", 1),
+            groups=given.get("group", 1),
+        ).numpy()
     return _requantized(sums, _by_channel(factor(node, inputs, scale), sums.ndim), zero)
+
+
+def _exact_in(x: Quantized, weight_OIHW: Array, bias: Array) -> type[np.floating[Any]]:
+    """The faster float type in which all sums of these products are exact, whatever x holds."""
+    reach = np.abs(weight_OIHW).reshape(len(weight_OIHW), -1).sum(1) * x.largest + np.abs(bias)
+    # oneDNN's convolutions sum products; of others that is not known.
+    fits = reach.max(initial=0) < EXACT_IN_FLOAT32 and torch.backends.mkldnn.is_available()
+    return np.float32 if fits else np.float64
 
 
 def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
@@ -126,16 +180,45 @@ def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array)
 
 
 def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    a, b = inputs
-    # Two fused multiply-adds in this order, then rounded.
-    ratio_a, ratio_b, fixed = addition(a, b, scale, zero)
-    return np.rint(_fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed)))
+    def total(a: Quantized, b: Quantized) -> Array:
+        # Two fused multiply-adds in this order, then rounded.
+        ratio_a, ratio_b, fixed = addition(a, b, scale, zero)
+        steps = _fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed))
+        return clipped(np.rint(steps), zero)
+
+    return by_table(total, *inputs)
 
 
 def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    a, b = inputs
-    products = (a.centred() * b.centred()).astype(f32)
-    return np.rint(products * factor(node, inputs, scale) + f32(zero))
+    def product(a: Quantized, b: Quantized) -> Array:
+        products = (a.centred() * b.centred()).astype(f32)
+        return clipped(np.rint(products * factor(node, inputs, scale) + f32(zero)), zero)
+
+    return by_table(product, *inputs)
+
+
+def _windows(node: NodeProto, x: Array, outside: float) -> list[Array]:
+    """For each place in a pooling window, top left first, the pixels that lie there, one a window.
+
+    outside: what surrounds the map. With ceil_mode the last window may reach past the padding.
+    """
+    given = attributes(node)
+    kernel = given["kernel_shape"]
+    dims = len(kernel)
+    strides, dilations = (given.get(key, [1] * dims) for key in ("strides", "dilations"))
+    begin, end = np.split(np.array(given.get("pads", [0] * 2 * dims)), 2)
+    lengths = np.array(x.shape[2:]) + begin + end - (np.array(kernel) - 1) * dilations - 1
+    steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
+    beyond = np.maximum(steps * strides - lengths, 0)
+    widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
+    padded = np.pad(x, widths, constant_values=outside)
+
+    def pixels(place: tuple[int, ...]) -> Array:
+        ranges = zip(np.array(place) * dilations, steps, strides, strict=True)
+        axes = (slice(start, start + count * stride + 1, stride) for start, count, stride in ranges)
+        return padded[(..., *axes)]
+
+    return [pixels(place) for place in np.ndindex(*kernel)]
 
 
 def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
@@ -144,38 +227,34 @@ def _average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: 
     A window as large as the feature map, without padding, is pooled by the kernel for global pooling.
     """
     given = attributes(node)
-    kernel = given["kernel_shape"]
     if is_global(node, inputs[0].q.shape):
         return _global_average_pool(node, inputs, scale, zero)
-    dims = len(kernel)
-    strides = given.get("strides", [1] * dims)
-    begin, end = np.split(np.array(given.get("pads", [0] * 2 * dims)), 2)
     x = inputs[0].floats()
-    lengths = np.array(x.shape[2:]) + begin + end - kernel
-    steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
-    beyond = np.maximum(steps * strides - lengths, 0)  # ceil_mode: the last window may reach past the padding
-    widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
-    axes = tuple(range(2, 2 + dims))
-    every: Any = (..., *(slice(None, None, stride) for stride in strides), *[slice(None)] * dims)
-
-    def total(values: Array) -> Any:  # pixel by pixel: np.sum may add in another order
-        windows: Any = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), kernel, axes)[every]
-        return sum(windows[(..., *place)] for place in np.ndindex(*kernel))
-
-    count = f32(np.prod(kernel)) if given.get("count_include_pad") else total(np.ones_like(x))
-    return np.rint(total(x) / count / scale + f32(zero))
+    total: Any = sum(_windows(node, x, 0))  # pixel by pixel: np.sum may add in another order
+    count: Any = f32(np.prod(given["kernel_shape"]))
+    if not given.get("count_include_pad"):
+        count = sum(_windows(node, np.ones_like(x[:1]), 0))
+    return np.rint(total / count / scale + f32(zero))
 
 
 def _global_average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     (x,) = inputs
     pixels = tuple(range(2, x.q.ndim))
-    sums = x.centred().sum(pixels, keepdims=True)
+    sums = x.q.astype(np.int64).sum(pixels, keepdims=True) - np.prod(x.q.shape[2:]) * int(x.zero)
     return _requantized(sums, factor(node, inputs, scale), zero)
 
 
 def _concat(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
-    parts = [np.rint(part.floats() / scale) + zero.astype(np.float64) for part in inputs]
-    return np.concatenate(parts, attributes(node)["axis"])
+    def rescaled(part: Quantized) -> Array:
+        return clipped(np.rint(part.floats() / scale) + zero.astype(np.float64), zero)
+
+    return np.concatenate([by_table(rescaled, part) for part in inputs], attributes(node)["axis"])
+
+
+def max_pool(node: NodeProto, x: Quantized) -> Quantized:
+    """The largest integers, whose order is that of the values; padding is less than all of them."""
+    windows = _windows(node, x.q, np.iinfo(x.q.dtype).min)
+    return replace(x, q=reduce(np.maximum, windows), name=node.output[0])
 
 
 KERNELS: Mapping[str, Callable[..., Array]] = {

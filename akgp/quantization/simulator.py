@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from akgp.quantization.integer_kernels import KERNELS, Array, Quantized
+from akgp.quantization.integer_kernels import KERNELS, Array, Quantized, clipped, max_pool
 from akgp.quantization.qdq import attributes, reference
 from akgp.quantization.tables import FUNCTIONS, is_clear, table
 
@@ -88,6 +88,9 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
             values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], node.input[0], axis)
+        elif node.op_type == "MaxPool" and isinstance(inputs[0], Quantized):
+            values[node.output[0]] = max_pool(node, inputs[0])
+            simulation.steps.append(Step(node, inputs, values[node.output[0]]))
         elif node.op_type in MOVES and isinstance(inputs[0], Quantized):
             others = (None if value is None else _floats(value, simulation.floating) for value in inputs[1:])
             moved = reference(node, (inputs[0].q, *others))
@@ -116,7 +119,6 @@ def quantized(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> 
         scale, zero: of the result.
         floating: counts what depends on the order of summation or on an approximation.
     """
-    low, high = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
     # onnxruntime removes a pair that dequantizes and quantizes by the same scale.
     if isinstance(value, Quantized) and value.scale == scale and value.zero == zero:
         return value.q
@@ -136,7 +138,7 @@ def quantized(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> 
         steps = np.rint(values / float(scale))[x.q] + zero.astype(np.float64)
     else:
         steps = np.rint(_floats(value, floating) / scale) + zero.astype(np.float64)
-    return np.clip(steps, low, high).astype(zero.dtype)
+    return clipped(steps, zero)
 
 
 def _floats(value: Any, floating: Counter[str]) -> Array:
