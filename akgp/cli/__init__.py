@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from akgp.cli import console, entry, home, params, recipe, release, sweep, workspace
+from akgp.cli import console, download, entry, home, params, recipe, release, sweep, workspace
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(workspace.app)
+app.add_typer(download.app)
 app.add_typer(params.app, name="params")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")

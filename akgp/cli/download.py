@@ -1,0 +1,89 @@
+"""`akgp pack` and `akgp unpack`: an int8 file in fewer bytes for its download."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from akgp.cli.common import Json, is_here, say_json
+from akgp.io.terminal import aligned
+from akgp.workspace import Task, Workspace
+
+app = typer.Typer()
+HERE = Workspace(Path())
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="model.onnx, or its folder")] = HERE.int8,
+    output: Annotated[
+        Path | None, typer.Option(help="by default the model's file with the ending .akgp")
+    ] = None,
+    centroids: Annotated[
+        int | None, typer.Option(help="share weights: at most so many distinct ones in each layer, 2 to 255")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an int8 file in the download format; `akgp unpack` restores it bit for bit.
+
+    With --centroids the weights of each layer are first rounded to so many values: fewer bytes, and other
+    answers. For models/int8 the accuracy on the validation split is shown, before and after.
+    """
+    from akgp.deployment import download
+    from akgp.deployment.package import model_file
+    from akgp.io.atomic import atomic_file
+    from akgp.quantization.weight_sharing import share_weights
+
+    file = model_file(model)
+    target = output or file.with_suffix(download.SUFFIX)
+    with tempfile.TemporaryDirectory() as folder:
+        shared = file
+        if centroids is not None:
+            shared = Path(folder) / file.name
+            share_weights(file, centroids, shared)
+        content = shared.read_bytes()
+        accuracies = [_validated(each) for each in (file, shared)] if is_here(model, HERE.int8) else []
+    packed = download.pack(content)
+    with atomic_file(target) as beside:
+        beside.write_bytes(packed)
+    sizes = {"model": file.stat().st_size} | download.compressed(content) | {"packed": len(packed)}
+    if as_json:
+        say_json(file=str(target), bytes=sizes, val_top1=accuracies)
+        return
+    labels = {"model": str(file), "xz": "by xz", "zstd": "by zstd", "packed": str(target)}
+    typer.echo(aligned([[labels[key], f"{size:,} bytes"] for key, size in sizes.items()]))
+    if accuracies:
+        typer.echo("Top-1 on the validation split: " + " -> ".join(f"{each:.2f} %" for each in accuracies))
+
+
+@app.command()
+def unpack(
+    packed: Annotated[Path, typer.Argument(help="a file that `akgp pack` has written")],
+    output: Annotated[
+        Path | None, typer.Option(help="by default the packed file with the ending .onnx")
+    ] = None,
+) -> None:
+    """Restore the int8 file from the download format."""
+    from akgp.deployment import download
+    from akgp.io.atomic import atomic_file
+
+    content = download.unpack(packed.read_bytes(), str(packed))
+    target = output or packed.with_suffix(".onnx")
+    with atomic_file(target) as beside:
+        beside.write_bytes(content)
+    typer.echo(str(target))
+
+
+def _validated(file: Path) -> float:
+    """Top-1 on the workspace's validation split, %."""
+    from akgp import params
+    from akgp.evaluation import accuracy, runtime_logits
+    from akgp.stages.normalization import read_source
+
+    task = Task("quantize", params.load(), Path())
+    validation = read_source(task, "validation")
+    logits = runtime_logits(file, validation, threads=task.params.ray.cpus_per_worker)
+    return accuracy(logits, validation.labels)

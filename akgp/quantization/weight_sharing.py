@@ -1,0 +1,88 @@
+"""Weight sharing: the weights of each layer of an int8 graph take few distinct values.
+
+Deep Compression (Han et al. 2016, section 3): one-dimensional k-means within each layer. Here the values that
+are clustered are the quantized weights, so that the graph, its scales and its speed stay as they are; what
+shrinks is the entropy of the weights, and so a download (`akgp.deployment.download`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.quantization.checking import QuantizationError
+from akgp.quantization.qdq import Qdq, rows, unrows
+from akgp.quantization.saturation import LARGEST_PAIR
+
+Integers = NDArray[np.int8]
+
+
+def share_weights(source: str | Path, centroids: int, target: str | Path) -> None:
+    """Write the graph `source` with at most `centroids` distinct weights in each layer as `target`.
+
+    The written graph gives the same logits on all processors as `quantize`'s do: where two neighbours could
+    saturate after the rounding to centroids, the larger one takes a smaller centroid.
+
+    Args:
+        source: an int8 graph that `quantize` has written.
+        centroids: 2 to 255.
+
+    Raises:
+        QuantizationError: another number of centroids, or a graph without int8 weights.
+    """
+    import onnx
+
+    if not 2 <= centroids <= 255:
+        raise QuantizationError(f"centroids must be in [2, 255], got {centroids}")
+    model = onnx.load(str(source))
+    graph = Qdq(model)
+    nodes = {graph.dequantized(node.input[1]): node for node in graph.weighted()}
+    if not nodes:
+        raise QuantizationError(
+            f"{source}: no layer has int8 weights; `dvc repro quantize` writes such a file"
+        )
+    for weight, node in nodes.items():
+        assert weight is not None
+        before = graph.constant(weight.integers)
+        shared_OK = shared(rows(node, before), centroids)
+        graph.write(weight.integers, unrows(node, shared_OK, before.shape))
+    onnx.save(model, str(target))
+
+
+def shared(weight_OK: Integers, centroids: int) -> Integers:
+    """The weights, each rounded to one of at most `centroids` integers, by k-means.
+
+    Args:
+        weight_OK: [O, K], neighbours along K as the kernels pair them.
+
+    Returns:
+        int8 [O, K], of the centroids and 0; no two neighbours of one sign sum to more than LARGEST_PAIR.
+    """
+    from sklearn.cluster import KMeans
+
+    values, position, counts = np.unique(weight_OK, return_inverse=True, return_counts=True)
+    if len(values) <= centroids:
+        return weight_OK
+    # The distinct values, as heavy as they are frequent, have the same optimum as all the weights.
+    found = KMeans(centroids, n_init=4, random_state=0).fit(values[:, None], sample_weight=counts)
+    rounded = np.rint(found.cluster_centers_[found.labels_, 0]).astype(np.int8)
+    return _without_saturation(rounded[position].reshape(weight_OK.shape))
+
+
+def _without_saturation(weight_OK: Integers) -> Integers:
+    """Replace the larger of two neighbours that saturate by the next smaller value, until none do."""
+    wide = weight_OK.astype(np.int16)
+    values = np.unique(np.append(wide, 0))
+    while True:
+        row, k = np.nonzero((np.abs(wide[:, 1:] + wide[:, :-1]) > LARGEST_PAIR) & _same_sign(wide))
+        if not len(row):
+            return wide.astype(np.int8)
+        larger = np.where(np.abs(wide[row, k]) >= np.abs(wide[row, k + 1]), k, k + 1)
+        place = np.searchsorted(values, wide[row, larger])
+        wide[row, larger] = values[place - np.sign(wide[row, larger])]
+
+
+def _same_sign(wide_OK: NDArray[np.int16]) -> NDArray[np.bool_]:
+    return np.sign(wide_OK[:, 1:]) == np.sign(wide_OK[:, :-1])

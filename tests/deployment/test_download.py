@@ -1,0 +1,134 @@
+"""The download format: restored bit for bit, near the entropy; weights that are shared."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from akgp.deployment.download import HEADER, MAGIC, DownloadError, compressed, pack, unpack
+from akgp.models import cifar_resnet
+from akgp.params import Quantize
+from akgp.quantization import QuantizationError, export_onnx, quantize, verify
+from akgp.quantization.qdq import Qdq, rows
+from akgp.quantization.saturation import saturating_channels
+from akgp.quantization.weight_sharing import share_weights, shared
+
+IMAGES = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    torch.manual_seed(0)
+    model = cifar_resnet(20, widths=(8, 16, 32)).eval()
+    export_onnx(model, IMAGES[:1], folder / "float.onnx")
+    quantize(folder / "float.onnx", IMAGES, Quantize(images=16), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def weights(file: Path) -> list[np.ndarray]:
+    graph = Qdq(onnx.load(str(file)))
+    found = []
+    for node in graph.weighted():
+        weight = graph.dequantized(node.input[1])
+        assert weight is not None
+        found.append(rows(node, graph.constant(weight.integers)))
+    return found
+
+
+def entropy(values: np.ndarray) -> float:
+    """Bytes of the values at the entropy of their histogram."""
+    _, counts = np.unique(values, return_counts=True)
+    return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
+
+
+@pytest.mark.parametrize("centroids", [None, 64, 16, 2])
+def test_a_packed_file_is_restored_bit_for_bit_and_near_its_entropy(
+    int8: Path, tmp_path: Path, centroids: int | None
+) -> None:
+    file = int8
+    if centroids is not None:
+        file = tmp_path / "model.onnx"
+        share_weights(int8, centroids, file)
+    content = file.read_bytes()
+    packed = pack(content)
+    assert unpack(packed, "it") == content
+    # Plain int8 weights have nearly as much entropy as bits: xz does as well.
+    assert len(packed) < (1.01 if centroids is None else 0.95) * compressed(content)["xz"]
+    assert len(packed) - 0.25 * (len(content) - sum(each.size for each in weights(file))) < 1.08 * sum(
+        map(entropy, weights(file))
+    )
+
+
+@pytest.mark.parametrize("centroids", [64, 16, 2])
+def test_shared_weights_are_few_and_the_graph_still_computes_what_it_states(
+    int8: Path, tmp_path: Path, centroids: int
+) -> None:
+    share_weights(int8, centroids, tmp_path / "model.onnx")
+    for before, after in zip(weights(int8), weights(tmp_path / "model.onnx"), strict=True):
+        assert len(np.unique(after)) <= centroids + 1 and before.shape == after.shape
+        assert not len(saturating_channels(after))
+        errors = np.abs(before.astype(int) - after)
+        assert errors.mean() <= 256 / centroids
+    assert verify(tmp_path / "model.onnx", IMAGES).equal
+
+
+def test_sharing_is_the_best_partition_into_intervals() -> None:
+    """Against all partitions of the sorted values: one-dimensional clusters are intervals."""
+    values = np.array([[-40, -39, -38, -5, -4, 0, 1, 2, 30, 33, 60]], np.int8)
+    result = shared(values, 3)
+    sorted_values, best = np.sort(values[0].astype(float)), np.inf
+    for first in range(1, 10):
+        for second in range(first + 1, 11):
+            parts = np.split(sorted_values, [first, second])
+            best = min(best, sum(((part - part.mean()) ** 2).sum() for part in parts))
+    means = {int(centre) for centre in np.unique(result)}
+    reached = sum(
+        ((group - group.mean()) ** 2).sum()
+        for group in (values[result == centre].astype(float) for centre in means)
+    )
+    assert len(means) == 3 and reached == pytest.approx(best)
+
+
+def test_neighbours_that_would_saturate_take_a_smaller_centroid() -> None:
+    weight = np.array([[127, 1, 66, 62, 60, -127, -1, -70, -58, 3]], np.int8)
+    result = shared(weight, 3)
+    assert not len(saturating_channels(result)) and len(np.unique(result)) <= 4
+
+
+@pytest.mark.parametrize("centroids", [1, 256])
+def test_a_number_of_centroids_that_is_none(int8: Path, tmp_path: Path, centroids: int) -> None:
+    with pytest.raises(QuantizationError, match=rf"centroids must be in \[2, 255\], got {centroids}"):
+        share_weights(int8, centroids, tmp_path / "model.onnx")
+
+
+def test_a_graph_without_int8_weights_is_refused(int8: Path, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match=r"float\.onnx: no layer has int8 weights"):
+        share_weights(int8.with_name("float.onnx"), 16, tmp_path / "model.onnx")
+
+
+def test_any_onnx_file_can_be_packed() -> None:
+    tensor = numpy_helper.from_array(np.array([1, 1, 2, -3], np.int8), "w")
+    graph = onnx.helper.make_graph([], "empty", [], [], initializer=[tensor, tensor])
+    content = onnx.helper.make_model(graph).SerializeToString()
+    assert unpack(pack(content), "it") == content
+
+
+def test_damage_is_noticed(int8: Path) -> None:
+    packed = pack(int8.read_bytes())
+    for wrong in (b"", MAGIC, int8.read_bytes(), lzma.compress(b"x")):
+        with pytest.raises(DownloadError, match=r"it: (not in the download format|damaged)"):
+            unpack(wrong, "it")
+    for place in (9, 45, HEADER.size + 3, len(packed) // 2, len(packed) - 5):
+        flipped = bytearray(packed)
+        flipped[place] ^= 0x55
+        with pytest.raises(DownloadError, match="it: damaged"):
+            unpack(bytes(flipped), "it")
+    with pytest.raises(DownloadError, match="it: damaged"):
+        unpack(packed[: len(packed) // 2], "it")
