@@ -49,6 +49,11 @@ class Quantize(Section):
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="images of the calibration split used, at most"
     )
+    bias_correction: bool = Field(
+        True,
+        description="shift biases until the mean outputs of each layer are the float network's; kept where "
+        "calibration images that it was not made from say that it gains",
+    )
     license: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"
     )

@@ -62,7 +62,7 @@ def quantize(
         guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
     ):
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        _prepare(fp32_path, prepared)
+        prepare(fp32_path, prepared)
         quantize_static(
             str(prepared),
             str(quantized),
@@ -85,8 +85,10 @@ def quantize(
     return convolution_kernels(destination)
 
 
-def _prepare(fp32_path: str | Path, destination: Path) -> None:
-    """Fold constants, fuse operations and infer shapes: symbolically too, where onnxruntime is able to.
+def prepare(fp32_path: str | Path, destination: Path) -> None:
+    """Write the float graph that is quantized: constants folded, operations fused, shapes inferred.
+
+    Shapes are inferred symbolically too, where onnxruntime is able to.
 
     Symbolic inference fails on operations whose axes are an input that it doesn't know, such as ReduceMax
     (onnxruntime 1.32). Few layers need it.

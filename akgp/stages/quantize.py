@@ -14,7 +14,7 @@ from akgp import artifacts
 from akgp.deployment import package
 from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
-from akgp.quantization import export_onnx, quantize, require_finite, verify
+from akgp.quantization import correct_biases, export_onnx, quantize, require_finite, verify
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
@@ -38,6 +38,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         yield Step({"done": "export"})
         kernels = quantize(floating, inputs, params, model_file)
         yield Step({"done": "quantize"})
+        correction = correct_biases(floating, inputs, model_file) if params.bias_correction else None
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     # On validation: the test split is evaluate's alone.
@@ -49,6 +50,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
     }
+    if correction:
+        metrics |= {"bias_correction": float(correction.kept)}
+        metrics |= {"divergence_before": correction.before, "divergence": correction.after}
     package.complete(out, summary, params.license)
     write_json(out / METRICS, metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)

@@ -1,0 +1,142 @@
+"""Sequential bias correction: the mean of each channel is what it is in the float network.
+
+Rounded weights and activations shift the means of a layer's outputs, and the shifts add up from layer to
+layer. Layer by layer, in the order of computation, the shift on calibration images is taken off the biases
+(Nagel et al. 2019, Data-Free Quantization, section 4.2 and appendix D: empirical bias correction). The graph
+keeps its operations and scales, so it costs no time and stays exact on every processor.
+O: output channels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from akgp.quantization.ptq import prepare
+from akgp.quantization.qdq import Qdq
+from akgp.quantization.weights import LARGEST_BIAS
+from akgp.runtimes.onnxruntime import session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+IMAGES = 64
+"""Images from which the shifts are measured: half of the calibration images, at most so many."""
+BATCH = 16  # images at a time, with the outputs of all layers
+
+Floats = NDArray[np.float32]
+Means = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The result of a correction, judged on calibration images that it was not made from.
+
+    before, after: mean KL(float ‖ int8) of the predictions, nats; NaN without images to judge by.
+    kept: whether the corrected graph was better, by more than the standard error of the difference.
+    """
+
+    before: float
+    after: float
+    kept: bool
+
+
+def correct_biases(
+    fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], int8_path: str | Path
+) -> Correction:
+    """Correct the biases of an int8 graph, in place, if calibration images say that it gains.
+
+    Args:
+        fp32_path: the float graph that `quantize` was given.
+        inputs: float32 [N, C, H, W], normalised calibration images: every other one measures the shifts,
+            the rest judges.
+        int8_path: the int8 graph that `quantize` wrote.
+    """
+    import onnx
+
+    images = np.asarray(inputs, dtype=np.float32)
+    measuring, judging = images[::2][:IMAGES], images[1::2]
+    if not len(judging):
+        return Correction(float("nan"), float("nan"), False)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        prepare(fp32_path, prepared)
+        floating = onnx.load(str(prepared))
+    model = onnx.load(str(int8_path))
+    corrected = _corrected(model, floating, measuring)
+    wanted = _log_probabilities(floating, judging)
+    before, after = (_divergences(wanted, _log_probabilities(each, judging)) for each in (model, corrected))
+    gain = before - after
+    kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    if kept:
+        onnx.save(corrected, str(int8_path))
+    return Correction(float(before.mean()), float(after.mean()), kept)
+
+
+def _corrected(model: ModelProto, floating: ModelProto, images: Floats) -> ModelProto:
+    """A copy of the int8 graph whose layers have the float graph's mean outputs, one after another."""
+    corrected = type(model)()
+    corrected.CopyFrom(model)
+    graph, sources = Qdq(corrected), {node.name: node for node in floating.graph.node}
+    layers = [node for node in graph.weighted() if _bias(graph, node)]
+    wanted = _means(floating, [sources[node.name] for node in layers], images)
+    for node, mean_O in zip(layers, wanted, strict=True):
+        bias = _bias(graph, node)
+        assert bias is not None
+        # Measured with the layers before it corrected: later shifts include what is left of earlier ones.
+        (found_O,) = _means(corrected, [node], images)
+        integers, scale = graph.constant(bias[0]).astype(np.float64), graph.constant(bias[1])
+        moved = np.rint(integers + (mean_O - found_O) / scale)
+        graph.write(bias[0], np.clip(moved, -LARGEST_BIAS, LARGEST_BIAS).astype(np.int32))
+    return corrected
+
+
+def _bias(graph: Qdq, node: NodeProto) -> tuple[str, str] | None:
+    """The names of a layer's integer bias and its scale; None if it has none, or a float one."""
+    bias = graph.dequantized(node.input[2]) if len(node.input) > 2 else None
+    return (bias.integers, bias.scale) if bias and bias.integers in graph.tensors else None
+
+
+def _means(model: ModelProto, nodes: list[NodeProto], images: Floats) -> list[Means]:
+    """The mean over images and pixels of each node's output, [O] each."""
+    from onnx import TensorProto, helper
+
+    observed = type(model)()
+    observed.CopyFrom(model)
+    names = [node.output[0] for node in nodes]
+    # These outputs alone: what comes after the last of them is then not computed.
+    observed.graph.ClearField("output")
+    observed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    running = session(observed.SerializeToString(), threads=1)
+    sums: list[Means] = [np.zeros(1)] * len(nodes)
+    for batch in np.array_split(images, -(-len(images) // BATCH)):
+        for index, output in enumerate(running.run(names, {running.get_inputs()[0].name: batch})):
+            # Convolutions have their channels in dimension 1, matrix products in the last.
+            channels = 1 if nodes[index].op_type == "Conv" else output.ndim - 1
+            others = tuple(axis for axis in range(output.ndim) if axis != channels)
+            sums[index] = sums[index] + len(batch) * output.mean(others, dtype=np.float64)
+    return [each / len(images) for each in sums]
+
+
+def _log_probabilities(model: ModelProto, images: Floats) -> Means:
+    """log softmax of the logits, [N, classes]."""
+    running = session(model.SerializeToString(), threads=1)
+    rows = [
+        running.run(None, {running.get_inputs()[0].name: batch})[0].astype(np.float64)
+        for batch in np.array_split(images, -(-len(images) // BATCH))
+    ]
+    logits = np.concatenate(rows)
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def _divergences(wanted: Means, found: Means) -> Means:
+    """KL(wanted ‖ found) of each image, nats."""
+    return (np.exp(wanted) * (wanted - found)).sum(1)
