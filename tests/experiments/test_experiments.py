@@ -22,7 +22,7 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import defaults, scope
+from experiments import defaults, mobile, scope
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -312,3 +312,11 @@ def test_scope_compares_at_equal_cost() -> None:
         [asdict(scope.Run(0)) | row, asdict(scope.Run(0, 0.5, "inside")) | row | {"val_top1": 69.0}]
     )
     assert "| 0.5 | inside | at once | 69.00 (1) | 1.00 (1) | 0.500 | 0.500 | 0.800 |" in text
+
+
+def test_mobile_tables_a_network_a_line_and_its_mean() -> None:
+    row = {"network": "mobilenet_v3_small", "float": 70.0, "int8": 60.0, "int8_agreement": 80.0,
+           "corrected": 69.0, "corrected_agreement": 95.0, "kept": True}  # fmt: skip
+    text = mobile.table([row | {"seed": 0}, row | {"seed": 1, "corrected": 68.0}])
+    assert "| mobilenet_v3_small | 0 | 70.00 | 60.00 | 80.00 | 69.00 | 95.00 | yes |" in text
+    assert "| mobilenet_v3_small | mean | **70.00** | **60.00** | **80.00** | **68.50** |" in text
