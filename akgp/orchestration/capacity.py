@@ -119,7 +119,8 @@ def on_every_node(call: Callable[[Any], Any], argument: Any, params: Ray) -> lis
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote = ray.remote(num_cpus=0, max_retries=0)(call)
+    # Ray takes a function for a task; a class such as bool would be an actor, with other options.
+    remote = ray.remote(num_cpus=0, max_retries=0)(lambda given: call(given))
     ours = ray.get_runtime_context().get_node_id()
     asked = [
         (

