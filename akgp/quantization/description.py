@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from akgp.quantization import operations as ops
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.integer_kernels import Quantized, addition, factor, is_global
+from akgp.quantization.integer_kernels import Affine, Quantized, is_global
 from akgp.quantization.operations import Activation, Operation
 from akgp.quantization.qdq import Qdq, attributes
 from akgp.quantization.simulator import Pending, Step, quantized, simulate
@@ -90,9 +90,8 @@ class _Reader:
                 f"{value.name}: activations must be unsigned 8-bit with one scale, of the shape [N, ...], "
                 f"got {value.q.dtype} {list(value.q.shape)} with {value.scale.size} scale(s)"
             )
-        made = Activation(
-            value.name, value.q.shape[1:], np.float32(value.scale.reshape(())), int(value.zero.reshape(()))
-        )
+        scale, zero = value.scale.reshape(()), value.zero.astype(np.int32).reshape(())
+        made = Activation(scale, zero, value.name, value.q.shape[1:])
         return self.tensors.setdefault(value.name, made)
 
     def operation(self, step: Step) -> Operation:
@@ -151,7 +150,7 @@ def _is_single(value: Any) -> bool:
 def _table(reader: _Reader, name: str, step: Step) -> ops.Table:
     """The results of all 256 integers, by the simulator itself."""
     (x,) = [value for value in step.inputs if isinstance(value, Quantized) and not _is_single(value)]
-    every = Quantized(np.arange(256, dtype=np.uint8), x.scale, x.zero, x.name)
+    every = x.every()
     floating: Counter[str] = Counter()
     value: Any = every
     if step.node is not None:
@@ -177,7 +176,6 @@ def _weighted(reader: _Reader, node: NodeProto, step: Step, *, rows: bool) -> di
         "weight": np.ascontiguousarray(values),
         "weight_scales": np.broadcast_to(weight.scale.reshape(-1), channels),
         "bias": given[0].q.reshape(-1) if given else np.zeros(channels, np.int32),
-        "factors": np.broadcast_to(factor(node, step.inputs, step.output.scale).reshape(-1), channels),
     }
 
 
@@ -196,8 +194,9 @@ def _convolution(reader: _Reader, node: NodeProto, step: Step) -> Operation:
 
 def _gemm(reader: _Reader, node: NodeProto, step: Step) -> Operation:
     given = attributes(node)
-    if given.get("transA") or given.get("beta", 1.0) != 1 or step.inputs[0].q.ndim != 2:
-        refuse(node, "of a transposed input, with beta, or of more than two dimensions")
+    plain = not given.get("transA") and given.get("alpha", 1.0) == given.get("beta", 1.0) == 1
+    if not plain or step.inputs[0].q.ndim != 2:
+        refuse(node, "of a transposed input, with alpha or beta, or of more than two dimensions")
     return ops.Gemm(**_weighted(reader, node, step, rows=bool(given.get("transB"))))
 
 
@@ -205,17 +204,14 @@ def _add(reader: _Reader, node: NodeProto, step: Step) -> Operation:
     a, b = (reader.activation(value) for value in step.inputs)
     if a.shape != b.shape:
         refuse(node, "of two shapes")
-    ratio_a, ratio_b, fixed = addition(step.inputs[0], step.inputs[1], step.output.scale, step.output.zero)
-    ratios = np.float32(ratio_a), np.float32(ratio_b)
-    return ops.Add(name_of(node), reader.activation(step.output), (a, b), ratios, np.float32(fixed))
+    return ops.Add(name_of(node), reader.activation(step.output), (a, b))
 
 
 def _mul(reader: _Reader, node: NodeProto, step: Step) -> Operation:
     a, b = sorted((reader.activation(value) for value in step.inputs), key=lambda each: -np.prod(each.shape))
     if b.shape not in (a.shape, (a.shape[0], *[1] * (len(a.shape) - 1))):
         refuse(node, f"of the shapes {list(a.shape)} and {list(b.shape)}")
-    by = np.float32(factor(node, step.inputs, step.output.scale))
-    return ops.Mul(name_of(node), reader.activation(step.output), (a, b), by)
+    return ops.Mul(name_of(node), reader.activation(step.output), (a, b))
 
 
 def _window(reader: _Reader, node: NodeProto, step: Step) -> dict[str, Any]:
@@ -244,9 +240,8 @@ def _average_pool(reader: _Reader, node: NodeProto, step: Step) -> Operation:
 
 
 def _global_average_pool(reader: _Reader, node: NodeProto, step: Step) -> Operation:
-    by = np.float32(factor(node, step.inputs, step.output.scale))
     x, output = reader.activation(step.inputs[0]), reader.activation(step.output)
-    return ops.GlobalAveragePool(name_of(node), output, x, by)
+    return ops.GlobalAveragePool(name_of(node), output, x)
 
 
 def _concat(reader: _Reader, node: NodeProto, step: Step) -> Operation:
@@ -258,9 +253,8 @@ def _concat(reader: _Reader, node: NodeProto, step: Step) -> Operation:
     return ops.Concat(name_of(node), reader.activation(step.output), inputs, tables)
 
 
-def _rescaling(value: Quantized, output: Quantized) -> NDArray[np.uint8]:
-    every = Quantized(np.arange(256, dtype=np.uint8), value.scale, value.zero, value.name)
-    return quantized(every, output.scale, output.zero, Counter())
+def _rescaling(value: Quantized, output: Affine) -> NDArray[np.uint8]:
+    return quantized(value.every(), output.scale, output.zero, Counter())
 
 
 def _reshape(reader: _Reader, node: NodeProto, step: Step) -> Operation:

@@ -30,7 +30,15 @@ EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Affine:
+    """Integers q stand for (q − zero) · scale."""
+
+    scale: Array
+    zero: Array
+
+
+@dataclass(frozen=True)
+class Quantized(Affine):
     """Integers q that stand for (q − zero) · scale; scale and zero: a number, or one a channel (weights).
 
     Attributes:
@@ -38,8 +46,6 @@ class Quantized:
     """
 
     q: Array
-    scale: Array
-    zero: Array
     name: str
     axis: int = 1
 
@@ -90,21 +96,20 @@ def _place(tensor: Quantized) -> Array:
     return (tensor.q.astype(np.int16) - np.iinfo(tensor.q.dtype).min).astype(np.uint8)
 
 
-def factor(node: NodeProto, inputs: tuple[Any, ...], scale: Array) -> Array:
-    """What turns a sum of products, or of a feature map's pixels, into steps of an output of `scale`.
-
-    float32, a number or one an output channel; the order of the operations is the kernels'.
-    """
-    if node.op_type.endswith("AveragePool"):
-        return np.asarray(inputs[0].scale / (scale * f32(np.prod(inputs[0].q.shape[2:]))))
-    alpha = f32(attributes(node).get("alpha", 1.0))  # Gemm's; a product with 1 changes nothing
-    return np.asarray(alpha * inputs[0].scale * inputs[1].scale / scale)
+def product_factor(one: Array, other: Array, scale: Array) -> Array:
+    """What turns a sum of products into steps of an output of `scale`: float32, in the kernels' order."""
+    return one * other / scale
 
 
-def addition(a: Quantized, b: Quantized, scale: Array, zero: Array) -> tuple[Array, Array, Array]:
-    """ratio_a, ratio_b and fixed of out = a · ratio_a + (b · ratio_b + fixed)."""
-    ratio_a, ratio_b = a.scale / scale, b.scale / scale
-    return ratio_a, ratio_b, f32(zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
+def mean_factor(one: Array, pixels: int, scale: Array) -> Array:
+    """The same for a sum over all pixels."""
+    return one / (scale * f32(pixels))
+
+
+def addition(a: Affine, b: Affine, output: Affine) -> tuple[Array, Array, Array]:
+    """ratio_a, ratio_b and fixed of out = a · ratio_a + (b · ratio_b + fixed), float32."""
+    ratio_a, ratio_b = a.scale / output.scale, b.scale / output.scale
+    return ratio_a, ratio_b, f32(output.zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
 
 
 def is_global(node: NodeProto, shape: tuple[int, ...]) -> bool:
@@ -152,7 +157,7 @@ def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
             dilation=given.get("dilations", 1),
             groups=given.get("group", 1),
         ).numpy()
-    return _requantized(sums, _by_channel(factor(node, inputs, scale), sums.ndim), zero)
+    return _requantized(sums, _by_channel(product_factor(x.scale, weight.scale, scale), sums.ndim), zero)
 
 
 def _exact_in(x: Quantized, weight_OIHW: Array, bias: Array) -> type[np.floating[Any]]:
@@ -171,18 +176,19 @@ def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     sums = left @ (right.T if given.get("transB") else right)
     if bias and bias[0] is not None:
         sums = sums + bias[0].q.astype(np.float64)
-    return _requantized(sums, factor(node, inputs, scale), zero)
+    alpha = f32(given.get("alpha", 1.0))
+    return _requantized(sums, product_factor(alpha * x.scale, weight.scale, scale), zero)
 
 
 def _matmul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     x, y = inputs
-    return _requantized(x.centred() @ y.centred(), factor(node, inputs, scale), zero)
+    return _requantized(x.centred() @ y.centred(), product_factor(x.scale, y.scale, scale), zero)
 
 
 def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     def total(a: Quantized, b: Quantized) -> Array:
         # Two fused multiply-adds in this order, then rounded.
-        ratio_a, ratio_b, fixed = addition(a, b, scale, zero)
+        ratio_a, ratio_b, fixed = addition(a, b, Affine(scale, zero))
         steps = _fused_multiply_add(a.q, ratio_a, _fused_multiply_add(b.q, ratio_b, fixed))
         return clipped(np.rint(steps), zero)
 
@@ -192,7 +198,7 @@ def _add(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) ->
 def _mul(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:
     def product(a: Quantized, b: Quantized) -> Array:
         products = (a.centred() * b.centred()).astype(f32)
-        return clipped(np.rint(products * factor(node, inputs, scale) + f32(zero)), zero)
+        return clipped(np.rint(products * product_factor(a.scale, b.scale, scale) + f32(zero)), zero)
 
     return by_table(product, *inputs)
 
@@ -241,7 +247,7 @@ def _global_average_pool(node: NodeProto, inputs: tuple[Any, ...], scale: Array,
     (x,) = inputs
     pixels = tuple(range(2, x.q.ndim))
     sums = x.q.astype(np.int64).sum(pixels, keepdims=True) - np.prod(x.q.shape[2:]) * int(x.zero)
-    return _requantized(sums, factor(node, inputs, scale), zero)
+    return _requantized(sums, mean_factor(x.scale, int(np.prod(x.q.shape[2:])), scale), zero)
 
 
 def _concat(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -> Array:

@@ -14,15 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from akgp.quantization.integer_kernels import Affine, addition, mean_factor, product_factor
+
+Floats = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
-class Activation:
-    """A tensor between operations. shape: (C, H, W) or (K,), without the batch."""
+class Activation(Affine):
+    """A tensor between operations: scale float32, zero int32; shape (C, H, W) or (K,), without the batch."""
 
     name: str
     shape: tuple[int, ...]
-    scale: np.float32
-    zero: int
+
+    @property
+    def pixels(self) -> int:
+        """H · W."""
+        return int(np.prod(self.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,17 @@ class _Weighted(_Operation):
         weight: int8, one row an output channel.
         weight_scales: float32 [O].
         bias: int32 [O], in steps of the input's times the weight's scale; zeros where there is none.
-        factors: float32 [O].
     """
 
     input: Activation
     weight: NDArray[np.int8]
-    weight_scales: NDArray[np.float32]
+    weight_scales: Floats
     bias: NDArray[np.int32]
-    factors: NDArray[np.float32]
+
+    @property
+    def factors(self) -> Floats:
+        """float32 [O]."""
+        return product_factor(self.input.scale, self.weight_scales, self.output.scale)
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,11 @@ class Add(_Operation):
     """Of two tensors of one shape: rint(fma(a, ratio_a, fma(b, ratio_b, fixed))), float32."""
 
     inputs: tuple[Activation, Activation]
-    ratios: tuple[np.float32, np.float32]
-    fixed: np.float32
+
+    @property
+    def terms(self) -> tuple[Floats, Floats, Floats]:
+        """ratio_a, ratio_b and fixed, float32."""
+        return addition(*self.inputs, self.output)
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,11 @@ class Mul(_Operation):
     """Of two tensors of one shape, or [C, H, W] by [C, 1, 1]: rint((a − zero)(b − zero) · factor + zero)."""
 
     inputs: tuple[Activation, Activation]
-    factor: np.float32
+
+    @property
+    def factor(self) -> Floats:
+        """float32."""
+        return product_factor(self.inputs[0].scale, self.inputs[1].scale, self.output.scale)
 
 
 @dataclass(frozen=True)
@@ -114,13 +131,28 @@ class AveragePool(_Pool):
 
     counts_padding: bool
 
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of elements within the feature map that a window can have."""
+        rows, columns = (self._inside(axis) for axis in (0, 1))
+        return sorted({row * column for row in rows for column in columns})
+
+    def _inside(self, axis: int) -> set[int]:
+        begins = np.arange(self.output.shape[1 + axis]) * self.strides[axis] - self.pads[axis]
+        ends = np.minimum(begins + self.kernel[axis], self.input.shape[1 + axis])
+        return set((ends - np.maximum(begins, 0)).tolist())
+
 
 @dataclass(frozen=True)
 class GlobalAveragePool(_Operation):
     """The sum over all pixels, less their zero points, is multiplied by `factor`."""
 
     input: Activation
-    factor: np.float32
+
+    @property
+    def factor(self) -> Floats:
+        """float32."""
+        return mean_factor(self.input.scale, self.input.pixels, self.output.scale)
 
 
 @dataclass(frozen=True)

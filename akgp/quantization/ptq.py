@@ -18,6 +18,7 @@ from torch import Tensor
 
 from akgp.params import Quantize
 from akgp.quantization.checking import QuantizationError
+from akgp.quantization.exact_scales import move_activation_scales, move_weight_scales, separate_pool_scales
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.tables import round_alike
@@ -76,9 +77,14 @@ def quantize(
             extra_options={"CalibStridedMinMax": 1},  # ranges are merged batch by batch, in bounded memory
         )
         graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
-    round_alike(graph)  # first: a bias has the scale of its layer's input
+    # First the activations' scales, since a bias has that of its layer's input. Each may move the other's.
+    separate_pool_scales(graph)
+    round_alike(graph)
+    while move_activation_scales(graph):
+        round_alike(graph)
     # The quantizer's weight scales can saturate on processors without VNNI: see `saturation`.
     make_safe(graph, floating)
+    move_weight_scales(graph)
     strip(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(destination))

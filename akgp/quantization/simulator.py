@@ -84,10 +84,10 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
         if node.op_type == "QuantizeLinear":
             q = quantized(inputs[0], inputs[1], inputs[2], simulation.floating)
             values[node.output[0]] = simulation.integers[node.output[0]] = q
-            simulation.steps.append(_step(inputs[0], Quantized(q, inputs[1], inputs[2], node.output[0])))
+            simulation.steps.append(_step(inputs[0], Quantized(inputs[1], inputs[2], q, node.output[0])))
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
-            values[node.output[0]] = Quantized(inputs[0], inputs[1], inputs[2], node.input[0], axis)
+            values[node.output[0]] = Quantized(inputs[1], inputs[2], inputs[0], node.input[0], axis)
         elif node.op_type == "MaxPool" and isinstance(inputs[0], Quantized):
             values[node.output[0]] = max_pool(node, inputs[0])
             simulation.steps.append(Step(node, inputs, values[node.output[0]]))
@@ -95,7 +95,7 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             others = (None if value is None else _floats(value, simulation.floating) for value in inputs[1:])
             moved = reference(node, (inputs[0].q, *others))
             for name, q in zip(node.output, moved, strict=True):
-                values[name] = Quantized(q, inputs[0].scale, inputs[0].zero, name)
+                values[name] = Quantized(inputs[0].scale, inputs[0].zero, q, name)
                 simulation.steps.append(Step(node, inputs, values[name]))
         elif any(isinstance(value, Quantized) for value in inputs):
             values[node.output[0]] = Pending(node, inputs)
