@@ -15,7 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from akgp.data.augmentation import augmented, draw
 from akgp.data.images import Images
+from akgp.data.mixing import Mixed, mixed_pixels
 from akgp.params import Augment
 
 NCHW = torch.contiguous_format
@@ -26,17 +28,20 @@ class Batch:
     """A batch. index: [B] positions in its source; inputs: [B, C, H, W] normalised; labels: int64 [B].
 
     columns: [B, ...] by name, further values of each image that its source has, such as a weight.
+    mixed: where images were mixed with others.
     """
 
     index: Tensor
     inputs: Tensor
     labels: Tensor
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    mixed: Mixed | None = None
 
     def take(self, index: Tensor) -> Batch:
         """The images at the positions `index` of this batch."""
         columns = {name: column[index] for name, column in self.columns.items()}
-        return Batch(self.index[index], self.inputs[index], self.labels[index], columns)
+        mixed = self.mixed and Mixed(*(each[index] for each in self.mixed))
+        return Batch(self.index[index], self.inputs[index], self.labels[index], columns, mixed)
 
 
 class BatchSource(Protocol):
@@ -195,10 +200,15 @@ class IndexedSource:
         mine = slice(rank * share, (rank + 1) * share)
         for start in range(0, len(self) - size + 1, size):
             index = order[start : start + size].to(self.labels.device)
-            pixels = self._read(index)
+            pixels, mixed = self._read(index), None
             if augment is not None:
-                pixels = augmented(pixels, augment, generator)
-            yield self._batch(index[mine], pixels[mine], channels_last)
+                height, width = self.image_shape[1:]
+                pixels = augmented(pixels, augment, draw(augment, size, (height, width), generator))
+                if augment.mixes:
+                    pixels, own = mixed_pixels(pixels, augment, generator)
+                    others = self.labels[index].roll(1)
+                    mixed = Mixed(others[mine], own.to(others.device)[mine])
+            yield self._batch(index[mine], pixels[mine], channels_last, mixed)
 
     def ordered(
         self, *, batch_size: int, rank: int = 0, world: int = 1, channels_last: bool = False
@@ -210,10 +220,10 @@ class IndexedSource:
     def _read(self, index: Tensor) -> Tensor:
         return self.pixels[index if self.positions is None else self.positions[index]]
 
-    def _batch(self, index: Tensor, pixels: Tensor, channels_last: bool) -> Batch:
+    def _batch(self, index: Tensor, pixels: Tensor, channels_last: bool, mixed: Mixed | None = None) -> Batch:
         inputs = normalize(pixels, self.mean, self.std, channels_last=channels_last)
         columns = {name: column[index] for name, column in self.columns.items()}
-        return Batch(index, inputs, self.labels[index], columns)
+        return Batch(index, inputs, self.labels[index], columns, mixed)
 
 
 def normalize(
@@ -244,54 +254,3 @@ def in_memory_format(images_NCHW: Tensor, memory_format: torch.memory_format) ->
         return images_NCHW.contiguous().flatten().view(images_NCHW.shape)
     images_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
     return images_NHWC.flatten().view(images_NHWC.shape).permute(0, 3, 1, 2)
-
-
-def augmented(pixels: Tensor, params: Augment, generator: torch.Generator) -> Tensor:
-    """Random crops after reflection padding, horizontal flips and cutout, drawn for the whole batch.
-
-    Crop and flip together are one gather of pixels.
-
-    Args:
-        pixels: uint8 [B, C, H, W].
-        generator: on the CPU; draws the same numbers for every device.
-
-    Returns:
-        uint8 [B, C, H, W]; the cutout square has the mean colour of the batch.
-    """
-    count, _, height, width = pixels.shape
-    device, pad = pixels.device, params.crop_padding
-    # Source rows [B, H] and columns [B, W] of every output pixel.
-    rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
-    if pad:
-        offsets = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
-        rows, columns = _reflected(rows + offsets[0], height), _reflected(columns + offsets[1], width)
-    if params.flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    if pad or params.flip:
-        sample = torch.arange(count, device=device)[:, None, None]
-        # Channels last, so that one index reads all channels of a pixel.
-        images_NHWC = pixels.permute(0, 2, 3, 1)
-        grid = images_NHWC[sample, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
-        pixels = grid.permute(0, 3, 1, 2)
-    if params.cutout:
-        centre = torch.stack(
-            [torch.randint(0, side, (count, 1), generator=generator) for side in (height, width)]
-        )
-        low = centre - params.cutout // 2
-        inside = [
-            (torch.arange(side) >= edge) & (torch.arange(side) < edge + params.cutout)
-            for side, edge in zip((height, width), low, strict=True)
-        ]
-        # [B, 1, H, W]; a square whose centre is near the border is cut off there, as in the paper.
-        square = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(device)
-        fill = pixels.float().mean((0, 2, 3), keepdim=True).round().to(torch.uint8)
-        pixels = torch.where(square, fill, pixels)
-    return pixels
-
-
-def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions reflected into [0, size), as often as needed, at border pixels, which are not repeated."""
-    period = max(2 * (size - 1), 1)
-    position = position.abs() % period
-    return torch.where(position >= size, period - position, position)

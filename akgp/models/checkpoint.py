@@ -22,7 +22,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 UNQUANTIZED = ": give the floating-point checkpoint from before it was quantized"
 
 
-def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
+def load_checkpoint(model: nn.Module, path_or_url: str | Path, *, other_classes: bool = False) -> None:
     """Load trained weights into `model`: safetensors, or a state dict that `torch.save` wrote.
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, or one that all names share) and an outer `state_dict` or
@@ -31,6 +31,8 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
 
     Args:
         path_or_url: a file, or a URL that fsspec reads, such as s3://.
+        other_classes: the classifier's tensors, those that differ in their first dimension alone, may be of
+            another number of classes: the network keeps its own.
 
     Raises:
         ModelError: it is unreadable, quantized, not finite, or of another architecture; names the file and
@@ -46,6 +48,9 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
     # matters to BatchNorms without momentum alone, and older checkpoints lack it.
     maps = {f"{name}.index" for name, module in model.named_modules() if isinstance(module, ChannelMap)}
     optional = maps | {name for name in expected if name.endswith("num_batches_tracked")}
+    if other_classes:
+        for name in _of_the_classifier(weights, expected):
+            weights[name] = expected[name]
     for name in [*expected, *weights]:
         if name not in expected:
             raise ModelError(f"{path_or_url}: has a tensor {name!r}, which {model_name(model)} has not")
@@ -61,6 +66,14 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path) -> None:
         if expected[name].is_floating_point() and not weights[name].is_floating_point():
             raise ModelError(f"{path_or_url}: {name} holds {weights[name].dtype} numbers{UNQUANTIZED}")
     model.load_state_dict({**expected, **weights})
+
+
+def _of_the_classifier(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that differ from the network's in their first dimension, if it is one module."""
+    differing = [name for name in weights if name in expected and weights[name].shape != expected[name].shape]
+    alike = all(weights[name].shape[1:] == expected[name].shape[1:] for name in differing)
+    modules = {name.rpartition(".")[0] for name in differing}
+    return differing if alike and len(modules) == 1 else []
 
 
 def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:

@@ -125,6 +125,12 @@ class Distill(Section):
             raise ValueError(
                 f"training.cuda_graphs hides what strategy {self.strategy} looks at: it must be false"
             )
+        if self.training.augment.mixes and (not facts.mixes or self.w0_source == "branches"):
+            able = ", ".join(name for name, each in STRATEGIES.items() if each.mixes)
+            raise ValueError(
+                "training.augment.mixup and cutmix leave mixed images to the teacher: they need a strategy "
+                f"of {able}, without w0_from: branches, got {self.strategy!r}"
+            )
         for key, value, largest in (("alpha", self.alpha, facts.alpha_max), ("w0", self.w0, facts.w0_max)):
             if value is not None and value > largest:
                 raise ValueError(

@@ -26,6 +26,10 @@ class Network(Section):
     checkpoint: Address | None = Field(
         None, description="a trained network instead of training: safetensors or state dict; path or s3://"
     )
+    finetune: bool = Field(
+        False,
+        description="start the training from the checkpoint, which may have been trained on other classes",
+    )
 
     mean: tuple[float, ...] | None = Field(
         None, description="of each channel of its images, in units of 255; null: that of the training images"
@@ -33,6 +37,16 @@ class Network(Section):
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="standard deviation likewise; a trained network needs those it was trained with"
     )
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is taken as it is, without a training."""
+        return self.checkpoint is not None and not self.finetune
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its training starts from weights that were trained on other images."""
+        return self.weights is not None or self.finetune
 
     @model_validator(mode="after")
     def _fits_architecture(self) -> Self:
@@ -42,6 +56,10 @@ class Network(Section):
             raise ValueError(f"widths is for {', '.join(CIFAR_RESNETS)} only, not {self.architecture!r}")
         if self.widths is not None and len(self.widths) != 3:
             raise ValueError(f"widths must be three numbers, got {list(self.widths)}")
+        if self.finetune and self.checkpoint is None:
+            raise ValueError("finetune needs a checkpoint to start from, got null")
+        if self.checkpoint is not None and self.weights is not None:
+            raise ValueError("checkpoint and weights are both given: at most one of them may be")
         if self.weights is not None and (self.architecture in CIFAR_RESNETS or ":" in self.architecture):
             raise ValueError(f"weights is for torchvision networks only, not {self.architecture!r}")
         return self

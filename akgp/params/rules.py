@@ -27,7 +27,7 @@ def each_teacher_once(params: Params) -> None:
 def folds_are_trained(params: Params) -> None:
     """A trained network has seen all images: it has no folds."""
     for name in params.teachers if params.folds else ():
-        if params.networks[name].checkpoint:
+        if params.networks[name].trained:
             raise ValueError(
                 f"folds: {params.folds}, but networks.{name}.checkpoint is trained already, on all images: "
                 "folds must be null, or teachers networks without a checkpoint"

@@ -24,6 +24,7 @@ class Strategy:
         code's.
     alpha_max, w0_max: the largest alpha and w0.
     adaptive: it follows the data, so that `logit_adjustment: auto` applies.
+    mixes: it can leave a mixed image to the teacher alone; otherwise its loss needs the one label of each.
     heads: it trains heads on the student's feature maps, which cost MACs and rule out CUDA graphs.
     """
 
@@ -34,25 +35,26 @@ class Strategy:
     alpha_max: float = 100.0
     w0_max: float = 1.0
     adaptive: bool = False
+    mixes: bool = False
     heads: bool = False
 
 
 STRATEGIES: dict[str, Strategy] = {
     "labels": Strategy(reads=()),
-    "teacher": Strategy(),
+    "teacher": Strategy(mixes=True),
     # Above 1 the label is learnt against: Das & Sanghavi 2023 gain by that where many labels are wrong.
-    "fixed": Strategy(reads=("w0", *SOFTENED), w0_max=2.0),
-    "annealed": Strategy(),
+    "fixed": Strategy(reads=("w0", *SOFTENED), w0_max=2.0, mixes=True),
+    "annealed": Strategy(mixes=True),
     "wsld": Strategy(reads=(*SOFTENED, "alpha"), alpha=2.5),
     "dkd": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=1.0, beta=8.0),
-    "wttm": Strategy(reads=(*SOFTENED, "alpha"), alpha=4.0),
-    "dist": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=2.0, beta=2.0),
+    "wttm": Strategy(reads=(*SOFTENED, "alpha"), alpha=4.0, mixes=True),
+    "dist": Strategy(reads=(*SOFTENED, "alpha", "beta"), alpha=2.0, beta=2.0, mixes=True),
     "ca_mkd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
     "amtml_kd": Strategy(reads=(*SOFTENED, "alpha"), teachers=2, alpha=1.0),
     "self_distillation": Strategy(
         reads=(*SOFTENED, "alpha", "heads"), teachers=0, alpha=0.3, alpha_max=1.0, heads=True
     ),
-    "akgp": Strategy(reads=("w0", "w0_from", *SOFTENED, "noise_posterior"), adaptive=True),
+    "akgp": Strategy(reads=("w0", "w0_from", *SOFTENED, "noise_posterior"), adaptive=True, mixes=True),
 }
 
 

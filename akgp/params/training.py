@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from akgp.params.base import Section
+from akgp.params.base import Section, Share
 
 
 class Augment(Section):
@@ -16,13 +16,45 @@ class Augment(Section):
         4, description="pixels of reflected border before a random crop; 0: none"
     )
     flip: bool = Field(True, description="mirror left-right half of the time")
+    resized_crop: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="instead of crop_padding: a random rectangle of this share of the area or more, enlarged "
+        "to the whole; 0.08 is usual at 224; null: none",
+    )
+    color_jitter: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="brightness, contrast and saturation times 1 ± at most this; 0: none"
+    )
+    policy: Literal["none", "trivial"] = Field(
+        "none", description="none | trivial (TrivialAugment: one of 14 operations, of random strength)"
+    )
+    erasing: Share = Field(
+        0.0, description="share of the images with a random rectangle set to the mean; 0: none"
+    )
     cutout: Annotated[int, Field(ge=0, le=512)] = Field(
         0, description="side of a random square set to the mean, pixels; 0: none"
     )
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0,
+        description="α: two images are averaged with weights of Beta(α, α); 0: none. A mixed image is "
+        "labelled by both labels, in distillation by the teacher alone",
+    )
+    cutmix: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0,
+        description="α: a rectangle of another image, its area of Beta(α, α), is pasted in; 0: none; with "
+        "mixup: either, half of the time each",
+    )
+    mix_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the images that mixup and cutmix mix"
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class Training(Section):
-    """One training: SGD with Nesterov momentum, warm-up, then decay to zero."""
+    """One training: SGD with Nesterov momentum or AdamW, warm-up, then decay to zero."""
 
     epochs: Annotated[int, Field(ge=1)] = Field(20, description="passes over the training split")
     batch_size: Annotated[int, Field(ge=2)] | None = Field(
@@ -32,11 +64,13 @@ class Training(Section):
     )
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None,
-        description="peak value; null: 0.2 · batch_size / 128, and a tenth of that from networks.*.weights",
+        description="peak value; null: 0.2 · batch_size / 128 (adamw: 0.002), and a tenth of that from "
+        "networks.*.weights",
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Nesterov")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd | adamw (usual for transformers)")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Nesterov; adamw: β1")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        5e-4, description="L2; not applied to norms and biases"
+        5e-4, description="L2, adamw: decoupled, where 0.05 is usual; not applied to norms and biases"
     )
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="linear rise from zero")
     schedule: Literal["cosine", "linear"] = Field("cosine", description="cosine | linear decay")
@@ -52,6 +86,11 @@ class Training(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: GPU only"
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="qualified names of modules that are not trained, with their submodules and the "
+        "statistics of their norms",
     )
     sync_batch_norm: bool = Field(
         False, description="BatchNorm over the batch of all workers, not each one's own slice; GPUs only"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from akgp.params import Params, Training
 
 SMALLEST, LARGEST = 16, 128
-RATE_PER_IMAGE = 0.2 / 128
+RATE_PER_IMAGE = {"sgd": 0.2 / 128, "adamw": 0.002 / 128}
 GENTLER = 0.1
 """Share of that rate where training starts from weights that were trained on other images."""
 
@@ -28,7 +28,8 @@ def resolved(
     two seeds (results/defaults): a narrow ResNet-20 was best with the rule's batch, or within a point of the
     best, for 600, 1,078 and 5,000 training images; with 40,000 images and four epochs 64 were better than
     128 by 1.3 points; a ShuffleNet gained 4 points more from 16 for 600. Half or twice the rate made no
-    difference that can be told. The tenth is common practice, not measured here.
+    difference that can be told. The tenth is common practice, not measured here, and so is AdamW's rate, a
+    hundredth of SGD's.
 
     Args:
         images: of the training split, 1 or more.
@@ -37,7 +38,7 @@ def resolved(
             starts from weights of its own and has to learn again, with the rate of a new network.
     """
     batch = training.batch_size or _batch_size(images, math.lcm(*workers))
-    rate = RATE_PER_IMAGE * batch * (GENTLER if pretrained else 1)
+    rate = RATE_PER_IMAGE[training.optimizer] * batch * (GENTLER if pretrained else 1)
     return training.model_copy(
         update={"batch_size": batch, "learning_rate": training.learning_rate or min(rate, 10.0)}
     )
@@ -45,7 +46,7 @@ def resolved(
 
 def dense_training(params: Params, network: str, images: int) -> Training:
     """`params.teacher` for a dense network, resolved for as many training images."""
-    pretrained = params.networks[network].weights is not None
+    pretrained = params.networks[network].pretrained
     return resolved(params.teacher, images, workers=params.ray.counts(), pretrained=pretrained)
 
 

@@ -115,14 +115,14 @@ def difference_error(one: float, other: float, images: int) -> float:
 def _training_of_dense(params: Params, *names: str) -> str:
     """Which parameters to change where dense networks have learnt too little."""
     said = []
-    if any(params.networks[name].checkpoint is None for name in names):
+    if not all(params.networks[name].trained for name in names):
         rate = params.teacher.learning_rate
         now = "" if rate is None else f" (now {rate:g})"
         said.append(
             f"Raise teacher.epochs (now {params.teacher.epochs}) or lower teacher.learning_rate{now}, and "
             "look at the labels"
         )
-    if taken := [name for name in names if params.networks[name].checkpoint is not None]:
+    if taken := [name for name in names if params.networks[name].trained]:
         said.append(
             f"networks.{taken[0]}.checkpoint may want another normalisation, colour, size or order of classes"
         )

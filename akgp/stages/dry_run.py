@@ -21,6 +21,8 @@ from akgp.pruning import Pruned
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
+from akgp.training import TrainingError
+from akgp.training.freezing import frozen
 from akgp.workspace import StageError, Task
 
 IMAGES = 4
@@ -70,6 +72,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     # A generator of its own: the training that follows draws the numbers that it would without this.
     noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     require_finite(model, noise)
+    _check_frozen(model, name, params)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
     if not ours and (student or name in params.teachers):  # evaluate times these in a runtime
         with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +85,19 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     pruned = pruned_as(params.prune, model, example, params.seed)
     before, after = count(model, example), count(pruned.model, example)
     return None if ours else preview(name, pruned, 1 - after.macs / before.macs)
+
+
+def _check_frozen(model: nn.Module, name: str, params: Params) -> None:
+    """Raise TrainingError if a training names a module to freeze that this network does not have."""
+    trainings = {"teacher": params.teacher}
+    if name == params.student:  # its pruned copy has the same modules
+        trainings["distill.training"] = params.distill.training
+    for section, training in trainings.items():
+        try:
+            with frozen(model, training.freeze):
+                pass
+        except TrainingError as error:
+            raise TrainingError(f"{section}.{error}") from None
 
 
 def preview(name: str, pruned: Pruned, macs: float) -> str:

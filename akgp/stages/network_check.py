@@ -53,6 +53,6 @@ def _check(network: Network, root: Path, workspace: Workspace, channels: int) ->
         image_size=known.image_size if known else None,
     )
     if network.checkpoint and known:
-        models.load_checkpoint(model, located(network.checkpoint, root))
+        models.load_checkpoint(model, located(network.checkpoint, root), other_classes=network.finetune)
     elif network.checkpoint:
         models.read_checkpoint(located(network.checkpoint, root))

@@ -70,7 +70,7 @@ def _dense_inputs(task: Task) -> list[Path]:
 
 
 def _dense_steps(task: Task) -> int:
-    return 1 if task.params.networks[_network(task)].checkpoint else task.params.teacher.epochs
+    return 1 if task.params.networks[_network(task)].trained else task.params.teacher.epochs
 
 
 def _network(task: Task) -> str:

@@ -39,7 +39,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     """Train (or load) the network; write it with its history and metrics."""
     assert task.network is not None
     network = task.params.networks[task.network]
-    if network.checkpoint:
+    if network.trained:
         yield from _from_checkpoint(task, out)
     else:
         source = read_source(task, "train", task.network)
@@ -100,7 +100,7 @@ def build_network(task: Task) -> nn.Module:
         image_size=summary.image_size,
     )
     if network.checkpoint:
-        models.load_checkpoint(model, located(network.checkpoint, task.root))
+        models.load_checkpoint(model, located(network.checkpoint, task.root), other_classes=network.finetune)
     return model
 
 

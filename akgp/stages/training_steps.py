@@ -85,7 +85,7 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
         f"networks.{task.network}: classifies {best['val_balanced_top1']:.1f} % of the validation images "
         f"(mean over classes), no more than chance ({100 * chance:.1f} %)"
     )
-    if network.checkpoint:
+    if network.trained:
         remedy = "are its classes in this order, its images of this size, colour and normalisation?"
         if not math.isfinite(loss):
             raise StageError(

@@ -21,6 +21,7 @@ from akgp.models.memory_format import settle
 from akgp.params import Training
 from akgp.params.training_defaults import resolved
 from akgp.training.errors import TrainingError
+from akgp.training.freezing import frozen
 from akgp.training.objective import Objective
 from akgp.training.schedule import Schedule, learning_rate_factor
 from akgp.training.step import Optimization, weights_of
@@ -72,30 +73,31 @@ def train(
         params: a batch size or a learning rate of None is resolved by `training_defaults.resolved`.
 
     Raises:
-        TrainingError: the loss is no longer finite, or above DIVERGED; the device does not support the
-            precision, CUDA graphs or a common BatchNorm; several workers cannot share the images, the batch
-            or the parameters.
+        TrainingError: `params.freeze` names no module of the network, or all; the loss is no longer finite,
+            or above DIVERGED; the device does not support the precision, CUDA graphs or a common BatchNorm;
+            several workers cannot share the images, the batch or the parameters.
     """
     device = torch.device(device)
     _, world = place()
     params = _complete(params, len(source), world)
     source, validation = source.to(device), validation.to(device)
     channels_last = settle(model.to(device), source.image_shape, channels_last=params.channels_last)
-    optimization = Optimization(model, objective, params, device, world)
     done, best, kept = 0, -math.inf, dict[str, Tensor]()
-    if state is not None:
-        done, best, kept = state["epoch"], state["best"], state["kept"]
-        optimization.load_state_dict(state["optimization"])
-    for epoch in range(done, params.epochs):
-        start = time.perf_counter()
-        learned = _pass(optimization, source, params, schedule, seed, epoch, channels_last)
-        row = {"epoch": epoch + 1} | _validated(optimization, learned, validation, epoch, params)
-        figure = row[JUDGED_BY[params.keep]]
-        if params.keep == "last" or figure > best:
-            best, kept = figure, weights_of(optimization.judged)
-        row["seconds"] = time.perf_counter() - start
-        rest = {"best": best, "kept": kept, "optimization": optimization.state_dict()}
-        yield Epoch(row, {"epoch": epoch + 1} | rest)
+    with frozen(model, params.freeze) as unchanged:
+        optimization = Optimization(model, objective, params, device, world, unchanged)
+        if state is not None:
+            done, best, kept = state["epoch"], state["best"], state["kept"]
+            optimization.load_state_dict(state["optimization"])
+        for epoch in range(done, params.epochs):
+            start = time.perf_counter()
+            learned = _pass(optimization, source, params, schedule, seed, epoch, channels_last)
+            row = {"epoch": epoch + 1} | _validated(optimization, learned, validation, epoch, params)
+            figure = row[JUDGED_BY[params.keep]]
+            if params.keep == "last" or figure > best:
+                best, kept = figure, weights_of(optimization.judged)
+            row["seconds"] = time.perf_counter() - start
+            rest = {"best": best, "kept": kept, "optimization": optimization.state_dict()}
+            yield Epoch(row, {"epoch": epoch + 1} | rest)
     model.load_state_dict(kept)
     model.eval()
 

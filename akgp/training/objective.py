@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,9 +19,18 @@ that is an `nn.Module` may have parameters of its own, which are trained togethe
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:
-    """The objective of ordinary training: mean cross-entropy with the true labels, nats."""
+    """The objective of ordinary training: mean cross-entropy with the true labels, nats.
+
+    A mixed image has both labels, each with its share: λ·CE(y_i) + (1 − λ)·CE(y_(i−1)) (Zhang et al. 2018).
+    """
 
     def objective(batch: Batch, logits: Tensor, progress: float) -> Tensor:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        if batch.mixed is None:
+            return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        first, second = (
+            F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+            for labels in (batch.labels, batch.mixed.labels)
+        )
+        return torch.lerp(second, first, batch.mixed.share.to(first.dtype)).mean()
 
     return objective

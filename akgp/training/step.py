@@ -37,8 +37,15 @@ class Optimization:
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, params: Training, device: torch.device, world: int
+        self,
+        model: nn.Module,
+        objective: Objective,
+        params: Training,
+        device: torch.device,
+        world: int,
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
+        self.frozen = frozen
         self.model, self.objective, self.world = model, objective, world
         self.learner = objective if isinstance(objective, nn.Module) else nn.Module()
         self.learner.to(device)
@@ -53,10 +60,7 @@ class Optimization:
             raise TrainingError(f"cuda_graphs needs one worker on a GPU, got {world} on {device.type}")
         self.to_capture = params.cuda_graphs
         self.device, self.dtype = device, autocast_dtype(params.precision, device)
-        self.optimizer = torch.optim.SGD(
-            _parameter_groups((model, self.learner), params.weight_decay), lr=0.0, momentum=params.momentum,
-            nesterov=params.momentum > 0,
-        )  # fmt: skip
+        self.optimizer = _optimizer(_parameter_groups((model, self.learner), params.weight_decay), params)
         # fp16 rounds small gradients to 0: the loss is scaled up, the gradients down again before the update.
         # bf16 has the exponents of fp32 and needs none; a scaler that is not enabled passes all through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -88,6 +92,8 @@ class Optimization:
         On the device: reading them at every step would make a GPU wait for the processor.
         """
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.to_capture:
@@ -141,6 +147,13 @@ class Optimization:
         self.steps = state["steps"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def _optimizer(groups: list[dict[str, Any]], params: Training) -> torch.optim.Optimizer:
+    """The optimizer of `params`; every step sets its learning rate."""
+    if params.optimizer == "adamw":  # Loshchilov & Hutter 2019
+        return torch.optim.AdamW(groups, lr=0.0, betas=(params.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=0.0, momentum=params.momentum, nesterov=params.momentum > 0)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

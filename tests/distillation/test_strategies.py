@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from akgp import params
 from akgp.data.batches import Batch
+from akgp.data.mixing import Mixed
 from akgp.distillation import (
     distillation_loss,
     distillation_objective,
@@ -23,6 +24,7 @@ from akgp.distillation import (
 )
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.distillation.strategies.weighted import WEIGHTS
+from akgp.params.strategies import STRATEGIES
 from tests.support.distillations import (
     Logits,
     distill,
@@ -334,6 +336,28 @@ def test_objective_is_the_loss_of_what_the_networks_say(strategy: str) -> None:
     )  # fmt: skip
     assert objective(batch, logits, 0.4) == expected
     assert not any(p.requires_grad for teacher in teachers for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("strategy", sorted(name for name, each in STRATEGIES.items() if each.mixes))
+def test_mixed_images_are_labelled_by_the_teacher_alone(strategy: str) -> None:
+    """Their labels make no difference, and those of the others do; the images themselves count alike."""
+    student, teachers, labels, weight = several_teachers(1)
+    given = distill(strategy=strategy, training={"augment": {"mixup": 0.2}})
+    columns = {TEACHER_WEIGHT: weight} if strategy in WEIGHTS else {}
+    objective = distillation_objective([lambda batch: teachers[0]], given, prior=None)
+
+    def loss(labels: Tensor, share: float) -> float:
+        shares = torch.tensor([share] * 3 + [1.0] * 4)
+        images, mixed = torch.zeros(7, 1, 2, 2), Mixed(labels.roll(1), shares)
+        return objective(Batch(torch.arange(7), images, labels, columns, mixed), student, 0.25).item()
+
+    others = torch.cat([(labels[:3] + 1) % 4, labels[3:]])
+    assert loss(labels, 0.4) == loss(others, 0.4)
+    assert loss(labels, 1.0) != loss(others, 1.0) and loss(labels, 0.4) != loss((labels + 1) % 4, 0.4)
+    if strategy == "annealed":
+        weights = torch.tensor([1.0] * 3 + [0.75] * 4)
+        expected = distillation_loss(student, teachers[0], labels, teacher_weight=weights, temperature=2.0)
+        assert loss(labels, 0.4) == pytest.approx(expected.item(), rel=1e-12)
 
 
 def silent(batch: Batch) -> Tensor:

@@ -347,6 +347,22 @@ def test_checkpoints_are_loaded(tmp_path: Path, suffix: str, prefix: str) -> Non
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_a_checkpoint_of_other_classes_keeps_the_networks_own_classifier(tmp_path: Path) -> None:
+    trained, file = cifar_resnet(8, (4, 4, 8), num_classes=100), tmp_path / "weights.pt"
+    torch.save(trained.state_dict(), file)
+    model, own = tiny(), tiny()
+    with pytest.raises(
+        ModelError, match=r"linear.weight has shape \[100, 8\], cifar_resnet8 needs \[10, 8\]"
+    ):
+        load_checkpoint(model, file)
+    load_checkpoint(model, file, other_classes=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (own if name.startswith("linear.") else trained).state_dict()[name]), name
+    torch.save(cifar_resnet(8, (4, 4, 9), num_classes=100).state_dict(), file)
+    with pytest.raises(ModelError, match=r"layer3\.0\.conv1\.weight has shape"):
+        load_checkpoint(model, file, other_classes=True)
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_nested_checkpoints_of_others_are_loaded(tmp_path: Path, wrapper: str) -> None:
     """Other implementations of option A save neither its layout nor, in old files, BatchNorm's counters."""

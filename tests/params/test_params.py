@@ -72,6 +72,21 @@ ROOT = Path(__file__).parents[2]
         ({"prune__ratio": 1.2}, ["prune.ratio: got 1.2, must be less than 1"]),
         ({"prune__ratio": -0.1}, ["prune.ratio: got -0.1, must be greater than or equal to 0"]),
         ({"distill__temperature": 0.0}, ["distill.temperature: got 0.0, must be greater than 0"]),
+        (
+            {"distill__strategy": "dkd", "distill__training": {"augment": {"mixup": 0.2}}},
+            [
+                "distill: training.augment.mixup and cutmix leave mixed images to the teacher: they need a "
+                "strategy of teacher, fixed, annealed, wttm, dist, akgp, without w0_from: branches, got 'dkd'"
+            ],
+        ),
+        (
+            {"networks__resnet20": {"architecture": "cifar_resnet20", "finetune": True}},
+            ["networks.resnet20: finetune needs a checkpoint to start from, got null"],
+        ),
+        (
+            {"networks__resnet20": {"architecture": "resnet18", "weights": "DEFAULT", "checkpoint": "a.pt"}},
+            ["networks.resnet20: checkpoint and weights are both given: at most one of them may be"],
+        ),
         ({"distill__w0": 2.01}, ["distill.w0: got 2.01, must be less than or equal to 2"]),
         ({"distill__w0": 1.01}, ["distill: w0 must be in [0, 1] for strategy 'akgp', got 1.01"]),
         ({"teacher__momentum": 1.0}, ["teacher.momentum: got 1.0, must be less than 1"]),

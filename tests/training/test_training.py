@@ -62,6 +62,66 @@ def test_steps_are_nesterov_momentum_with_decay_on_matrices_alone() -> None:
         torch.testing.assert_close(p.double(), expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_adamw_is_its_definition() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2, with matrices alone decayed."""
+    params = Training(
+        epochs=1, batch_size=16, learning_rate=0.01, weight_decay=0.1, warmup_epochs=0, augment=STILL,
+        optimizer="adamw", momentum=0.8, channels_last=False, keep="last", precision="fp32",
+    )  # fmt: skip
+    trained, _ = run(params)
+    reference = network().double().train()
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in reference.named_parameters()}
+    for step, batch in enumerate(images().epoch(batch_size=16, augment=STILL, seed=3, epoch=0), 1):
+        rate = 0.01 * learning_rate_factor(step, 3, params)
+        loss = F.cross_entropy(reference(batch.inputs.double()), batch.labels)
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            for (name, p), g in zip(reference.named_parameters(), gradients, strict=True):
+                m, v = moments[name] = (
+                    0.8 * moments[name][0] + 0.2 * g,
+                    0.999 * moments[name][1] + 0.001 * g * g,
+                )
+                p -= rate * (0.1 * p if p.ndim > 1 else 0)
+                p -= rate * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+    for name, weight in reference.state_dict().items():
+        torch.testing.assert_close(
+            trained.state_dict()[name].to(weight.dtype), weight, rtol=1e-3, atol=1e-5, msg=name
+        )
+
+
+def test_what_is_frozen_stays_and_is_trainable_again_afterwards() -> None:
+    before = network().state_dict()
+    trained, _ = run(Training(epochs=2, batch_size=16, learning_rate=0.1, freeze=("0", "1")))
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(weight, before[name]) == (not name.startswith("4.")), name
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("layer9",), "freeze: 'layer9' is not a module of the network, such as 0, 1, 2"),
+        (("0", "1", "4"), "freeze: 0, 1, 4 leave no parameter of the network to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run(Training(epochs=2, freeze=names))
+
+
+def test_mixed_images_have_both_labels_by_their_shares() -> None:
+    batch = next(iter(images().epoch(batch_size=8, augment=Augment(mixup=1.0), seed=0, epoch=0)))
+    logits = torch.randn(8, 3, dtype=torch.float64)
+    assert batch.mixed is not None
+    targets = torch.zeros(8, 3, dtype=torch.float64)
+    for i, share in enumerate(batch.mixed.share.tolist()):
+        targets[i, batch.labels[i]] += share
+        targets[i, batch.mixed.labels[i]] += 1 - share
+    loss = cross_entropy(0.2)(batch, logits, 0.0)
+    expected = -((0.8 * targets + 0.2 / 3) * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_learning_rate_follows_torchs_schedulers(schedule: str) -> None:
     params = Training(epochs=5, warmup_epochs=0, schedule=schedule)
@@ -148,9 +208,18 @@ def test_average_is_its_recursion() -> None:
             network,
         ),
         (Training(epochs=4, batch_size=16, learning_rate=0.1, momentum=0, keep="last"), dropping),
+        (
+            Training(
+                epochs=4, batch_size=16, learning_rate=0.01, optimizer="adamw", ema=0.9, label_smoothing=0.1,
+                augment=Augment(resized_crop=0.5, color_jitter=0.3, policy="trivial", erasing=0.3, cutout=2,
+                                mixup=0.5, cutmix=1.0, mix_share=0.8),
+            ),
+            dropping,
+        ),
+        (Training(epochs=4, batch_size=16, learning_rate=0.1, freeze=("0", "1"), keep="last"), network),
     ],
-    ids=["best", "average", "dropout"],
-)
+    ids=["best", "average", "dropout", "adamw and all augmentations", "frozen"],
+)  # fmt: skip
 def test_an_interrupted_training_ends_as_an_undisturbed_one(params: Training, make: Any) -> None:
     undisturbed, rows = run(params, model=make())
     _, before = run(params, model=make(), stop=2)

@@ -60,7 +60,8 @@ def distillation_objective(
 
     The loss is a scalar, in nats a sample, without a gradient to the teachers. It is computed in float32, or
     float64 where a logit is; also under autocast. The teacher's weight of each image comes with the batch, as
-    the column TEACHER_WEIGHT; strategies that weigh in every batch need none, see `teacher_weights`.
+    the column TEACHER_WEIGHT; strategies that weigh in every batch need none, see `teacher_weights`. Images
+    that are mixed of two have no label: the teacher alone teaches them (Beyer et al. 2022).
 
     Args:
         teachers: none where no image's weight is above 0.
@@ -87,7 +88,8 @@ def distillation_objective(
         )
         student = at_least_float32(logits if prior is None else logits + prior)
         taught, weight = at_least_float32(answers.detach()), batch.columns.get(TEACHER_WEIGHT)
+        labelled = None if batch.mixed is None else batch.mixed.share == 1
         with torch.autocast(student.device.type, enabled=False):
-            return loss(LossInputs(student, taught, batch.labels, weight, progress, params))
+            return loss(LossInputs(student, taught, batch.labels, weight, progress, params, labelled))
 
     return objective

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +36,8 @@ class LossInputs:
     weight_B: Tensor | None
     progress: float
     params: Distill
+    labelled_B: Tensor | None = None
+    """Whether an image's label counts: it does not where two images are mixed; None: for all."""
 
     def __post_init__(self) -> None:
         check_batch(self.student_BC, self.labels_B)
@@ -57,14 +60,19 @@ class LossInputs:
     def label_loss(self) -> Tensor:
         """The student's mean cross-entropy with the labels, smoothed as in training."""
         smoothing = self.params.training.label_smoothing
-        return F.cross_entropy(self.student_BC, self.labels_B, label_smoothing=smoothing)
+        if self.labelled_B is None:
+            return F.cross_entropy(self.student_BC, self.labels_B, label_smoothing=smoothing)
+        losses = F.cross_entropy(self.student_BC, self.labels_B, label_smoothing=smoothing, reduction="none")
+        return (losses * self.labelled_B).mean()
 
     def softened(self, logits: Tensor) -> Tensor:
         """log p_T of logits [..., C]."""
         return log_softened(logits, self.params.temperature, self.params.logit_std)
 
     def mixed(self, weight: Tensor | float) -> Tensor:
-        """The distillation loss with this weight of the teacher, one number or [B]."""
+        """The distillation loss with this weight of the teacher, one number or [B]; 1 for mixed images."""
+        if self.labelled_B is not None:
+            weight = torch.where(self.labelled_B, weight, 1.0)
         return distillation_loss(
             self.student_BC,
             mean_teacher(self.teachers_KBC),
