@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from akgp.quantization.exact_scales import move_weight_scales
 from akgp.quantization.ptq import prepare
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.weights import LARGEST_BIAS
@@ -94,6 +95,7 @@ def _corrected(model: ModelProto, floating: ModelProto, images: Floats) -> Model
         integers, scale = graph.constant(bias[0]).astype(np.float64), graph.constant(bias[1])
         moved = np.rint(integers + (mean_O - found_O) / scale)
         graph.write(bias[0], np.clip(moved, -LARGEST_BIAS, LARGEST_BIAS).astype(np.int32))
+    move_weight_scales(corrected)  # other sums than before occur
     return corrected
 
 

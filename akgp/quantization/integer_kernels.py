@@ -222,7 +222,8 @@ def _windows(node: NodeProto, x: Array, outside: float) -> list[Array]:
     def pixels(place: tuple[int, ...]) -> Array:
         ranges = zip(np.array(place) * dilations, steps, strides, strict=True)
         axes = (slice(start, start + count * stride + 1, stride) for start, count, stride in ranges)
-        return padded[(..., *axes)]
+        where: Any = (..., *axes)
+        return padded[where]
 
     return [pixels(place) for place in np.ndindex(*kernel)]
 

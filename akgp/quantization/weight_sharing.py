@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akgp.quantization.checking import QuantizationError
+from akgp.quantization.exact_scales import move_weight_scales
 from akgp.quantization.qdq import Qdq, rows, unrows
 from akgp.quantization.saturation import LARGEST_PAIR
 
@@ -48,6 +49,7 @@ def share_weights(source: str | Path, centroids: int, target: str | Path) -> Non
         before = graph.constant(weight.integers)
         shared_OK = shared(rows(node, before), centroids)
         graph.write(weight.integers, unrows(node, shared_OK, before.shape))
+    move_weight_scales(model)  # other sums than before occur
     onnx.save(model, str(target))
 
 
