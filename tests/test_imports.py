@@ -26,6 +26,7 @@ LIBRARY = {
     "distillation",
     "quantization",
     "deployment",
+    "microcontroller",
     "reporting",
 }
 # What a part may import of the project; a part may always import itself.
@@ -44,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "quantization": {"data", "io", "models", "params", "runtimes"},
     "reporting": {"io", "params", "workspace"},
     "deployment": {"data", "evaluation", "io", "params", "reporting", "runtimes", "workspace"},
+    "microcontroller": {"data", "deployment", "quantization"},
     "workspace": {"params"},
     "stages": LIBRARY | {"workspace"},
     "orchestration": {"io", "models", "params", "stages", "workspace"},

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from akgp.cli import console, download, entry, home, params, recipe, release, sweep, workspace
+from akgp.cli import console, download, entry, export, home, params, recipe, release, sweep, workspace
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(workspace.app)
 app.add_typer(download.app)
+app.add_typer(export.app)
 app.add_typer(params.app, name="params")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")

@@ -1,0 +1,61 @@
+"""Exported C on emulated Cortex-M cores; skipped without the tools, unless AKGP_REQUIRE_EMULATOR is set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from akgp.microcontroller.emulator import CORES, EmulationError, emulate, missing
+from akgp.microcontroller.export import export
+from tests.portable.make import HERE
+from tests.support.c_programs import Exported, digits
+
+pytestmark = pytest.mark.skipif(
+    bool(missing()) and not os.environ.get("AKGP_REQUIRE_EMULATOR"),
+    reason=f"{', '.join(missing())}: not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def scans() -> np.ndarray:
+    """Test images: uint8 [20, 8, 8, 1]."""
+    pixels: np.ndarray = np.load(HERE / "images.npz")["pixels"][:20]
+    return pixels.transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_every_image_has_the_simulators_logits(
+    core: str, student: Exported, scans: np.ndarray, tmp_path: Path
+) -> None:
+    """Plain C on M0 and M3, SMLAD on M4F, M7 and M33, MVE on M55."""
+    emulated = emulate(student.source, scans, core, tmp_path)
+    assert (emulated.logits == student.expected(scans)).all()
+    assert len(emulated.instructions) == 23 and 1000 < emulated.code < 4000
+
+
+def test_wider_instructions_save_some(student: Exported, scans: np.ndarray, tmp_path: Path) -> None:
+    """Counted, so the same on every machine."""
+    counts = {}
+    for core in ("M3", "M4F", "M55"):
+        counts[core] = sum(emulate(student.source, scans[:1], core, tmp_path).instructions)
+    assert counts["M55"] < 0.7 * counts["M4F"] and counts["M4F"] < 0.8 * counts["M3"]
+
+
+def test_counted_instructions_stand_in_the_report(student: Exported, tmp_path: Path) -> None:
+    export(student.file, tmp_path, "digits", ["M4F"])
+    lines = (tmp_path / "REPORT.md").read_text().splitlines()
+    assert any(line.endswith("| RAM | M4F |") for line in lines) and "They are no cycles" in lines[4]
+
+
+def test_what_does_not_fit_a_core_says_so(student: Exported, tmp_path: Path) -> None:
+    many = np.zeros((4000, 8, 8, 1), np.uint8)  # 256,000 bytes of images, more than M0's board has
+    with pytest.raises(EmulationError, match=r"arm-none-eabi-gcc: .*flash"):
+        emulate(student.source, many, "M0", tmp_path)
