@@ -22,7 +22,7 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import defaults, mobile, scope
+from experiments import defaults, mobile, paper, scope
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -320,3 +320,16 @@ def test_mobile_tables_a_network_a_line_and_its_mean() -> None:
     text = mobile.table([row | {"seed": 0}, row | {"seed": 1, "corrected": 68.0}])
     assert "| mobilenet_v3_small | 0 | 70.00 | 60.00 | 80.00 | 69.00 | 95.00 | yes |" in text
     assert "| mobilenet_v3_small | mean | **70.00** | **60.00** | **80.00** | **68.50** |" in text
+
+
+def test_the_papers_experiment_has_a_teacher_a_seed() -> None:
+    asked = paper.recipe("cifar10-resnet32", 2, cpu=True, scale=0.01)
+    assert asked.networks["wide"].checkpoint == "teachers/wide-2.safetensors"
+    assert (asked.seed, asked.ray.gpus_per_worker, asked.teacher.epochs) == (2, 0, 2)
+    assert (asked.prune.macs, asked.prune.scope, asked.distill.training.epochs) == (0.5, "inside", 3)
+    teacher = paper.recipe("cifar10-teacher", 2, cpu=False, scale=1)
+    assert teacher.networks["wide"].checkpoint is None and teacher.teacher.augment.mixes
+    assert teacher.data == asked.data
+    row = {"seed": 0, "scale": 1, "teacher_top1": 95, "dense_top1": 92, "student_top1": 93, "macs_share": 0.5}
+    rows = [row | {"int8_top1": 92.5, "int8_bytes": 4000}, row | {"int8_top1": 93.5, "int8_bytes": 4000}]
+    assert "int8 − dense: +1.00 ± 0.50 points over 2 seeds." in paper.table(rows)
