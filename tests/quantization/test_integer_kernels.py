@@ -19,7 +19,7 @@ SCALE, ZERO = np.float32(0.37), np.uint8(9)
 
 def activation(*shape: int, scale: float = 0.05, zero: int = 7) -> Quantized:
     q = RANDOM.integers(0, 256, shape, dtype=np.uint8)
-    return Quantized(q, np.array(scale, np.float32), np.array(zero, np.uint8), "x")
+    return Quantized(np.array(scale, np.float32), np.array(zero, np.uint8), q, "x")
 
 
 @pytest.mark.parametrize("weight", [127, 2], ids=["sums beyond 24 bits", "sums within"])
@@ -29,8 +29,8 @@ def test_convolutions_are_exact_in_either_float_type(weight: int, groups: int) -
     integers = RANDOM.integers(-weight, weight + 1, (16, 8 // groups, 3, 3), dtype=np.int8)
     integers[0] = weight  # with 127 its sum may exceed 2²⁴, or the bias makes it
     bias = RANDOM.integers(-(2**17 * weight), 2**17 * weight, 16, dtype=np.int32)
-    w = Quantized(integers, RANDOM.uniform(0.01, 0.02, 16).astype(np.float32), np.zeros(16, np.int8), "w", 0)
-    b = Quantized(bias, w.scale, w.zero, "b", 0)
+    w = Quantized(RANDOM.uniform(0.01, 0.02, 16).astype(np.float32), np.zeros(16, np.int8), integers, "w", 0)
+    b = Quantized(w.scale, w.zero, bias, "b", 0)
     node = helper.make_node(
         "Conv", ["x", "w", "b"], ["y"], pads=[2, 1, 0, 3], strides=[2, 1], dilations=[1, 2], group=groups
     )
