@@ -7,12 +7,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from akgp.runtimes.executorch import ExecuTorch
+from akgp.runtimes.litert import LiteRt, TfliteMicro
 from akgp.runtimes.onnxruntime import OnnxRuntime
-from akgp.runtimes.protocol import GraphError, LoadedNetwork, Runtime
+from akgp.runtimes.openvino import OpenVino
+from akgp.runtimes.protocol import GraphError, LoadedNetwork, Runtime, installed, require_installed
 
-RUNTIMES: dict[str, Runtime] = {"onnxruntime": OnnxRuntime()}
+RUNTIMES: dict[str, Runtime] = {
+    each.name: each for each in (OnnxRuntime(), OpenVino(), ExecuTorch(), LiteRt(), TfliteMicro())
+}
 
-__all__ = ["RUNTIMES", "GraphError", "LoadedNetwork", "Runtime", "measured_in", "runtime_for"]
+__all__ = [
+    "RUNTIMES",
+    "GraphError",
+    "LoadedNetwork",
+    "Runtime",
+    "installed",
+    "measured_in",
+    "require_installed",
+    "runtime_for",
+]
 
 
 def runtime_for(path: str | Path) -> Runtime:

@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.runtimes.protocol import GraphError
+from akgp.runtimes.protocol import GraphError, one_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """The runtime onnxruntime; see the protocol `Runtime`."""
 
-    name = "onnxruntime"
+    name = module = "onnxruntime"
+    extra = None
     suffixes = (".onnx",)
     computes_in_caller = True  # with one thread it starts no pool
 
@@ -46,11 +47,14 @@ class OnnxNetwork:
         self._input = self._session.get_inputs()[0].name
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.outputs(inputs)[0]
+
+    def outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
         try:
-            logits: NDArray[np.float32] = self._session.run(None, {self._input: inputs})[0]
+            every: list[NDArray[Any]] = self._session.run(None, {self._input: inputs})
         except Exception as error:  # see `guarded`, whose context would be timed with it
-            raise GraphError(f"{self._failed}: {_one_line(error)}") from error
-        return logits
+            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+        return every
 
     def close(self) -> None:
         del self._session
@@ -99,8 +103,4 @@ def guarded(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise GraphError(f"{what}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise GraphError(f"{what}: {one_line(error)}") from error

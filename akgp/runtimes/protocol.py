@@ -6,8 +6,11 @@ through this protocol alone. Writing files for a runtime, such as int8 graphs, i
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,9 @@ class LoadedNetwork(Protocol):
             GraphError: the runtime cannot run it, for example because the images are of another size.
         """
 
+    def outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """All outputs of the file, the logits first; others are written to compare layers."""
+
     def close(self) -> None:
         """Free its resources; it is not run again."""
 
@@ -46,6 +52,8 @@ class Runtime(Protocol):
     Attributes:
         name: the name in RUNTIMES and in reports.
         version: of the installed package.
+        module: the Python module of its package.
+        extra: of akgp's optional dependencies (pyproject.toml), which install it; None: it is always there.
         suffixes: endings of the files that it loads.
         computes_in_caller: whether with one thread it computes in the thread that calls `run`, whose CPU time
             is then its own; else it is the whole process's.
@@ -56,6 +64,12 @@ class Runtime(Protocol):
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def extra(self) -> str | None: ...
 
     @property
     def suffixes(self) -> tuple[str, ...]: ...
@@ -72,3 +86,30 @@ class Runtime(Protocol):
         Raises:
             GraphError: it is not a file that this runtime can run.
         """
+
+
+def installed(runtime: Runtime) -> bool:
+    """Whether its package is there; nothing is imported."""
+    return importlib.util.find_spec(runtime.module) is not None
+
+
+def require_installed(runtime: Runtime) -> None:
+    """Raise GraphError, which says how to install it, unless the runtime's package is there."""
+    if not installed(runtime):
+        raise GraphError(
+            f"{runtime.name} is not installed: pip install -c constraints.txt -e '.[{runtime.extra}]'"
+        )
+
+
+@contextlib.contextmanager
+def loading(path: Path, runtime: Runtime) -> Iterator[None]:
+    """Raise any error in this block as a GraphError that names file and runtime, or the missing package."""
+    require_installed(runtime)
+    try:
+        yield
+    except Exception as error:  # runtimes raise errors of many types
+        raise GraphError(f"{path}: {runtime.name} cannot load it: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -24,7 +24,7 @@ from akgp.quantization import export_onnx
 from akgp.reporting import page
 from akgp.reporting.findings import findings
 from akgp.reporting.metrics import DETAILS, split
-from akgp.runtimes import RUNTIMES, measured_in, runtime_for
+from akgp.runtimes import RUNTIMES, installed, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
@@ -159,7 +159,7 @@ def _report(
             f"{task.params.ray.cpus_per_worker} cores used",
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "torchvision")},
-            **{runtime.name: runtime.version for runtime in RUNTIMES.values()},
+            **{runtime.name: runtime.version for runtime in RUNTIMES.values() if installed(runtime)},
             "ray": version("ray"),
         },
     )

@@ -1,0 +1,70 @@
+"""OpenVINO on the CPU: an IR (model.xml and model.bin beside it) or an ONNX graph."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.runtimes.protocol import GraphError, loading, one_line
+
+
+class OpenVino:
+    """The runtime OpenVINO; see the protocol `Runtime`."""
+
+    name = "openvino"
+    suffixes = (".xml", ".onnx")
+    module = "openvino"
+    extra = "openvino"
+    computes_in_caller = False
+
+    @property
+    def version(self) -> str:
+        return version("openvino")
+
+    def load(self, path: Path, threads: int) -> OpenVinoNetwork:
+        return OpenVinoNetwork(path, threads)
+
+
+class OpenVinoNetwork:
+    """One input [N, channels, H, W]; the first output is [N, classes]."""
+
+    largest_batch = None
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._failed = f"{path}: openvino cannot run it"
+        with loading(path, OpenVino()):
+            import openvino
+
+            compiled = openvino.Core().compile_model(
+                str(path),
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": threads,
+                    "NUM_STREAMS": 1,
+                    # Its default is bfloat16 where the processor has it: float networks would be none.
+                    "INFERENCE_PRECISION_HINT": "f32",
+                    "ENABLE_CPU_PINNING": False,  # the caller decides on which core it runs
+                },
+            )
+            self._request: Any = compiled.create_infer_request()
+            self._outputs = list(compiled.outputs)
+            self._image = [dim.get_length() for dim in list(compiled.inputs[0].partial_shape)[1:]]
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.outputs(inputs)[0]
+
+    def outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
+        if list(inputs.shape[1:]) != self._image:  # openvino would run all the same
+            raise GraphError(f"{self._failed}: takes images {self._image}, got {list(inputs.shape[1:])}")
+        try:
+            results = self._request.infer({0: inputs})
+        except Exception as error:
+            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+        return [results[output] for output in self._outputs]
+
+    def close(self) -> None:
+        del self._request
