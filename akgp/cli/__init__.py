@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from akgp.cli import console, download, entry, export, home, params, recipe, release, sweep, workspace
+from akgp.cli import console, deploy, download, entry, export, home, params, recipe, release, sweep, workspace
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(workspace.app)
+app.add_typer(deploy.app)
 app.add_typer(download.app)
 app.add_typer(export.app)
 app.add_typer(params.app, name="params")

@@ -2,16 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akgp.workspace import Workspace
+from akgp.cli.common import Json, say_json
+from akgp.cli.deploy import HERE, Model
+
+if TYPE_CHECKING:
+    from akgp.deployment.measurement import Measured
+    from akgp.deployment.targets import Int8File, Target
+    from akgp.params import Params
 
 app = typer.Typer()
-HERE = Workspace(Path())
+C = "c"
+"""The target that is source code: no runtime runs it, and its exactness is proven when it is written."""
+
+
+@app.command()
+def export(
+    model: Model = str(HERE.int8),
+    to: Annotated[
+        str, typer.Option(help="of onnx, openvino, executorch, litert, c: separated by commas")
+    ] = "onnx",
+    output: Annotated[Path, typer.Option(help="folder to write to; files there are replaced")] = Path(
+        "exported"
+    ),
+    check: Annotated[
+        bool, typer.Option(help="run and time each on the test images of this workspace")
+    ] = True,
+    name: Annotated[str, typer.Option(help="c: prefix of names in C")] = "network",
+    cores: Annotated[
+        str, typer.Option(help="c: count instructions under emulation, of M0, M3, M4F, M7, M33, M55")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Write the int8 network for other runtimes: the same integers, scales and weights; and measure each.
+
+    The table says how many test images' logits are exact in each runtime, and which layer is not.
+
+    c: a C99 library for microcontrollers, without floating point, whose logits equal the file's bit for bit.
+    """
+    from akgp.deployment.measurement import table
+    from akgp.deployment.model_files import located
+    from akgp.deployment.targets import TARGETS, Int8File, chosen
+
+    names = _listed(to)
+    for each in names:
+        if each not in (*TARGETS, C):
+            raise typer.BadParameter(f"{each}: must be one of {', '.join([*TARGETS, C])}", param_hint="--to")
+    targets = chosen([each for each in names if each != C])
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Int8File(located(model, Path(scratch))).checked()
+        _ = source.description  # refuses what cannot be exported before anything is written
+        said = [_c(source.path, output, name, _listed(cores))] if C in names else []
+        output.mkdir(parents=True, exist_ok=True)
+        files = {target.name: target.write(source, output) for target in targets}
+        rows = _measured(source, targets, files, Path(scratch)) if check and targets else []
+    if as_json:
+        written = [{"target": target, "file": str(file)} for target, file in files.items()]
+        say_json(model=model, files=written, measured=[row.as_row() for row in rows], c=said or None)
+        return
+    for line in (*said, *map(str, files.values()), *([table(rows)] if rows else [])):
+        typer.echo(line)
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
@@ -24,25 +83,29 @@ def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
     )
 
 
-TARGETS: Mapping[str, Callable[[Path, Path, str, list[str]], str]] = {"c": _c}
-"""By name: writes to a folder and returns what to say about it."""
+def _measured(
+    source: Int8File, targets: list[Target], files: dict[str, Path], scratch: Path
+) -> list[Measured]:
+    """A row for each target, on the test images of this workspace."""
+    from akgp import params
+    from akgp.deployment.agreement import oracle
+    from akgp.deployment.measurement import measure
+    from akgp.deployment.model_files import split_for
+
+    images, settings = split_for(source.path, Path()), params.load()
+    exact, dense = oracle(source, images), _dense(source, settings, scratch)
+    return [
+        measure(source, target, files[target.name], images, exact, settings.evaluate, settings.seed, dense)
+        for target in targets
+    ]
 
 
-@app.command()
-def export(
-    to: Annotated[str, typer.Option(help=f"one of {', '.join(TARGETS)}")],
-    output: Annotated[Path, typer.Option(help="folder to write to; files there are replaced")],
-    model: Annotated[Path, typer.Argument(help="folder of model.onnx, or the file")] = HERE.int8,
-    name: Annotated[str, typer.Option(help="c: prefix of names in C")] = "network",
-    cores: Annotated[
-        str, typer.Option(help="c: count instructions under emulation, of M0, M3, M4F, M7, M33, M55")
-    ] = "",
-) -> None:
-    """Write the int8 network for another runtime: the same integers, scales and weights.
+def _dense(source: Int8File, settings: Params, scratch: Path) -> Int8File | None:
+    """The dense network of this workspace, to compare speed with; None if there is none."""
+    from akgp import artifacts
+    from akgp.deployment.measurement import timing_twin
 
-    c: a C99 library for microcontrollers, without floating point, whose logits equal the file's bit for bit.
-    """
-    if to not in TARGETS:
-        raise typer.BadParameter(f"{to}: must be one of {', '.join(TARGETS)}", param_hint="--to")
-    chosen = [core.strip() for core in cores.split(",") if core.strip()]
-    typer.echo(TARGETS[to](model, output, name, chosen))
+    folder = HERE.dense(settings.student)
+    if not (folder / artifacts.SPEC).exists():
+        return None
+    return timing_twin(artifacts.load(folder), source.description.input.shape, scratch)

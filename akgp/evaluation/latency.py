@@ -54,7 +54,7 @@ def latency(
     input_shape: Sequence[int],
     params: Evaluate,
     seed: int,
-    runtime: Runtime | None = None,
+    runtime: Runtime | Mapping[str, Runtime] | None = None,
 ) -> dict[str, Latency]:
     """Time networks against each other in a runtime, in this process; loading them is not timed.
 
@@ -68,7 +68,7 @@ def latency(
         paths: file of each network.
         input_shape: of one inference, (1, channels, H, W).
         seed: of the input, the order and the bootstrap.
-        runtime: None: for each file the one of its kind.
+        runtime: for all networks, or by their names; None, and of others: the one for the file's kind.
 
     Returns:
         For each network the median over the rounds, and a 95 % percentile bootstrap of it.
@@ -82,7 +82,8 @@ def latency(
     with ExitStack() as loaded:
         blocks = {}
         for name, path in paths.items():
-            one = runtime or runtime_for(path)
+            given = runtime.get(name) if isinstance(runtime, Mapping) else runtime
+            one = given or runtime_for(path)
             network = loaded.enter_context(closing(one.load(path, params.threads)))
             blocks[name] = _Block(network, sample, _clock(one, params.threads))
         for block in blocks.values():

@@ -68,12 +68,12 @@ def verify(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> Verificati
             raise QuantizationError(
                 f"{path}: onnxruntime's integer kernels on this processor don't compute what the file "
                 f"states: the logits of {rows.sum()} of {len(batch)} images differ; first in "
-                f"{_first_difference(model, batch, simulation.integers)}"
+                f"{first_difference(model, batch, simulation.integers)}"
             )
     return Verification(len(images), floating, different == 0)
 
 
-def _first_difference(
+def first_difference(
     model: ModelProto, batch: NDArray[np.float32], simulated: Mapping[str, NDArray[np.uint8]]
 ) -> str:
     """The first operation whose integers differ, and by how much."""

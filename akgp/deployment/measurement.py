@@ -1,0 +1,151 @@
+"""Measures exported networks, each in its own runtime: accuracy, agreement with the oracle, size, latency."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from akgp.data import IndexedSource
+from akgp.deployment.agreement import Agreement, Oracle, compare, first_deviation
+from akgp.deployment.targets import Int8File, Target
+from akgp.evaluation import Ratio, accuracy, latency, runtime_logits, speedup
+from akgp.io.terminal import aligned, wrapped
+from akgp.params import Evaluate, Quantize
+from akgp.quantization import export_onnx, quantize
+from akgp.reporting.table import number
+from akgp.runtimes import Runtime
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network in a runtime.
+
+    Attributes:
+        bytes: of the file, and of those that belong to it.
+        latency_ms: at batch 1, median.
+        against_float: how many times as fast as the same operations in float32 in this runtime.
+        against_dense: as the network before pruning, in float32 in this runtime; None: not known.
+    """
+
+    target: str
+    runtime: str
+    version: str
+    top1: float
+    agreement: Agreement
+    bytes: int
+    latency_ms: float
+    against_float: Ratio
+    against_dense: Ratio | None
+
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def differing(
+    source: Int8File, expected: Oracle, images: IndexedSource, file: Path, runtime: Runtime, threads: int = 0
+) -> tuple[Agreement, torch.Tensor]:
+    """The agreement of a file in a runtime with the oracle, its first layer that differs, and its logits."""
+    logits = runtime_logits(file, images, threads=threads, runtime=runtime)
+    agreement, positions = compare(expected.logits, logits)
+    if len(positions):
+        inputs = next(images.take(positions[:32]).ordered(batch_size=32)).inputs
+        other = Int8File(file) if file.suffix == ".onnx" and file.resolve() != source.path.resolve() else None
+        first = first_deviation(source, runtime, inputs, other)
+        agreement = Agreement(**{**asdict(agreement), "first": first})
+    return agreement, logits
+
+
+def measure(
+    source: Int8File,
+    target: Target,
+    file: Path,
+    images: IndexedSource,
+    expected: Oracle,
+    params: Evaluate,
+    seed: int,
+    dense: Int8File | None = None,
+) -> Measured:
+    """Run an exported file on all images and time it against its float twin and the dense network's.
+
+    Args:
+        source: the int8 file that it was written from; expected: its oracle's logits of `images`.
+        dense: of the network before pruning, as `timing_twin` makes it.
+
+    Raises:
+        QuantizationError, GraphError: it cannot be written or run.
+    """
+    runtime = target.runtime
+    agreement, logits = differing(source, expected, images, file, runtime, params.threads)
+    shape = (1, *source.description.input.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"int8": file}
+        for name, network in (("float", source), ("dense", dense)):
+            if network is not None:
+                (Path(folder) / name).mkdir()
+                files[name] = target.write(network, Path(folder) / name, "float")
+        times = latency(files, shape, params, seed, runtime)
+    return Measured(
+        target.name,
+        runtime.name,
+        runtime.version,
+        accuracy(logits, images.labels),
+        agreement,
+        target.bytes(file),
+        times["int8"].median_ms,
+        speedup(times["float"], times["int8"], seed),
+        speedup(times["dense"], times["int8"], seed) if dense else None,
+    )
+
+
+def timing_twin(model: nn.Module, shape: Sequence[int], folder: Path) -> Int8File:
+    """A float network as an int8 file calibrated with noise: of use for the speed of its `float` kind only.
+
+    Args:
+        shape: of an image, (channels, H, W).
+    """
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    export_onnx(model.cpu(), noise[:1], folder / "float.onnx")
+    quantize(folder / "float.onnx", noise, Quantize(), folder / "twin.onnx")
+    return Int8File(folder / "twin.onnx")
+
+
+def table(rows: Iterable[Measured]) -> str:
+    """A line for each row, notes, and where a runtime's layers first differ from the oracle's."""
+    rows = list(rows)
+    head = ["", "top-1", "as oracle", "on disk", "latency", "× float", "× dense"]
+    lines = [head, *([*_cells(row)] for row in rows)]
+    images = rows[0].agreement.images
+    notes = [
+        wrapped(
+            f"On {images:,} test images. As oracle: all logits of an image are those of the exact integer "
+            "arithmetic, bit for bit. Times as fast, at batch 1, as the same operations, and as the dense "
+            "network, in float32 in the same runtime; ?: the 95 % interval contains 1."
+        )
+    ]
+    notes += [
+        wrapped(
+            f"{row.target}: {row.agreement.same_class:,} of {images:,} classes are the oracle's, logits "
+            f"differ by up to {row.agreement.largest:.3g}; {row.agreement.first}",
+            hanging=4,
+        )
+        for row in rows
+        if not row.agreement.exact
+    ]
+    return "\n".join([aligned(lines), *notes])
+
+
+def _cells(row: Measured) -> Iterable[str]:
+    yield row.target
+    yield f"{row.top1:.2f} %"
+    share = 100 * row.agreement.equal / row.agreement.images
+    yield f"{share:.2f} %" if not row.agreement.exact else "all"
+    yield f"{number(row.bytes)}B"
+    yield f"{row.latency_ms:.3f} ms"
+    for ratio in (row.against_float, row.against_dense):
+        yield "" if ratio is None else f"{ratio.median:.2f}{'?' if ratio.verdict == 'no verdict' else ' '}"

@@ -1,0 +1,118 @@
+"""`akgp verify`, `export` and `bench` in a workspace of a few test images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from akgp.data import Preprocessing
+from akgp.deployment.package import write_metadata
+from akgp.deployment.targets import TARGETS
+from akgp.params import Quantize
+from akgp.quantization import export_onnx, quantize
+from akgp.quantization.qdq import Qdq
+from akgp.runtimes import installed
+from tests.support.commands import run
+from tests.support.releases import CLASSES, QUICK, prepare
+
+SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workspace")
+    (root / "params.yaml").write_text(SMALLEST + QUICK)
+    prepare(root, [0, 50, 100, 120, 140, 160, 200, 255])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    images = torch.rand(16, 1, 4, 4) * 2 - 1
+    export_onnx(model, images, root / "float.onnx")
+    file = root / "models" / "int8" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    quantize(root / "float.onnx", images, Quantize(), file)
+    about = Preprocessing(classes=CLASSES, image_size=(4, 4), channels=1, mean=(0.5,), std=(0.5,))
+    write_metadata(file, about, None)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def test_verify_says_that_all_bits_agree(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "verify") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("onnxruntime ") and "the logits of all 8 test images are exact" in said
+
+
+def test_verify_against_another_file_names_the_layer(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load("models/int8/model.onnx")
+    graph = Qdq(model)
+    node = graph.weighted()[-1]
+    bias = graph.dequantized(node.input[2])
+    assert bias is not None
+    graph.write(bias.integers, graph.constant(bias.integers) + 2000)
+    onnx.save(model, "other.onnx")
+    assert run(monkeypatch, "verify", "--against", "other.onnx", "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["images"] == 8 and said["equal"] < 8 and not said["exact"]
+    assert said["first"].startswith(f"first in Gemm {node.name}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("verify", "nowhere.onnx"), "akgp: nowhere.onnx: no such file"),
+        (("verify", "--against", "nowhere"), "akgp: --against nowhere: no such file, and no runtime: onnx"),
+        (("verify", "float.onnx"), "akgp: float.onnx: is no int8 file"),
+        (("bench", "models/int8", "--runtime", "core"), "akgp: runtime 'core': must be one of onnxruntime"),
+    ],
+)
+def test_errors_are_one_line(
+    root: Path,
+    arguments: tuple[str, ...],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(line) and len(said.err.splitlines()) == 1 and not said.out
+
+
+def test_export_writes_and_measures(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [name for name in ("onnx", "openvino", "litert") if installed(TARGETS[name].runtime)]
+    assert run(monkeypatch, "export", "--to", ",".join(names)) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("exported/")] == [
+        f"exported/{TARGETS[name].file}" for name in names
+    ]
+    assert "as oracle" in out and "On 8 test images" in out
+    assert all((root / "exported" / TARGETS[name].file).is_file() for name in names)
+    assert run(monkeypatch, "export", "--no-check", "--output", "there", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"] == [{"target": "onnx", "file": "there/model.onnx"}] and said["measured"] == []
+
+
+def test_bench_times_a_file_against_itself_and_others(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "bench", "models/int8", "float.onnx", "--rounds", "3", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["timed"]
+    assert [row["name"] for row in rows] == ["models/int8/model.onnx", "A/A", "float.onnx"]
+    assert rows[0]["ratio"]["median"] == 1 and all(row["latency"]["median_ms"] > 0 for row in rows)
+    assert run(monkeypatch, "bench", "models/int8", "--rounds", "3") == 0
+    assert "A/A" in capsys.readouterr().out
