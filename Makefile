@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro server s3 test test-slow chaos lint docs docs-serve clean
+.PHONY: help setup repro server s3 test test-slow chaos bench lint docs docs-serve clean
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -55,6 +55,9 @@ test-slow: setup
 
 chaos: setup
 	@python -m benchmarks.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')
+
+bench: setup
+	@python -m benchmarks.speed.training
 
 lint: setup
 	@ruff check .

@@ -18,6 +18,7 @@ from torch import Tensor
 from akgp.data.augmentation import augmented, draw
 from akgp.data.images import Images
 from akgp.data.mixing import Mixed, mixed_pixels
+from akgp.data.views import VIEW, Views
 from akgp.params import Augment
 
 NCHW = torch.contiguous_format
@@ -73,6 +74,12 @@ class BatchSource(Protocol):
     def with_columns(self, **columns: Tensor) -> BatchSource:
         """The same images, with these columns added or replaced."""
 
+    def with_views(self, augment: Augment, count: int, seed: int) -> BatchSource:
+        """The same images in `count` fixed views, drawn from the seed, which the epochs show in turn.
+
+        Batches say which view they show, in the column VIEW.
+        """
+
     def epoch(
         self,
         *,
@@ -91,16 +98,22 @@ class BatchSource(Protocol):
 
         Args:
             batch_size: over all workers, a multiple of `world`.
-            augment: None: without augmentation.
+            augment: None: without augmentation. A source with views shows these instead.
 
         Raises:
             ValueError: fewer images than workers.
         """
 
     def ordered(
-        self, *, batch_size: int, rank: int = 0, world: int = 1, channels_last: bool = False
+        self,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        channels_last: bool = False,
+        view: int | None = None,
     ) -> Iterator[Batch]:
-        """Every image once over all workers, in order, without augmentation."""
+        """Every image once over all workers, in order, without augmentation, or in this view."""
 
 
 class Pixels(Protocol):
@@ -132,6 +145,7 @@ class IndexedSource:
     std: Sequence[float]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     positions: Tensor | None = None
+    views: Views | None = None
 
     @classmethod
     def of(cls, images: Images, mean: Sequence[float], std: Sequence[float]) -> IndexedSource:
@@ -159,6 +173,7 @@ class IndexedSource:
             labels=self.labels[index],
             columns={name: column[index] for name, column in self.columns.items()},
             positions=index if self.positions is None else self.positions[index],
+            views=self.views and self.views.take(index),
         )
 
     def with_columns(self, **columns: Tensor) -> IndexedSource:
@@ -200,29 +215,55 @@ class IndexedSource:
         mine = slice(rank * share, (rank + 1) * share)
         for start in range(0, len(self) - size + 1, size):
             index = order[start : start + size].to(self.labels.device)
-            pixels, mixed = self._read(index), None
-            if augment is not None:
+            pixels, mixed, view = self._read(index), None, None
+            if self.views is not None:
+                view = self.views.at(epoch, index)
+                pixels = self.views.show(pixels, index, view)
+            elif augment is not None:
                 height, width = self.image_shape[1:]
                 pixels = augmented(pixels, augment, draw(augment, size, (height, width), generator))
                 if augment.mixes:
                     pixels, own = mixed_pixels(pixels, augment, generator)
                     others = self.labels[index].roll(1)
                     mixed = Mixed(others[mine], own.to(others.device)[mine])
-            yield self._batch(index[mine], pixels[mine], channels_last, mixed)
+            shown = view if view is None else view[mine]
+            yield self._batch(index[mine], pixels[mine], channels_last, mixed, shown)
+
+    def with_views(self, augment: Augment, count: int, seed: int) -> IndexedSource:
+        height, width = self.image_shape[1:]
+        return replace(self, views=Views.of(augment, count, len(self), (height, width), seed))
 
     def ordered(
-        self, *, batch_size: int, rank: int = 0, world: int = 1, channels_last: bool = False
+        self,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        channels_last: bool = False,
+        view: int | None = None,
     ) -> Iterator[Batch]:
         positions = torch.arange(len(self), device=self.labels.device)[rank::world]
         for index in positions.split(batch_size) if len(positions) else ():
-            yield self._batch(index, self._read(index), channels_last)
+            pixels, shown = self._read(index), None
+            if view is not None and self.views is not None:
+                shown = torch.full_like(index, view)
+                pixels = self.views.show(pixels, index, shown)
+            yield self._batch(index, pixels, channels_last, view=shown)
 
     def _read(self, index: Tensor) -> Tensor:
         return self.pixels[index if self.positions is None else self.positions[index]]
 
-    def _batch(self, index: Tensor, pixels: Tensor, channels_last: bool, mixed: Mixed | None = None) -> Batch:
+    def _batch(
+        self,
+        index: Tensor,
+        pixels: Tensor,
+        channels_last: bool,
+        mixed: Mixed | None = None,
+        view: Tensor | None = None,
+    ) -> Batch:
         inputs = normalize(pixels, self.mean, self.std, channels_last=channels_last)
         columns = {name: column[index] for name, column in self.columns.items()}
+        columns |= {} if view is None else {VIEW: view}
         return Batch(index, inputs, self.labels[index], columns, mixed)
 
 

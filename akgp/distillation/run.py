@@ -6,13 +6,14 @@ It reads and writes no files. K: teachers, N: training images, C: classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import BatchSource
+from akgp.distillation.cached_views import ask_about_views
 from akgp.distillation.distillation_data import DistillationData
 from akgp.distillation.profile.data_profile import DataProfile
 from akgp.distillation.strategies import (
@@ -96,6 +97,7 @@ class Distillation:
             state: of an earlier `Epoch` of the same distillation, from which to resume.
         """
         self.student, self.data, self.params, self.teachers = student, data, params, teachers
+        self.source = data.images
         self.training = resolved(training_of(params, data.profile), len(data.images), workers=workers)
         self.seed, self.device, self.state = seed, torch.device(device), state
 
@@ -118,9 +120,11 @@ class Distillation:
             estimate = WeightEstimate(**last["measured"])
             self._set_w0(estimate)
         else:
+            views = self._ask_about_views()
             objective = self.objective()
             splits = (self.images(), self.data.validation)
-            yield from train(self.student, *splits, objective=objective, **self._common())
+            for epoch in train(self.student, *splits, objective=objective, **self._common()):
+                yield replace(epoch, state=epoch.state | views)
             if isinstance(objective, LearnedTeachers):
                 shares = _mean_shares(objective, self.student, self.data, self.device)
         student = self.student.cpu()
@@ -135,7 +139,7 @@ class Distillation:
         """The training images, with `weights` as a column where the strategy has them before training."""
         weights = self.weights(w0)
         columns = {} if weights is None else {TEACHER_WEIGHT: weights}
-        return self.data.images.with_columns(**columns)
+        return self.source.with_columns(**columns)
 
     def objective(self, w0: float | None = None) -> Objective:
         """The strategy's objective, on the device; its own parameters are drawn with the seed.
@@ -155,6 +159,16 @@ class Distillation:
         weights = self.weights(w0)
         any_weight = weights is None or bool((weights > 0).any())
         return distillation_objective(self.teachers if any_weight else [], params, prior=prior)
+
+    def _ask_about_views(self) -> dict[str, Any]:
+        """Ask the teachers about `params.teacher_views`, if any; the answers, to be kept in the state."""
+        if self.params.teacher_views is None or not self.teachers:
+            return {}
+        self.source, self.teachers, answers = ask_about_views(
+            self.source, self.teachers, self.params, classes=self.data.profile.classes, seed=self.seed,
+            device=self.device, known=self.state["views"] if self.state else None,
+        )  # fmt: skip
+        return {"views": answers}
 
     def _estimated(self) -> tuple[WeightEstimate, Tensor] | None:
         return estimate_w0(self.data, self.params) if self.params.asks_for_w0 else None

@@ -70,6 +70,11 @@ class Distill(Section):
         description=f"{_readers('heads')}: modules whose feature maps get a head; []: layer1, layer2, … but "
         "the last",
     )
+    teacher_views: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="views of each image about which the teachers are asked once, before the training, "
+        "instead of in every step: faster, but no view is new after so many epochs; null: in each step",
+    )
     noise_posterior: bool = Field(
         True,
         description=f"{_readers('noise_posterior')}: trust the teacher more where a label is probably wrong",
@@ -124,6 +129,15 @@ class Distill(Section):
         if facts.heads and self.training.cuda_graphs:
             raise ValueError(
                 f"training.cuda_graphs hides what strategy {self.strategy} looks at: it must be false"
+            )
+        if self.teacher_views is not None and not facts.teachers:
+            raise ValueError(f"teacher_views: strategy {self.strategy!r} has no teacher, it must be null")
+        if self.teacher_views is not None and self.w0_source == "branches":
+            raise ValueError("teacher_views must be null with w0_from: branches")
+        if self.teacher_views is not None and self.training.augment.mixes:
+            raise ValueError(
+                "teacher_views: an image is mixed with another one in every epoch, so that the teachers must "
+                "be asked in every step: it must be null, or training.augment.mixup and cutmix 0"
             )
         if self.training.augment.mixes and (not facts.mixes or self.w0_source == "branches"):
             able = ", ".join(name for name, each in STRATEGIES.items() if each.mixes)

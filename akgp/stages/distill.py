@@ -85,6 +85,8 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
             "compute": compute_of(params.distill, result.student, data.example_input),
             "teacher_weight": None if result.weights is None else float(result.weights.mean()),
             "folds": params.folds,
+            # Over the training images, by each teacher.
+            "teacher_passes": params.distill.teacher_views or params.distill.epochs,
         }
         | step_size(result.training)
         | ({"w0": vars(result.w0)} if result.w0 else {})
