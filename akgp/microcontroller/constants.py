@@ -22,9 +22,10 @@ class Constants:
     declarations: list[str] = field(default_factory=list)
     flash: int = 0
 
-    def array(self, name: str, values: NDArray[Any], dtype: type) -> str:
-        """Declare an array; its name."""
-        self.declarations.append(declared(name, values, dtype))
+    def array(self, name: str, values: NDArray[Any], dtype: type, mve: NDArray[Any] | None = None) -> str:
+        """Declare an array; its name. mve: its values where the compiler has MVE, if they are others."""
+        plain = declared(name, values, dtype)
+        self.declarations.append(plain if mve is None else _either(declared(name, mve, dtype), plain))
         self.flash += values.size * np.dtype(dtype).itemsize
         return name
 
@@ -38,8 +39,7 @@ class Constants:
         plain = declared(f"{name}_constants", form.constants, np.int64)
         if weight_sums is not None:
             moved = form.constants + ((128 * weight_sums) << form.before) * form.multipliers
-            mve = declared(f"{name}_constants", moved, np.int64)
-            plain = f"#if defined(__ARM_FEATURE_MVE)\n{mve}\n#else\n{plain}\n#endif"
+            plain = _either(declared(f"{name}_constants", moved, np.int64), plain)
         self.declarations.append(plain)
         self.flash += form.constants.size * 8
         self.array(f"{name}_after", form.after, np.uint8)
@@ -55,6 +55,10 @@ class Constants:
         text = f"static const {kind} {name} = {initializer};"
         self.declarations.append("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="    ")))
         return f"&{name}"
+
+
+def _either(mve: str, plain: str) -> str:
+    return f"#if defined(__ARM_FEATURE_MVE)\n{mve}\n#else\n{plain}\n#endif"
 
 
 def declared(name: str, values: NDArray[Any], dtype: type, storage: str = "static ") -> str:

@@ -141,5 +141,6 @@ def _run(command: list[str], folder: Path, timeout_s: float = 600) -> str:
     except subprocess.TimeoutExpired as error:
         raise EmulationError(f"{command[0]}: not finished after {timeout_s:g} s") from error
     if done.returncode:
-        raise EmulationError(f"{command[0]}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise EmulationError(f"{command[0]}: {said[-500:] or f'exit status {done.returncode}'}")
     return done.stdout

@@ -1,7 +1,7 @@
 """Writes the constants and calls of layers with weights: convolutions and fully connected layers.
 
-Weights of a convolution lie as O, kh, kw, I, each row padded with zeros to a multiple of 4 bytes; of a
-depthwise one as kh, kw, C.
+Weights of a convolution are rows of kh, kw, I, padded with zeros to a multiple of 4 bytes. For MVE one row
+follows another; for other cores they come in pairs, in turn. Those of a depthwise one lie as kh, kw, C.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ def _rows(weight_OK: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.pad(weight_OK, [(0, 0), (0, -weight_OK.shape[1] % 4)])
 
 
+def _in_turn(rows: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
+    """Two rows in turn, 4 weights of each; in each group a row that is left over has zeros beside it."""
+    outputs, row = rows.shape
+    in_groups = rows.reshape(groups, outputs // groups, row)
+    even = np.pad(in_groups, [(0, 0), (0, in_groups.shape[1] % 2), (0, 0)])
+    return even.reshape(-1, 2, row // 4, 4).swapaxes(1, 2).reshape(-1)
+
+
 def _is_depthwise(operation: ops.Convolution) -> bool:
     return operation.groups == operation.input.shape[0] == operation.output.shape[0] > 1
 
@@ -73,7 +81,9 @@ def convolution(layer: Layer, name: str, constants: Constants) -> Emitted:
         "convolution_t",
         name,
         fixed=fixed,
-        weights=constants.array(f"{name}_weights", rows.reshape(-1), np.int8),
+        weights=constants.array(
+            f"{name}_weights", _in_turn(rows, operation.groups), np.int8, mve=rows.reshape(-1)
+        ),
         add=add,
         row=rows.shape[1],
         **_geometry(operation),
@@ -83,7 +93,8 @@ def convolution(layer: Layer, name: str, constants: Constants) -> Emitted:
         direct=int(direct),
     )
     macs = operation.weight.size * operation.output.pixels
-    return _weighted_call(layer, "convolution", structure, 0 if direct else 2 * rows.shape[1], macs)
+    scratch = (4 if direct else 6) * rows.shape[1]
+    return _weighted_call(layer, "convolution", structure, scratch, macs)
 
 
 def _weighted_call(layer: Layer, kernel: str, structure: str, scratch: int, macs: int) -> Emitted:

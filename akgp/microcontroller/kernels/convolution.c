@@ -1,7 +1,7 @@
 /* A convolution, or a fully connected layer as one of 1 x 1 pixels; with an addition to each result if `add`. */
 typedef struct {
     fixed_t fixed;
-    const int8_t *weights; /* [outputs][row]: kernel rows, kernel columns, input channels, zeros up to row */
+    const int8_t *weights; /* rows: kernel rows, kernel columns, input channels, zeros up to `row`; see ROWS */
     const add_t *add;
     int32_t row; /* a multiple of 4 */
     int16_t height, width, channels, out_height, out_width, outputs, group_channels, group_outputs;
@@ -41,29 +41,32 @@ static inline void put(const convolution_t *c, int32_t pixel, int32_t channel, i
     out[at] = c->add ? added(c->add, value, residual[at]) : value;
 }
 
-/* columns: 2 rows of bytes, not used if direct. out may be residual, since each element is read before it is written. */
-static void convolution(const convolution_t *c, const uint8_t *in, uint8_t *out, uint8_t *columns,
+/* scratch: 4 rows of bytes for `words`, then 2 for columns if not direct. out may be residual, since each element
+   is read before it is written. */
+static void convolution(const convolution_t *c, const uint8_t *in, uint8_t *out, uint8_t *scratch,
                         const uint8_t *residual)
 {
+    uint8_t *const gathered = scratch + 4 * c->row;
+    columns_t columns = {0, 0, (uint32_t *)(void *)scratch};
     const int32_t pixels = c->out_height * c->out_width;
     for (int32_t p = 0; p < pixels; p += 2) {
         const int32_t next = p + 1 < pixels ? p + 1 : p; /* the last one may be alone */
         for (int32_t group = 0; group * c->group_outputs < c->outputs; group++) {
             const uint8_t *const from = in + group * c->group_channels;
-            const uint8_t *first = from + p * c->channels, *second = from + next * c->channels;
+            columns.first = from + p * c->channels, columns.second = from + next * c->channels;
             if (!c->direct) {
-                first = columns, second = columns + c->row;
-                gather(c, from, p / c->out_width, p % c->out_width, columns);
+                columns.first = gathered, columns.second = next != p ? gathered + c->row : gathered;
+                gather(c, from, p / c->out_width, p % c->out_width, gathered);
                 if (next != p)
-                    gather(c, from, next / c->out_width, next % c->out_width, columns + c->row);
-                else
-                    second = first;
+                    gather(c, from, next / c->out_width, next % c->out_width, gathered + c->row);
             }
+            prepare(&columns, c->row);
             const int32_t end = (group + 1) * c->group_outputs;
-            for (int32_t o = end - c->group_outputs; o < end; o += 2) {
+            int32_t pair = group * ((c->group_outputs + 1) / 2);
+            for (int32_t o = end - c->group_outputs; o < end; o += 2, pair++) {
                 const int32_t other = o + 1 < end ? o + 1 : o;
                 int32_t sums[4];
-                dots(first, second, c->weights + o * c->row, c->weights + other * c->row, c->row, sums);
+                dots(&columns, ROWS(c->weights, c->row, o, pair), c->row, other == o, sums);
                 put(c, p, o, sums[0], out, residual);
                 if (other != o)
                     put(c, p, other, sums[1], out, residual);

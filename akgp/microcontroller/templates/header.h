@@ -34,7 +34,7 @@ extern const char *const @NAME@_classes[@UPPER@_CLASSES];
 /* The quantized input of each pixel value; normalization is part of it. */
 extern const uint8_t @NAME@_pixel_tables[@UPPER@_CHANNELS][256];
 
-/* The logits' integers of one image. arena: ARENA_BYTES of memory, best at a multiple of 4. */
+/* The logits' integers of one image. arena: ARENA_BYTES of memory at a multiple of 4. */
 void @NAME@_run(const uint8_t *pixels, uint8_t *logits, void *arena);
 
 /* The class with the largest logit: an index into classes; the first of equals. */
