@@ -21,7 +21,7 @@ class Prune(Section):
     macs: Fraction | None = Field(None, description="share of the dense MACs to keep, met within 2 %")
     params: Fraction | None = Field(None, description="share of the dense parameters to keep, met within 2 %")
     scope: Literal["inside", "all"] = Field(
-        "all",
+        "inside",
         description="inside: cut inside the residual blocks alone, the summed channels (streams) stay whole; "
         "ratio 0.5 keeps half of the MACs | all: streams too, a quarter; alike in a network without sums",
     )

@@ -100,7 +100,7 @@ def budget_widths(
         raise PruningError(
             f"a budget of {target:,.0f} {costs.unit} cannot be met within 2 %: widths that are multiples of "
             f"{round_to} come to {cost:,.0f} ({cost / costs.dense:.1%} of the dense network) at the nearest; "
-            "lower round_to or change the budget"
+            "lower round_to, change the budget, or cut in scope all if it is inside"
         )
     return widths
 
