@@ -1,7 +1,8 @@
 """Saves and loads networks without pickle: spec in `model.json`, weights in `model.safetensors`.
 
 A pruned network is saved as the spec of its dense network and the differences: numeric attributes of its
-modules, such as out_channels. Its class is imported by name when it is loaded, never unpickled.
+modules, such as out_channels, and the layouts of its layers (`akgp.models.layout`), which are buffers. Its
+class is imported by name when it is loaded, never unpickled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from akgp.io.atomic import atomic_file
 from akgp.models import ModelError, Spec, create, spec_of
+from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = 1
@@ -152,9 +154,11 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | on_meta)
 
 
-def _tree(model: nn.Module) -> list[tuple[str, type]]:
+def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
     """Names and classes of all modules: what pruning leaves as it is."""
-    return [(name, type(module)) for name, module in model.named_modules()]
+    # By name: a parametrised layer, such as one of weight_norm, has a class of its own.
+    kinds = ((name, type(module)) for name, module in model.named_modules())
+    return [(name, kind.__module__, kind.__qualname__) for name, kind in kinds]
 
 
 def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
@@ -204,6 +208,11 @@ def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
     load_state_dict would refuse the shapes of a pruned network.
     """
+    for name in layout_buffers(tensors):
+        module = model.get_submodule(name.rpartition(".")[0])
+        if not has_layout(module):
+            path = name.rpartition(".")[0]
+            set_layout(module, tensors.get(f"{path}.{INPUTS}"), tensors.get(f"{path}.{OUTPUTS}"))
     expected = set(model.state_dict())
     if expected != set(tensors):
         unmatched = sorted(expected ^ set(tensors))[0]

@@ -68,7 +68,11 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
         def counted(*args: Any, out_val: Any, **options: Any) -> int:
             operands = (each for each in (*args, *options.values()) if isinstance(each, Tensor))
             # By storage: functions get views of a parameter, such as a transposed weight.
-            owner = next((owners[key] for each in operands if (key := _storage(each)) in owners), None)
+            # Biases, which some of these operations add, are vectors.
+            owner = next(
+                (owners[key] for each in operands if each.ndim > 1 and (key := _storage(each)) in owners),
+                None,
+            )
             number = formula(*args, out_val=out_val, **options)
             flops[owner] = flops.get(owner, 0) + number
             return number

@@ -1,6 +1,6 @@
 """Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
-from akgp.pruning.coupling.tracing import PruningError
+from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
 

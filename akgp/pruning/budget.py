@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import count_macs
-from akgp.pruning.coupling.graph import Group
-from akgp.pruning.coupling.tracing import PruningError
-from akgp.pruning.cutting import PRUNABLE, width_of
+from akgp.pruning.coupling.groups import Group
+from akgp.pruning.coupling.marks import shrink
+from akgp.pruning.coupling.network import Coupling
+from akgp.pruning.coupling.preparation import PruningError
+from akgp.pruning.cutting import removal
 
 TOLERANCE = 0.02
 """A budget is met if the cost differs from it by at most this share. Widths are multiples of `round_to`, so
@@ -28,7 +29,7 @@ Widths = list[int]
 def ratio_widths(groups: Sequence[Group], ratio: float, round_to: int) -> Widths:
     """(1 − ratio) of each group's width, rounded; groups with a reason stay dense."""
     return [
-        group.width if group.reason else rounded(group.width * (1 - ratio), group.width, round_to)
+        group.width if group.reason else rounded(group.width * (1 - ratio), group.width, group.step(round_to))
         for group in groups
     ]
 
@@ -77,7 +78,7 @@ def budget_widths(
             [
                 group.width
                 if group.reason
-                else rounded(int((score >= threshold).sum()), group.width, round_to)
+                else rounded(int((score >= threshold).sum()), group.width, group.step(round_to))
                 for group, score in zip(groups, scores, strict=True)
             ]
         )
@@ -117,10 +118,11 @@ def _adjusted(
 
     Ends where no such change comes closer, so possibly outside of the tolerance.
     """
+    least = [group.step(round_to) for group in groups]
     steps = [
-        (index, sign * round_to)
+        (index, sign * least[index])
         for index, group in enumerate(groups)
-        if not group.reason and group.width > round_to
+        if not group.reason and group.width > least[index]
         for sign in (-1, 1)
     ]
     while distance(widths) > tolerance:
@@ -132,7 +134,9 @@ def _adjusted(
                 candidate = list(widths)
                 for index, step in moves:
                     new = candidate[index] + step
-                    candidate[index] = min(new, groups[index].width) if new >= round_to else candidate[index]
+                    candidate[index] = (
+                        min(new, groups[index].width) if new >= least[index] else candidate[index]
+                    )
                 candidates.append(with_floors(candidate))
             nearest = min(candidates, key=distance, default=widths)
             if distance(nearest) < distance(widths):
@@ -143,64 +147,56 @@ def _adjusted(
     return widths
 
 
-@dataclass(frozen=True)
-class _ModuleCost:
-    """The cost of one dense module, and how it scales with the widths of the groups that it belongs to."""
-
-    weight: float  # scales with outputs × inputs
-    other: float  # scales with the outputs alone: biases, norms
-    outputs: Mapping[int, float]  # group -> share of the module's outputs that one channel accounts for
-    inputs: Mapping[int, float]  # likewise of its inputs
-
-
 class Costs:
     """The cost of a network in MACs or parameters as a function of the width of every group."""
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group], example_input: Tensor, unit: str) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Group], coupling: Coupling, example_input: Tensor, unit: str
+    ) -> None:
         """Measure the dense network.
 
         Args:
             unit: `MACs`, for one input, or `parameters`.
         """
         self.unit, self.groups = unit, groups
+        nothing = removal(model, coupling, ())
         macs = count_macs(model, example_input) if unit == "MACs" else None
-        by_weight = macs.by_parameter if macs else {}
-        shares: dict[nn.Module, tuple[dict[int, float], dict[int, float]]] = {}
+        number = torch.full((coupling.units.count,), len(groups))
         for index, group in enumerate(groups):
-            for part in group.parts:
-                outputs, inputs = shares.setdefault(part.module, ({}, {}))
-                # A channel may have several positions in a module: the pixels behind a flatten, or copies.
-                share = len(part.indices) / group.width / width_of(part.module, part.writes)
-                (outputs if part.writes else inputs)[index] = share
-        self.modules = [
-            self._cost(module, outputs, inputs, by_weight) for module, (outputs, inputs) in shares.items()
-        ]
-        dense = macs.total if macs else sum(p.numel() for p in model.parameters())
+            number[group.units] = index
+        removable = ~coupling.mask(coupling.held)
+        shares, costs = [], []
+        for name, parameter in model.named_parameters():
+            layers = coupling.layers.get(name, ())
+            cost = macs.by_parameter.get(parameter, 0) if macs else parameter.numel()
+            if cost and layers:
+                cuttable = removable | bool(nothing.owners(name))
+                shares.append([_shares(ids, number, cuttable, coupling, groups) for ids in layers])
+                costs.append(float(cost))
+        self._shares = torch.zeros(
+            len(shares), max(map(len, shares), default=1), len(groups), dtype=torch.float64
+        )
+        for row, each in enumerate(shares):
+            for column, share in enumerate(each):
+                self._shares[row, column] = share
+        self._costs = torch.tensor(costs, dtype=torch.float64)
+        self.dense = float(macs.total if macs else sum(p.numel() for p in model.parameters()))
         # What no group changes, such as attention's products of activations.
-        self.fixed = dense - sum(module.weight + module.other for module in self.modules)
-        self.dense = float(dense)
-
-    def _cost(
-        self,
-        module: nn.Module,
-        outputs: dict[int, float],
-        inputs: dict[int, float],
-        macs: Mapping[nn.Parameter, int],
-    ) -> _ModuleCost:
-        if self.unit == "MACs":
-            # Biases and norms count no MACs, so nothing scales with the outputs alone.
-            module_macs = sum(macs.get(parameter, 0) for parameter in module.parameters(recurse=False))
-            return _ModuleCost(module_macs, 0, outputs, inputs)
-        size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        weight = module.weight.numel() if isinstance(module, PRUNABLE) else 0
-        return _ModuleCost(weight, size - weight, outputs, inputs)
+        self.fixed = self.dense - float(self._costs.sum())
 
     def of(self, widths: Widths) -> float:
         """The cost of the network with these widths."""
-        removed = [group.width - width for group, width in zip(self.groups, widths, strict=True)]
-        cost = self.fixed
-        for module in self.modules:
-            outputs = 1 - sum(share * removed[index] for index, share in module.outputs.items())
-            inputs = 1 - sum(share * removed[index] for index, share in module.inputs.items())
-            cost += module.weight * outputs * inputs + module.other * outputs
-        return cost
+        removed = torch.tensor(
+            [group.width - width for group, width in zip(self.groups, widths, strict=True)]
+        )
+        kept = 1 - (self._shares * removed).sum(2)
+        return self.fixed + float((self._costs * kept.prod(1)).sum())
+
+
+def _shares(
+    ids: Tensor, number: Tensor, cuttable: Tensor, coupling: Coupling, groups: Sequence[Group]
+) -> Tensor:
+    """The share of a parameter's positions along some dimensions that one unit of each group has."""
+    flat = shrink(ids).reshape(-1)
+    counts = number[coupling.labels[flat]][cuttable[flat]].bincount(minlength=len(groups) + 1)[: len(groups)]
+    return counts.double() / len(flat) / torch.tensor([float(group.width) for group in groups])

@@ -16,24 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts, count
-from akgp.models import ChannelMap
 from akgp.models.eval_mode import eval_mode
-from akgp.pruning.budget import TOLERANCE, Costs, Widths, budget_widths, ratio_widths
-from akgp.pruning.coupling.graph import Graph, Group
-from akgp.pruning.coupling.tracing import PruningError, autograd_enabled, copy_network, require_prunable
-from akgp.pruning.criteria import CRITERIA, coupled_scores
-from akgp.pruning.cutting import PRUNABLE, ChannelSlice, cut
+from akgp.pruning.budget import TOLERANCE
+from akgp.pruning.choice import UNITS, Amount, Choice
+from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
+from akgp.pruning.coupling.layers import PRUNABLE, width
+from akgp.pruning.coupling.network import Coupling, Known, couple, follow, two_or_more
+from akgp.pruning.coupling.preparation import (
+    PruningError,
+    as_pruning_error,
+    autograd_enabled,
+    copy_network,
+    require_prunable,
+)
+from akgp.pruning.coupling.trace import Conflict
+from akgp.pruning.criteria import CRITERIA
+from akgp.pruning.cutting import Removal, cut, removal
 from akgp.pruning.verification import verify
 
 log = logging.getLogger(__name__)
 
-Amount = tuple[str, float]
 MEANING = {
     "ratio": "the share of each layer's filters to remove",
     "macs": "the share of the MACs to keep",
     "params": "the share of the parameters to keep",
 }
-UNITS = {"macs": "MACs", "params": "parameters"}
+ATTEMPTS = 40
+"""Cuts that are tried before every activation keeps its layout."""
 
 
 @dataclass(frozen=True)
@@ -99,31 +108,69 @@ def prune(
             removed (other than by ratio 0); a budget is not met.
     """
     amount = _check(ratio, macs, params, criterion, round_to)
+    if scope not in SCOPES:
+        raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
     with autograd_enabled():
         example_input = _on_device(model, example_input)
-        traced = copy_network(model)  # tracing turns on gradients and may leave a graph in buffers
-        with eval_mode(traced):
-            graph = Graph(traced, example_input, skip, scope)
+        traced = copy_network(model)
+        with as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"):
             dense = count(traced, example_input)
-            scores = _scores(graph.groups, criterion, seed)
-            widths = _widths(traced, graph.groups, scores, example_input, amount, round_to)
-        removed = _removed_channels(graph.groups, scores, widths)
-        slices = [
-            part
-            for group, channels in zip(graph.groups, removed, strict=True)
-            for part in group.only(channels)
-            if part.indices
-        ]
-        layers = _layers(traced, graph, slices, round_to)
-        if not any(removed) and amount != ("ratio", 0):
+        coupling = couple(model, example_input)
+        sparing = Sparing(_skipped(model, skip), scope)
+        choose = Choice(model, coupling, sparing, example_input, amount, criterion, round_to, seed)
+        smaller, removed = _cut_without_conflict(model, example_input, choose)
+        layers = _layers(model, choose, removed, round_to)
+        if removed.alive.all() and amount != ("ratio", 0):
             raise PruningError(_nothing_removed(model, amount, layers))
-        smaller = copy_network(model)
-        cut(smaller, slices)
-        verify(model, slices, smaller, example_input)
+        verify(model, removed, smaller, example_input)
         # Counted on a copy: a forward pass may write to buffers.
         _report(amount, layers, dense, count(copy_network(smaller), example_input))
     return Pruned(smaller, layers)
+
+
+def _cut_without_conflict(
+    model: nn.Module, example_input: Tensor, choose: Choice
+) -> tuple[nn.Module, Removal]:
+    """A cut copy of `model` in which every operation joins what it joined before.
+
+    Where the code of the network fixes a size or an order, the units there keep their layout, and the cut is
+    made again.
+    """
+    coupling = choose.coupling
+    for attempt in range(ATTEMPTS):
+        removed = removal(model, coupling, choose())
+        smaller = copy_network(model)
+        try:
+            layers = cut(smaller, removed)
+            for training in (False, True)[: 1 + coupling.trains]:
+                _check_cut(smaller, example_input, layers, coupling, training)
+            return smaller, removed
+        except Conflict as conflict:
+            log.debug("%s: %s", type(model).__name__, conflict.reason)
+            everything = [ids for layers in coupling.layers.values() for ids in layers]
+            progress = attempt < ATTEMPTS - 3 and coupling.hold(conflict.ids, conflict.reason)
+            if not progress and not coupling.hold(everything, conflict.reason):
+                raise PruningError(f"{type(model).__name__} cannot be cut: {conflict.reason}") from conflict
+    raise AssertionError("the last attempts keep every layout")
+
+
+def _check_cut(
+    smaller: nn.Module,
+    example_input: Tensor,
+    layers: dict[str, tuple[Tensor, ...]],
+    coupling: Coupling,
+    training: bool,
+) -> None:
+    """Raise Conflict where the cut network joins channels that the given one does not."""
+    probe = copy_network(smaller).cpu()
+    example_input = example_input.cpu()
+    if training:
+        probe.train()
+        follow(probe, two_or_more(example_input), Known(coupling), layers, expected=coupling.record)
+    else:
+        with eval_mode(probe):
+            follow(probe, example_input, Known(coupling), layers, expected=coupling.record)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -169,103 +216,34 @@ def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
     return example_input.detach().clone().to(next(model.parameters()).device)
 
 
-def _widths(
-    model: nn.Module,
-    groups: Sequence[Group],
-    scores: Sequence[Tensor],
-    example_input: Tensor,
-    amount: Amount,
-    round_to: int,
-) -> Widths:
-    key, share = amount
-    if key == "ratio":
-        return ratio_widths(groups, share, round_to)
-    costs = Costs(model, groups, example_input, UNITS[key])
-    return budget_widths(groups, scores, costs, share * costs.dense, round_to, _floors(groups))
-
-
-def _scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
-    """Scores [width] of each group's channels, divided by their mean; ones where nothing may be removed."""
-    # The criterion random draws from the CPU's generator; torch.manual_seed would seed the GPUs too.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return [
-            torch.ones(group.width, dtype=torch.float64)
-            if group.reason
-            else coupled_scores([_weight(part) for part in group.layers], CRITERIA[criterion]).cpu()
-            for group in groups
-        ]
-
-
-def _weight(layer: ChannelSlice) -> Tensor:
-    """The filters of a layer in the order of its group's channels: [width, ...]."""
-    assert isinstance(layer.module, PRUNABLE)
-    # Filter j of every layer is made channel j, as coupled scores need it.
-    order = torch.tensor(layer.indices)[torch.tensor(layer.channels).argsort()]
-    weight = layer.module.weight.detach()[order]
-    if not weight.isfinite().all():
-        raise PruningError(f"{layer.name}.weight holds values that are not finite: did the training diverge?")
-    return weight
-
-
-def _shortcuts(groups: Sequence[Group]) -> Iterable[tuple[int, int, ChannelMap]]:
-    """(group read, group written, shortcut) for every option A shortcut between two groups."""
-    ends: dict[nn.Module, dict[bool, int]] = defaultdict(dict)
-    for index, group in enumerate(groups):
-        for part in group.parts:
-            if isinstance(part.module, ChannelMap):
-                ends[part.module][part.writes] = index
-    for module, sides in ends.items():
-        assert isinstance(module, ChannelMap)
-        if len(sides) == 2:  # else one side is in no group, and the shortcut carries nothing between two
-            yield sides[False], sides[True], module
-
-
-def _floors(groups: Sequence[Group]) -> dict[int, int]:
-    """Group -> the group whose surviving channels a shortcut copies into it: it cannot be narrower."""
-    return {written: read for read, written, _ in _shortcuts(groups)}
-
-
-def _removed_channels(groups: Sequence[Group], scores: Sequence[Tensor], widths: Widths) -> list[list[int]]:
-    """The channels of each group to remove: those with the lowest scores among those that may be removed."""
-    shortcuts = {written: (read, module.index) for read, written, module in _shortcuts(groups)}
-    removed: dict[int, list[int]] = {}
-
-    def decide(index: int) -> list[int]:  # recursive: a shortcut's source comes first
-        if index not in removed:
-            free = torch.ones(groups[index].width, dtype=torch.bool)
-            if index in shortcuts:
-                read, source = shortcuts[index]
-                # Free are channels whose source is removed, or is -1: the last entry, which stands for zeros.
-                no_source = torch.zeros(groups[read].width + 1, dtype=torch.bool)
-                no_source[[*decide(read), -1]] = True
-                free = no_source[source]
-            count = groups[index].width - widths[index]
-            # Stable: of equal scores the lower index is removed, on every machine.
-            ranking = scores[index].masked_fill(~free, torch.inf).argsort(stable=True)
-            removed[index] = sorted(ranking[: min(count, int(free.sum()))].tolist())
-        return removed[index]
-
-    return [decide(index) for index in range(len(groups))]
-
-
-def _layers(model: nn.Module, graph: Graph, slices: Iterable[ChannelSlice], round_to: int) -> list[Layer]:
-    removed: dict[str, set[int]] = defaultdict(set)
-    for part in slices:
-        if part.writes:
-            removed[part.name].update(part.indices)
-    reasons = graph.outside | {layer.name: group.reason for group in graph.groups for layer in group.layers}
+def _layers(model: nn.Module, choice: Choice, removed: Removal, round_to: int) -> list[Layer]:
+    coupling = choice.coupling
+    filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
+    reason_of = {unit: group.reason for group in choice.groups for unit in group.units.tolist()}
     layers = []
     for name, module in model.named_modules():
         if isinstance(module, PRUNABLE):
-            width = len(module.weight)
-            kept = tuple(sorted(set(range(width)) - removed[name]))
+            dense = width(module)
+            alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
+            kept = tuple(alive.nonzero().flatten().tolist())
             reason = None
-            if len(kept) == width:
-                narrow = f"no wider than round_to ({round_to})" if width <= round_to else "ratio or budget"
-                reason = reasons[name] or narrow
-            layers.append(Layer(name, kept, width, len(kept), reason))
+            if len(kept) == dense:
+                labels = coupling.labels[filters[name]].tolist() if name in filters else []
+                narrow = f"no wider than round_to ({round_to})" if dense <= round_to else "ratio or budget"
+                reason = next((each for label in labels if (each := reason_of[label])), narrow)
+            layers.append(Layer(name, kept, dense, len(kept), reason))
     return layers
+
+
+def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
+    names = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(skip, str):
+        raise PruningError(f"skip must be a list of names of modules, got {skip!r}")
+    for name in skip:
+        if not name or name not in names:
+            like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""  # the first is "", the network
+            raise PruningError(f"skip: {name!r} is not a module of the network{like}")
+    return {module for name in skip for module in names[name].modules()}
 
 
 def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) -> str:

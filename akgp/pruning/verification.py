@@ -8,21 +8,27 @@ with which a missing, superfluous or wrong channel shows wherever it is.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
-from akgp.pruning.coupling.tracing import PruningError, autograd_enabled, copy_network
-from akgp.pruning.cutting import NORMS, PRUNABLE, ChannelSlice, cut, mask, width_of
+from akgp.pruning.coupling.groups import layer_filters
+from akgp.pruning.coupling.layers import PRUNABLE
+from akgp.pruning.coupling.marks import shrink
+from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, copy_network
+from akgp.pruning.coupling.random_weights import randomise
+from akgp.pruning.cutting import Removal, cut
+from akgp.pruning.masking import Different, mask, norm_ids
 
+NORMS = (_BatchNorm,)
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
 """Largest difference, as shares of a feature's variation and of its magnitude: (float64, other precisions).
 
@@ -37,70 +43,43 @@ OUTPUT = "the network's output"
 Feature = Callable[[str, Tensor, int], None]  # takes a layer's name, its output, its dimension of channels
 
 
-def verify(
-    model: nn.Module, slices: Sequence[ChannelSlice], smaller: nn.Module, example_input: Tensor
-) -> None:
-    """Compare `smaller`, which is `model` without `slices`, with `model` with these set to zero.
+def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input: Tensor) -> None:
+    """Compare `smaller`, which is `model` without what is `removed`, with `model` with these set to zero.
 
     Raises:
         PruningError: features differ, or the smaller network does not run; names the layer.
     """
     kind = type(model).__name__
     with autograd_enabled(), torch.random.fork_rng(devices=[]):
-        twin, noise = _verified_cut(model, slices, example_input, random=False)
+        twin, noise = _verified_cut(model, removed, example_input, random=False)
         # What was compared is a cut of a copy: `smaller`, which the caller gets, must hold the same values.
         pairs = zip(twin.named_parameters(), smaller.parameters(), strict=True)
-        different = [name for (name, one), two in pairs if not torch.equal(one, two.to(one))]
+        folded = {f"{fold.module}.bias" for fold in removed.coupling.units.folds}
+        different = [
+            name
+            for (name, one), two in pairs
+            # A constant is added to these, in each network's own precision.
+            if not (
+                torch.allclose(one, two.to(one), 1e-4, 1e-6)
+                if name in folded
+                else torch.equal(one, two.to(one))
+            )
+        ]
         if different:
             raise PruningError(f"{kind} without the removed channels holds other values in {different[0]}")
         del twin  # before the next copy is made
-        twin, noise = _verified_cut(model, slices, example_input, random=True)
+        twin, noise = _verified_cut(model, removed, example_input, random=True)
         # Last, as training mode changes the running statistics of the copy.
         _require_training(model, twin, noise)
 
 
-def randomise(model: nn.Module) -> None:
-    """Give every parameter random values that keep the magnitude of activations, the same at every call.
-
-    Weights are normal, scaled by their fan-in (He et al. 2015); γ and variances lie in [½, 1½). Other
-    vectors and scalars, such as a layer scale that starts at zero, are increased by ½ to 1½.
-    """
-    # A generator apart from torch's global one, which a user's forward pass may draw from.
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(tensor: Tensor, scale: float) -> None:
-        tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
-
-    def uniform(tensor: Tensor, start: Tensor | float = 0.5) -> None:
-        tensor.copy_(start + torch.rand(tensor.shape, generator=generator))
-
-    with torch.no_grad():
-        for module in model.modules():
-            for name, tensor in module.named_parameters(recurse=False):
-                if not tensor.is_floating_point():
-                    continue
-                # A matrix or a kernel; [1, C, 1, 1] is a vector that broadcasts.
-                if tensor.ndim > 1 and tensor.squeeze().ndim > 1:
-                    normal(tensor, (2 / tensor[0].numel()) ** 0.5)
-                elif isinstance(module, (_ConvNd, nn.Linear)) or (
-                    isinstance(module, NORMS) and name == "bias"
-                ):
-                    normal(tensor, 0.1)
-                else:
-                    uniform(tensor, 0.5 if isinstance(module, NORMS) else tensor.cpu() + 0.5)
-            if isinstance(module, NORMS) and module.running_mean is not None:
-                assert module.running_var is not None
-                normal(module.running_mean, 0.1)
-                uniform(module.running_var)
-
-
 def _verified_cut(
-    model: nn.Module, slices: Sequence[ChannelSlice], example_input: Tensor, *, random: bool
+    model: nn.Module, removed: Removal, example_input: Tensor, *, random: bool
 ) -> tuple[nn.Module, Tensor]:
-    """A copy of `model` without `slices`, compared with a masked one, and the inputs of that comparison."""
+    """A copy of `model` without what is removed, compared with a masked one, and the inputs of that."""
     kind = type(model).__name__
-    kept = _kept_outputs(model, slices)
-    twin, noise, exact, expected = _masked(model, slices, example_input, kept, random)
+    kept, kept_of_present = _kept_outputs(model, removed)
+    twin, noise, exact, expected = _masked(model, removed, example_input, kept, random)
     # Random weights may overflow where the given ones do not; `compare` takes equal infinities as equal.
     if not random and not all(_finite(value) for name, value, _ in expected if name.startswith(OUTPUT)):
         raise PruningError(f"{kind} gives values that are not finite; did its training diverge?")
@@ -109,8 +88,10 @@ def _verified_cut(
     def compare(name: str, value: Tensor, channels: int) -> None:
         nonlocal largest
         expected_name, right, _ = next(remaining, ("nothing", value, 0))
+        if expected_name == name and right.shape != value.shape and not name.startswith(OUTPUT):
+            return  # other dimensions than that of the layer's own channels have fewer positions
         if expected_name != name or right.shape != value.shape:
-            raise _Different(
+            raise Different(
                 f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}"
             )
         right, value = right.double(), value.double()
@@ -127,15 +108,15 @@ def _verified_cut(
         # The last term is for features that cancel: rounding of the larger ones before them remains.
         allowed = VARIATION[not exact] * variation + ROUNDING[not exact] * magnitude + 1e-15 * largest
         if difference > allowed:
-            raise _Different(
+            raise Different(
                 f"differs by {difference:.3g} in {name}, which varies by {variation:.3g}, from the network "
                 "with them set to zero"
             )
 
-    cut(twin, slices)  # the masked copy: with the same weights, random ones included
+    cut(twin, removed)  # the masked copy: with the same weights, random ones included
     try:
-        _run(twin, noise, _restricted(compare, {}))
-    except _Different as error:
+        _run(twin, noise, _restricted(compare, kept_of_present))
+    except Different as error:
         raise PruningError(
             f"{kind} without the removed channels {error}: an operation turns zeros into other "
             "values; name its module in skip"
@@ -148,13 +129,9 @@ def _verified_cut(
     return twin, noise
 
 
-class _Different(Exception):
-    """A feature of the smaller network is not that of the masked one."""
-
-
 def _masked(
     model: nn.Module,
-    slices: Sequence[ChannelSlice],
+    removed: Removal,
     example_input: Tensor,
     kept: dict[str, Tensor],
     random: bool,
@@ -169,7 +146,7 @@ def _masked(
         twin = copy_network(model)
         if random:
             randomise(twin)
-        mask(twin, slices)
+        handles = mask(twin, removed)
         features: list[tuple[str, Tensor, int]] = []
         record = _restricted(partial(_append, features), kept)
         try:
@@ -182,10 +159,15 @@ def _masked(
                 if _finite(features[-1][1]):  # the network's output
                     break
             return twin, noise, exact, features
+        except Different as error:
+            raise PruningError(f"{type(model).__name__} without the removed channels {error}") from None
         except Exception as error:  # a forward pass that insists on precision or batch; no float64 there
             if not exact:
                 reason = message(error)
                 raise PruningError(f"{type(model).__name__} does not run on noise ({reason})") from error
+        finally:
+            for handle in handles:
+                handle.remove()
     raise AssertionError("the loop ends in it")
 
 
@@ -201,17 +183,17 @@ def _noise(example_input: Tensor, batch: int) -> list[Tensor]:
     return [make(shape, generator=generator).to(example_input.device) for make in both]
 
 
-def _kept_outputs(model: nn.Module, slices: Sequence[ChannelSlice]) -> dict[str, Tensor]:
-    """Name of a module -> indices of its surviving outputs, for those that lose some."""
-    removed: dict[str, set[int]] = defaultdict(set)
-    for part in slices:
-        if part.writes and isinstance(part.module, (*PRUNABLE, *NORMS)):
-            removed[part.name].update(part.indices)
-    modules = {name: model.get_submodule(name) for name in removed}
-    return {
-        name: torch.tensor(sorted(set(range(width_of(modules[name], True))) - outputs))
-        for name, outputs in removed.items()
-    }
+def _kept_outputs(model: nn.Module, removed: Removal) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Name of a module -> its surviving outputs, among all and among those that the cut network has."""
+    found = {name: ids for name, _, ids in layer_filters(model, removed.coupling)}
+    for name, module in model.named_modules():
+        layers = norm_ids(name, removed) if isinstance(module, NORMS) else ()
+        if layers:
+            found[name] = shrink(layers[0]).reshape(-1)
+    alive = {name: removed.alive[ids] for name, ids in found.items() if not removed.alive[ids].all()}
+    kept = {name: each.nonzero().flatten() for name, each in alive.items()}
+    there = {name: each[removed.present[found[name]]].nonzero().flatten() for name, each in alive.items()}
+    return kept, there
 
 
 def _restricted(feature: Feature, kept: dict[str, Tensor]) -> Feature:

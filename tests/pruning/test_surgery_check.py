@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.pruning import PruningError, cutting, prune
+from akgp.pruning import PruningError, prune
+from akgp.pruning.entries import Entries
 from tests.support.small_networks import IMAGES, Small
 
 
@@ -73,16 +74,21 @@ def test_wrong_surgery_is_found(weights: Callable[[Small], None], monkeypatch: p
     model = Small()
     weights(model)
     assert count(prune(model, IMAGES, ratio=0.5).model, IMAGES).macs < 0.5 * count(model, IMAGES).macs
-    right = cutting._cut_tensor
+    right = Entries.of
     for wrong in (wrong_inputs, wrong_statistics, wrong_order, one_wrong_filter):
 
-        def cut(module: nn.Module, name: str, dimension: int, kept: Tensor, wrong: Any = wrong) -> None:
-            tensor = getattr(module, name)
-            if tensor is not None:
-                kept = wrong(name, dimension, kept, tensor.shape[dimension])
-            right(module, name, dimension, kept)
+        def of(self: Entries, tensor: Tensor, wrong: Any = wrong) -> Tensor:
+            lines, leaf = self.lines, self.name.rpartition(".")[2]
+            # The ids that the check of the cut goes by stay right: only the values are another channel's.
+            self.lines = {
+                d: wrong(leaf, d, kept, tensor.shape[d]) if len(kept) < tensor.shape[d] else kept
+                for d, kept in lines.items()
+            }
+            values = right(self, tensor)
+            self.lines = lines
+            return values
 
-        monkeypatch.setattr(cutting, "_cut_tensor", cut)
+        monkeypatch.setattr(Entries, "of", of)
         with pytest.raises(
             PruningError, match=r"without the removed channels differs by .* in \w+, which varies"
         ):

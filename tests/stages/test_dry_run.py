@@ -108,8 +108,8 @@ def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, 
 def test_what_would_be_pruned_is_said_before_the_training(root: Path) -> None:
     ((line,),) = [row[NOTICES] for row in steps(root, checked("Grouped"), stop=1)]
     assert re.fullmatch(
-        r"networks.mine: pruning will remove 8 of 58 filters, \d+% of the MACs; 3 of 4 layers stay dense "
-        r"\(2: grouped convolution second; 1: is the network's output\)", line
+        r"networks.mine: pruning will remove 24 of 58 filters, \d+% of the MACs; 1 of 4 layers stay dense "
+        r"\(1: is the network's output\)", line
     ), line  # fmt: skip
 
 

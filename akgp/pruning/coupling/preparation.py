@@ -1,8 +1,4 @@
-"""Traces a network's forward pass through the autograd graph, which Torch-Pruning reads.
-
-A forward pass that turns gradients off, detaches or runs in inference mode would leave gaps in that graph;
-here these have no effect. Networks whose layers cannot be inspected are refused.
-"""
+"""What a network must be for its layers to be inspected and cut, and copies of it to work on."""
 
 from __future__ import annotations
 
@@ -13,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from akgp.io.errors import message
-from akgp.models import ChannelMap
-from akgp.pruning.cutting import PRUNABLE
+from akgp.pruning.coupling.layers import PRUNABLE
 
 # Modules of torch.ao that compute in floating point, or nothing at all: not yet quantized.
 STUBS = ("torch.ao.quantization.stubs", "torch.ao.quantization.observer")
@@ -26,18 +20,6 @@ STUBS = ("torch.ao.quantization.stubs", "torch.ao.quantization.observer")
 
 class PruningError(ValueError):
     """A network cannot be pruned with these arguments; the message says what to change."""
-
-
-class WithGradients(TorchFunctionMode):
-    """Makes autograd record every operation: no_grad, inference_mode, detach and data have no effect."""
-
-    ALIASES = (torch.detach, Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.ALIASES:
-            return args[0]
-        with autograd_enabled():
-            return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -105,70 +87,3 @@ def copy_network(model: nn.Module) -> nn.Module:
             if (base := first.setdefault(memory, new)) is not new and old.numel():
                 new.data = base.data.as_strided(old.shape, old.stride())
     return twin
-
-
-def trace(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]]:
-    """Torch-Pruning's dependency graph of a network, and the modules that its forward pass calls.
-
-    Do not run the network afterwards: its parameters require gradients, its buffers may be part of a graph.
-
-    Raises:
-        PruningError: the network does not run, or its graph cannot be followed.
-    """
-    # A frozen layer would leave no node in the autograd graph. Only floating-point tensors have gradients.
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(True)
-    with (
-        as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"),
-        autograd_enabled(),
-    ):
-        try:
-            with WithGradients():
-                return _graph(model, example_input)
-        except RuntimeError:  # as of a forward pass that writes to parameters, for which it needs its no_grad
-            return _graph(model, example_input)
-
-
-def _graph(model: nn.Module, example_input: Tensor) -> tuple[Any, set[nn.Module]]:
-    import torch_pruning
-
-    # Tells a module that no gradient passes through from one that is never called.
-    called: set[nn.Module] = set()
-    handles = [
-        module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in model.modules()
-    ]
-    try:
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            model,
-            example_input,
-            # By default the example is unpacked, so that a batch of one loses its first dimension.
-            forward_fn=lambda network, images: network(images),
-            customized_pruners={ChannelMap: _ChannelMaps()},
-            verbose=False,
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return graph, called
-
-
-class _ChannelMaps:
-    """Torch-Pruning's interface for option A's shortcut: its inputs and outputs are different channels.
-
-    Channels are removed by `cutting.cut` alone, so the pruning functions never run.
-    """
-
-    pruning_dim = 1
-
-    def prune_out_channels(self, layer: ChannelMap, idxs: Any) -> nn.Module:
-        raise AssertionError("cutting.cut does this")
-
-    def prune_in_channels(self, layer: ChannelMap, idxs: Any) -> nn.Module:
-        raise AssertionError("cutting.cut does this")
-
-    def get_out_channels(self, layer: ChannelMap) -> int:
-        return len(layer.index)
-
-    def get_in_channels(self, layer: ChannelMap) -> int:
-        return layer.in_channels

@@ -1,0 +1,291 @@
+"""Runs a network once and follows the units of its parameters through every operation.
+
+Beside every tensor lie its `Marks`; the table of rules says what an operation does to them. The same run over
+a network that has been cut, with the ids that its parameters have left, is what checks the cut: where an
+operation would unite two units, they must be the same one already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from akgp.io.errors import message
+from akgp.models import ChannelMap
+from akgp.pruning.coupling.marks import Marks, constant, shrink, varying
+from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
+from akgp.pruning.coupling.units import Units
+
+Site = tuple[str, int, str]
+"""File, line and operation of a call in the network's own code, not in torch."""
+
+
+@dataclass
+class Record:
+    """What a traced run leaves for surgery: by module, by call site, by parameter."""
+
+    inputs: dict[str, list[Tensor | None]] = field(default_factory=lambda: defaultdict(list))
+    """Module -> the ids along the channels of its input, at each of its calls."""
+    by_site: dict[Site, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    by_module: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    numbers: dict[Site, set[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(set))
+    """Floats among the arguments at a site: a scale that follows a width changes with it."""
+    uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Parameter -> the modules whose forward pass reads it."""
+    shortcuts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """ChannelMap -> ids of its inputs and of its outputs."""
+
+
+class Conflict(Exception):
+    """A cut network joins what are different units: these (ids) must keep their layout."""
+
+    def __init__(self, ids: list[Tensor], reason: str) -> None:
+        super().__init__(reason)
+        self.ids, self.reason = ids, reason
+
+
+class PlainTensors(TorchFunctionMode):
+    """Runs every operation so that it is seen: inference mode and autograd are off, `data` is `detach`.
+
+    In inference mode composite operations, such as linear, are not divided into those that rules know.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            if func is Tensor.data.__get__:  # type: ignore[attr-defined]
+                return args[0].detach()
+            return func(*args, **(kwargs or {}))
+
+
+class Trace(TorchDispatchMode):
+    """Follows marks through the operations of its block.
+
+    Args:
+        expected: of the run that the units stem from, where a cut network is checked; else None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Units,
+        layers: Mapping[str, tuple[Tensor, ...]],
+        expected: Record | None = None,
+    ) -> None:
+        super().__init__()
+        self.units, self.record, self.expected = units, Record(), expected
+        self.marks, self.sources = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.layers = dict(layers)
+        self.stack: list[str] = [""]
+        self.unfollowed: list[str] = []
+        self.failing: tuple[str, Site | None] = ("", None)
+        self.names = {id(tensor): name for name, tensor in named_tensors(model)}
+        parameters = {id(each) for each in model.parameters()}
+        self.model = model
+        for name, tensor in named_tensors(model):
+            if name in layers:
+                dead = constant(tensor.detach(), 0) if id(tensor) in parameters else tensor.detach()
+                self.marks[tensor] = Marks(layers[name], dead, True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        marked = [each for each in tensors if each in self.marks]
+        site = self._site(func) if marked else None
+        self.failing = (self.stack[-1], site)
+        before = args
+        if marked and func._schema.is_mutable and isinstance(args[0], Tensor) and args[0] not in self.marks:
+            before = (args[0].clone(), *args[1:])  # the rule needs what it held before
+        out = func(*args, **kwargs)
+        if not marked:
+            return out
+        for tensor in tensors:
+            if (name := self.names.get(id(tensor))) is not None:
+                self.record.uses[name].add(self.stack[-1])
+        call = Call(
+            func, before, kwargs, out, self.units, self.stack[-1], self.marks.get,
+            lambda tensor: self.names.get(id(tensor)), self._replace,
+        )  # fmt: skip
+        self._note(call, site, marked)
+        self._apply(call, args, marked)
+        return out
+
+    def _apply(self, call: Call, args: Any, marked: list[Tensor]) -> None:
+        rule = RULES.get(call.name)
+        if rule is None and torch.Tag.pointwise in call.func.tags:
+            rule = pointwise
+        if "out" in call.kwargs:
+            rule = None
+        result = self._result(call, rule) if rule is not None else None
+        if result is None:
+            self._lose(marked, f"{call.where} is not followed")
+        found = [result] if isinstance(result, Marks) else list(result or [])
+        for output, marks in itertools.zip_longest(call.outputs, found[: len(call.outputs)]):
+            if call.func._schema.is_mutable and output in self.sources:
+                # Part of a tensor has been written to: what is known of the whole holds no longer.
+                self._lose([output, *marked], f"{call.where} writes to a part of a tensor")
+                self._forget(output)
+            elif marks is not None:
+                self.marks[output] = marks
+                for ids in marks.layers:
+                    self._remember(call.module, self.failing[1], ids)
+            elif output in self.marks:
+                del self.marks[output]
+            if call.func.is_view and isinstance(args[0], Tensor):
+                self.sources[output] = args[0]
+
+    def _result(self, call: Call, rule: Rule) -> Result:
+        if self.expected is not None:
+            return rule(call)
+        try:
+            return rule(call)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            # Arguments that a rule does not know: the operation is not followed, as others without a rule.
+            self.unfollowed.append(f"{call.where}: {message(error)}")
+            return None
+
+    def _forget(self, tensor: Tensor) -> None:
+        while tensor is not None:
+            if tensor in self.marks:
+                del self.marks[tensor]
+            tensor = self.sources.get(tensor)
+
+    def _lose(self, tensors: list[Tensor], reason: str) -> None:
+        for tensor in tensors:
+            marks = self.marks.get(tensor)
+            for ids in marks.layers if marks else ():
+                (self.units.block if marks.weight else self.units.hold)(ids, reason)
+
+    def _replace(self, tensor: Tensor, marks: Marks) -> None:
+        self.marks[tensor] = marks
+        self.layers[self.names[id(tensor)]] = marks.layers
+
+    def _remember(self, module: str, site: Site | None, ids: Tensor) -> None:
+        small = shrink(ids).reshape(-1)
+        self.record.by_module[module].append(small)
+        if site is not None:
+            self.record.by_site[site].append(small)
+
+    def _note(self, call: Call, site: Site | None, marked: list[Tensor]) -> None:
+        """Note the units and numbers at a site; in a check, raise Conflict where a number has changed."""
+        assert site is not None
+        numbers = tuple(
+            each for each in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(each, float)
+        )
+        layers = [ids for tensor in marked for ids in self.marks[tensor].layers]
+        for ids in layers:
+            self._remember(call.module, site, ids)
+        self.record.numbers[site].add(numbers)
+        known = self.expected.numbers.get(site) if self.expected is not None else None
+        if known is not None and numbers not in known:
+            raise Conflict(layers, f"a number in {call.where} depends on the width")
+
+    def _site(self, func: Any) -> Site:
+        frame: FrameType | None = sys._getframe(2)
+        name = str(func._schema.name)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if f"{os.sep}torch{os.sep}" not in file and f"{os.sep}coupling{os.sep}" not in file:
+                return file, frame.f_lineno, name
+            frame = frame.f_back
+        return "", 0, name
+
+    # Modules: the stack for reasons, the inputs of layers, shortcuts.
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep track of the module that runs."""
+        handles = []
+
+        def enter(name: str, module: nn.Module) -> Any:
+            def hook(_: nn.Module, inputs: Any) -> None:
+                self.stack.append(name)
+                if isinstance(module, (_ConvNd, nn.Linear)):
+                    self.record.inputs[name].append(self._channels(module, inputs))
+
+            return hook
+
+        def leave(name: str, module: nn.Module) -> Any:
+            def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+                self.stack.pop()
+                if isinstance(module, ChannelMap):
+                    self._shortcut(name, module, inputs[0], output)
+
+            return hook
+
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(name, module)))
+            handles.append(module.register_forward_hook(leave(name, module)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _channels(self, module: nn.Module, inputs: Any) -> Tensor | None:
+        if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            return None
+        source = inputs[0]
+        dim = source.ndim - 1 - (len(module.kernel_size) if isinstance(module, _ConvNd) else 0)
+        marks = self.marks.get(source)
+        for ids in marks.layers if marks else ():
+            if varying(ids) == (dim,):
+                return shrink(ids).reshape(-1)
+            if dim in varying(ids):
+                return None
+        return torch.zeros(source.shape[dim], dtype=torch.long)
+
+    def _shortcut(self, name: str, module: ChannelMap, source: Tensor, output: Tensor) -> None:
+        """Inputs and outputs of option A's shortcut are different units."""
+        marks = self.marks.get(source)
+        into = [shrink(ids).reshape(-1) for ids in (marks.layers if marks else ()) if varying(ids) == (1,)]
+        if self.expected is None:
+            ids = (
+                self.record.shortcuts[name][1]
+                if name in self.record.shortcuts
+                else self.units.fresh(len(module.index))
+            )
+            self.record.shortcuts[name] = (into[0] if into else torch.zeros(0, dtype=torch.long), ids)
+        else:
+            ids = self.layers[f"{name}.index"][0]
+        wide = ids.reshape(1, -1, *[1] * (output.ndim - 2)).expand(output.shape)
+        self.marks[output] = Marks((wide,), constant(output, 0))
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, each shared one once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def fresh_layers(model: nn.Module, units: Units) -> dict[str, tuple[Tensor, ...]]:
+    """New ids for every dimension of every floating-point parameter and buffer, except those of kernels."""
+    kernels = {
+        id(each) for module in model.modules() if isinstance(module, _ConvNd) for each in module.parameters()
+    }
+    layers = {}
+    for name, tensor in named_tensors(model):
+        if tensor.is_floating_point():
+            dims = range(min(2, tensor.ndim)) if id(tensor) in kernels else range(tensor.ndim)
+            layers[name] = tuple(
+                units.fresh(tensor.shape[d])
+                .reshape([-1 if e == d else 1 for e in range(tensor.ndim)])
+                .expand(tensor.shape)
+                for d in dims
+                if tensor.shape[d] > 1
+            )
+    return layers
