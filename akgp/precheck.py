@@ -13,6 +13,7 @@ from pathlib import Path
 
 from akgp.doctor import services
 from akgp.params import REMOTE, Params
+from akgp.runtimes import RUNTIMES, GraphError, require_installed
 
 
 def quick(params: Params, root: Path) -> Iterator[str]:
@@ -23,6 +24,12 @@ def quick(params: Params, root: Path) -> Iterator[str]:
     for name, network in params.networks.items():
         if network.checkpoint and not REMOTE.match(network.checkpoint):
             yield from _readable(f"networks.{name}.checkpoint", root / network.checkpoint, file=True)
+    for name in params.evaluate.targets:
+        if name in RUNTIMES:  # onnx is no runtime's name, and needs none but onnxruntime
+            try:
+                require_installed(RUNTIMES[name])
+            except GraphError as error:
+                yield f"evaluate.targets: {error}"
     for key, folder in (("ray.storage", params.ray.storage), ("release.releases", params.release.releases)):
         if not REMOTE.match(folder):
             yield from _writable(key, root / folder)

@@ -12,9 +12,9 @@ from akgp.cli.common import Json, say_json
 from akgp.cli.deploy import HERE, Model
 
 if TYPE_CHECKING:
-    from akgp.deployment.measurement import Measured
     from akgp.deployment.targets import Int8File, Target
     from akgp.params import Params
+    from akgp.reporting.targets import Row
 
 app = typer.Typer()
 C = "c"
@@ -45,9 +45,9 @@ def export(
 
     c: a C99 library for microcontrollers, without floating point, whose logits equal the file's bit for bit.
     """
-    from akgp.deployment.measurement import table
     from akgp.deployment.model_files import located
     from akgp.deployment.targets import TARGETS, Int8File, chosen
+    from akgp.reporting.targets import targets_table
 
     names = _listed(to)
     for each in names:
@@ -63,9 +63,9 @@ def export(
         rows = _measured(source, targets, files, Path(scratch)) if check and targets else []
     if as_json:
         written = [{"target": target, "file": str(file)} for target, file in files.items()]
-        say_json(model=model, files=written, measured=[row.as_row() for row in rows], c=said or None)
+        say_json(model=model, files=written, measured=rows, c=said or None)
         return
-    for line in (*said, *map(str, files.values()), *([table(rows)] if rows else [])):
+    for line in (*said, *map(str, files.values()), *([targets_table(rows)] if rows else [])):
         typer.echo(line)
 
 
@@ -83,9 +83,7 @@ def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
     )
 
 
-def _measured(
-    source: Int8File, targets: list[Target], files: dict[str, Path], scratch: Path
-) -> list[Measured]:
+def _measured(source: Int8File, targets: list[Target], files: dict[str, Path], scratch: Path) -> list[Row]:
     """A row for each target, on the test images of this workspace."""
     from akgp import params
     from akgp.deployment.agreement import oracle
@@ -94,9 +92,10 @@ def _measured(
 
     images, settings = split_for(source.path, Path()), params.load()
     exact, dense = oracle(source, images), _dense(source, settings, scratch)
+    seed = settings.seed
     return [
-        measure(source, target, files[target.name], images, exact, settings.evaluate, settings.seed, dense)
-        for target in targets
+        measure(source, each, files[each.name], images, exact, settings.evaluate, seed, dense).as_row()
+        for each in targets
     ]
 
 

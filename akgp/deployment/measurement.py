@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from akgp.data import IndexedSource
 from akgp.deployment.agreement import Agreement, Oracle, compare, first_deviation
 from akgp.deployment.targets import Int8File, Target
 from akgp.evaluation import Ratio, accuracy, latency, runtime_logits, speedup
-from akgp.io.terminal import aligned, wrapped
 from akgp.params import Evaluate, Quantize
 from akgp.quantization import export_onnx, quantize
-from akgp.reporting.table import number
 from akgp.runtimes import Runtime
 
 
@@ -113,39 +111,3 @@ def timing_twin(model: nn.Module, shape: Sequence[int], folder: Path) -> Int8Fil
     export_onnx(model.cpu(), noise[:1], folder / "float.onnx")
     quantize(folder / "float.onnx", noise, Quantize(), folder / "twin.onnx")
     return Int8File(folder / "twin.onnx")
-
-
-def table(rows: Iterable[Measured]) -> str:
-    """A line for each row, notes, and where a runtime's layers first differ from the oracle's."""
-    rows = list(rows)
-    head = ["", "top-1", "as oracle", "on disk", "latency", "× float", "× dense"]
-    lines = [head, *([*_cells(row)] for row in rows)]
-    images = rows[0].agreement.images
-    notes = [
-        wrapped(
-            f"On {images:,} test images. As oracle: all logits of an image are those of the exact integer "
-            "arithmetic, bit for bit. Times as fast, at batch 1, as the same operations, and as the dense "
-            "network, in float32 in the same runtime; ?: the 95 % interval contains 1."
-        )
-    ]
-    notes += [
-        wrapped(
-            f"{row.target}: {row.agreement.same_class:,} of {images:,} classes are the oracle's, logits "
-            f"differ by up to {row.agreement.largest:.3g}; {row.agreement.first}",
-            hanging=4,
-        )
-        for row in rows
-        if not row.agreement.exact
-    ]
-    return "\n".join([aligned(lines), *notes])
-
-
-def _cells(row: Measured) -> Iterable[str]:
-    yield row.target
-    yield f"{row.top1:.2f} %"
-    share = 100 * row.agreement.equal / row.agreement.images
-    yield f"{share:.2f} %" if not row.agreement.exact else "all"
-    yield f"{number(row.bytes)}B"
-    yield f"{row.latency_ms:.3f} ms"
-    for ratio in (row.against_float, row.against_dense):
-        yield "" if ratio is None else f"{ratio.median:.2f}{'?' if ratio.verdict == 'no verdict' else ' '}"

@@ -67,3 +67,8 @@ class Evaluate(Section):
     rounds: Annotated[int, Field(ge=3, le=1000)] = Field(
         20, description="interleaved rounds; each times every network once, for 10 ms or more"
     )
+    targets: tuple[Literal["onnx", "openvino", "executorch", "litert"], ...] = Field(
+        (),
+        description="formats that the int8 network is also written in and measured, each in its own runtime: "
+        "onnx | openvino | executorch | litert",
+    )

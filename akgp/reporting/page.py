@@ -15,6 +15,7 @@ from akgp import params as parameters
 from akgp.params.training_defaults import dense_training, student_training
 from akgp.reporting.metrics import Metrics
 from akgp.reporting.table import balance_matters, faster, latency, number, reductions
+from akgp.reporting.targets import HEAD, Row, cells, deviation
 
 ROLES = {
     "teacher": "teaches the student",
@@ -43,6 +44,7 @@ class Report:
         summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
             not_taken, and regime, None or absent where images and labels are the source's.
         warnings: what should be better, and which parameters to change.
+        targets: the int8 network in other formats, see akgp.reporting.targets.
         provenance: machine and versions: label and value, in the order to be shown.
     """
 
@@ -56,6 +58,7 @@ class Report:
     summary: Mapping[str, Any]
     provenance: Mapping[str, Any]
     warnings: Sequence[str] = ()
+    targets: Sequence[Row] = ()
 
 
 def write(directory: str | Path, content: Report) -> Path:
@@ -93,6 +96,8 @@ def write(directory: str | Path, content: Report) -> Path:
         kernels=_kernels(content.metrics),
         logits=_logits(content.metrics),
         faster=faster(content.metrics),
+        targets=[(cells(row), row["runtime"], row["version"], deviation(row)) for row in content.targets],
+        targets_head=HEAD,
         balanced=balance_matters(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
         yaml=parameters.dump(content.params),

@@ -47,9 +47,14 @@ def results(folder: Path) -> str:
         ReportError: as `read_metrics`.
     """
     details = read_details(folder / DETAILS)
-    shown = table(read_metrics(folder / METRICS), details.get("data"))
-    page = f"Report: {folder / 'index.html'}" if (folder / "index.html").exists() else ""
-    return "\n".join(filter(None, (shown, page, warned(details.get("warnings", [])))))
+    shown = [table(read_metrics(folder / METRICS), details.get("data"))]
+    if others := details.get("targets"):
+        from akgp.reporting.targets import targets_table  # which needs this module
+
+        shown.append(targets_table(others))
+    if (folder / "index.html").exists():
+        shown.append(f"Report: {folder / 'index.html'}")
+    return "\n".join(filter(None, (*shown, warned(details.get("warnings", [])))))
 
 
 def warned(warnings: Iterable[str]) -> str:

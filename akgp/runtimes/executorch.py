@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from akgp.runtimes.protocol import GraphError, loading, one_line
@@ -39,11 +38,13 @@ class ExecuTorchNetwork:
     def __init__(self, path: Path, threads: int) -> None:
         self._failed = f"{path}: executorch cannot run it"
         with loading(path, ExecuTorch()):
+            import torch
             from executorch.extension.pybindings import portable_lib
 
             # One pool for the whole process: the last network that is loaded decides.
             portable_lib._unsafe_reset_threadpool(threads or os.cpu_count() or 1)
             # By its path: a program loaded from bytes reads them as long as it lives.
+            self._tensor = torch.from_numpy
             self._program: Any = portable_lib._load_for_executorch(str(path))
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,7 +52,7 @@ class ExecuTorchNetwork:
 
     def outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
         try:
-            results = self._program.forward([torch.from_numpy(inputs)])
+            results = self._program.forward([self._tensor(inputs)])
         except Exception as error:
             raise GraphError(f"{self._failed}: {one_line(error)}") from error
         return [result.numpy().copy() for result in results]

@@ -7,6 +7,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import Summary
+from akgp.data import BatchSource, IndexedSource, Summary
+from akgp.deployment.agreement import oracle
+from akgp.deployment.measurement import measure, timing_twin
+from akgp.deployment.targets import Int8File, chosen
 from akgp.evaluation import accuracy, balanced_accuracy, latency, predict_logits, runtime_logits, speedup
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_json
@@ -57,6 +61,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         # All networks in one call: they are timed in turn, in the same rounds, on the same machine.
+        targets = _targets(task, source, Path(folder))
+        if targets:
+            yield Step({"measured": ", ".join(row["target"] for row in targets)})
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
     for name, row in metrics.items():
         row |= {
@@ -85,9 +92,10 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "data": data_of(summary),
             "params": params.model_dump(mode="json"),
             "warnings": warnings,
+            "targets": targets,
         },
     )
-    page.write(out, _report(task, summary, metrics, warnings))
+    page.write(out, replace(_report(task, summary, metrics, warnings), targets=targets))
     yield Step({"done": "report"})
 
 
@@ -102,6 +110,26 @@ def _networks(task: Task) -> Iterator[tuple[str, tuple[nn.Module, list[Path]]]]:
         ("student", workspace.student),
     ):
         yield name, (artifacts.load(folder), [folder / "model.safetensors"])
+
+
+def _targets(task: Task, source: BatchSource, folder: Path) -> list[dict[str, Any]]:
+    """The int8 network in the formats of `evaluate.targets`, measured; see akgp.reporting.targets."""
+    params, seed = task.params.evaluate, task.params.seed
+    if not params.targets:
+        return []
+    assert isinstance(source, IndexedSource)
+    network = Int8File(task.workspace.int8 / "model.onnx")
+    dense = timing_twin(
+        artifacts.load(task.workspace.dense(task.params.student)), network.description.input.shape, folder
+    )
+    exact = oracle(network, source)
+    rows = []
+    for target in chosen(params.targets):
+        place = folder / target.name
+        place.mkdir()
+        file = target.write(network, place)
+        rows.append(measure(network, target, file, source, exact, params, seed, dense).as_row())
+    return rows
 
 
 def _row(logits: Tensor, labels: Tensor, files: list[Path]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ a module here with a function `write(source, destination, kind)` and add it to T
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from akgp.deployment.targets import executorch, litert, onnx_file, openvino
 from akgp.deployment.targets.int8_file import Int8File, Kind, activations
 from akgp.runtimes import RUNTIMES, Runtime, require_installed
 
@@ -24,13 +24,13 @@ class Target:
     Attributes:
         name: as `akgp export --to` takes it.
         file: the name of what is written.
-        module: of akgp.deployment.targets.
+        writer: writes a file of a kind.
         runtime_name: in RUNTIMES, by default the target's own.
     """
 
     name: str
     file: str
-    module: str
+    writer: Callable[[Int8File, Path, Kind], None]
     runtime_name: str
 
     @property
@@ -46,7 +46,7 @@ class Target:
         """
         require_installed(self.runtime)
         destination = folder / self.file
-        importlib.import_module(f"akgp.deployment.targets.{self.module}").write(source, destination, kind)
+        self.writer(source, destination, kind)
         return destination
 
     def bytes(self, file: Path) -> int:
@@ -60,10 +60,10 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnx", "model.onnx", "onnx_file", "onnxruntime"),
-        Target("openvino", "model.xml", "openvino", "openvino"),
-        Target("executorch", "model.pte", "executorch", "executorch"),
-        Target("litert", "model.tflite", "litert", "litert"),
+        Target("onnx", "model.onnx", onnx_file.write, "onnxruntime"),
+        Target("openvino", "model.xml", openvino.write, "openvino"),
+        Target("executorch", "model.pte", executorch.write, "executorch"),
+        Target("litert", "model.tflite", litert.write, "litert"),
     )
 }
 
