@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from akgp.quantization.fixed_point import FixedPoint
 
 C_TYPES: dict[type, str] = {np.uint8: "uint8_t", np.int8: "int8_t", np.int32: "int32_t", np.int64: "int64_t"}
+STRUCTURES = {"convolution_t": 72, "depthwise_t": 52, "mul_t": 20, "window_t": 22, "fixed_t": 16, "add_t": 16}
+"""Bytes of the kernels' structures on a core with pointers of 32 bits."""
 WIDTH = 116
 
 
@@ -52,6 +54,7 @@ class Constants:
 
     def declare(self, kind: str, name: str, initializer: str) -> str:
         """Declare a structure; a reference to it."""
+        self.flash += STRUCTURES[kind]
         text = f"static const {kind} {name} = {initializer};"
         self.declarations.append("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="    ")))
         return f"&{name}"

@@ -45,7 +45,6 @@ def _addition(layer: Layer, name: str, constants: Constants) -> str:
 
 def add_structure(name: str, constant: int, a: int, b: int, constants: Constants) -> str:
     """Declare the constants of an addition; a reference to them."""
-    constants.flash += 16
     return constants.structure("add_t", f"{name}_add", constant=f"INT64_C({constant})", a=a, b=b)
 
 

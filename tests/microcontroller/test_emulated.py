@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,19 @@ def test_every_image_has_the_simulators_logits(
     emulated = emulate(student.source, scans, core, tmp_path)
     assert (emulated.logits == student.expected(scans)).all()
     assert len(emulated.instructions) == 23 and 1000 < emulated.code < 4000
+
+
+def test_the_constants_take_the_bytes_that_are_said(student: Exported, tmp_path: Path) -> None:
+    flags = [*CORES["M4F"].flags, "-mthumb", "-std=c99", "-O0", "-fdata-sections"]  # nothing becomes code
+    command = ["arm-none-eabi-gcc", *flags, "-c", str(student.source), "-o", "network.o"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    listed = subprocess.run(
+        ["arm-none-eabi-size", "-A", "network.o"], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    sections = [line.split() for line in listed.stdout.splitlines() if line.startswith(".rodata.")]
+    others = ("classes", "test_pixels", "test_logits", "str1")  # no part of what a program must hold
+    constants = sum(int(size) for name, size, _ in sections if not any(other in name for other in others))
+    assert f"CONSTANT_BYTES {constants}\n" in (student.folder / "src/network.h").read_text()
 
 
 def test_wider_instructions_save_some(student: Exported, scans: np.ndarray, tmp_path: Path) -> None:

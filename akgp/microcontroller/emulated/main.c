@@ -9,7 +9,9 @@
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
 #define CPACR (*(volatile uint32_t *)0xE000ED88u)
 
-static uint32_t ticks[256];
+#include "@NAME@.h"
+
+static uint32_t ticks[@UPPER@_LAYERS + 1];
 static int layers;
 
 static void after_layer(int index)
@@ -30,7 +32,7 @@ static int semihosting(int operation, const void *argument)
     return r0;
 }
 
-static char text[4096];
+static char text[11 * (@UPPER@_LAYERS + @UPPER@_CLASSES) + 100]; /* a number with a space has 11 at most */
 static char *end = text;
 
 static void put_number(uint32_t value, char after)

@@ -4,7 +4,8 @@ typedef struct {
     const int8_t *weights; /* rows: kernel rows, kernel columns, input channels, zeros up to `row`; see ROWS */
     const add_t *add;
     int32_t row; /* a multiple of 4 */
-    int16_t height, width, channels, out_height, out_width, outputs, group_channels, group_outputs;
+    int32_t channels, outputs, group_channels, group_outputs;
+    int16_t height, width, out_height, out_width;
     int16_t kernel_height, kernel_width, stride_y, stride_x, pad_top, pad_left, dilation_y, dilation_x;
     uint8_t zero;   /* the input's zero point, which it is padded with */
     uint8_t direct; /* a pixel of the input is a column as it is */
