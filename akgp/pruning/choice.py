@@ -24,6 +24,8 @@ class Choice:
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
         self.amount, self.criterion, self.round_to, self.seed = amount, criterion, round_to, seed
         self.groups: list[Group] = []
+        self.provisional = amount[0] != "ratio"
+        """Whether half of the units go, to find what cuts conflict, before a search for a budget's widths."""
 
     def __call__(self) -> list[int]:
         """The labels of the units; again after `coupling` has changed."""
@@ -31,8 +33,8 @@ class Choice:
         scores = group_scores(self.groups, self.criterion, self.seed)
         sources = shortcut_sources(self.model, self.coupling)
         key, share = self.amount
-        if key == "ratio":
-            widths = ratio_widths(self.groups, share, self.round_to)
+        if key == "ratio" or self.provisional:
+            widths = ratio_widths(self.groups, share if key == "ratio" else 0.5, self.round_to)
         else:
             costs = Costs(
                 copy_network(self.model), self.groups, self.coupling, self.example_input, UNITS[key]

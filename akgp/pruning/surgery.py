@@ -145,7 +145,9 @@ def _cut_without_conflict(
             layers = cut(smaller, removed)
             for training in (False, True)[: 1 + coupling.trains]:
                 _check_cut(smaller, example_input, layers, coupling, training)
-            return smaller, removed
+            if not choose.provisional:
+                return smaller, removed
+            choose.provisional = False
         except Conflict as conflict:
             log.debug("%s: %s", type(model).__name__, conflict.reason)
             everything = [ids for layers in coupling.layers.values() for ids in layers]

@@ -208,16 +208,15 @@ def _row_of(labels: Tensor, needed: bool) -> dict[int, int] | None:
     rows, width = labels.shape
     number = torch.arange(rows)[:, None].expand(rows, width).reshape(-1)
     pairs, counts = torch.stack([labels.reshape(-1), number]).unique(dim=1, return_counts=True)
-    units, first, many = pairs[0].unique(return_inverse=True, return_counts=True)
-    del first
-    result = {}
-    for unit, present in zip(units.tolist(), many.tolist(), strict=True):
-        if present == rows and len(counts[pairs[0] == unit].unique()) == 1:
-            continue
-        if present > 1:
-            return None
-        result[unit] = int(pairs[1][pairs[0] == unit][0])
-    return result
+    units, many = pairs[0].unique_consecutive(return_counts=True)
+    unit = torch.arange(len(units)).repeat_interleave(many)
+    least, most = (torch.zeros_like(many).scatter_reduce(0, unit, counts, by, include_self=False)
+                   for by in ("amin", "amax"))  # fmt: skip
+    if ((many > 1) & ~((many == rows) & (least == most))).any():
+        return None
+    single = many == 1
+    first = (many.cumsum(0) - many)[single]
+    return dict(zip(units[single].tolist(), pairs[1][first].tolist(), strict=True))
 
 
 def _rows(order: Tensor, tables: Sequence[Table], coupling: Coupling) -> Tensor:
