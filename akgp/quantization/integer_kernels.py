@@ -109,7 +109,9 @@ def mean_factor(one: Array, pixels: int, scale: Array) -> Array:
 def addition(a: Affine, b: Affine, output: Affine) -> tuple[Array, Array, Array]:
     """ratio_a, ratio_b and fixed of out = a · ratio_a + (b · ratio_b + fixed), float32."""
     ratio_a, ratio_b = a.scale / output.scale, b.scale / output.scale
-    return ratio_a, ratio_b, f32(output.zero) - (ratio_a * f32(a.zero) + ratio_b * f32(b.zero))
+    # The kernel's compiler fuses the first of the two products: it is not rounded before they are added.
+    zeros = _fused_multiply_add(ratio_a, a.zero, ratio_b * f32(b.zero))
+    return ratio_a, ratio_b, f32(output.zero) - zeros
 
 
 def is_global(node: NodeProto, shape: tuple[int, ...]) -> bool:

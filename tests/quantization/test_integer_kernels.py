@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
 from akgp.quantization.integer_kernels import KERNELS, Quantized, clipped, max_pool
+from akgp.runtimes.onnxruntime import session
 
 RANDOM = np.random.default_rng(0)
 SCALE, ZERO = np.float32(0.37), np.uint8(9)
@@ -55,6 +56,40 @@ def test_two_tensors_are_looked_up_with_broadcasting(kind: str) -> None:
     assert np.abs(steps - np.clip(values / scale + 9, 0, 255)).max() <= 0.5 + 1e-4
     signed = replace(b, q=(b.q.astype(np.int16) - 128).astype(np.int8), zero=np.array(2, np.int8))
     assert (clipped(KERNELS[kind](node, (a, signed), scale, ZERO), ZERO) == steps).all()
+
+
+def test_sums_are_onnxruntimes_for_every_pair() -> None:
+    """All 65,536 pairs, of scales and zero points at random and of one pair that lies next to a half."""
+    half = (0.014266721904277802, 130, 0.017018867656588554, 112, 0.010229093953967094, 0)
+    cases = [half]
+    for _ in range(30):
+        scales = RANDOM.uniform([0.005, 0.005, 0.01], [0.03, 0.03, 0.04])
+        zeros = RANDOM.integers(0, 256, 3)
+        cases.append(tuple(x for pair in zip(scales, zeros, strict=True) for x in pair))
+    a, b = (q.astype(np.uint8)[None] for q in np.divmod(np.arange(65536), 256))
+    for case in cases:
+        constants = [
+            np.array(x, np.uint8 if index % 2 else np.float32) for index, x in enumerate(case)
+        ]  # scale and zero point of a, b and their sum
+        first, second = Quantized(*constants[:2], a, "a"), Quantized(*constants[2:4], b, "b")
+        steps = KERNELS["Add"](helper.make_node("Add", ["a", "b"], ["y"]), (first, second), *constants[4:])
+        assert (clipped(steps, constants[5]) == _sums(constants, a, b)).all(), case
+
+
+def _sums(constants: list[Any], a: Any, b: Any) -> Any:
+    """The integers by onnxruntime."""
+    names = ["sa", "za", "sb", "zb", "sy", "zy"]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["a", "sa", "za"], ["fa"]),
+        helper.make_node("DequantizeLinear", ["b", "sb", "zb"], ["fb"]),
+        helper.make_node("Add", ["fa", "fb"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "sy", "zy"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 65536]) for name in ("a", "b", "y")]
+    initializers = [numpy_helper.from_array(x, name) for x, name in zip(constants, names, strict=True)]
+    graph = helper.make_graph(nodes, "sums", ends[:2], ends[2:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return session(model.SerializeToString(), threads=1).run(None, {"a": a, "b": b})[0]
 
 
 @pytest.mark.parametrize(
