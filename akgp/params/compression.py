@@ -12,8 +12,15 @@ from akgp.params.base import Fraction, Section
 class Prune(Section):
     """Which filters are removed and how many; exactly one of ratio, macs and params sets the number."""
 
-    criterion: Literal["fpgm", "l1", "l2", "random"] = Field(
-        "fpgm", description="fpgm (geometric median) | l1 | l2 (norms) | random"
+    criterion: Literal[
+        "fpgm", "l1", "l2", "random", "lamp", "bn_scale", "taylor", "obd", "hrank", "knowledge"
+    ] = Field(
+        "fpgm",
+        description="fpgm (geometric median) | l1 | l2 (norms) | random | lamp | bn_scale; by images: taylor "
+        "| obd (rise of the labels' loss) | hrank (rank of feature maps) | knowledge (rise of akgp's loss)",
+    )
+    images: Annotated[int, Field(ge=1)] = Field(
+        512, description="training images that taylor, obd, hrank and knowledge look at, at most"
     )
     ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="share of filters to remove in each layer"

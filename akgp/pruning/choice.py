@@ -8,7 +8,8 @@ from akgp.pruning.budget import Costs, budget_widths, ratio_widths
 from akgp.pruning.coupling.groups import Group, Sparing, groups
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import copy_network
-from akgp.pruning.selection import floors, group_scores, removed_units, shortcut_sources
+from akgp.pruning.scoring import Scoring
+from akgp.pruning.selection import floors, removed_units, shortcut_sources
 
 Amount = tuple[str, float]
 UNITS = {"macs": "MACs", "params": "parameters"}
@@ -19,10 +20,10 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Tensor,
-        amount: Amount, criterion: str, round_to: int, seed: int,
+        amount: Amount, scoring: Scoring, round_to: int,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
-        self.amount, self.criterion, self.round_to, self.seed = amount, criterion, round_to, seed
+        self.amount, self.scoring, self.round_to = amount, scoring, round_to
         self.groups: list[Group] = []
         self.provisional = amount[0] != "ratio"
         """Whether half of the units go, to find what cuts conflict, before a search for a budget's widths."""
@@ -30,7 +31,7 @@ class Choice:
     def __call__(self) -> list[int]:
         """The labels of the units; again after `coupling` has changed."""
         self.groups = groups(self.model, self.coupling, self.sparing)
-        scores = group_scores(self.groups, self.criterion, self.seed)
+        scores = self.scoring.of(self.groups)
         sources = shortcut_sources(self.model, self.coupling)
         key, share = self.amount
         if key == "ratio" or self.provisional:

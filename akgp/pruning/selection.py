@@ -9,43 +9,8 @@ from torch import Tensor, nn
 
 from akgp.models import ChannelMap
 from akgp.pruning.budget import Widths
-from akgp.pruning.coupling.groups import Group, Writer
-from akgp.pruning.coupling.layers import PRUNABLE, filter_dimension
+from akgp.pruning.coupling.groups import Group
 from akgp.pruning.coupling.network import Coupling
-from akgp.pruning.coupling.preparation import PruningError
-from akgp.pruning.criteria import CRITERIA, coupled_scores
-
-
-def group_scores(groups: Sequence[Group], criterion: str, seed: int) -> list[Tensor]:
-    """Scores [width] of each group's units, divided by their mean; ones where nothing may be removed."""
-    # The criterion random draws from the CPU's generator; torch.manual_seed would seed the GPUs too.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return [_scores(group, criterion) for group in groups]
-
-
-def _scores(group: Group, criterion: str) -> Tensor:
-    scores = torch.ones(group.width, dtype=torch.float64)
-    if group.reason is None:
-        by_members: dict[tuple[int, ...], list[Writer]] = {}
-        for writer in group.writers:
-            by_members.setdefault(tuple(writer.members.tolist()), []).append(writer)
-        for members, writers in by_members.items():
-            weights = [_weight(writer) for writer in writers]
-            scores[list(members)] = coupled_scores(weights, CRITERIA[criterion]).cpu()
-    return scores
-
-
-def _weight(writer: Writer) -> Tensor:
-    """The filters of a layer in the order of its group's units: [units, filters of each, ...]."""
-    assert isinstance(writer.module, PRUNABLE)
-    weight = writer.module.weight.detach().movedim(filter_dimension(writer.module), 0)
-    weight = weight[writer.filters.to(weight.device)]
-    if not weight.isfinite().all():
-        raise PruningError(
-            f"{writer.name}.weight holds values that are not finite: did the training diverge?"
-        )
-    return weight
 
 
 def shortcut_sources(model: nn.Module, coupling: Coupling) -> Tensor:

@@ -30,8 +30,9 @@ from akgp.pruning.coupling.preparation import (
     require_prunable,
 )
 from akgp.pruning.coupling.trace import Conflict
-from akgp.pruning.criteria import CRITERIA
 from akgp.pruning.cutting import Removal, cut, removal
+from akgp.pruning.evidence import Evidence
+from akgp.pruning.scoring import Scoring
 from akgp.pruning.verification import verify
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def prune(
     round_to: int = 8,
     skip: Sequence[str] = (),
     seed: int = 0,
+    evidence: Evidence | None = None,
 ) -> Pruned:
     """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
@@ -95,22 +97,24 @@ def prune(
         macs: share of the multiply-accumulates to *keep*, in (0, 1), as `akgp.evaluation.count` counts them,
             met within 2 %; filters are ranked across all layers, scores divided by their layer's mean.
         params: share of the parameters to *keep*, likewise; a shared parameter counts once.
-        criterion: fpgm, l1, l2 or random; the filters with the lowest scores are removed.
+        criterion: a name of `scoring.NAMES`; the filters with the lowest scores are removed.
         scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
             are no wider than this stay dense.
         skip: qualified names of modules that stay dense, together with their submodules.
         seed: of the criterion random.
+        evidence: what taylor, obd, hrank and knowledge look at; on the network's device.
 
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
             or quantized), holds values that are not finite, or cannot be cut exactly; nothing would be
             removed (other than by ratio 0); a budget is not met.
     """
-    amount = _check(ratio, macs, params, criterion, round_to)
+    amount = _check(ratio, macs, params, round_to)
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
+    scoring = Scoring(model, example_input, criterion, seed, evidence)
     with autograd_enabled():
         example_input = _on_device(model, example_input)
         traced = copy_network(model)
@@ -118,7 +122,7 @@ def prune(
             dense = count(traced, example_input)
         coupling = couple(model, example_input)
         sparing = Sparing(_skipped(model, skip), scope)
-        choose = Choice(model, coupling, sparing, example_input, amount, criterion, round_to, seed)
+        choose = Choice(model, coupling, sparing, example_input, amount, scoring, round_to)
         smaller, removed = _cut_without_conflict(model, example_input, choose)
         layers = _layers(model, choose, removed, round_to)
         if removed.alive.all() and amount != ("ratio", 0):
@@ -186,9 +190,7 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _check(
-    ratio: float | None, macs: float | None, params: float | None, criterion: str, round_to: int
-) -> Amount:
+def _check(ratio: float | None, macs: float | None, params: float | None, round_to: int) -> Amount:
     """The name and value of the given one of ratio, macs and params; PruningError for bad arguments."""
     amounts = {"ratio": ratio, "macs": macs, "params": params}
     given = {key: value for key, value in amounts.items() if value is not None}
@@ -202,8 +204,6 @@ def _check(
     if not number or not (0 <= value < 1 if key == "ratio" else 0 < value < 1):
         start = "[" if key == "ratio" else "("
         raise PruningError(f"{key} must be in {start}0, 1), got {value}; it is {MEANING[key]}")
-    if criterion not in CRITERIA:
-        raise PruningError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     if round_to < 1:
         raise PruningError(f"round_to must be 1 or more, got {round_to}")
     return key, float(value)

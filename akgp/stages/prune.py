@@ -15,7 +15,9 @@ from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Pruned, layers_table, prune
+from akgp.pruning.evidence import Evidence
 from akgp.stages.notices import NOTICES
+from akgp.stages.pruning_evidence import evidence
 from akgp.workspace import METRICS, Step, Task
 
 
@@ -25,7 +27,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
     example = torch.zeros(1, summary.channels, *summary.image_size)
-    pruned = pruned_as(params, dense, example, task.params.seed)
+    pruned = pruned_as(params, dense, example, task.params.seed, evidence(task, dense))
     before, after = count(dense, example), count(pruned.model, example)
     dense_filters = sum(layer.dense_width for layer in pruned.layers)
     kept_filters = sum(layer.pruned_width for layer in pruned.layers)
@@ -49,8 +51,14 @@ def removed(metrics: Mapping[str, float]) -> str:
     )
 
 
-def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pruned:
-    """Prune by the section `prune` of params.yaml."""
+def pruned_as(
+    params: Prune, model: nn.Module, example: Tensor, seed: int, looked_at: Evidence | None = None
+) -> Pruned:
+    """Prune by the section `prune` of params.yaml.
+
+    Args:
+        looked_at: see `akgp.stages.pruning_evidence`.
+    """
     return prune(
         model,
         example,
@@ -62,6 +70,7 @@ def pruned_as(params: Prune, model: nn.Module, example: Tensor, seed: int) -> Pr
         round_to=params.round_to,
         skip=params.skip,
         seed=seed,
+        evidence=looked_at,
     )
 
 

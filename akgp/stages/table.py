@@ -148,10 +148,7 @@ STAGES = {
             "remove filters of the student's dense network",
             module="akgp.stages.prune",
             keys=("seed", "student", "prune"),
-            inputs=lambda task: [
-                task.workspace.data / "summary.json",
-                task.workspace.dense(task.params.student),
-            ],
+            inputs=lambda task: [task.workspace.data, task.workspace.dense(task.params.student)],
             output=lambda task: task.workspace.pruned,
         ),
         Stage(

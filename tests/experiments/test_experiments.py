@@ -22,7 +22,7 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import defaults, mobile, paper, scope
+from experiments import criteria, defaults, mobile, paper, scope
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -333,3 +333,16 @@ def test_the_papers_experiment_has_a_teacher_a_seed() -> None:
     row = {"seed": 0, "scale": 1, "teacher_top1": 95, "dense_top1": 92, "student_top1": 93, "macs_share": 0.5}
     rows = [row | {"int8_top1": 92.5, "int8_bytes": 4000}, row | {"int8_top1": 93.5, "int8_bytes": 4000}]
     assert "int8 − dense: +1.00 ± 0.50 points over 2 seeds." in paper.table(rows)
+
+
+def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
+    plan = list(criteria.plan())
+    assert len(plan) == len(set(plan)) == 3 * 3 * 2 * len(criteria.NAMES)
+    row = {"network": "resnet18", "macs": 0.5, "dense": 70.0, "before": 20.0, "prune_seconds": 1.0}
+    text = criteria.table(
+        [row | {"seed": seed, "criterion": name, "after": after + seed}
+         for name, after in (("fpgm", 60.0), ("knowledge", 65.0)) for seed in (0, 2)]
+    )  # fmt: skip
+    assert text.index("| knowledge | 20.00 ± 0.00 (2) | 66.00 ± 1.00 (2) | 4.00 ± 1.00") < text.index(
+        "| fpgm |"
+    )

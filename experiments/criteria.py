@@ -1,0 +1,181 @@
+"""Pruning criteria at equal cost: what each leaves before the recovery, and after the same one.
+
+`AKGP_CIFAR10=DIR python -m experiments.criteria` does every run of `plan` on one thread, network by network
+and seed by seed, and writes results/criteria/table.json and table.md after each; started again, it does those
+that are missing. 10,000 images of CIFAR-10-J75; the recovery is taught by the dense network (weight 0.3,
+temperature 2).
+All is judged on 10,000 other training images, by the last epoch, so that nothing is chosen; no test split
+is read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import typer
+from torch import nn
+
+from akgp.data import Images, IndexedSource
+from akgp.distillation import Distillation, Teacher, ask_teachers, frozen_teacher
+from akgp.distillation.strategies import TEACHER_WEIGHT
+from akgp.evaluation import accuracy, predict_logits
+from akgp.models import build
+from akgp.params import Augment, Distill, Network, Training
+from akgp.pruning import CRITERIA, prune
+from akgp.pruning.evidence import Evidence, distillation_curvature
+from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
+from akgp.training import cross_entropy, train
+from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
+
+RESULTS, WEIGHTS = Path("results/criteria"), Path("runs/criteria")
+IMAGES, HELD_OUT, JUDGED = 10_000, 10_000, 512
+SIDES = {"cifar_resnet20": 16, "mobilenet_v2": 32, "resnet18": 32}
+DENSE_EPOCHS, EPOCHS = 16, 8
+SEEDS, MACS = (0, 1, 2), (0.5, 0.25)
+NAMES = (*CRITERIA, *BY_IMAGES, *BY_NETWORK)
+
+
+@dataclass(frozen=True)
+class Run:
+    network: str
+    seed: int
+    macs: float
+    criterion: str
+
+
+def plan() -> Iterator[Run]:
+    for network in SIDES:
+        for seed in SEEDS:
+            for macs in MACS:
+                yield from (Run(network, seed, macs, name) for name in NAMES)
+
+
+def sources(network: str, seed: int) -> tuple[IndexedSource, IndexedSource]:
+    """Training images, others for each seed, and the images on which all is judged."""
+    every = cifar10(SIDES[network], HELD_OUT + len(SEEDS) * IMAGES)
+    first = HELD_OUT + seed * IMAGES
+    parts = torch.arange(first, first + IMAGES), torch.arange(HELD_OUT)
+    training, validation = (Images(every.pixels[part], every.labels[part]) for part in parts)
+    return IndexedSource.of(training, *MEAN_STD[3]), IndexedSource.of(validation, *MEAN_STD[3])
+
+
+def settings(network: str, epochs: int) -> Training:
+    return Training(
+        epochs=epochs, warmup_epochs=1, schedule="linear", keep="last", precision="fp32",
+        augment=Augment(crop_padding=SIDES[network] // 8),
+    )  # fmt: skip
+
+
+def dense(network: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    side = SIDES[network]
+    model = build(Network(architecture=network), num_classes=10, in_channels=3, image_size=(side, side))
+    file = WEIGHTS / f"{network}-{seed}.pt"
+    if not weights_from(file, model):
+        splits, params = sources(network, seed), settings(network, DENSE_EPOCHS)
+        for epoch in train(model, *splits, params=params, objective=cross_entropy(), seed=seed):
+            print(network, seed, epoch.row, flush=True)
+        save_weights(file, model)
+    return model.eval()
+
+
+def evidence(criterion: str, model: nn.Module, images: IndexedSource) -> Evidence | None:
+    """As the stage prune gives it: JUDGED training images at random."""
+    if criterion not in BY_IMAGES:
+        return None
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    chosen = images.take(order[:JUDGED])
+    if criterion != "knowledge":
+        return Evidence(list(chosen.ordered(batch_size=64)), cross_entropy())
+    params = Distill(logit_adjustment="off")
+    data = ask_teachers([Teacher([model])], None, images, images.take(order[:64]), images.take(order[:2000]))
+    run = Distillation(model, data, params, teachers=[frozen_teacher(model)])
+    batches = list(run.images().take(order[:JUDGED]).ordered(batch_size=64))
+    return Evidence(batches, run.objective(), distillation_curvature(TEACHER_WEIGHT, params.temperature))
+
+
+def measured(run: Run) -> dict[str, Any]:
+    """Top-1 before and after the recovery, %; the dense network's; seconds of the scoring and cutting."""
+    images, validation = sources(run.network, run.seed)
+    model, side = dense(run.network, run.seed), SIDES[run.network]
+    start = time.perf_counter()
+    pruned = prune(
+        model, torch.zeros(1, 3, side, side), macs=run.macs, criterion=run.criterion, round_to=4,
+        seed=run.seed, evidence=evidence(run.criterion, model, images),
+    ).model  # fmt: skip
+    seconds = time.perf_counter() - start
+    before = accuracy(predict_logits(pruned, validation, device="cpu"), validation.labels)
+    pruned.requires_grad_(True)
+    params, objective = settings(run.network, EPOCHS), taught(model)
+    rows = train(pruned, images, validation, params=params, objective=objective, seed=run.seed)
+    after = [epoch.row["val_top1"] for epoch in rows][-1]
+    reference = accuracy(predict_logits(model, validation, device="cpu"), validation.labels)
+    return {"dense": reference, "before": before, "after": after, "prune_seconds": round(seconds, 1)}
+
+
+ABOUT = """# Pruning criteria at equal cost
+
+`AKGP_CIFAR10=DIR python -m experiments.criteria`, see the head of that file: 10,000 images of CIFAR-10-J75,
+the MACs of all met within 2 %, 8 epochs of recovery taught by the dense network at 0.3. Validation top-1 of
+the last epoch, %, mean ± standard error over the seeds (how many). One thread, fp32, AMD EPYC, 2 cores, AVX2
+only. Runs of the plan: {done} of {planned}.
+
+| network | MACs | criterion | before recovery | after | less than dense | seconds to prune |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a criterion a line, the best after the recovery first."""
+    arms: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault((row["network"], row["macs"], row["criterion"]), []).append(row)
+
+    def rank(item: tuple[tuple[str, float, str], list[dict[str, Any]]]) -> tuple[str, float, float]:
+        (network, macs, _), each = item
+        return network, -macs, -mean(row["after"] for row in each)
+
+    lines = []
+    for (network, macs, criterion), each in sorted(arms.items(), key=rank):
+        lost = [row["dense"] - row["after"] for row in each]
+        cells = [
+            network,
+            f"{macs:g}",
+            criterion,
+            *(spread([row[key] for row in each]) for key in ("before", "after")),
+        ]
+        cells += [spread(lost), f"{mean(row['prune_seconds'] for row in each):.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error} ({len(values)})"
+
+
+def main() -> None:
+    """Do the runs of the plan that results/criteria/table.json does not hold."""
+    torch.set_num_threads(1)
+    file = RESULTS / "table.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
+    for run in plan():
+        if run in done:
+            continue
+        rows.append(asdict(run) | measured(run))
+        print(rows[-1], flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
