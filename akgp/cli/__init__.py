@@ -15,7 +15,20 @@ from typing import Annotated
 
 import typer
 
-from akgp.cli import console, deploy, download, entry, export, home, params, recipe, release, sweep, workspace
+from akgp.cli import (
+    console,
+    deploy,
+    download,
+    entry,
+    export,
+    home,
+    params,
+    prune,
+    recipe,
+    release,
+    sweep,
+    workspace,
+)
 
 app = typer.Typer(
     help="Compress an image classifier: prune, distill, quantize.",
@@ -28,6 +41,7 @@ app.add_typer(workspace.app)
 app.add_typer(deploy.app)
 app.add_typer(download.app)
 app.add_typer(export.app)
+app.add_typer(prune.app)
 app.add_typer(params.app, name="params")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
