@@ -52,10 +52,10 @@ def test_a_network_of_ones_own_as_json(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ([], "only --dry-run"),
-        (["cifar_resnet20", "--dry-run", "--input", "32"], "must be channels,height,width such as 3,224,224"),
-        (["cifar_resnet20", "--dry-run", "--ratio", "1.5"], "less than 1"),
+        (["--dry-run", "--input", "32"], "must be channels,height,width such as 3,224,224"),
+        (["--dry-run", "--ratio", "1.5"], "less than 1"),
         (
-            ["cifar_resnet20", "--dry-run", "--ratio", "0.5", "--macs", "0.5"],
+            ["--dry-run", "--ratio", "0.5", "--macs", "0.5"],
             "exactly one of ratio, macs, params",
         ),
     ],
