@@ -137,7 +137,7 @@ def _code(folder: Path) -> int:
 
 def _run(command: list[str], folder: Path, timeout_s: float = 600) -> str:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise EmulationError(f"{command[0]}: not finished after {timeout_s:g} s") from error
     if done.returncode:

@@ -113,7 +113,11 @@ def program(network: Description, about: About) -> Program:
     source = "\n\n".join(
         [
             _opening(about),
-            *((KERNELS / f"{file}.c").read_text().strip() for file in ORDER if file in kernels),
+            *(
+                (KERNELS / f"{file}.c").read_text(encoding="utf-8").strip()
+                for file in ORDER
+                if file in kernels
+            ),
             *constants.declarations,
             *_texts(about),
             run,
@@ -132,6 +136,10 @@ def _comment(layer: Layer) -> str:
     shape = " x ".join(map(str, (*layer.output.shape[1:], layer.output.shape[0])))
     names = layer.operation.name + (f" and {layer.add.name}" if layer.add else "")
     return f"{re.sub(r'[^ -~]|[*]/', '_', names)}: {shape}"
+
+
+def _kernel(file: str) -> str:
+    return (KERNELS / f"{file}.c").read_text(encoding="utf-8").strip()
 
 
 def _opening(about: About) -> str:

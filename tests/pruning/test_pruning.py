@@ -317,7 +317,7 @@ def nothing_finite() -> nn.Module:
         (cifar_resnet(8), {"macs": 0.0}, r"macs must be in \(0, 1\), got 0.0"),
         (
             cifar_resnet(8),
-            {"ratio": 0.5, "criterion": "hrank"},
+            {"ratio": 0.5, "criterion": "entropy"},
             "criterion must be one of fpgm, l1",
         ),
         (cifar_resnet(8), {"ratio": 0.5, "skip": ["layer9"]}, "skip: 'layer9' is not a module"),
