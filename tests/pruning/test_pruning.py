@@ -133,7 +133,10 @@ def following_norms(model: nn.Module) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18", "vgg16_bn", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    ["cifar_resnet20", "resnet18", "mobilenet_v2", pytest.param("vgg16_bn", marks=pytest.mark.slow)],
+)
 def test_surgery_is_masking(name: str) -> None:
     """The contract: zeroing what `layers` says was removed gives the outputs of the smaller network."""
     model = network(name)
@@ -228,7 +231,7 @@ def test_skip_leaves_a_module_and_what_is_summed_with_it_dense() -> None:
         ("resnet18", lambda layer: layer == "conv1" or layer.endswith(("conv2", "downsample.0"))),
         # Blocks of stride 2 and those whose widths differ have no shortcut; the first of a stage feeds a sum.
         ("mobilenet_v2", lambda layer: layer.endswith("conv.2") and layer.split(".")[1] not in ("1", "17")),
-        ("vgg11", lambda layer: False),
+        pytest.param("vgg11", lambda layer: False, marks=pytest.mark.slow),
     ],
 )
 def test_scope_inside_leaves_sums_whole(name: str, summed: Callable[[str], bool]) -> None:
