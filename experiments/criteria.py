@@ -10,12 +10,11 @@ is read.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from akgp.pruning.evidence import Evidence, distillation_curvature
 from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
 from akgp.training import cross_entropy, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
+from experiments.resumable import Row, complete, spread
 
 RESULTS, WEIGHTS = Path("results/criteria"), Path("runs/criteria")
 IMAGES, HELD_OUT, JUDGED = 10_000, 10_000, 512
@@ -132,7 +132,7 @@ only. Runs of the plan: {done} of {planned}.
 """
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: a criterion a line, the best after the recovery first."""
     arms: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -156,25 +156,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
 
 
-def spread(values: list[float]) -> str:
-    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{error} ({len(values)})"
-
-
 def main() -> None:
     """Do the runs of the plan that results/criteria/table.json does not hold."""
-    torch.set_num_threads(1)
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
-    for run in plan():
-        if run in done:
-            continue
-        rows.append(asdict(run) | measured(run))
-        print(rows[-1], flush=True)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(), measured, table)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 import typer
@@ -32,6 +29,7 @@ from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune
 from akgp.training import Objective, TrainingError, cross_entropy, train
+from experiments.resumable import Row, complete
 
 RESULTS = Path("results/defaults")
 WEIGHTS = Path("runs/defaults")
@@ -230,7 +228,7 @@ images, and with 40,000 images and 4 epochs 64 is better than 128.
 """
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: for each network, number of images and start the accuracies by batch and rate."""
     found: dict[tuple[str, int, str], dict[tuple[int, float], list[float]]] = defaultdict(
         lambda: defaultdict(list)
@@ -254,20 +252,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train the runs of the plan that results/defaults/table.json does not hold."""
-    torch.set_num_threads(1)
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
-    for run in plan():
-        if run in done:
-            continue
-        start = time.perf_counter()
-        top1 = measured(run)
-        rows.append(asdict(run) | {"val_top1": top1, "seconds": round(time.perf_counter() - start, 1)})
-        print(rows[-1], flush=True)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(), lambda run: {"val_top1": measured(run)}, table)
 
 
 if __name__ == "__main__":

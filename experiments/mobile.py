@@ -9,14 +9,13 @@ training images, with the last epoch's weights; no test split is read.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tempfile
-import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 import typer
@@ -30,6 +29,7 @@ from akgp.params import Augment, Network, Quantize, Training
 from akgp.quantization import correct_biases, export_onnx, quantize
 from akgp.training import cross_entropy, train
 from experiments.defaults import MEAN_STD, cifar10
+from experiments.resumable import Row, complete
 
 RESULTS, WEIGHTS = Path("results/mobile"), Path("runs/mobile")
 NETWORKS, SEEDS = ("mobilenet_v3_small", "efficientnet_b0"), (0, 1, 2)
@@ -45,6 +45,17 @@ Agreement: share of these images that int8 classifies as the float network does.
 | network | seed | float, % | int8, % | agreement, % | corrected, % | agreement, % | kept |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
+
+
+@dataclass(frozen=True)
+class Run:
+    network: str
+    seed: int
+
+
+def plan() -> Iterator[Run]:
+    for seed in SEEDS:
+        yield from (Run(name, seed) for name in NETWORKS)
 
 
 def sources() -> tuple[IndexedSource, IndexedSource]:
@@ -75,12 +86,12 @@ def trained(name: str, seed: int, images: IndexedSource, validation: IndexedSour
     return model
 
 
-def measured(name: str, seed: int, images: IndexedSource, validation: IndexedSource) -> dict[str, Any]:
+def measured(run: Run, images: IndexedSource, validation: IndexedSource) -> Row:
     """Top-1 of the float network and of both int8 files, and how far these agree with it, %."""
-    model = trained(name, seed, images, validation)
+    model = trained(run.network, run.seed, images, validation)
     calibration = next(images.ordered(batch_size=512)).inputs
     floating = predict_logits(model, validation, device="cpu")
-    row: dict[str, Any] = {"float": accuracy(floating, validation.labels)}
+    row: Row = {"float": accuracy(floating, validation.labels)}
     with tempfile.TemporaryDirectory() as folder:
         source, plain, corrected = (Path(folder) / f"{each}.onnx" for each in ("float", "int8", "corrected"))
         with redirect_stdout(io.StringIO()):
@@ -99,7 +110,7 @@ def agreement(logits: Tensor, others: Tensor) -> float:
     return 100 * float((logits.argmax(1) == others.argmax(1)).float().mean())
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: a network a line, and the mean over the seeds of each."""
     keys = ("float", "int8", "int8_agreement", "corrected", "corrected_agreement")
     lines = []
@@ -121,22 +132,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train and measure what results/mobile/table.json does not hold."""
-    torch.set_num_threads(1)
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    done = {(row["network"], row["seed"]) for row in rows}
     splits = sources()
-    for seed in SEEDS:
-        for name in NETWORKS:
-            if (name, seed) in done:
-                continue
-            start = time.perf_counter()
-            row = {"network": name, "seed": seed} | measured(name, seed, *splits)
-            rows.append(row | {"seconds": round(time.perf_counter() - start)})
-            print(rows[-1], flush=True)
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
-            (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(), lambda run: measured(run, *splits), table)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from akgp.pruning import prune
 from akgp.quantization import export_onnx, quantize
 from akgp.training import Schedule, cross_entropy, learning_rate_factor, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
+from experiments.resumable import Row, complete, spread
 
 RESULTS, WEIGHTS = Path("results/scope"), Path("runs/scope")
 IMAGES, HELD_OUT, SIDE = 10_000, 10_000, 16
@@ -168,7 +168,7 @@ latency (batch 1, same rounds). One thread, fp32, AMD EPYC, 2 cores, AVX2 only. 
 """
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: an arm a line, with its distance to the dense network of the same seed."""
     reference = {row["seed"]: row["val_top1"] for row in rows if row["macs"] == 1}
     arms: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
@@ -191,26 +191,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
 
 
-def spread(values: list[float]) -> str:
-    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{error} ({len(values)})"
-
-
 def main() -> None:
     """Train the runs of the plan that results/scope/table.json does not hold."""
-    torch.set_num_threads(1)
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    done = [Run(**{key: row[key] for key in Run.__dataclass_fields__}) for row in rows]
-    for run in plan():
-        if run in done:
-            continue
-        start = time.perf_counter()
-        rows.append(asdict(run) | measured(run) | {"seconds": round(time.perf_counter() - start)})
-        print(rows[-1], flush=True)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(), measured, table)
 
 
 if __name__ == "__main__":

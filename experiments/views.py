@@ -8,11 +8,10 @@ started again, it does those that are missing.
 
 from __future__ import annotations
 
-import json
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 import typer
@@ -21,24 +20,39 @@ from akgp.distillation import Distillation, Teacher, ask_teachers
 from akgp.params import Distill
 from akgp.pruning import prune
 from experiments import scope
+from experiments.resumable import Row, complete
 
 RESULTS = Path("results/views")
 IMAGES, EPOCHS, SEEDS = 2500, 20, (0, 1)
 VIEWS = (None, 2, 5, 10)
 
 
-def measured(views: int | None, seed: int) -> float:
+@dataclass(frozen=True)
+class Run:
+    """views: None: the teacher is asked in the step."""
+
+    views: int | None
+    seed: int
+
+
+def plan() -> Iterator[Run]:
+    for seed in SEEDS:
+        yield from (Run(views, seed) for views in VIEWS)
+
+
+def measured(run: Run) -> Row:
     """Validation top-1 of the student after the last epoch, %."""
     teacher, _ = scope.dense(0)
     student = prune(teacher, scope.EXAMPLE, macs=0.5, scope="inside").model
     images, validation = scope.sources(0)
     images = images.take(torch.arange(IMAGES))
     data = ask_teachers([Teacher([teacher])], None, images, validation, validation.take(torch.arange(1000)))
-    params = Distill(strategy="fixed", w0=0.3, teacher_views=views, training=scope.settings(EPOCHS))
-    return [epoch.row["val_top1"] for epoch in Distillation(student, data, params, seed=seed)][-1]
+    params = Distill(strategy="fixed", w0=0.3, teacher_views=run.views, training=scope.settings(EPOCHS))
+    rows = [epoch.row for epoch in Distillation(student, data, params, seed=run.seed)]
+    return {"val_top1": rows[-1]["val_top1"]}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     lines = [
         "# Cached views: what they cost in accuracy", "",
         "`python -m experiments.views`: validation top-1, %, of ResNet-20 at half of its MACs, 2,500 images",
@@ -54,21 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train the students that results/views/table.json does not hold."""
-    torch.set_num_threads(1)
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    for seed in SEEDS:
-        for views in VIEWS:
-            if any((row["views"], row["seed"]) == (views, seed) for row in rows):
-                continue
-            start = time.perf_counter()
-            top1 = measured(views, seed)
-            seconds = round(time.perf_counter() - start)
-            rows.append({"views": views, "seed": seed, "val_top1": top1, "seconds": seconds})
-            print(rows[-1], flush=True)
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
-            (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(), measured, table)
 
 
 if __name__ == "__main__":

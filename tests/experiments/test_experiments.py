@@ -22,7 +22,8 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import criteria, defaults, mobile, paper, scope
+from experiments import criteria, defaults, mobile, paper, scope, views
+from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -346,3 +347,25 @@ def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
     assert text.index("| knowledge | 20.00 ± 0.00 (2) | 66.00 ± 1.00 (2) | 4.00 ± 1.00") < text.index(
         "| fpgm |"
     )
+
+
+def test_a_table_is_resumed_after_the_last_run(tmp_path: Path) -> None:
+    runs = [views.Run(number, seed) for seed in (0, 1) for number in (None, 2)]
+    done: list[views.Run] = []
+
+    def measured(run: views.Run) -> dict[str, Any]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(run)
+        return {"val_top1": 60.0 + run.seed}
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(tmp_path, runs, measured, views.table)
+    rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert [(row["views"], row["seed"]) for row in rows] == [(None, 0), (2, 0), (None, 1)] and done == runs[
+        :3
+    ]
+    done.clear()
+    complete(tmp_path, runs, measured, views.table)
+    assert done == runs[3:]
+    assert "| asked in the step | 60.50 (2) |" in (tmp_path / "table.md").read_text(encoding="utf-8")
