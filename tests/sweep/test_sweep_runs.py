@@ -229,7 +229,7 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
     training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1}
     space = {
         "distill.training.learning_rate": {"choices": [0.1, 10.0]},
-        "distill.training.epochs": {"choices": [4]},  # more than params.yaml has outside of the space
+        "distill.training.epochs": {"choices": [4, 5]},  # more than params.yaml has outside of the space
         "distill.training.warmup_epochs": {"choices": [1.0, 4.0]},
         "prune.macs": {"choices": [0.5, 0.0001]},
     }
