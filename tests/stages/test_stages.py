@@ -45,7 +45,7 @@ def write_params(root: Path, **changes: Any) -> params.Params:
         "teachers": ["small"],
         "student": "small",
         "teacher": training,
-        "prune": {"ratio": 0.5, "round_to": 4},
+        "prune": {"ratio": 0.5, "scope": "all", "round_to": 4},
         "distill": {"training": training},
         "evaluate": {"rounds": 3, "warmup_seconds": 0.0},
         "ray": {"cpus_per_worker": 1},
