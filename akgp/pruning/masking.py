@@ -14,7 +14,11 @@ from akgp.pruning.cutting import DIRECTIONS, Removal
 
 
 class Different(Exception):
-    """A feature of the smaller network is not that of the masked one."""
+    """A feature of the smaller network, the output of `layer`, is not that of the masked one."""
+
+    def __init__(self, layer: str, message: str) -> None:
+        super().__init__(message)
+        self.layer = layer
 
 
 def mask(model: nn.Module, removed: Removal) -> list[Any]:
@@ -58,6 +62,6 @@ def _require_constant(name: str, channels: Tensor) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any) -> None:
         values = inputs[0].index_select(1, channels.to(inputs[0].device)).transpose(0, 1).flatten(1)
         if not torch.equal(values, values[:, :1].expand_as(values)):
-            raise Different(f"normalises channels in {name} that others write too")
+            raise Different(name, f"normalises channels in {name} that others write too")
 
     return hook

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts, count
-from akgp.models.eval_mode import eval_mode
 from akgp.pruning.budget import TOLERANCE
 from akgp.pruning.choice import UNITS, Amount, Choice
 from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE, width
-from akgp.pruning.coupling.network import Coupling, Known, couple, follow, two_or_more
+from akgp.pruning.coupling.network import couple
 from akgp.pruning.coupling.preparation import (
     PruningError,
     as_pruning_error,
@@ -29,11 +28,10 @@ from akgp.pruning.coupling.preparation import (
     copy_network,
     require_prunable,
 )
-from akgp.pruning.coupling.trace import Conflict
-from akgp.pruning.cutting import Removal, cut, removal
+from akgp.pruning.cutting import Removal
 from akgp.pruning.evidence import Evidence
+from akgp.pruning.exact_cut import cut_exactly
 from akgp.pruning.scoring import Scoring
-from akgp.pruning.verification import verify
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +40,6 @@ MEANING = {
     "macs": "the share of the MACs to keep",
     "params": "the share of the parameters to keep",
 }
-ATTEMPTS = 40
-"""Cuts that are tried before every activation keeps its layout."""
 
 
 @dataclass(frozen=True)
@@ -123,60 +119,13 @@ def prune(
         coupling = couple(model, example_input)
         sparing = Sparing(_skipped(model, skip), scope)
         choose = Choice(model, coupling, sparing, example_input, amount, scoring, round_to)
-        smaller, removed = _cut_without_conflict(model, example_input, choose)
+        smaller, removed = cut_exactly(model, example_input, choose)
         layers = _layers(model, choose, removed, round_to)
         if removed.alive.all() and amount != ("ratio", 0):
             raise PruningError(_nothing_removed(model, amount, layers))
-        verify(model, removed, smaller, example_input)
         # Counted on a copy: a forward pass may write to buffers.
         _report(amount, layers, dense, count(copy_network(smaller), example_input))
     return Pruned(smaller, layers)
-
-
-def _cut_without_conflict(
-    model: nn.Module, example_input: Tensor, choose: Choice
-) -> tuple[nn.Module, Removal]:
-    """A cut copy of `model` in which every operation joins what it joined before.
-
-    Where the code of the network fixes a size or an order, the units there keep their layout, and the cut is
-    made again.
-    """
-    coupling = choose.coupling
-    for attempt in range(ATTEMPTS):
-        removed = removal(model, coupling, choose())
-        smaller = copy_network(model)
-        try:
-            layers = cut(smaller, removed)
-            for training in (False, True)[: 1 + coupling.trains]:
-                _check_cut(smaller, example_input, layers, coupling, training)
-            if not choose.provisional:
-                return smaller, removed
-            choose.provisional = False
-        except Conflict as conflict:
-            log.debug("%s: %s", type(model).__name__, conflict.reason)
-            everything = [ids for layers in coupling.layers.values() for ids in layers]
-            progress = attempt < ATTEMPTS - 3 and coupling.hold(conflict.ids, conflict.reason)
-            if not progress and not coupling.hold(everything, conflict.reason):
-                raise PruningError(f"{type(model).__name__} cannot be cut: {conflict.reason}") from conflict
-    raise AssertionError("the last attempts keep every layout")
-
-
-def _check_cut(
-    smaller: nn.Module,
-    example_input: Tensor,
-    layers: dict[str, tuple[Tensor, ...]],
-    coupling: Coupling,
-    training: bool,
-) -> None:
-    """Raise Conflict where the cut network joins channels that the given one does not."""
-    probe = copy_network(smaller).cpu()
-    example_input = example_input.cpu()
-    if training:
-        probe.train()
-        follow(probe, two_or_more(example_input), Known(coupling), layers, expected=coupling.record)
-    else:
-        with eval_mode(probe):
-            follow(probe, example_input, Known(coupling), layers, expected=coupling.record)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:

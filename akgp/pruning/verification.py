@@ -40,6 +40,15 @@ COMPARED = 2
 
 OUTPUT = "the network's output"
 
+
+class Inexact(PruningError):
+    """The smaller network computes other values in `layer`, a module's name."""
+
+    def __init__(self, model: nn.Module, different: Different) -> None:
+        super().__init__(f"{type(model).__name__} without the removed channels {different}")
+        self.layer = different.layer
+
+
 Feature = Callable[[str, Tensor, int], None]  # takes a layer's name, its output, its dimension of channels
 
 
@@ -47,7 +56,8 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
     """Compare `smaller`, which is `model` without what is `removed`, with `model` with these set to zero.
 
     Raises:
-        PruningError: features differ, or the smaller network does not run; names the layer.
+        Inexact: features differ.
+        PruningError: the smaller network does not run, or holds other values.
     """
     kind = type(model).__name__
     with autograd_enabled(), torch.random.fork_rng(devices=[]):
@@ -92,7 +102,8 @@ def _verified_cut(
             return  # other dimensions than that of the layer's own channels have fewer positions
         if expected_name != name or right.shape != value.shape:
             raise Different(
-                f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}"
+                expected_name,
+                f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}",
             )
         right, value = right.double(), value.double()
         # Variation within a channel, over inputs and positions: a constant that a bias adds, of any
@@ -109,18 +120,16 @@ def _verified_cut(
         allowed = VARIATION[not exact] * variation + ROUNDING[not exact] * magnitude + 1e-15 * largest
         if difference > allowed:
             raise Different(
+                name,
                 f"differs by {difference:.3g} in {name}, which varies by {variation:.3g}, from the network "
-                "with them set to zero"
+                "with them set to zero",
             )
 
     cut(twin, removed)  # the masked copy: with the same weights, random ones included
     try:
         _run(twin, noise, _restricted(compare, kept_of_present))
     except Different as error:
-        raise PruningError(
-            f"{kind} without the removed channels {error}: an operation turns zeros into other "
-            "values; name its module in skip"
-        ) from None
+        raise Inexact(model, error) from None
     except Exception as error:  # whatever the user's forward pass raises
         raise PruningError(
             f"{kind} does not run without the removed channels ({message(error)}): "
@@ -160,7 +169,7 @@ def _masked(
                     break
             return twin, noise, exact, features
         except Different as error:
-            raise PruningError(f"{type(model).__name__} without the removed channels {error}") from None
+            raise Inexact(model, error) from None
         except Exception as error:  # a forward pass that insists on precision or batch; no float64 there
             if not exact:
                 reason = message(error)

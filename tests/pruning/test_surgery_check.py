@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.pruning import PruningError, prune
+from akgp.pruning import PruningError, exact_cut, prune
+from akgp.pruning.cutting import Removal
 from akgp.pruning.entries import Entries
 from tests.support.small_networks import IMAGES, Small
 
@@ -71,6 +72,10 @@ def tiny_logits(model: Small) -> None:
 )
 def test_wrong_surgery_is_found(weights: Callable[[Small], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the weights hide, and at the layer where it first shows; the right one passes."""
+
+    def raise_again(layer: str, removed: Removal) -> None:
+        raise  # what the check has found, in place of keeping the channels before the layer
+
     model = Small()
     weights(model)
     assert count(prune(model, IMAGES, ratio=0.5).model, IMAGES).macs < 0.5 * count(model, IMAGES).macs
@@ -89,6 +94,7 @@ def test_wrong_surgery_is_found(weights: Callable[[Small], None], monkeypatch: p
             return values
 
         monkeypatch.setattr(Entries, "of", of)
+        monkeypatch.setattr(exact_cut, "_keep_before", raise_again)
         with pytest.raises(
             PruningError, match=r"without the removed channels differs by .* in \w+, which varies"
         ):

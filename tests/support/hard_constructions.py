@@ -34,12 +34,15 @@ from tests.support.hard_networks import (
     fused_attention,
     heads,
     in_place_part,
+    learned_tokens,
     mixer,
     res2net,
     selective,
     set_slice,
     shuffled,
+    split_attention,
     squeeze,
+    unfollowed_gate,
 )
 
 
@@ -103,6 +106,22 @@ NETWORKS: dict[str, Build] = {
             net.mix(x.permute(0, 2, 3, 1).reshape(-1, 16)).reshape(len(x), 16, 16, 16).permute(0, 3, 1, 2)
         ),
         mix=lambda: nn.Linear(16, 16),
+    ),
+    "split attention": between(
+        split_attention, side=lambda: conv(16, 32, groups=2), gate=lambda: nn.Linear(16, 32)
+    ),
+    "learned tokens": between(
+        learned_tokens, 24, weights=lambda: nn.Conv2d(16, 4, 1), project=lambda: nn.Linear(16, 24)
+    ),
+    "gate that is not followed": between(unfollowed_gate, side=two(), gate=lambda: nn.Conv2d(16, 16, 1)),
+    "generalised mean": between(
+        lambda net, x: (
+            x.clamp(min=1e-6)
+            .pow(net.power.weight[0, 0])
+            .mean((2, 3), keepdim=True)
+            .pow(1 / net.power.weight[0, 0])
+        ),
+        power=lambda: nn.Linear(1, 1),
     ),
     "token mixing": between(mixer, tokens=lambda: nn.Linear(256, 256)),
     "weight standardisation": between(

@@ -122,6 +122,27 @@ def selective(net: Any, x: Tensor) -> Tensor:
     return (branches * gate).sum(1)
 
 
+def split_attention(net: Any, x: Tensor) -> Tensor:
+    """ResNeSt's: two groups of filters, weighed channel by channel by a softmax over both."""
+    halves = net.side(x).chunk(2, 1)
+    gates = net.gate(sum(halves).mean((2, 3))).view(len(x), 2, -1).softmax(1)
+    return sum(gates[:, i, :, None, None] * half for i, half in enumerate(halves))
+
+
+def learned_tokens(net: Any, x: Tensor) -> Tensor:
+    """Four weighted means over the positions, projected one by one."""
+    weights = net.weights(x).flatten(2).softmax(-1)
+    tokens = torch.einsum("bkn,bcn->bkc", weights, x.flatten(2))
+    return F.relu(net.project(tokens)).mean(1)[:, :, None, None]
+
+
+def unfollowed_gate(net: Any, x: Tensor) -> Tensor:
+    """As many gates are taken as there are channels; where they come from cannot be followed."""
+    gates = torch.fft.irfft(torch.fft.rfft(net.gate(x), dim=1), n=16, dim=1)
+    y = net.side(x)
+    return y * gates[:, : y.shape[1]]
+
+
 def mixer(net: Any, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     tokens = x.flatten(2)

@@ -98,7 +98,8 @@ class Trace(TorchDispatchMode):
         self.model = model
         for name, tensor in named_tensors(model):
             if name in layers:
-                dead = constant(tensor.detach(), 0) if id(tensor) in parameters else tensor.detach()
+                cut = id(tensor) in parameters and layers[name]  # a single number has no units: it stays
+                dead = constant(tensor.detach(), 0) if cut else tensor.detach()
                 self.marks[tensor] = Marks(layers[name], dead, True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

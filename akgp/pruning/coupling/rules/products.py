@@ -130,7 +130,8 @@ def result(
             dead = unknown(out)
         else:
             if any(out.ndim - 1 not in varying(ids) for ids in layers) and call.name != "convolution":
-                dead = bias.expand(out.shape)  # units of the rows get it all the same
+                # Units of the rows get it all the same, those of the columns lose it.
+                dead = bias.expand(out.shape) if len(layers) == 1 else unknown(out)
             unite_bias(call, added, layers, out)
     if not layers and added is not None:
         for ids in added.layers:

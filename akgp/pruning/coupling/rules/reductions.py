@@ -96,16 +96,25 @@ def normalised(call: Call) -> Result:
     dim = call.arg(1, "dim", -1) % source.ndim if isinstance(call.arg(1, "dim", -1), int) else -1
     if call.name == "topk":
         dim = call.arg(2, "dim", -1) % source.ndim
-    mixed = [ids for ids in marks.layers if dim in varying(ids)]
-    for ids in mixed:
-        if marks.weight:
+    layers = []
+    for ids in marks.layers:
+        if dim not in varying(ids):
+            layers.append(ids)
+        elif marks.weight:
             call.units.block(ids, f"{call.where} computes with the whole weight")
+        elif set(varying(ids)) - {dim}:
+            # Attention over branches: those of a channel go together.
+            first = ids.narrow(dim, 0, 1)
+            call.units.unite(ids, first, call.where)
+            layers.append(first.expand(ids.shape))
         else:
             call.units.hold(ids, f"{call.where} is over the channels")
-    if mixed or out.shape != source.shape:
-        return [] if mixed else None
+    if out.shape != source.shape:
+        return None if layers else []
+    if not layers and not marks.weight:
+        return []
     dead = tidy(call.on_dead().to(out.dtype))
-    return [Marks(marks.layers, dead, marks.weight)]
+    return [Marks(tuple(layers), dead, marks.weight)]
 
 
 def glu(call: Call) -> Result:

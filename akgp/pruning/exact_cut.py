@@ -1,0 +1,96 @@
+"""Cuts a network until what is left computes what the given one does with the same units set to zero."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from akgp.models.eval_mode import eval_mode
+from akgp.pruning.choice import Choice
+from akgp.pruning.coupling.network import Coupling, Known, follow, two_or_more
+from akgp.pruning.coupling.preparation import PruningError, copy_network
+from akgp.pruning.coupling.trace import Conflict
+from akgp.pruning.cutting import Removal, cut, removal
+from akgp.pruning.verification import Inexact, verify
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 40
+"""Cuts that are tried before every activation keeps its layout."""
+
+
+def cut_exactly(model: nn.Module, example_input: Tensor, choose: Choice) -> tuple[nn.Module, Removal]:
+    """A cut copy of `model` that computes what `model` does with the same units set to zero.
+
+    Units without which a layer would compute something else stay, and the cut is made again.
+    """
+    while True:
+        smaller, removed = _cut_without_conflict(model, example_input, choose)
+        try:
+            verify(model, removed, smaller, example_input)
+            return smaller, removed
+        except Inexact as error:
+            if removed.alive.all():
+                raise
+            log.debug("%s", error)
+            _keep_before(error.layer, removed)
+
+
+def _keep_before(layer: str, removed: Removal) -> None:
+    """Never remove the units that arrive in `layer`; where these are not known, none of the removed ones."""
+    coupling = removed.coupling
+    arriving = [ids for ids in coupling.record.inputs.get(layer, ()) if ids is not None]
+    ids = torch.cat(arriving) if arriving else torch.zeros(0, dtype=torch.long)
+    gone = ids[~removed.alive[ids]]
+    if not len(gone):
+        gone = (~removed.alive).nonzero().flatten()
+    reason = f"without it {layer} computes other values: an operation before it turns zeros into others"
+    coupling.blocked |= dict.fromkeys(coupling.labels[gone].tolist(), reason)
+
+
+def _cut_without_conflict(
+    model: nn.Module, example_input: Tensor, choose: Choice
+) -> tuple[nn.Module, Removal]:
+    """A cut copy of `model` in which every operation joins what it joined before.
+
+    Where the code of the network fixes a size or an order, the units there keep their layout, and the cut is
+    made again.
+    """
+    coupling = choose.coupling
+    for attempt in range(ATTEMPTS):
+        removed = removal(model, coupling, choose())
+        smaller = copy_network(model)
+        try:
+            layers = cut(smaller, removed)
+            for training in (False, True)[: 1 + coupling.trains]:
+                _check_cut(smaller, example_input, layers, coupling, training)
+            if not choose.provisional:
+                return smaller, removed
+            choose.provisional = False
+        except Conflict as conflict:
+            log.debug("%s: %s", type(model).__name__, conflict.reason)
+            everything = [ids for layers in coupling.layers.values() for ids in layers]
+            progress = attempt < ATTEMPTS - 3 and coupling.hold(conflict.ids, conflict.reason)
+            if not progress and not coupling.hold(everything, conflict.reason):
+                raise PruningError(f"{type(model).__name__} cannot be cut: {conflict.reason}") from conflict
+    raise AssertionError("the last attempts keep every layout")
+
+
+def _check_cut(
+    smaller: nn.Module,
+    example_input: Tensor,
+    layers: dict[str, tuple[Tensor, ...]],
+    coupling: Coupling,
+    training: bool,
+) -> None:
+    """Raise Conflict where the cut network joins channels that the given one does not."""
+    probe = copy_network(smaller).cpu()
+    example_input = example_input.cpu()
+    if training:
+        probe.train()
+        follow(probe, two_or_more(example_input), Known(coupling), layers, expected=coupling.record)
+    else:
+        with eval_mode(probe):
+            follow(probe, example_input, Known(coupling), layers, expected=coupling.record)
