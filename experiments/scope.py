@@ -168,9 +168,9 @@ ABOUT = """# Where to cut, and how often
 
 `AKGP_CIFAR10=DIR python -m experiments.scope`, see the head of that file: cifar_resnet20, 10,000 images of
 CIFAR-10-J75 at 16×16, 16 epochs taught by the dense network at 0.3 (dense: 24 by labels; taught: 16 more,
-as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many); shares
-of the dense network's MACs, parameters and int8 latency (batch 1, same rounds). One thread, fp32, AMD EPYC,
-2 cores, AVX2 only. Runs of the plan: {done} of {planned}.
+as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many);
+shares of the dense network's MACs, parameters and int8 latency (batch 1, same rounds). One thread, fp32,
+AMD EPYC, 2 cores, AVX2 only. Runs of the plan: {done} of {planned}.
 
 | MACs | scope | how | top-1 | less than dense | MACs | params | int8 latency |
 | --- | --- | --- | --- | --- | --- | --- | --- |
