@@ -56,6 +56,11 @@ class Quantize(Section):
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="images of the calibration split used, at most"
     )
+    equalization: bool = Field(
+        True,
+        description="balance the ranges of channels between layers, which changes nothing in float; kept "
+        "where calibration images that it was not made from say that it gains",
+    )
     bias_correction: bool = Field(
         True,
         description="shift biases until the mean outputs of each layer are the float network's; kept where "

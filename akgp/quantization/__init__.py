@@ -1,19 +1,22 @@
 """int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic."""
 
-from akgp.quantization.bias_correction import Correction, correct_biases
+from akgp.quantization.bias_correction import correct_biases
 from akgp.quantization.checking import QuantizationError, require_finite
+from akgp.quantization.equalization import equalize
 from akgp.quantization.export import export_onnx
+from akgp.quantization.judging import Judgement
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.ptq import quantize
 from akgp.quantization.verification import Verification, verify
 
 __all__ = [
-    "Correction",
+    "Judgement",
     "Kernels",
     "QuantizationError",
     "Verification",
     "convolution_kernels",
     "correct_biases",
+    "equalize",
     "export_onnx",
     "quantize",
     "require_finite",

@@ -10,7 +10,6 @@ O: output channels.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,38 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.quantization.exact_scales import move_weight_scales
+from akgp.quantization.judging import Judgement, halves, judged
+from akgp.quantization.observing import Floats, observed
 from akgp.quantization.ptq import prepare
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.weights import LARGEST_BIAS
-from akgp.runtimes.onnxruntime import session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-IMAGES = 64
-"""Images from which the shifts are measured: half of the calibration images, at most so many."""
-BATCH = 16  # images at a time, with the outputs of all layers
-
-Floats = NDArray[np.float32]
 Means = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Correction:
-    """The result of a correction, judged on calibration images that it was not made from.
-
-    before, after: mean KL(float ‖ int8) of the predictions, nats; NaN without images to judge by.
-    kept: whether the corrected graph was better, by more than the standard error of the difference.
-    """
-
-    before: float
-    after: float
-    kept: bool
 
 
 def correct_biases(
     fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], int8_path: str | Path
-) -> Correction:
+) -> Judgement:
     """Correct the biases of an int8 graph, in place, if calibration images say that it gains.
 
     Args:
@@ -61,23 +43,19 @@ def correct_biases(
     """
     import onnx
 
-    images = np.asarray(inputs, dtype=np.float32)
-    measuring, judging = images[::2][:IMAGES], images[1::2]
+    measuring, judging = halves(inputs)
     if not len(judging):
-        return Correction(float("nan"), float("nan"), False)
+        return Judgement(float("nan"), float("nan"), False)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         prepare(fp32_path, prepared)
         floating = onnx.load(str(prepared))
     model = onnx.load(str(int8_path))
     corrected = _corrected(model, floating, measuring)
-    wanted = _log_probabilities(floating, judging)
-    before, after = (_divergences(wanted, _log_probabilities(each, judging)) for each in (model, corrected))
-    gain = before - after
-    kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
-    if kept:
+    judgement = judged(floating, model, corrected, judging)
+    if judgement.kept:
         onnx.save(corrected, str(int8_path))
-    return Correction(float(before.mean()), float(after.mean()), kept)
+    return judgement
 
 
 def _corrected(model: ModelProto, floating: ModelProto, images: Floats) -> ModelProto:
@@ -107,38 +85,13 @@ def _bias(graph: Qdq, node: NodeProto) -> tuple[str, str] | None:
 
 def _means(model: ModelProto, nodes: list[NodeProto], images: Floats) -> list[Means]:
     """The mean over images and pixels of each node's output, [O] each."""
-    from onnx import TensorProto, helper
-
-    observed = type(model)()
-    observed.CopyFrom(model)
-    names = [node.output[0] for node in nodes]
-    # These outputs alone: what comes after the last of them is then not computed.
-    observed.graph.ClearField("output")
-    observed.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
-    running = session(observed.SerializeToString(), threads=1)
     sums: list[Means] = [np.zeros(1)] * len(nodes)
-    for batch in np.array_split(images, -(-len(images) // BATCH)):
-        for index, output in enumerate(running.run(names, {running.get_inputs()[0].name: batch})):
+    rows = [0] * len(nodes)  # not always one an image: windows of attention are rows too
+    for outputs in observed(model, [node.output[0] for node in nodes], images):
+        for index, output in enumerate(outputs):
             # Convolutions have their channels in dimension 1, matrix products in the last.
             channels = 1 if nodes[index].op_type == "Conv" else output.ndim - 1
             others = tuple(axis for axis in range(output.ndim) if axis != channels)
-            sums[index] = sums[index] + len(batch) * output.mean(others, dtype=np.float64)
-    return [each / len(images) for each in sums]
-
-
-def _log_probabilities(model: ModelProto, images: Floats) -> Means:
-    """log softmax of the logits, [N, classes]."""
-    running = session(model.SerializeToString(), threads=1)
-    rows = [
-        running.run(None, {running.get_inputs()[0].name: batch})[0].astype(np.float64)
-        for batch in np.array_split(images, -(-len(images) // BATCH))
-    ]
-    logits = np.concatenate(rows)
-    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-
-
-def _divergences(wanted: Means, found: Means) -> Means:
-    """KL(wanted ‖ found) of each image, nats."""
-    return (np.exp(wanted) * (wanted - found)).sum(1)
+            sums[index] = sums[index] + len(output) * output.mean(others, dtype=np.float64)
+            rows[index] += len(output)
+    return [total / count for total, count in zip(sums, rows, strict=True)]

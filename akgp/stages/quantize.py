@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from akgp import artifacts
 from akgp.deployment import package
 from akgp.evaluation import accuracy, runtime_logits
 from akgp.io.atomic import write_json
-from akgp.quantization import correct_biases, export_onnx, quantize, require_finite, verify
+from akgp.params import Quantize
+from akgp.quantization import (
+    Judgement,
+    correct_biases,
+    equalize,
+    export_onnx,
+    quantize,
+    require_finite,
+    verify,
+)
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
@@ -38,7 +48,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         yield Step({"done": "export"})
         kernels = quantize(floating, inputs, params, model_file)
         yield Step({"done": "quantize"})
-        correction = correct_biases(floating, inputs, model_file) if params.bias_correction else None
+        judgements = _improved(floating, inputs, params, model_file)
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     # On validation: the test split is evaluate's alone.
@@ -50,9 +60,19 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
     }
-    if correction:
-        metrics |= {"bias_correction": float(correction.kept)}
-        metrics |= {"divergence_before": correction.before, "divergence": correction.after}
+    for name, judgement in judgements.items():
+        metrics |= {name: float(judgement.kept)}
+        metrics |= {f"{name}_divergence_before": judgement.before, f"{name}_divergence": judgement.after}
     package.complete(out, summary, params.license)
     write_json(out / METRICS, metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)
+
+
+def _improved(floating: Path, inputs: Tensor, params: Quantize, model_file: Path) -> dict[str, Judgement]:
+    """Equalise the int8 graph, then correct its biases, as far as params.yaml asks for; what was judged."""
+    tried: dict[str, Judgement | None] = {}
+    if params.equalization:
+        tried["equalization"] = equalize(floating, inputs, params, model_file)
+    if params.bias_correction:
+        tried["bias_correction"] = correct_biases(floating, inputs, model_file)
+    return {name: judgement for name, judgement in tried.items() if judgement}

@@ -1,0 +1,57 @@
+"""Decides by calibration images whether a change of an int8 graph is kept.
+
+The divergence KL(float ‖ int8) of the predictions must fall, on images that the change was not made from, by
+more than the standard error of the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from akgp.quantization.observing import Floats, log_probabilities
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+IMAGES = 64
+"""Images that a change is made from: half of the calibration images, at most so many."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What calibration images say of a change that they did not take part in.
+
+    before, after: mean KL(float ‖ int8) of the predictions, nats; NaN without images to judge by.
+    kept: whether the changed graph was better, by more than the standard error of the difference.
+    """
+
+    before: float
+    after: float
+    kept: bool
+
+
+def halves(inputs: Tensor | NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Every other image, up to IMAGES, to make a change from; and the rest to judge it by."""
+    images = np.asarray(inputs, dtype=np.float32)
+    return images[::2][:IMAGES], images[1::2]
+
+
+def judged(floating: ModelProto, before: ModelProto, after: ModelProto, images: Floats) -> Judgement:
+    """Compare two int8 graphs with the float graph that both stand for."""
+    if not len(images):
+        return Judgement(float("nan"), float("nan"), False)
+    wanted = log_probabilities(floating, images)
+    first, second = (divergences(wanted, log_probabilities(each, images)) for each in (before, after))
+    gain = first - second
+    kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    return Judgement(float(first.mean()), float(second.mean()), kept)
+
+
+def divergences(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL(wanted ‖ found) of each image, nats; both log probabilities [N, classes]."""
+    return (np.exp(wanted) * (wanted - found)).sum(1)
