@@ -51,7 +51,8 @@ def fit(task: Task, stage: Stage) -> None:
 
     Raises:
         StageError: an input is missing or a node cannot read it; Ray, its resources or its storage
-            are not available; more workers were lost than `ray.max_failures`; `compute` raised an error.
+            are not available; more workers were lost than `ray.max_failures`; `compute` raised an error;
+            what it wrote, now in place, does not pass the stage's gate.
         ValueError: raised by `compute` on a worker, about the input.
     """
     from akgp.orchestration.callbacks import Rows
@@ -76,6 +77,8 @@ def fit(task: Task, stage: Stage) -> None:
         with result.checkpoint.as_directory() as folder:
             _move_into_place(Path(folder) / ARTIFACT, stage.output(task), stage.files)
     remove(f"{storage}/{name}")  # its checkpoints have served
+    if stage.gate:
+        import_module(stage.gate).require(task)
 
 
 def computation(

@@ -79,6 +79,11 @@ class Evaluate(Section):
     rounds: Annotated[int, Field(ge=3, le=1000)] = Field(
         20, description="interleaved rounds; each times every network once, for 10 ms or more"
     )
+    speed_gate: Literal["fail", "warn"] = Field(
+        "fail",
+        description="fail | warn: int8 slower than its own float network, or the student than the dense one, "
+        "fails the stage, its report written, or is a warning in it",
+    )
     targets: tuple[Literal["onnx", "openvino", "executorch", "litert"], ...] = Field(
         (),
         description="formats that the int8 network is also written in and measured, each in its own runtime: "

@@ -6,6 +6,7 @@ metrics.json holds KEYS of each network and is what `dvc metrics` shows. details
     data        source, digest, classes (how many) and test (images) of the prepared images
     params      the parameters of that evaluation
     warnings    sentences: what should be better, and which parameters to change
+    slowdowns   those of them that say which network is slower than it must be, for the speed gate
 """
 
 from __future__ import annotations

@@ -19,8 +19,18 @@ from akgp import artifacts
 from akgp.data import BatchSource, IndexedSource, Summary
 from akgp.deployment.agreement import oracle
 from akgp.deployment.measurement import measure, timing_twin
+from akgp.deployment.speed import slowdowns, target_slowdowns
 from akgp.deployment.targets import Int8File, chosen
-from akgp.evaluation import accuracy, balanced_accuracy, latency, predict_logits, runtime_logits, speedup
+from akgp.evaluation import (
+    Latency,
+    Ratio,
+    accuracy,
+    balanced_accuracy,
+    latency,
+    predict_logits,
+    runtime_logits,
+    speedup,
+)
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_json
 from akgp.params.training_defaults import dense_training
@@ -65,25 +75,18 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         if targets:
             yield Step({"measured": ", ".join(row["target"] for row in targets)})
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
+        slower = [
+            *slowdowns(times, graphs, tuple(example.shape), params.evaluate.threads, task.params.seed),
+            *target_slowdowns(targets),
+        ]
     for name, row in metrics.items():
-        row |= {
-            "latency_ms": times[name].median_ms,
-            "latency_low_ms": times[name].low_ms,
-            "latency_high_ms": times[name].high_ms,
-            "latency_runtime": measured_in(runtime_for(graphs[name]), params.evaluate.threads),
-        }
-        # Of ratios within a round: other load on the machine slows both networks alike.
-        faster = speedup(times["dense"], times[name], task.params.seed)
-        row |= {
-            "times_faster": faster.median,
-            "times_faster_low": faster.low,
-            "times_faster_high": faster.high,
-        }
+        row |= _speed(times[name], speedup(times["dense"], times[name], task.params.seed))
+        row["latency_runtime"] = measured_in(runtime_for(graphs[name]), params.evaluate.threads)
     contract, details = split(metrics)
     # Findings name the values in use, also where params.yaml leaves them to the number of images.
     teacher = dense_training(params, params.student, sum(summary.counts["train"]))
     used = params.model_copy(update={"teacher": teacher})
-    warnings = [*findings(metrics, summary.counts["test"], used), *_stages_warnings(task)]
+    warnings = [*findings(metrics, summary.counts["test"], used), *slower, *_stages_warnings(task)]
     write_json(out / METRICS, contract)
     write_json(
         out / DETAILS,
@@ -92,6 +95,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "data": data_of(summary),
             "params": params.model_dump(mode="json"),
             "warnings": warnings,
+            "slowdowns": slower,
             "targets": targets,
         },
     )
@@ -130,6 +134,21 @@ def _targets(task: Task, source: BatchSource, folder: Path) -> list[dict[str, An
         file = target.write(network, place)
         rows.append(measure(network, target, file, source, exact, params, seed, dense).as_row())
     return rows
+
+
+def _speed(time: Latency, faster: Ratio) -> dict[str, float]:
+    """A network's time and, of ratios within a round, how many times as fast as the dense network it is.
+
+    Other load on the machine slows the two of a round alike.
+    """
+    return {
+        "latency_ms": time.median_ms,
+        "latency_low_ms": time.low_ms,
+        "latency_high_ms": time.high_ms,
+        "times_faster": faster.median,
+        "times_faster_low": faster.low,
+        "times_faster_high": faster.high,
+    }
 
 
 def _row(logits: Tensor, labels: Tensor, files: list[Path]) -> dict[str, Any]:

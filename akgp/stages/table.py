@@ -37,6 +37,8 @@ class Stage:
     networks: the parameter whose networks it runs for, one at a time; None: for all of them at once.
     check: a module whose `check(task)` is called on a worker before a new job computes. It refuses what later
         stages could not work with, gives what to tell the user, and changes nothing that is computed.
+    gate: a module whose `require(task)` is called once the output is in place, and fails the stage where that
+        is not as it should be.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Stage:
     parallel: bool = False
     networks: Literal["networks", "teachers"] | None = None
     check: str | None = None
+    gate: str | None = None
 
     def names_of_networks(self, params: Params) -> tuple[str, ...]:
         """The networks that it runs for, one at a time; none if it is not for single ones."""
@@ -179,6 +182,7 @@ STAGES = {
             output=lambda task: task.workspace.reports,
             files=("metrics.json", "details.json", "index.html"),
             steps=lambda task: 6,
+            gate="akgp.stages.speed_gate",
         ),
     )
 }
