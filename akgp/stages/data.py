@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tqdm import tqdm
 
 from akgp.data import prepare
@@ -12,9 +14,15 @@ from akgp.workspace import Task
 
 def run(task: Task) -> None:
     """Prepare the data, with a progress bar."""
-    bar_format = "{desc}{n_fmt} images [{elapsed}, {rate_fmt}]"
+    bar = tqdm(
+        desc=f"{task.label:<18}",
+        unit=" images",
+        file=UnbrokenStderr(),
+        bar_format="{desc}{n_fmt} images [{elapsed}, {rate_fmt}]",
+        mininterval=0.1 if sys.stderr.isatty() else 10,  # in a log every state of the bar stays
+    )
     with (
-        tqdm(desc=f"{task.label:<18}", unit=" images", file=UnbrokenStderr(), bar_format=bar_format) as bar,
+        bar,
         atomic_directory(task.workspace.data) as new,
     ):
         prepare(task.params.data, task.params.seed, new, bar.update)
