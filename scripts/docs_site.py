@@ -148,6 +148,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
         items = schema.get("items") or {"anyOf": schema.get("prefixItems", [])}
         each = _kind(items)
         return "list of names" if each == "text" else f"list, each {each}"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"mapping, each {_kind(schema['additionalProperties'])}"
     names = {"string": "text", "boolean": "`true`, `false`", "null": "null"}
     return ", ".join([names.get(kind, kind), *bounds])
 

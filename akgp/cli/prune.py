@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,8 @@ def prune(
     scope: Annotated[str, typer.Option(help="as prune.scope")] = "inside",
     round_to: Annotated[int, typer.Option(help="as prune.round_to")] = 8,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
+    layers: Annotated[str, typer.Option(help="as prune.layers, such as '{layer3.*: 0.7}'")] = "{}",
+    limits: Annotated[str, typer.Option(help="as prune.limits, such as '{\"*\": {max: 0.8}}'")] = "{}",
     as_json: Json = False,
 ) -> None:
     """Show for each layer how many filters would stay, and why a layer stays dense.
@@ -43,21 +45,29 @@ def prune(
             "only --dry-run; in a workspace `akgp stage prune` cuts the trained network",
             param_hint="akgp prune",
         )
-    from pydantic import ValidationError
-
-    from akgp.params import Prune
+    from akgp.params import ParamsError, Prune
+    from akgp.params.validation import validated
 
     amount = {"ratio": ratio, "macs": macs, "params": params}
     if all(value is None for value in amount.values()):
         amount["ratio"] = 0.5
+    rules = {"layers": _mapping("layers", layers), "limits": _mapping("limits", limits)}
+    options = {"scope": scope, "round_to": round_to, "skip": skip or []}
     try:
-        asked = Prune.model_validate(
-            amount | {"scope": scope, "round_to": round_to, "skip": tuple(skip or ())}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise typer.BadParameter(first["msg"], param_hint=".".join(map(str, first["loc"]))) from None
+        asked = validated(Prune, amount | options | rules)
+    except ParamsError as error:
+        raise typer.BadParameter(str(error).splitlines()[0], param_hint="akgp prune") from None
     _show(architecture, _sizes(image), classes, asked, as_json)
+
+
+def _mapping(option: str, text: str) -> Any:
+    """The mapping that an option gives in the YAML of params.yaml."""
+    from akgp.params.yaml_text import TextError, parse
+
+    try:
+        return parse(text.encode())
+    except TextError as error:
+        raise typer.BadParameter(str(error), param_hint=f"--{option}") from None
 
 
 def _sizes(image: str) -> tuple[int, int, int]:
@@ -87,12 +97,18 @@ def _show(architecture: str, sizes: tuple[int, int, int], classes: int, asked: P
     before, after = count(model, example), count(pruned.model, example)
     rows = layers_table(pruned.layers)
     if as_json:
-        say_json(layers=rows, dense=vars(before), pruned=vars(after))
+        budget = vars(pruned.budget) if pruned.budget else None
+        say_json(layers=rows, dense=vars(before), pruned=vars(after), budget=budget)
         return
     head = ["layer", "dense", "pruned", "stays dense because"]
     cells = [[row["name"], str(row["dense_width"]), str(row["pruned_width"]), row["reason"]] for row in rows]
-    typer.echo(aligned([head, *cells], frozenset({0, 3})))
+    if any(row["rule"] for row in rows):
+        head.append("bound by")
+        cells = [[*cell, row["rule"]] for cell, row in zip(cells, rows, strict=True)]
+    typer.echo(aligned([head, *cells], frozenset({0, 3, 4})))
     for label, dense, kept in (
         ("parameters", before.params, after.params), ("MACs", before.macs, after.macs),
     ):  # fmt: skip
         typer.echo(f"{label}: {kept:,} of {dense:,} kept ({kept / dense:.1%})")
+    if pruned.budget:
+        typer.echo(str(pruned.budget))

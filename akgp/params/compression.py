@@ -6,7 +6,25 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from akgp.params.base import Fraction, Section
+from akgp.params.base import Fraction, Section, Share
+
+AMOUNTS = ("ratio", "macs", "params")
+"""Of these parameters of prune exactly one is given."""
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Limit(Section):
+    """The least and the most that may be removed of a layer."""
+
+    min: Ratio = Field(0.0, description="share of its filters that is removed at least")
+    max: Share = Field(1.0, description="share of its filters that is removed at most")
+    width: Annotated[int, Field(ge=1)] = Field(1, description="filters that stay at least")
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min must be at most max, got {self.min:g} and {self.max:g}")
+        return self
 
 
 class Prune(Section):
@@ -22,11 +40,23 @@ class Prune(Section):
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="training images that taylor, obd, hrank and knowledge look at, at most"
     )
-    ratio: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="share of filters to remove in each layer"
+    ratio: Ratio | None = Field(None, description="share of filters to remove in each layer")
+    macs: Fraction | None = Field(
+        None, description="share of the dense MACs to keep, met within 2 % or as nearly as widths allow"
     )
-    macs: Fraction | None = Field(None, description="share of the dense MACs to keep, met within 2 %")
-    params: Fraction | None = Field(None, description="share of the dense parameters to keep, met within 2 %")
+    params: Fraction | None = Field(
+        None, description="share of the dense parameters to keep, met within 2 % or as nearly as widths allow"
+    )
+    layers: dict[str, Ratio] = Field(
+        default_factory=dict,
+        description="the ratio of single layers by name or pattern, such as {layer3.*: 0.7}; 0 leaves them "
+        "dense; the others by ratio, macs or params",
+    )
+    limits: dict[str, Limit] = Field(
+        default_factory=dict,
+        description="what may be removed of layers at least (min), at most (max), and the filters that stay "
+        '(width), such as {"*": {max: 0.8}}',
+    )
     scope: Literal["inside", "all"] = Field(
         "inside",
         description="inside: cut inside the residual blocks alone, the summed channels (streams) stay whole; "
@@ -39,10 +69,10 @@ class Prune(Section):
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
-        given = [key for key in ("ratio", "macs", "params") if getattr(self, key) is not None]
+        given = [key for key in AMOUNTS if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"exactly one of ratio, macs, params must be a number, got {', '.join(given) or 'none'}"
+                f"exactly one of {', '.join(AMOUNTS)} must be a number, got {', '.join(given) or 'none'}"
             )
         return self
 

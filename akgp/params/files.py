@@ -62,22 +62,23 @@ def _commented(section: Section, tree: dict[str, Any]) -> CommentedMap:
     node = CommentedMap()
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
+        block = isinstance(value, dict) and any(isinstance(each, Section) for each in value.values())
         if isinstance(value, Section):
             node[key] = _commented(value, tree[key])
-        elif isinstance(value, dict):
+        elif block:
             node[key] = CommentedMap(
                 (name, _commented(item, tree[key][name])) for name, item in value.items()
             )
         else:
             node[key] = _flow(tree[key])
-        if field.description and not isinstance(value, (Section, dict)):
+        if field.description and not isinstance(value, Section) and not block:
             node.yaml_add_eol_comment(field.description, key, column=44)
     return node
 
 
 def _flow(value: Any) -> Any:
-    if not isinstance(value, list):
+    if not isinstance(value, (list, dict)):
         return value
-    sequence = CommentedSeq(value)
-    sequence.fa.set_flow_style()  # on one line, so that the comment stands beside it
-    return sequence
+    node = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+    node.fa.set_flow_style()  # on one line, so that the comment stands beside it
+    return node

@@ -65,6 +65,7 @@ def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
             case _:
                 allowed = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", problem["msg"])
                 allowed = re.sub(r" after validation, not \d+$", "", allowed)
+                allowed = allowed.replace("be an object", "be a mapping")
                 allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
                 yield f"{key}: got {_shown(problem['input'])}, {allowed}"
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from akgp.params.compression import AMOUNTS
 from akgp.params.validation import ParamsError, validated
 
 if TYPE_CHECKING:
     from akgp.params.schema import Params
 
-AMOUNTS = ("ratio", "macs", "params")
-
 
 def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     """`params` with the parameters of these dotted names set together, then validated once, as a whole.
 
-    Where one of prune's three amounts is set, those not named are cleared; where w0 is, it is
+    Where one of prune's amounts is set, those not named are cleared; where w0 is, it is
     not a guess: `w0_from: answers` makes way for it.
 
     Raises:

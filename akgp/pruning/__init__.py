@@ -1,5 +1,7 @@
 """Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
+from akgp.pruning.amount import Reached
+from akgp.pruning.bounds import Limit
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
@@ -7,8 +9,10 @@ from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
 __all__ = [
     "CRITERIA",
     "Layer",
+    "Limit",
     "Pruned",
     "PruningError",
+    "Reached",
     "coupled_scores",
     "fpgm_scores",
     "l1_scores",

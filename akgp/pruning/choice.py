@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from akgp.pruning.budget import Costs, budget_widths, ratio_widths
+from akgp.pruning.amount import UNITS, Amount
+from akgp.pruning.bounds import Bound, Rules
+from akgp.pruning.budget import Measure, Widths, budget_widths, ratio_widths, why_missed
+from akgp.pruning.costs import Costs
 from akgp.pruning.coupling.groups import Group, Sparing, groups
+from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.network import Coupling
-from akgp.pruning.coupling.preparation import copy_network
+from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.scoring import Scoring
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
-
-Amount = tuple[str, float]
-UNITS = {"macs": "MACs", "params": "parameters"}
 
 
 class Choice:
@@ -20,27 +23,57 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Tensor,
-        amount: Amount, scoring: Scoring, round_to: int,
+        amount: Amount, scoring: Scoring, rules: Rules,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
-        self.amount, self.scoring, self.round_to = amount, scoring, round_to
+        self.amount, self.scoring, self.rules = amount, scoring, rules
         self.groups: list[Group] = []
-        self.provisional = amount[0] != "ratio"
+        self.bounds: list[Bound] = []
+        self.missed: str | None = None
+        """Why a budget is not met within 2 %, if it is not."""
+        self.provisional = amount.key != "ratio"
         """Whether half of the units go, to find what cuts conflict, before a search for a budget's widths."""
 
     def __call__(self) -> list[int]:
         """The labels of the units; again after `coupling` has changed."""
         self.groups = groups(self.model, self.coupling, self.sparing)
+        names = [name for name, module in self.model.named_modules() if isinstance(module, PRUNABLE)]
+        self.bounds = self.rules.bounds(self.groups, names)
         scores = self.scoring.of(self.groups)
         sources = shortcut_sources(self.model, self.coupling)
-        key, share = self.amount
-        if key == "ratio" or self.provisional:
-            widths = ratio_widths(self.groups, share if key == "ratio" else 0.5, self.round_to)
+        by_ratio = self.amount.key == "ratio"
+        if by_ratio or self.provisional:
+            widths = ratio_widths(self.bounds, self.amount.value if by_ratio else 0.5)
         else:
-            costs = Costs(
-                copy_network(self.model), self.groups, self.coupling, self.example_input, UNITS[key]
+            widths = self._within_budget(scores, floors(self.groups, sources))
+        removed = removed_units(self.groups, scores, widths, sources)
+        if not self.provisional:
+            _require_bounds(self.groups, self.bounds, removed)
+        return removed
+
+    def _measure(self) -> Measure:
+        """What the budget limits."""
+        unit = UNITS[self.amount.key]
+        return Costs(copy_network(self.model), self.groups, self.coupling, self.example_input, unit)
+
+    def _within_budget(self, scores: Sequence[Tensor], floors: dict[int, int]) -> Widths:
+        measure = self._measure()
+        target = self.amount.value * measure.dense
+        widths = budget_widths(scores, self.bounds, measure, target, floors)
+        self.missed = why_missed(
+            widths, self.groups, self.bounds, measure, target, floors, self.rules.round_to
+        )
+        return widths
+
+
+def _require_bounds(groups: Sequence[Group], bounds: Sequence[Bound], removed: Sequence[int]) -> None:
+    """Raise PruningError where channels that a shortcut copies keep a layer wider than its rule says."""
+    gone = set(removed)
+    for group, bound in zip(groups, bounds, strict=True):
+        width = sum(unit not in gone for unit in group.units.tolist())
+        if width > bound.high:
+            raise PruningError(
+                f"{group.writers[0].name} cannot be cut to {bound.high} filters by {bound.rule!r}: a "
+                f"shortcut copies channels into {width} of them; remove more of the layers before it, or "
+                "less of it"
             )
-            widths = budget_widths(
-                self.groups, scores, costs, share * costs.dense, self.round_to, floors(self.groups, sources)
-            )
-        return removed_units(self.groups, scores, widths, sources)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts, count
-from akgp.pruning.budget import TOLERANCE
-from akgp.pruning.choice import UNITS, Amount, Choice
+from akgp.pruning.amount import TOLERANCE, UNITS, Amount, Reached, chosen
+from akgp.pruning.bounds import Limit, Rules
+from akgp.pruning.choice import Choice
 from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE, width
 from akgp.pruning.coupling.network import couple
@@ -35,11 +37,7 @@ from akgp.pruning.scoring import Scoring
 
 log = logging.getLogger(__name__)
 
-MEANING = {
-    "ratio": "the share of each layer's filters to remove",
-    "macs": "the share of the MACs to keep",
-    "params": "the share of the parameters to keep",
-}
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Layer:
     dense_width: int
     pruned_width: int
     reason: str | None  # why it was left dense
+    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Pruned:
 
     model: nn.Module
     layers: list[Layer]
+    budget: Reached | None = None  # None: pruned by ratio
 
 
 def prune(
@@ -72,6 +72,8 @@ def prune(
     scope: str = "all",
     round_to: int = 8,
     skip: Sequence[str] = (),
+    layers: Mapping[str, float] = NONE,
+    limits: Mapping[str, Limit] = NONE,
     seed: int = 0,
     evidence: Evidence | None = None,
 ) -> Pruned:
@@ -91,22 +93,26 @@ def prune(
         example_input: [N, ...] for a forward pass.
         ratio: share of the filters of each layer to *remove*, in [0, 1).
         macs: share of the multiply-accumulates to *keep*, in (0, 1), as `akgp.evaluation.count` counts them,
-            met within 2 %; filters are ranked across all layers, scores divided by their layer's mean.
+            met within 2 %, or the nearest that widths allow, which `Pruned.budget` explains; filters are
+            ranked across all layers, scores divided by their layer's mean.
         params: share of the parameters to *keep*, likewise; a shared parameter counts once.
         criterion: a name of `scoring.NAMES`; the filters with the lowest scores are removed.
         scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
             are no wider than this stay dense.
         skip: qualified names of modules that stay dense, together with their submodules.
+        layers: name of a layer, or pattern of names (* and ?) -> share of its filters to remove, in [0, 1);
+            the others by `ratio`, `macs` or `params`.
+        limits: likewise -> the least and the most that may be removed.
         seed: of the criterion random.
         evidence: what taylor, obd, hrank and knowledge look at; on the network's device.
 
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
             or quantized), holds values that are not finite, or cannot be cut exactly; nothing would be
-            removed (other than by ratio 0); a budget is not met.
+            removed (other than by ratio 0); `layers` or `limits` match no layer, or contradict each other.
     """
-    amount = _check(ratio, macs, params, round_to)
+    amount, rules = chosen(ratio=ratio, macs=macs, params=params), Rules(round_to, layers, limits)
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
@@ -118,44 +124,25 @@ def prune(
             dense = count(traced, example_input)
         coupling = couple(model, example_input)
         sparing = Sparing(_skipped(model, skip), scope)
-        choose = Choice(model, coupling, sparing, example_input, amount, scoring, round_to)
+        choose = Choice(model, coupling, sparing, example_input, amount, scoring, rules)
         smaller, removed = cut_exactly(model, example_input, choose)
-        layers = _layers(model, choose, removed, round_to)
-        if removed.alive.all() and amount != ("ratio", 0):
-            raise PruningError(_nothing_removed(model, amount, layers))
+        pruned_layers = _layers(model, choose, removed)
+        if removed.alive.all() and amount != Amount("ratio", 0):
+            raise PruningError(_nothing_removed(model, amount, pruned_layers))
         # Counted on a copy: a forward pass may write to buffers.
-        _report(amount, layers, dense, count(copy_network(smaller), example_input))
-    return Pruned(smaller, layers)
+        budget = _report(choose, pruned_layers, dense, count(copy_network(smaller), example_input))
+    return Pruned(smaller, pruned_layers, budget)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """Rows of name, dense_width, pruned_width and reason (empty if pruned)."""
+    """Rows of name, dense_width, pruned_width, reason (empty if pruned) and rule (empty if there is none)."""
     return [
         {
             "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
-            "reason": layer.reason or "",
+            "reason": layer.reason or "", "rule": layer.rule or "",
         }
         for layer in layers
     ]  # fmt: skip
-
-
-def _check(ratio: float | None, macs: float | None, params: float | None, round_to: int) -> Amount:
-    """The name and value of the given one of ratio, macs and params; PruningError for bad arguments."""
-    amounts = {"ratio": ratio, "macs": macs, "params": params}
-    given = {key: value for key, value in amounts.items() if value is not None}
-    if len(given) != 1:
-        raise PruningError(
-            f"exactly one of ratio, macs, params must be given, got {', '.join(given) or 'none'}"
-        )
-    ((key, value),) = given.items()
-    # bool is an int, and False would pass as a ratio of 0.
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (0 <= value < 1 if key == "ratio" else 0 < value < 1):
-        start = "[" if key == "ratio" else "("
-        raise PruningError(f"{key} must be in {start}0, 1), got {value}; it is {MEANING[key]}")
-    if round_to < 1:
-        raise PruningError(f"round_to must be 1 or more, got {round_to}")
-    return key, float(value)
 
 
 def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
@@ -167,10 +154,14 @@ def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
     return example_input.detach().clone().to(next(model.parameters()).device)
 
 
-def _layers(model: nn.Module, choice: Choice, removed: Removal, round_to: int) -> list[Layer]:
+def _layers(model: nn.Module, choice: Choice, removed: Removal) -> list[Layer]:
     coupling = choice.coupling
     filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
-    reason_of = {unit: group.reason for group in choice.groups for unit in group.units.tolist()}
+    reason_of, rule_of = dict[int, str | None](), dict[int, str | None]()
+    for group, bound in zip(choice.groups, choice.bounds, strict=True):
+        for unit in group.units.tolist():
+            reason_of[unit], rule_of[unit] = group.reason, bound.rule
+    round_to = choice.rules.round_to
     layers = []
     for name, module in model.named_modules():
         if isinstance(module, PRUNABLE):
@@ -178,11 +169,13 @@ def _layers(model: nn.Module, choice: Choice, removed: Removal, round_to: int) -
             alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
             kept = tuple(alive.nonzero().flatten().tolist())
             reason = None
+            labels = coupling.labels[filters[name]].tolist() if name in filters else []
+            rule = next((each for label in labels if (each := rule_of[label])), None)
             if len(kept) == dense:
-                labels = coupling.labels[filters[name]].tolist() if name in filters else []
-                narrow = f"no wider than round_to ({round_to})" if dense <= round_to else "ratio or budget"
-                reason = next((each for label in labels if (each := reason_of[label])), narrow)
-            layers.append(Layer(name, kept, dense, len(kept), reason))
+                narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
+                otherwise = narrow or rule or "ratio or budget"
+                reason = next((each for label in labels if (each := reason_of[label])), otherwise)
+            layers.append(Layer(name, kept, dense, len(kept), reason, rule))
     return layers
 
 
@@ -202,28 +195,29 @@ def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) 
     by_reason: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
         by_reason[str(layer.reason)].append(layer.name)
-    key, value = amount
     why = "; ".join(
         f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {reason}"
         for reason, names in by_reason.items()
     )
-    return f"{type(model).__name__}: nothing can be removed by {key} {value:g} ({MEANING[key]}): {why}"
+    return f"{type(model).__name__}: nothing can be removed by {amount}: {why}"
 
 
-def _report(amount: Amount, layers: Sequence[Layer], dense: Counts, pruned: Counts) -> None:
-    """Log what was kept; raise PruningError where the cost that is counted misses the budget."""
-    key, share = amount
+def _report(choice: Choice, layers: Sequence[Layer], dense: Counts, pruned: Counts) -> Reached | None:
+    """Log what was kept; what a budget came to, as it is counted on the smaller network."""
+    amount = choice.amount
     filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
     kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}
     log.info(
-        "%s %g is %s. Kept: %s of %s filters, %s of %s MACs (%.1f %%), %s of %s parameters (%.1f %%)",
-        *(key, share, MEANING[key]),
+        "%s. Kept: %s of %s filters, %s of %s MACs (%.1f %%), %s of %s parameters (%.1f %%)",
+        amount,
         *(f"{each:,}" for each in reversed(filters)),
         *(f"{pruned.macs:,}", f"{dense.macs:,}", 100 * kept["macs"]),
         *(f"{pruned.params:,}", f"{dense.params:,}", 100 * kept["params"]),
     )
-    if key in kept and abs(kept[key] / share - 1) > TOLERANCE:
-        raise PruningError(
-            f"a budget of {share:g} of the {UNITS[key]} was not met: {kept[key]:.3f} of them are left when "
-            "counted on the smaller network, where its layers' widths promised otherwise; use ratio"
-        )
+    if amount.key not in kept:
+        return None
+    reached, why = kept[amount.key], None
+    if abs(reached / amount.value - 1) > TOLERANCE:
+        counted = f"so many {UNITS[amount.key]} are counted, where its layers' widths promised otherwise"
+        why = choice.missed or counted
+    return Reached(amount.key, amount.value, reached, why)

@@ -6,6 +6,7 @@ inside: it works offline and loads nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,8 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
             "filters removed",
             f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)",
         )
+    for key, value in prune.model_dump(include={"layers", "limits"}, exclude_defaults=True).items():
+        yield key, json.dumps(value)
     dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
     if dense and pruned:
         for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):

@@ -53,7 +53,8 @@ def dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> st
     """Try to export `model` and, if it is the student's, to prune and quantize it.
 
     Returns:
-        A line about what would be pruned, for a student other than a CIFAR ResNet; else None.
+        A line about what would be pruned, for a student other than a CIFAR ResNet, or whose budget is missed;
+        else None.
 
     Args:
         model: on the CPU; its weights, new or trained, are not changed.
@@ -84,7 +85,8 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
         return None
     pruned = pruned_as(params.prune, model, example, params.seed)
     before, after = count(model, example), count(pruned.model, example)
-    return None if ours else preview(name, pruned, 1 - after.macs / before.macs)
+    missed = pruned.budget is not None and pruned.budget.why is not None
+    return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
 
 
 def _check_frozen(model: nn.Module, name: str, params: Params) -> None:
@@ -110,6 +112,8 @@ def preview(name: str, pruned: Pruned, macs: float) -> str:
     removed = filters - sum(layer.pruned_width for layer in pruned.layers)
     dense = Counter(layer.reason for layer in pruned.layers if layer.reason)
     line = f"networks.{name}: pruning will remove {removed} of {filters} filters, {macs:.0%} of the MACs"
+    if pruned.budget and pruned.budget.why:
+        line += f"; {pruned.budget}"
     if not dense:
         return line
     named = "; ".join(f"{layers}: {reason}" for reason, layers in dense.most_common(REASONS))

@@ -14,7 +14,7 @@ from akgp.data import read_summary
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
-from akgp.pruning import Pruned, layers_table, prune
+from akgp.pruning import Limit, Pruned, layers_table, prune
 from akgp.pruning.evidence import Evidence
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
@@ -22,7 +22,7 @@ from akgp.workspace import METRICS, Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Prune; write the smaller network, its per-layer table and the reductions."""
+    """Prune; write the smaller network, its per-layer table, the reductions and what a budget came to."""
     params, workspace = task.params.prune, task.workspace
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
@@ -38,8 +38,11 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     }
     artifacts.save(pruned.model, out)
     write_csv(out / "layers.csv", layers_table(pruned.layers))
-    write_json(out / METRICS, metrics)
-    yield Step(metrics | {NOTICES: [removed(metrics)]})
+    budget = pruned.budget
+    missed = [str(budget)] if budget and budget.why else []
+    more = {"budget": vars(budget), "warnings": missed} if budget else {}
+    write_json(out / METRICS, metrics | more)
+    yield Step(metrics | {NOTICES: [removed(metrics), *missed]})
 
 
 def removed(metrics: Mapping[str, float]) -> str:
@@ -69,6 +72,8 @@ def pruned_as(
         scope=params.scope,
         round_to=params.round_to,
         skip=params.skip,
+        layers=params.layers,
+        limits={pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
         seed=seed,
         evidence=looked_at,
     )

@@ -1,0 +1,70 @@
+"""The cost of a pruned network, computed from its groups' widths without cutting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from akgp.evaluation.cost import count_macs
+from akgp.pruning.budget import Widths
+from akgp.pruning.coupling.groups import Group
+from akgp.pruning.coupling.marks import shrink
+from akgp.pruning.coupling.network import Coupling
+from akgp.pruning.cutting import removal
+
+
+class Costs:
+    """The cost of a network in MACs or parameters as a function of the width of every group."""
+
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Group], coupling: Coupling, example_input: Tensor, unit: str
+    ) -> None:
+        """Measure the dense network.
+
+        Args:
+            unit: `MACs`, for one input, or `parameters`.
+        """
+        self.unit, self.groups = unit, groups
+        nothing = removal(model, coupling, ())
+        macs = count_macs(model, example_input) if unit == "MACs" else None
+        number = torch.full((coupling.units.count,), len(groups))
+        for index, group in enumerate(groups):
+            number[group.units] = index
+        removable = ~coupling.mask(coupling.held)
+        shares, costs = [], []
+        for name, parameter in model.named_parameters():
+            layers = coupling.layers.get(name, ())
+            cost = macs.by_parameter.get(parameter, 0) if macs else parameter.numel()
+            if cost and layers:
+                cuttable = removable | bool(nothing.owners(name))
+                shares.append([_shares(ids, number, cuttable, coupling, groups) for ids in layers])
+                costs.append(float(cost))
+        self._shares = torch.zeros(
+            len(shares), max(map(len, shares), default=1), len(groups), dtype=torch.float64
+        )
+        for row, each in enumerate(shares):
+            for column, share in enumerate(each):
+                self._shares[row, column] = share
+        self._costs = torch.tensor(costs, dtype=torch.float64)
+        self.dense = float(macs.total if macs else sum(p.numel() for p in model.parameters()))
+        # What no group changes, such as attention's products of activations.
+        self.fixed = self.dense - float(self._costs.sum())
+
+    def of(self, widths: Widths) -> float:
+        """The cost of the network with these widths."""
+        removed = torch.tensor(
+            [group.width - width for group, width in zip(self.groups, widths, strict=True)]
+        )
+        kept = 1 - (self._shares * removed).sum(2)
+        return self.fixed + float((self._costs * kept.prod(1)).sum())
+
+
+def _shares(
+    ids: Tensor, number: Tensor, cuttable: Tensor, coupling: Coupling, groups: Sequence[Group]
+) -> Tensor:
+    """The share of a parameter's positions along some dimensions that one unit of each group has."""
+    flat = shrink(ids).reshape(-1)
+    counts = number[coupling.labels[flat]][cuttable[flat]].bincount(minlength=len(groups) + 1)[: len(groups)]
+    return counts.double() / len(flat) / torch.tensor([float(group.width) for group in groups])

@@ -1,0 +1,152 @@
+"""Budgets that cannot be met, ratios of single layers, and limits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from akgp.evaluation.cost import count
+from akgp.models import cifar_resnet
+from akgp.pruning import Limit, Pruned, PruningError, prune
+from akgp.pruning.bounds import Bound
+from akgp.pruning.budget import budget_widths
+
+SMALL = torch.zeros(1, 3, 16, 16)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return cifar_resnet(8)
+
+
+def widths(pruned: Pruned) -> dict[str, int]:
+    return {layer.name: layer.pruned_width for layer in pruned.layers}
+
+
+def share(pruned: Pruned, key: str) -> float:
+    return float(getattr(count(pruned.model, SMALL), key) / getattr(count(small(), SMALL), key))
+
+
+@pytest.mark.parametrize(
+    ("amount", "why"),
+    [
+        ({"macs": 0.01}, "every layer has its least width, widths are multiples of 8"),
+        ({"params": 0.95, "round_to": 32, "scope": "inside"}, "4 of 7 groups of layers stay dense"),
+    ],
+)
+def test_a_budget_out_of_reach_takes_the_nearest_and_says_why(amount: dict[str, Any], why: str) -> None:
+    pruned = prune(small(), SMALL, **amount)
+    key, asked = next(iter(amount.items()))
+    assert pruned.budget is not None and pruned.budget.why is not None and why in pruned.budget.why
+    assert pruned.budget.reached == pytest.approx(share(pruned, key))
+    assert str(pruned.budget).startswith(f"prune.{key}: {asked:g} asked, ")
+
+
+def test_a_met_budget_needs_no_reason() -> None:
+    budget = prune(small(), SMALL, macs=0.5).budget
+    assert budget is not None and budget.why is None and budget.reached == pytest.approx(0.5, rel=0.02)
+    assert prune(small(), SMALL, ratio=0.5).budget is None
+
+
+class Product:
+    """A measure with a product of widths, as MACs have."""
+
+    dense = 40.0 * 24 + 24 * 16
+
+    def of(self, widths: list[int]) -> float:
+        return float(widths[0] * widths[1] + widths[1] * widths[2])
+
+
+@pytest.mark.parametrize("target", [100.0, 333.0, 500.0, 700.0, 1000.0, 1300.0])
+def test_the_nearest_is_that_of_all_combinations(target: float) -> None:
+    bounds = [Bound(dense, 8, 8, dense) for dense in (40, 24, 16)]
+    generator = torch.Generator().manual_seed(1)
+    scores = [torch.rand(bound.dense, generator=generator) for bound in bounds]
+    measure = Product()
+    got = measure.of(budget_widths(scores, bounds, measure, target, {}))
+    every = {
+        measure.of(list(each)) for each in itertools.product(*(range(8, b.dense + 1, 8) for b in bounds))
+    }
+    nearest = min(abs(each - target) for each in every - {measure.dense})
+    assert abs(got - target) <= max(nearest, 0.02 * target)
+
+
+def test_layers_have_ratios_of_their_own() -> None:
+    pruned = prune(small(), SMALL, ratio=0.5, scope="inside", layers={"layer3.*": 0.75, "layer1.0.conv1": 0})
+    got = widths(pruned)
+    assert (got["layer1.0.conv1"], got["layer2.0.conv1"], got["layer3.0.conv1"]) == (16, 16, 16)
+    layers = {layer.name: layer for layer in pruned.layers}
+    assert layers["layer1.0.conv1"].reason == "layers layer1.0.conv1: 0"
+    assert layers["layer3.0.conv1"].rule == "layers layer3.*: 0.75"
+    assert layers["layer2.0.conv1"].rule is None
+
+
+def test_a_budget_is_met_by_the_other_layers() -> None:
+    pruned = prune(small(), SMALL, macs=0.6, round_to=1, layers={"layer1.0.conv1": 0.25})
+    assert widths(pruned)["layer1.0.conv1"] == 12
+    assert share(pruned, "macs") == pytest.approx(0.6, rel=0.02)
+
+
+@pytest.mark.parametrize("amount", [{"macs": 0.1}, {"ratio": 0.9}])
+def test_limits_hold_under_any_amount(amount: dict[str, float]) -> None:
+    limits = {"*": Limit(max=0.6), "layer1.*": Limit(width=12), "layer3.0.conv1": Limit(min=0.5)}
+    got = widths(prune(small(), SMALL, round_to=4, scope="inside", limits=limits, **amount))  # type: ignore[arg-type]
+    assert got["layer1.0.conv1"] == 12 and got["layer2.0.conv1"] == 16 and got["layer3.0.conv1"] == 28
+    high = widths(prune(small(), SMALL, ratio=0, round_to=4, limits=limits))
+    assert high["layer3.0.conv1"] == 32 and high["layer2.0.conv1"] == 32
+
+
+class Branches(nn.Module):
+    """Two layers whose outputs are summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 16, 1), nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head((self.one(images) + self.other(images)).relu().mean((2, 3)))
+        return logits
+
+
+def test_a_ratio_holds_for_layers_that_are_cut_together() -> None:
+    pruned = prune(Branches(), SMALL, ratio=0, round_to=1, layers={"one": 0.25})
+    assert widths(pruned) == {"one": 12, "other": 12, "head": 4}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (
+            {"layers": {"one": 0.25, "other": 0.5}},
+            "one and other lose the same filters, but are given 'layers one: 0.25' and 'layers other: 0.5'",
+        ),
+        ({"layers": {"one": 0.25, "o*": 0.5}}, "one is given 'layers one: 0.25' and 'layers o*: 0.5'"),
+        ({"layers": {"one": 0.5}, "limits": {"*": Limit(max=0.3)}}, "limits *: {max: 0.3}'"),
+        (
+            {"layers": {"oen": 0.5}},
+            "layers: 'oen' matches no convolution or linear layer.*; did you mean one",
+        ),
+        (
+            {"layers": {"head": 0.5}},
+            "head stays dense (is the network's output); prunable is other",
+        ),
+        ({"layers": {"one": 1.0}}, "layers: 'one' must be in [0, 1), the share to remove, got 1.0"),
+        ({"limits": {"one": Limit(min=0.6, max=0.5)}}, "limits: 'one' needs 0 <= min <= max <= 1"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused(rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(PruningError) as error:
+        prune(Branches(), SMALL, ratio=0.5, round_to=1, **rules)
+    for part in message.split(".*"):
+        assert part in str(error.value)
+
+
+def test_a_shortcut_may_forbid_a_ratio() -> None:
+    with pytest.raises(
+        PruningError, match=r"cannot be cut to 8 filters by 'layers layer2.\*: 0.75': a shortcut"
+    ):
+        prune(small(), SMALL, ratio=0, layers={"layer2.*": 0.75})
