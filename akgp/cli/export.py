@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akgp.cli.common import Json, say_json
+from akgp.cli.common import Json, is_here, say_json
 from akgp.cli.deploy import HERE, Model
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ def export(
     cores: Annotated[
         str, typer.Option(help="c: count instructions under emulation, of M0, M3, M4F, M7, M33, M55")
     ] = "",
+    flash: Annotated[
+        str | None, typer.Option(help="c: refuse if it takes more, such as 128k; default: prune.device")
+    ] = None,
+    ram: Annotated[str | None, typer.Option(help="c: likewise of RAM, such as 48k")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the int8 network for other runtimes: the same integers, scales and weights; and measure each.
@@ -57,7 +61,10 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         _ = source.description  # refuses what cannot be exported before anything is written
-        said = [_c(source.path, output, name, _listed(cores))] if C in names else []
+        said = []
+        if C in names:
+            _require_fit(source, flash, ram, model)
+            said = [_c(source.path, output, name, _listed(cores))]
         output.mkdir(parents=True, exist_ok=True)
         files = {target.name: target.write(source, output) for target in targets}
         rows = _measured(source, targets, files, Path(scratch)) if check and targets else []
@@ -71,6 +78,22 @@ def export(
 
 def _listed(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
+
+
+def _require_fit(source: Int8File, flash: str | None, ram: str | None, model: str) -> None:
+    """Raise QuantizationError unless C fits the device of the options, or else this workspace's."""
+    from akgp import params
+    from akgp.microcontroller.device import need
+    from akgp.params.validation import validated
+    from akgp.quantization import QuantizationError
+
+    device = None
+    if flash or ram:
+        device = validated(params.Device, {"flash": flash, "ram": ram})
+    elif is_here(Path(model), HERE.int8) and Path("params.yaml").exists():
+        device = params.load().prune.device
+    if device and (said := need(source.description).excess(device.flash_bytes, device.ram_bytes)):
+        raise QuantizationError(f"{model}: does not fit: it needs {said}")
 
 
 def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:

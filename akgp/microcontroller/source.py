@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from akgp import __version__
 from akgp.data import Preprocessing
-from akgp.microcontroller.arena import arena
-from akgp.microcontroller.calls import Emitted
 from akgp.microcontroller.constants import Constants, declared, text_literal
-from akgp.microcontroller.emission import emitted
 from akgp.microcontroller.filling import filled
-from akgp.microcontroller.layers import Layer, layers
+from akgp.microcontroller.layers import Layer
+from akgp.microcontroller.plan import LayerCost, plan
 from akgp.quantization.description import Description
 
 KERNELS, TEMPLATES = (Path(__file__).with_name(name) for name in ("kernels", "templates"))
@@ -33,23 +31,6 @@ class Example:
 
     pixels: NDArray[np.uint8]
     logits: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """What is known of a layer without running it.
-
-    Attributes:
-        flash: bytes of its constants.
-        ram: bytes of the arena that are in use while it runs.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    macs: int
-    flash: int
-    ram: int
 
 
 @dataclass(frozen=True)
@@ -86,30 +67,20 @@ def program(network: Description, about: About) -> Program:
     Raises:
         QuantizationError: names an operation that C cannot be written for.
     """
-    made, logits = layers(network)
-    constants, calls, flash = Constants(), [], []
-    sizes = {network.input.name: int(np.prod(network.input.shape))}
-    sizes |= {layer.output.name: int(np.prod(layer.output.shape)) for layer in made}
+    constants = Constants()
     constants.declarations.append(declared(f"{about.name}_pixel_tables", about.tables, np.uint8, storage=""))
     constants.flash += about.tables.size
-    for index, layer in enumerate(made):
-        before = constants.flash
-        each = emitted(layer, f"layer_{index}", constants)
-        calls.append(each)
-        flash.append(constants.flash - before)
-    scratch = {index: each.scratch for index, each in enumerate(calls) if each.scratch}
-    plan = arena(made, sizes, scratch, logits)
-    lines, costs = [], []
-    for index, (layer, each) in enumerate(zip(made, calls, strict=True)):
-        places = [f"memory + {plan.activations[name]}" for name in layer.inputs]
-        at = f"memory + {plan.activations[layer.output.name]}"
-        own = f"memory + {plan.scratch.get(index, 0)}"
+    made = plan(network, constants)
+    places, lines = made.arena.activations, []
+    for index, (layer, each) in enumerate(zip(made.layers, made.calls, strict=True)):
+        given = [f"memory + {places[name]}" for name in layer.inputs]
+        at = f"memory + {places[layer.output.name]}"
+        own = f"memory + {made.arena.scratch.get(index, 0)}"
         lines.append(f"    /* {_comment(layer)} */")
-        lines.append(f"    {each.call.format(*places, out=at, scratch=own)}")
-        costs.append(_cost(layer, each, flash[index], plan.live[index]))
-        lines.append(f"    AFTER_LAYER({index}, {at}, {sizes[layer.output.name]});")
-    kernels = {"common", "pixels", *(file for each in calls for file in each.kernels)}
-    run = _run(network, about, lines, plan.activations[network.input.name], plan.activations[logits])
+        lines.append(f"    {each.call.format(*given, out=at, scratch=own)}")
+        lines.append(f"    AFTER_LAYER({index}, {at}, {made.sizes[layer.output.name]});")
+    kernels = {"common", "pixels", *(file for each in made.calls for file in each.kernels)}
+    run = _run(network, about, lines, places[network.input.name], places[made.logits])
     source = "\n\n".join(
         [
             _opening(about),
@@ -123,13 +94,8 @@ def program(network: Description, about: About) -> Program:
             run,
         ]
     )
-    header = _header(network, about, plan.size, constants.flash, len(made))
-    return Program(source + "\n", header, plan.size, constants.flash, tuple(costs))
-
-
-def _cost(layer: Layer, each: Emitted, flash: int, ram: int) -> LayerCost:
-    kind = type(layer.operation).__name__ + (" + Add" if layer.add else "")
-    return LayerCost(layer.operation.name, kind, layer.output.shape, each.macs, flash, ram)
+    header = _header(network, about, made.arena.size, constants.flash, len(made.layers))
+    return Program(source + "\n", header, made.arena.size, constants.flash, made.costs)
 
 
 def _comment(layer: Layer) -> str:

@@ -8,6 +8,7 @@ from akgp.params.base import REMOTE, Section
 from akgp.params.cluster import Ray
 from akgp.params.compression import Evaluate, Prune, Quantize
 from akgp.params.data import Data, Regime, Splits
+from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
 from akgp.params.files import dump, load, validate
 from akgp.params.network import CIFAR_RESNETS, Network
@@ -25,6 +26,7 @@ __all__ = [
     "W0",
     "Augment",
     "Data",
+    "Device",
     "Distill",
     "Evaluate",
     "Network",

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from akgp.params.base import Fraction, Section, Share
+from akgp.params.device import Device
 
-AMOUNTS = ("ratio", "macs", "params")
+AMOUNTS = ("ratio", "macs", "params", "device")
 """Of these parameters of prune exactly one is given."""
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,7 +29,7 @@ class Limit(Section):
 
 
 class Prune(Section):
-    """Which filters are removed and how many; exactly one of ratio, macs and params sets the number."""
+    """Which filters are removed and how many; exactly one of ratio, macs, params and device says how many."""
 
     criterion: Literal[
         "fpgm", "l1", "l2", "random", "lamp", "bn_scale", "taylor", "obd", "hrank", "knowledge"
@@ -57,6 +58,11 @@ class Prune(Section):
         description="what may be removed of layers at least (min), at most (max), and the filters that stay "
         '(width), such as {"*": {max: 0.8}}',
     )
+    device: Device | None = Field(
+        None,
+        description="flash and ram of a microcontroller, such as {flash: 128k, ram: 48k}: all layers are "
+        "narrowed alike until the C library fits",
+    )
     scope: Literal["inside", "all"] = Field(
         "inside",
         description="inside: cut inside the residual blocks alone, the summed channels (streams) stay whole; "
@@ -72,7 +78,7 @@ class Prune(Section):
         given = [key for key in AMOUNTS if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"exactly one of {', '.join(AMOUNTS)} must be a number, got {', '.join(given) or 'none'}"
+                f"exactly one of {', '.join(AMOUNTS)} must be given, got {', '.join(given) or 'none'}"
             )
         return self
 

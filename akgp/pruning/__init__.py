@@ -2,7 +2,7 @@
 
 from akgp.pruning.amount import Reached
 from akgp.pruning.bounds import Limit
-from akgp.pruning.coupling.preparation import PruningError
+from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
 
@@ -10,6 +10,7 @@ __all__ = [
     "CRITERIA",
     "Layer",
     "Limit",
+    "NothingRemoved",
     "Pruned",
     "PruningError",
     "Reached",

@@ -24,6 +24,7 @@ from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE, width
 from akgp.pruning.coupling.network import couple
 from akgp.pruning.coupling.preparation import (
+    NothingRemoved,
     PruningError,
     as_pruning_error,
     autograd_enabled,
@@ -128,7 +129,7 @@ def prune(
         smaller, removed = cut_exactly(model, example_input, choose)
         pruned_layers = _layers(model, choose, removed)
         if removed.alive.all() and amount != Amount("ratio", 0):
-            raise PruningError(_nothing_removed(model, amount, pruned_layers))
+            raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
         # Counted on a copy: a forward pass may write to buffers.
         budget = _report(choose, pruned_layers, dense, count(copy_network(smaller), example_input))
     return Pruned(smaller, pruned_layers, budget)

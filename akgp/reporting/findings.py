@@ -135,4 +135,6 @@ def _less_pruning(params: Params) -> str:
         return f"lower prune.ratio (now {prune.ratio:g} of the filters removed)"
     if prune.macs is not None:
         return f"raise prune.macs (now {prune.macs:g} of the MACs kept)"
+    if prune.device is not None:
+        return f"take a larger prune.device (now {prune.device})"
     return f"raise prune.params (now {prune.params:g} of the parameters kept)"

@@ -16,6 +16,7 @@ from akgp.io.atomic import write_csv, write_json
 from akgp.params import Prune
 from akgp.pruning import Limit, Pruned, layers_table, prune
 from akgp.pruning.evidence import Evidence
+from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
 from akgp.workspace import METRICS, Step, Task
@@ -62,21 +63,29 @@ def pruned_as(
     Args:
         looked_at: see `akgp.stages.pruning_evidence`.
     """
-    return prune(
-        model,
-        example,
-        ratio=params.ratio,
-        macs=params.macs,
-        params=params.params,
-        criterion=params.criterion,
-        scope=params.scope,
-        round_to=params.round_to,
-        skip=params.skip,
-        layers=params.layers,
-        limits={pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
-        seed=seed,
-        evidence=looked_at,
-    )
+
+    def cut(**amount: float | None) -> Pruned:
+        return prune(
+            model,
+            example,
+            **amount,
+            criterion=params.criterion,
+            scope=params.scope,
+            round_to=params.round_to,
+            skip=params.skip,
+            layers=params.layers,
+            limits={pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
+            seed=seed,
+            evidence=looked_at,
+        )
+
+    if params.device:
+        from akgp.microcontroller.device import need_of  # and onnx with it
+
+        return fitted(
+            lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, example), params.device
+        )
+    return cut(ratio=params.ratio, macs=params.macs, params=params.params)
 
 
 def size(task: Task) -> dict[str, int]:

@@ -22,6 +22,10 @@ class PruningError(ValueError):
     """A network cannot be pruned with these arguments; the message says what to change."""
 
 
+class NothingRemoved(PruningError):
+    """No filter would be removed: the pruned network would be the given one."""
+
+
 @contextlib.contextmanager
 def autograd_enabled() -> Iterator[None]:
     """Turn autograd on in the block, whatever the caller has set: no inference tensors are made in it."""
