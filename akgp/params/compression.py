@@ -102,6 +102,15 @@ class Quantize(Section):
         description="shift biases until the mean outputs of each layer are the float network's; kept where "
         "calibration images that it was not made from say that it gains",
     )
+    float_layers: tuple[str, ...] = Field(
+        (),
+        description="layers that stay in float, by name or pattern (models/int8/precision.csv has the names)",
+    )
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="share of calibration images that int8 must classify as float does; the layers that gain "
+        "most for their bytes stay in float until it holds; null: those of float_layers alone",
+    )
     license: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"
     )

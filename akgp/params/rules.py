@@ -80,6 +80,17 @@ def strategy_has_its_teachers(params: Params) -> None:
         )
 
 
+def targets_take_int8(params: Params) -> None:
+    """Exports are written from integers: they refuse a file in which layers stay in float."""
+    quantize, targets = params.quantize, params.evaluate.targets
+    if targets and (quantize.float_layers or quantize.agreement is not None):
+        key = "float_layers" if quantize.float_layers else "agreement"
+        raise ValueError(
+            f"evaluate.targets: {', '.join(targets)} cannot be written of a network with layers in float: "
+            f"remove quantize.{key}, or the targets"
+        )
+
+
 def sweep_changes_what_it_is_against(params: Params) -> None:
     sweep = params.sweep
     if sweep.against and not any(key.startswith("prune.") for key in sweep.space):
@@ -97,6 +108,7 @@ RULES: tuple[Callable[[Params], None], ...] = (
     torchvision_sees_color,
     trainings_fit_workers,
     strategy_has_its_teachers,
+    targets_take_int8,
     check_space,
     sweep_changes_what_it_is_against,
 )

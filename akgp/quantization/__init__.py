@@ -6,18 +6,21 @@ from akgp.quantization.equalization import equalize
 from akgp.quantization.export import export_onnx
 from akgp.quantization.judging import Judgement
 from akgp.quantization.kernels import Kernels, convolution_kernels
+from akgp.quantization.mixed import Plan, plan
 from akgp.quantization.ptq import quantize
 from akgp.quantization.verification import Verification, verify
 
 __all__ = [
     "Judgement",
     "Kernels",
+    "Plan",
     "QuantizationError",
     "Verification",
     "convolution_kernels",
     "correct_biases",
     "equalize",
     "export_onnx",
+    "plan",
     "quantize",
     "require_finite",
     "verify",

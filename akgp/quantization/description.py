@@ -18,7 +18,7 @@ from akgp.quantization import operations as ops
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.integer_kernels import Affine, Quantized, is_global
 from akgp.quantization.operations import Activation, Operation
-from akgp.quantization.qdq import Qdq, attributes
+from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
 from akgp.quantization.simulator import Pending, Step, quantized, simulate
 from akgp.quantization.tables import FUNCTIONS
 
@@ -113,7 +113,16 @@ class _Reader:
         """A float tensor that is quantized must be the graph's input."""
         source = self.graph.made_by[step.output.name].input[0]
         if source != image:
-            refuse(self.graph.made_by[source], "in floating point")
+            refuse(self._layer_in_float(self.graph.made_by[source]), "in floating point")
+
+    def _layer_in_float(self, node: NodeProto) -> NodeProto:
+        """The layer with a float weight that an operation, such as a ReLU, belongs to; else the operation."""
+        behind: NodeProto | None = node
+        while behind is not None and behind.op_type != "DequantizeLinear":
+            if behind.op_type in WEIGHTED and behind.input[1] in self.graph.tensors:
+                return behind
+            behind = self.graph.made_by.get(behind.input[0]) if behind.input else None
+        return node
 
     def logits(self, name: str) -> Activation:
         """The integers of the graph's output."""
@@ -131,8 +140,10 @@ def name_of(node: NodeProto) -> str:
 def refuse(node: NodeProto, how: str = "") -> NoReturn:
     """Raise the error for a node that exports cannot compute."""
     known = ", ".join(sorted({*OPERATIONS, *ELEMENTWISE}))
+    constant = node.input[1] if len(node.input) > 1 else ""  # of a layer in float: named as its module
+    layer = f" ({constant.removesuffix('.weight')})" if constant.endswith(".weight") else ""
     raise QuantizationError(
-        f"{name_of(node)}: {node.op_type}{f' {how}' if how else ''} cannot be exported, "
+        f"{name_of(node)}{layer}: {node.op_type}{f' {how}' if how else ''} cannot be exported, "
         f"only these operations on int8 can: {known}"
     )
 

@@ -21,6 +21,7 @@ from akgp.quantization.checking import QuantizationError
 from akgp.quantization.exact_scales import move_activation_scales, move_weight_scales, separate_pool_scales
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
+from akgp.quantization.layers import keep_in_float, matching
 from akgp.quantization.tables import round_alike
 from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
@@ -32,7 +33,12 @@ BATCH = 32
 
 
 def quantize(
-    fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], params: Quantize, destination: str | Path
+    fp32_path: str | Path,
+    inputs: Tensor | NDArray[np.float32],
+    params: Quantize,
+    destination: str | Path,
+    *,
+    ranges: Path | None = None,
 ) -> Kernels:
     """Quantize a float ONNX graph and write it; returns the kernels of its convolutions.
 
@@ -43,9 +49,12 @@ def quantize(
         fp32_path: as `export_onnx` writes it.
         inputs: float32 [N, C, H, W], normalised calibration images; the first `params.images` count.
         destination: the file to write.
+        ranges: a file that activation ranges are kept in: read if it exists, else written. They depend on
+            graph, images and method, not on which layers stay in float.
 
     Raises:
-        QuantizationError: no image, a value that is not finite, or images that do not fit the graph.
+        QuantizationError: no image, a value that is not finite, images that do not fit the graph, or a
+            pattern of `params.float_layers` that matches no layer.
         GraphError: onnxruntime cannot load the float graph.
     """
     import onnx
@@ -57,26 +66,30 @@ def quantize(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
-    with (  # stdout: the histogram methods print
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),
-        guarded(f"{fp32_path}: onnxruntime cannot quantize it"),
-    ):
+    failure = f"{fp32_path}: onnxruntime cannot quantize it"
+    with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        prepare(fp32_path, prepared)
-        quantize_static(
-            str(prepared),
-            str(quantized),
-            reader,
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=methods[params.calibration],
-            extra_options={"CalibStridedMinMax": 1},  # ranges are merged batch by batch, in bounded memory
-        )
-        graph, floating = onnx.load(str(quantized)), onnx.load(str(prepared))
+        with guarded(failure):
+            prepare(fp32_path, prepared)
+        floating = onnx.load(str(prepared))
+        floats = [node.name for nodes in matching(floating, params.float_layers).values() for node in nodes]
+        # stdout: the histogram methods print
+        with guarded(failure), contextlib.redirect_stdout(io.StringIO()):
+            quantize_static(
+                str(prepared),
+                str(quantized),
+                reader,
+                quant_format=QuantFormat.QDQ,
+                nodes_to_exclude=floats,
+                per_channel=True,
+                # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=methods[params.calibration],
+                extra_options={"CalibStridedMinMax": 1},  # merged batch by batch, in bounded memory
+                calibration_cache_path=ranges,
+            )
+        graph = onnx.load(str(quantized))
     # First the activations' scales, since a bias has that of its layer's input. Each may move the other's.
     separate_pool_scales(graph)
     round_alike(graph)
@@ -85,6 +98,7 @@ def quantize(
     # The quantizer's weight scales can saturate on processors without VNNI: see `saturation`.
     make_safe(graph, floating)
     move_weight_scales(graph)
+    keep_in_float(graph, floats)
     strip(graph)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(destination))

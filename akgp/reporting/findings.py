@@ -85,8 +85,8 @@ def _losses(metrics: Mapping[str, Mapping[str, Any]], images: int, params: Param
         other = "entropy" if params.quantize.calibration != "entropy" else "minmax"
         yield (
             f"int8 lost {said} against the student: try quantize.calibration: {other} (now "
-            f"{params.quantize.calibration}), or raise quantize.images (now {params.quantize.images}) and "
-            "data.splits.calibration"
+            f"{params.quantize.calibration}), raise quantize.images (now {params.quantize.images}) and "
+            "data.splits.calibration, or keep layers in float by quantize.agreement: 0.99"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,24 @@ from torch import Tensor
 from akgp import artifacts
 from akgp.deployment import package
 from akgp.evaluation import accuracy, runtime_logits
-from akgp.io.atomic import write_json
+from akgp.io.atomic import write_csv, write_json
 from akgp.params import Quantize
 from akgp.quantization import (
     Judgement,
+    Plan,
+    convolution_kernels,
     correct_biases,
     equalize,
     export_onnx,
+    plan,
     quantize,
     require_finite,
     verify,
 )
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
+
+PLAN = "precision.csv"
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -46,33 +50,50 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         require_finite(student, inputs)
         export_onnx(student, example, floating)
         yield Step({"done": "export"})
-        kernels = quantize(floating, inputs, params, model_file)
+        quantize(floating, inputs, params, model_file)
         yield Step({"done": "quantize"})
-        judgements = _improved(floating, inputs, params, model_file)
+        planned, improvement = _improved(floating, inputs, params, model_file)
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     # On validation: the test split is evaluate's alone.
     validation = read_source(task, "validation")
     logits = runtime_logits(model_file, validation, threads=task.params.ray.cpus_per_worker)
+    kernels = convolution_kernels(model_file)
     metrics = {
         "val_top1": accuracy(logits, validation.labels),
-        **{f"{kind}_convolutions": number for kind, number in asdict(kernels).items()},
+        "integer_convolutions": kernels.integer,
+        "floating_convolutions": kernels.floating,
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
-    }
-    for name, judgement in judgements.items():
-        metrics |= {name: float(judgement.kept)}
-        metrics |= {f"{name}_divergence_before": judgement.before, f"{name}_divergence": judgement.after}
+    } | improvement
+    write_csv(out / PLAN, [each.as_row() for each in planned.layers])
     package.complete(out, summary, params.license)
     write_json(out / METRICS, metrics | {"floating_kinds": dict(verified.floating)})
     yield Step(metrics)
 
 
-def _improved(floating: Path, inputs: Tensor, params: Quantize, model_file: Path) -> dict[str, Judgement]:
-    """Equalise the int8 graph, then correct its biases, as far as params.yaml asks for; what was judged."""
-    tried: dict[str, Judgement | None] = {}
+def _improved(
+    floating: Path, inputs: Tensor, params: Quantize, model_file: Path
+) -> tuple[Plan, dict[str, float]]:
+    """Equalise, keep layers in float, correct biases, as far as params.yaml asks for, in both files.
+
+    Returns:
+        The precision of each layer; and for the metrics what came of each.
+    """
+    judgements: dict[str, Judgement | None] = {}
     if params.equalization:
-        tried["equalization"] = equalize(floating, inputs, params, model_file)
+        judgements["equalization"] = equalize(floating, inputs, params, model_file)
+    planned = plan(floating, inputs, params)
+    if planned.agreement is not None:
+        params = params.model_copy(update={"float_layers": planned.float_layers})
+        quantize(floating, inputs, params, model_file)
     if params.bias_correction:
-        tried["bias_correction"] = correct_biases(floating, inputs, model_file)
-    return {name: judgement for name, judgement in tried.items() if judgement}
+        judgements["bias_correction"] = correct_biases(floating, inputs, model_file)
+    metrics = {"float_layers": float(len(planned.float_layers))}
+    if planned.agreement is not None:
+        metrics["agreement"] = planned.agreement
+    for name, judgement in judgements.items():
+        if judgement:
+            metrics |= {name: float(judgement.kept)}
+            metrics |= {f"{name}_divergence_before": judgement.before, f"{name}_divergence": judgement.after}
+    return planned, metrics

@@ -129,6 +129,11 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
     ("changes", "message"),
     [
         ({"teachers": ["nett"]}, "teachers: 'nett' is not among networks (net)"),
+        (
+            {"quantize__agreement": 0.99, "evaluate__targets": ["openvino"]},
+            "evaluate.targets: openvino cannot be written of a network with layers in float: remove "
+            "quantize.agreement, or the targets",
+        ),
         ({"student": "other"}, "student: 'other' is not among networks (net)"),
         ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
         (

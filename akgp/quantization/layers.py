@@ -1,0 +1,78 @@
+"""Layers of a graph by the names of the network's modules, as their weights are named; layers in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from akgp.quantization.checking import QuantizationError
+from akgp.quantization.qdq import WEIGHTED, Qdq
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+TWO = "two"
+
+
+def layers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The nodes of a float graph with a constant weight, by layer; a weight can serve several nodes."""
+    graph = Qdq(model)
+    named: dict[str, list[NodeProto]] = {}
+    for node in graph.nodes:
+        if node.op_type in WEIGHTED and node.input[1] in graph.tensors:
+            named.setdefault(node.input[1].removesuffix(".weight"), []).append(node)
+    return named
+
+
+def matching(model: ModelProto, patterns: Sequence[str]) -> dict[str, list[NodeProto]]:
+    """The layers whose names match one of the patterns, such as `features.0.*`.
+
+    Raises:
+        QuantizationError: names a pattern that no layer matches.
+    """
+    named = layers(model)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise QuantizationError(
+                f"quantize.float_layers: {pattern!r} matches no layer; these are: {', '.join(named)}"
+            )
+    return {
+        name: nodes
+        for name, nodes in named.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def keep_in_float(model: ModelProto, names: Iterable[str]) -> None:
+    """Make onnxruntime compute layers with float weights in float, in place.
+
+    It quantizes float weights by itself, with scales of its own, where a layer's input is dequantized and its
+    output quantized (1.32). Doubled inputs and halved weights give the same products, bit for bit, and are no
+    such pattern.
+
+    Args:
+        model: a QDQ graph.
+        names: of nodes.
+    """
+    from onnx import helper, numpy_helper
+
+    graph, chosen = Qdq(model), set(names)
+    nodes: list[NodeProto] = []
+    halved: set[str] = set()
+    for node in graph.nodes:
+        if node.name in chosen:
+            given, weight = node.input[:2]
+            doubled = f"{given}_doubled_{node.name}"
+            nodes.append(helper.make_node("Mul", [given, TWO], [doubled], doubled))
+            node.input[0] = doubled
+            if weight not in halved:  # several nodes may share it
+                graph.write(weight, graph.constant(weight) / np.float32(2))
+                halved.add(weight)
+        nodes.append(node)
+    if halved:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), TWO))
+        model.graph.ClearField("node")
+        model.graph.node.extend(nodes)
