@@ -6,7 +6,8 @@ Bytes on disk and latency are measured elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
     }
     with (
         eval_mode(model),
+        _without_gradients(model),
         torch.no_grad(),
         FlopCounterMode(display=False, custom_mapping=formulas) as counter,
     ):
@@ -95,6 +97,19 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
     batch = 2 * len(example_input)  # a multiply-accumulate is two operations
     macs = {owner: number // batch for owner, number in flops.items() if owner is not None}
     return Macs(counter.get_total_flops() // batch, macs)
+
+
+@contextlib.contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Parameters need no gradient in the block: torch's counter fails where a view of one enters a module."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    for each in trained:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in trained:
+            each.requires_grad_(True)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -336,3 +336,19 @@ def test_a_file_that_is_no_graph(tmp_path: Path, content: bytes | None) -> None:
         file.write_bytes(content)
     with pytest.raises(GraphError, match=r"model\.onnx: onnxruntime cannot load it: .*"):
         runtime_logits(file, images(), threads=1)
+
+
+def test_counts_where_a_parameter_enters_a_module() -> None:
+    """A view of one, such as learned tokens: torch's counter refuses it while it needs a gradient."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.head = nn.Parameter(torch.zeros(4, 8)), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.tokens.expand(len(x), -1, -1)).mean(1)
+
+    model = Tokens()
+    assert count(model, torch.zeros(3, 1)).macs == 4 * 8 * 2
+    assert all(each.requires_grad for each in model.parameters())
