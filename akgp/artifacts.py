@@ -1,8 +1,9 @@
 """Saves and loads networks without pickle: spec in `model.json`, weights in `model.safetensors`.
 
 A pruned network is saved as the spec of its dense network and the differences: numeric attributes of its
-modules, such as out_channels, and the layouts of its layers (`akgp.models.layout`), which are buffers. Its
-class is imported by name when it is loaded, never unpickled.
+modules, such as out_channels, the layouts of its layers (`akgp.models.layout`), which are buffers, and the
+names of its narrowable attention modules (`akgp.models.attention`). Its class is imported by name when it is
+loaded, never unpickled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from torch.overrides import TorchFunctionMode
 
 from akgp.io.atomic import atomic_file
 from akgp.models import ModelError, Spec, create, spec_of
+from akgp.models.attention import (
+    ADDED,
+    make_narrowable,
+    narrowable,
+    narrowable_names,
+    original_kind,
+)
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
@@ -52,6 +60,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
         "format": FORMAT,
         **vars(spec),
         "attributes": attributes,
+        **({"narrowable": names} if (names := narrowable_names(model)) else {}),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     # Last: with the digest, a crash between the two files is noticed by `load`.
@@ -89,6 +98,10 @@ def load(directory: str | Path) -> nn.Module:
         raise ModelError(f"{folder / WEIGHTS}: no safetensors file ({error})") from None
     model = create(Spec(described["architecture"], described["num_classes"], described["in_channels"]))
     try:
+        for name in described.get("narrowable", ()):
+            if narrowable(module := model.get_submodule(name)) is None:
+                raise AttributeError(f"{name} is a {type(module).__name__}")
+            make_narrowable(module)
         for name, numbers in described["attributes"].items():
             _set_numbers(model.get_submodule(name), numbers)
         _set_tensors(model, tensors)
@@ -157,7 +170,8 @@ class _EmptyOnMeta(TorchFunctionMode):
 def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
     """Names and classes of all modules: what pruning leaves as it is."""
     # By name: a parametrised layer, such as one of weight_norm, has a class of its own.
-    kinds = ((name, type(module)) for name, module in model.named_modules())
+    added = {f"{name}.{ADDED}".lstrip(".") for name in narrowable_names(model)}
+    kinds = ((name, original_kind(module)) for name, module in model.named_modules() if name not in added)
     return [(name, kind.__module__, kind.__qualname__) for name, kind in kinds]
 
 
@@ -171,6 +185,8 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
         raise ModelError(
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
         )
+    for name in narrowable_names(model):
+        make_narrowable(dense.get_submodule(name))
     differences = {}
     for (name, module), other in zip(model.named_modules(), dense.modules(), strict=True):
         before = _numbers(other)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts, count
+from akgp.models.attention import given_name
 from akgp.pruning.amount import TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.choice import Choice
@@ -34,6 +35,7 @@ from akgp.pruning.coupling.preparation import (
 from akgp.pruning.cutting import Removal
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.exact_cut import cut_exactly
+from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.scoring import Scoring
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 class Layer:
     """What pruning did to one convolution or linear layer of the given network."""
 
-    name: str
+    name: str  # of the module; of the parameter in_proj_weight of a MultiheadAttention
     kept: tuple[int, ...]  # indices of the surviving filters, sorted
     dense_width: int
     pruned_width: int
@@ -117,12 +119,13 @@ def prune(
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
-    scoring = Scoring(model, example_input, criterion, seed, evidence)
     with autograd_enabled():
         example_input = _on_device(model, example_input)
+        model = with_narrowable_attention(model, example_input, _skipped(model, skip))
         traced = copy_network(model)
         with as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"):
             dense = count(traced, example_input)
+        scoring = Scoring(model, example_input, criterion, seed, evidence)
         coupling = couple(model, example_input)
         sparing = Sparing(_skipped(model, skip), scope)
         choose = Choice(model, coupling, sparing, example_input, amount, scoring, rules)
@@ -176,7 +179,7 @@ def _layers(model: nn.Module, choice: Choice, removed: Removal) -> list[Layer]:
                 narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
                 otherwise = narrow or rule or "ratio or budget"
                 reason = next((each for label in labels if (each := reason_of[label])), otherwise)
-            layers.append(Layer(name, kept, dense, len(kept), reason, rule))
+            layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule))
     return layers
 
 

@@ -347,7 +347,7 @@ def test_counts_where_a_parameter_enters_a_module() -> None:
             self.tokens, self.head = nn.Parameter(torch.zeros(4, 8)), nn.Linear(8, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-                return self.head(self.tokens.expand(len(x), -1, -1)).mean(1)
+            return self.head(self.tokens.expand(len(x), -1, -1)).mean(1)
 
     model = Tokens()
     assert count(model, torch.zeros(3, 1)).macs == 4 * 8 * 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
@@ -23,7 +23,6 @@ from akgp.pruning.coupling.trace import (
     PlainTensors,
     Record,
     Trace,
-    fresh_layers,
     named_tensors,
 )
 from akgp.pruning.coupling.units import Fold, Units
@@ -85,7 +84,7 @@ def couple(model: nn.Module, example_input: Tensor) -> Coupling:
     # With the given weights a zero may be one by coincidence, such as a running mean before training.
     randomise(network)
     units = Units(foldable=_foldable(network))
-    layers = fresh_layers(network, units)
+    layers = _fresh_layers(network, units)
     _unite_memory(network, units, layers)
     example_input = example_input.cpu()
     failure = f"cannot be traced with an input of {list(example_input.shape)}"
@@ -101,6 +100,25 @@ def couple(model: nn.Module, example_input: Tensor) -> Coupling:
     return Coupling(units, trace.layers, trace.record, labels, blocked, held, trains, example_input)
 
 
+def _fresh_layers(model: nn.Module, units: Units) -> dict[str, tuple[Tensor, ...]]:
+    """New ids for every dimension of every floating-point parameter and buffer, except those of kernels."""
+    kernels = {
+        id(each) for module in model.modules() if isinstance(module, _ConvNd) for each in module.parameters()
+    }
+    layers = {}
+    for name, tensor in named_tensors(model):
+        if tensor.is_floating_point():
+            dims = range(min(2, tensor.ndim)) if id(tensor) in kernels else range(tensor.ndim)
+            layers[name] = tuple(
+                units.fresh(tensor.shape[d])
+                .reshape([-1 if e == d else 1 for e in range(tensor.ndim)])
+                .expand(tensor.shape)
+                for d in dims
+                if tensor.shape[d] > 1
+            )
+    return layers
+
+
 def folds(model: nn.Module, coupling: Coupling) -> list[Fold]:
     """The constants that removed columns of `model`, with its own weights, would read."""
     if not coupling.units.folds:
@@ -112,7 +130,7 @@ def folds(model: nn.Module, coupling: Coupling) -> list[Fold]:
     example = example.to(precision) if example.is_floating_point() else example
     with eval_mode(network):
         follow(
-            network, example, units, fresh_layers(network, units)
+            network, example, units, _fresh_layers(network, units)
         )  # the same ids: these are given in order
     return units.folds
 

@@ -27,7 +27,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from akgp.io.errors import message
 from akgp.models import ChannelMap
-from akgp.pruning.coupling.marks import Marks, constant, shrink, varying
+from akgp.pruning.coupling.marks import Marks, constant, shrink, unknown, varying
 from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
 from akgp.pruning.coupling.units import Units
 
@@ -136,7 +136,7 @@ class Trace(TorchDispatchMode):
             self._lose(marked, f"{call.where} is not followed")
         found = [result] if isinstance(result, Marks) else list(result or [])
         for output, marks in itertools.zip_longest(call.outputs, found[: len(call.outputs)]):
-            if call.func._schema.is_mutable and output in self.sources:
+            if call.func._schema.is_mutable and output in self.sources and not self._rewrites(call, output):
                 # Part of a tensor has been written to: what is known of the whole holds no longer.
                 self._lose([output, *marked], f"{call.where} writes to a part of a tensor")
                 self._forget(output)
@@ -158,6 +158,18 @@ class Trace(TorchDispatchMode):
             # Arguments that a rule does not know: the operation is not followed, as others without a rule.
             self.unfollowed.append(f"{call.where}: {message(error)}")
             return None
+
+    def _rewrites(self, call: Call, tensor: Tensor) -> bool:
+        """Whether an operation such as relu_ changes a whole tensor, of which it is given a view."""
+        chain = [tensor]
+        while (source := self.sources.get(chain[-1])) is not None:
+            chain.append(source)
+        if len(call.tensors) > 1 or chain[-1].numel() != tensor.numel():
+            return False
+        for each in chain[1:]:
+            if (marks := self.marks.get(each)) is not None:
+                self.marks[each] = Marks(marks.layers, unknown(each), marks.weight)
+        return True
 
     def _forget(self, tensor: Tensor) -> None:
         while tensor is not None:
@@ -271,22 +283,3 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers, each shared one once."""
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def fresh_layers(model: nn.Module, units: Units) -> dict[str, tuple[Tensor, ...]]:
-    """New ids for every dimension of every floating-point parameter and buffer, except those of kernels."""
-    kernels = {
-        id(each) for module in model.modules() if isinstance(module, _ConvNd) for each in module.parameters()
-    }
-    layers = {}
-    for name, tensor in named_tensors(model):
-        if tensor.is_floating_point():
-            dims = range(min(2, tensor.ndim)) if id(tensor) in kernels else range(tensor.ndim)
-            layers[name] = tuple(
-                units.fresh(tensor.shape[d])
-                .reshape([-1 if e == d else 1 for e in range(tensor.ndim)])
-                .expand(tensor.shape)
-                for d in dims
-                if tensor.shape[d] > 1
-            )
-    return layers

@@ -84,12 +84,8 @@ def passed(call: Call, tensor: Tensor, taken: dict[int, int], out: Tensor) -> li
     marks = call.marks_of(tensor)
     layers = []
     for ids in marks.layers if marks else ():
-        dims = varying(ids)
-        if not set(dims) & set(taken):
+        if not set(varying(ids)) <= set(taken):  # summed over: an output holds a part of each unit
             continue
-        for d in range(ids.ndim):
-            if d not in taken and d in dims:  # united with the other operand's: the same in all of these
-                ids = ids.narrow(d, 0, 1)
         shape, order = [1] * out.ndim, sorted(taken, key=lambda each: taken[each])
         small = ids
         for d in range(ids.ndim):
@@ -162,7 +158,7 @@ def attention(call: Call) -> Result:
     for tensor in (query, key):
         marks = call.marks_of(tensor)
         for ids in marks.layers if marks else ():
-            if call.kwargs.get("scale") is None or len(varying(ids)) > 1:
+            if call.kwargs.get("scale") is None:
                 call.units.hold(ids, f"the scale of {call.where} depends on their number")
     last = value.ndim - 1
     return result(call, out, [(value, {**{d: d for d in range(last - 1)}, last: last})], None)

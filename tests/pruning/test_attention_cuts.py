@@ -1,0 +1,99 @@
+"""Attention: queries, keys and values of all heads are cut, exactly, and the network stays usable."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from akgp import artifacts
+from akgp.evaluation.cost import count
+from akgp.models import Spec, create
+from akgp.models.attention import narrowable_names
+from akgp.pruning import Pruned, prune
+from akgp.quantization import export_onnx
+
+IMAGES = torch.zeros(2, 3, 32, 32)
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = create(Spec(f"tests.support.attention_networks:{name}", 5, 3)).eval()
+    for parameter in model.parameters():  # biases and a head of zeros would hide what is wrong
+        nn.init.normal_(parameter, std=0.1) if parameter.ndim < 2 or not parameter.any() else None
+    return model
+
+
+def masked(model: nn.Module, pruned: Pruned) -> nn.Module:
+    """The given network with the filters of `layers` zeroed, those of bare parameters too."""
+    model = copy.deepcopy(model)
+    for layer in pruned.layers:
+        gone = sorted(set(range(layer.dense_width)) - set(layer.kept))
+        parent, _, leaf = layer.name.rpartition(".")
+        bare = leaf == "in_proj_weight"
+        names = (
+            [layer.name, f"{parent}.in_proj_bias"]
+            if bare
+            else [f"{layer.name}.{each}" for each in ("weight", "bias")]
+        )
+        for name, parameter in model.named_parameters():
+            if name in names:
+                parameter.data[gone] = 0
+    return model
+
+
+@pytest.mark.parametrize(("name", "share"), [("vit", 0.61), ("swin", 0.56), ("swin_v2", 0.66)])
+def test_cut_exact_trains_reloads(name: str, share: float, tmp_path: Path) -> None:
+    model = network(name)
+    pruned = prune(model, IMAGES, ratio=0.5, round_to=1, scope="inside")
+    assert count(pruned.model, IMAGES).macs < share * count(model, IMAGES).macs
+    x = torch.randn(4, 3, 32, 32)
+    expected = masked(model, pruned)(x)
+    torch.testing.assert_close(pruned.model(x), expected, rtol=1e-4, atol=1e-5)
+    artifacts.save(pruned.model, tmp_path)
+    loaded = artifacts.load(tmp_path)
+    assert torch.equal(loaded(x), pruned.model.eval()(x))
+    loaded.train()(x).sum().backward()
+    assert all(each.grad is not None for each in loaded.parameters())
+    again = prune(loaded.eval(), IMAGES, ratio=0.5, round_to=1, scope="inside")  # a second cycle
+    assert count(again.model, IMAGES).macs < count(loaded, IMAGES).macs
+
+
+@pytest.mark.parametrize("name", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
+def test_stream_and_budget(name: str) -> None:
+    model = network(name)
+    pruned = prune(model, IMAGES, ratio=0.5, scope="all")
+    assert count(pruned.model, IMAGES).macs < 0.35 * count(model, IMAGES).macs
+    half = prune(model, IMAGES, macs=0.5, scope="all", round_to=1)
+    assert count(half.model, IMAGES).macs == pytest.approx(0.5 * count(model, IMAGES).macs, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "swin_v2"])
+def test_onnx_as_torch(name: str, tmp_path: Path) -> None:
+    model = prune(network(name), IMAGES, ratio=0.5, scope="all").model
+    export_onnx(model, IMAGES, tmp_path / "float.onnx")
+    x = torch.randn(2, 3, 32, 32)
+    session = onnxruntime.InferenceSession(tmp_path / "float.onnx", providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(got, outputs(model, x), rtol=1e-3, atol=1e-4)
+
+
+def outputs(model: nn.Module, x: Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return model.eval()(x).numpy()
+
+
+def test_left_as_they_are() -> None:
+    """Attention to another sequence, and what is skipped."""
+    cross = prune(network("Cross"), IMAGES, ratio=0.5)
+    assert narrowable_names(cross.model) == []
+    model = network("vit")
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    skipped = prune(model, IMAGES, ratio=0.5, skip=names[:1]).model
+    assert narrowable_names(skipped) == names[1:]
