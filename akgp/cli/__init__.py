@@ -26,6 +26,7 @@ from akgp.cli import (
     prune,
     recipe,
     release,
+    sensitivity,
     sweep,
     workspace,
 )
@@ -42,6 +43,7 @@ app.add_typer(deploy.app)
 app.add_typer(download.app)
 app.add_typer(export.app)
 app.add_typer(prune.app)
+app.add_typer(sensitivity.app)
 app.add_typer(params.app, name="params")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")

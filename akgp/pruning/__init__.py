@@ -4,6 +4,7 @@ from akgp.pruning.amount import Reached
 from akgp.pruning.bounds import Limit
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
+from akgp.pruning.sensitivity import Point, Sensitivity
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "Layer",
     "Limit",
     "NothingRemoved",
+    "Point",
     "Pruned",
     "PruningError",
     "Reached",
+    "Sensitivity",
     "coupled_scores",
     "fpgm_scores",
     "l1_scores",

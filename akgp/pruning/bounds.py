@@ -100,6 +100,11 @@ class Rules:
                     f"limits: {pattern!r} needs 0 <= min <= max <= 1 and a width of 1 or more, got {limit}"
                 )
 
+    @property
+    def remove(self) -> bool:
+        """Whether they ask for something to be removed."""
+        return any(limit.min for *_, limit in self._entries())
+
     def bounds(self, groups: Sequence[Group], names: Sequence[str]) -> list[Bound]:
         """The widths that each group may have; a group with a reason stays dense.
 

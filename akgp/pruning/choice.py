@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from akgp.evaluation.cost import Counts
 from akgp.pruning.amount import UNITS, Amount
 from akgp.pruning.bounds import Bound, Rules
 from akgp.pruning.budget import Measure, Widths, budget_widths, ratio_widths, why_missed
@@ -23,12 +24,13 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Tensor,
-        amount: Amount, scoring: Scoring, rules: Rules,
+        dense: Counts, amount: Amount, scoring: Scoring, rules: Rules,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
-        self.amount, self.scoring, self.rules = amount, scoring, rules
+        self.dense, self.amount, self.scoring, self.rules = dense, amount, scoring, rules
         self.groups: list[Group] = []
         self.bounds: list[Bound] = []
+        self.scores: list[Tensor] = []
         self.missed: str | None = None
         """Why a budget is not met within 2 %, if it is not."""
         self.provisional = amount.key != "ratio"
@@ -39,14 +41,14 @@ class Choice:
         self.groups = groups(self.model, self.coupling, self.sparing)
         names = [name for name, module in self.model.named_modules() if isinstance(module, PRUNABLE)]
         self.bounds = self.rules.bounds(self.groups, names)
-        scores = self.scoring.of(self.groups)
+        self.scores = self.scoring.of(self.groups)
         sources = shortcut_sources(self.model, self.coupling)
         by_ratio = self.amount.key == "ratio"
         if by_ratio or self.provisional:
             widths = ratio_widths(self.bounds, self.amount.value if by_ratio else 0.5)
         else:
-            widths = self._within_budget(scores, floors(self.groups, sources))
-        removed = removed_units(self.groups, scores, widths, sources)
+            widths = self._within_budget(floors(self.groups, sources))
+        removed = removed_units(self.groups, self.scores, widths, sources)
         if not self.provisional:
             _require_bounds(self.groups, self.bounds, removed)
         return removed
@@ -56,10 +58,10 @@ class Choice:
         unit = UNITS[self.amount.key]
         return Costs(copy_network(self.model), self.groups, self.coupling, self.example_input, unit)
 
-    def _within_budget(self, scores: Sequence[Tensor], floors: dict[int, int]) -> Widths:
+    def _within_budget(self, floors: dict[int, int]) -> Widths:
         measure = self._measure()
         target = self.amount.value * measure.dense
-        widths = budget_widths(scores, self.bounds, measure, target, floors)
+        widths = budget_widths(self.scores, self.bounds, measure, target, floors)
         self.missed = why_missed(
             widths, self.groups, self.bounds, measure, target, floors, self.rules.round_to
         )

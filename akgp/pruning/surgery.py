@@ -116,26 +116,40 @@ def prune(
             removed (other than by ratio 0); `layers` or `limits` match no layer, or contradict each other.
     """
     amount, rules = chosen(ratio=ratio, macs=macs, params=params), Rules(round_to, layers, limits)
+    with autograd_enabled():
+        choose = choice_for(
+            model, example_input, amount, rules,
+            criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence,
+        )  # fmt: skip
+        smaller, removed = cut_exactly(choose.model, choose.example_input, choose)
+        pruned_layers = _layers(choose, removed)
+        if removed.alive.all() and (amount != Amount("ratio", 0) or rules.remove):
+            raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
+        # Counted on a copy: a forward pass may write to buffers.
+        budget = _report(choose, pruned_layers, count(copy_network(smaller), choose.example_input))
+    return Pruned(smaller, pruned_layers, budget)
+
+
+def choice_for(
+    model: nn.Module, example_input: Tensor, amount: Amount, rules: Rules,
+    *, criterion: str, scope: str, skip: Sequence[str], seed: int, evidence: Evidence | None,
+) -> Choice:  # fmt: skip
+    """What to remove from `model`, for arguments of `prune`, which it checks.
+
+    Raises:
+        PruningError: as `prune`.
+    """
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
-    with autograd_enabled():
-        example_input = _on_device(model, example_input)
-        model = with_narrowable_attention(model, example_input, _skipped(model, skip))
-        traced = copy_network(model)
-        with as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"):
-            dense = count(traced, example_input)
-        scoring = Scoring(model, example_input, criterion, seed, evidence)
-        coupling = couple(model, example_input)
-        sparing = Sparing(_skipped(model, skip), scope)
-        choose = Choice(model, coupling, sparing, example_input, amount, scoring, rules)
-        smaller, removed = cut_exactly(model, example_input, choose)
-        pruned_layers = _layers(model, choose, removed)
-        if removed.alive.all() and amount != Amount("ratio", 0):
-            raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
-        # Counted on a copy: a forward pass may write to buffers.
-        budget = _report(choose, pruned_layers, dense, count(copy_network(smaller), example_input))
-    return Pruned(smaller, pruned_layers, budget)
+    example_input = _on_device(model, example_input)
+    model = with_narrowable_attention(model, example_input, _skipped(model, skip))
+    traced = copy_network(model)
+    with as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"):
+        dense = count(traced, example_input)
+    scoring = Scoring(model, example_input, criterion, seed, evidence)
+    coupling, sparing = couple(model, example_input), Sparing(_skipped(model, skip), scope)
+    return Choice(model, coupling, sparing, example_input, dense, amount, scoring, rules)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -158,8 +172,8 @@ def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
     return example_input.detach().clone().to(next(model.parameters()).device)
 
 
-def _layers(model: nn.Module, choice: Choice, removed: Removal) -> list[Layer]:
-    coupling = choice.coupling
+def _layers(choice: Choice, removed: Removal) -> list[Layer]:
+    model, coupling = choice.model, choice.coupling
     filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
     reason_of, rule_of = dict[int, str | None](), dict[int, str | None]()
     for group, bound in zip(choice.groups, choice.bounds, strict=True):
@@ -206,9 +220,9 @@ def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) 
     return f"{type(model).__name__}: nothing can be removed by {amount}: {why}"
 
 
-def _report(choice: Choice, layers: Sequence[Layer], dense: Counts, pruned: Counts) -> Reached | None:
+def _report(choice: Choice, layers: Sequence[Layer], pruned: Counts) -> Reached | None:
     """Log what was kept; what a budget came to, as it is counted on the smaller network."""
-    amount = choice.amount
+    amount, dense = choice.amount, choice.dense
     filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
     kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}
     log.info(

@@ -1,0 +1,89 @@
+"""How much a network loses when filters of one layer alone are removed, by their share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from akgp.pruning.amount import Amount
+from akgp.pruning.bounds import Rules
+from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, copy_network
+from akgp.pruning.cutting import cut, removal
+from akgp.pruning.evidence import Evidence
+from akgp.pruning.exact_cut import cut_exactly
+from akgp.pruning.selection import removed_units, shortcut_sources
+from akgp.pruning.surgery import choice_for
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network of which one group of layers was cut.
+
+    Attributes:
+        layers: names of the layers that lose the same filters.
+        ratio: the share that was asked to be removed.
+        value: what `judge` gave for it.
+    """
+
+    layers: tuple[str, ...]
+    ratio: float
+    dense_width: int
+    pruned_width: int
+    value: float
+
+
+class Sensitivity:
+    """The groups of layers of a network, each cut alone.
+
+    Arguments and errors are those of `akgp.pruning.prune`; `model` is not changed.
+
+    Args:
+        ratios: shares of a group's filters to remove, in (0, 1).
+        judge: a network -> a number, such as its accuracy; it may run it.
+
+    Raises:
+        PruningError: also where no layer can be cut.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Tensor, ratios: Sequence[float],
+        judge: Callable[[nn.Module], float],
+        *, criterion: str = "fpgm", scope: str = "all", round_to: int = 8, skip: Sequence[str] = (),
+        seed: int = 0, evidence: Evidence | None = None,
+    ) -> None:  # fmt: skip
+        if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+            raise PruningError(f"ratios must be in (0, 1), got {', '.join(map(str, ratios)) or 'none'}")
+        self._ratios, self._judge = ratios, judge
+        with autograd_enabled():
+            self._choice = choice_for(
+                model, example_input, Amount("ratio", 0.5), Rules(round_to),
+                criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence,
+            )  # fmt: skip
+            # From now on its coupling knows what layouts the network's code fixes.
+            cut_exactly(self._choice.model, self._choice.example_input, self._choice)
+        self._free = [index for index, bound in enumerate(self._choice.bounds) if bound.low < bound.high]
+        if not self._free:
+            raise PruningError(f"{type(model).__name__}: no layer can be cut with round_to {round_to}")
+
+    def __len__(self) -> int:
+        """The number of points."""
+        return len(self._free) * len(self._ratios)
+
+    def __iter__(self) -> Iterator[Point]:
+        """The points, layer by layer in the network's order."""
+        choice = self._choice
+        sources = shortcut_sources(choice.model, choice.coupling)
+        dense = [bound.dense for bound in choice.bounds]
+        for index in self._free:
+            group, bound = choice.groups[index], choice.bounds[index]
+            names = tuple(dict.fromkeys(writer.name for writer in group.writers))
+            for ratio in self._ratios:
+                widths = list(dense)
+                widths[index] = bound.nearest(bound.dense * (1 - ratio))
+                units = removed_units(choice.groups, choice.scores, widths, sources)
+                smaller = copy_network(choice.model)
+                cut(smaller, removal(choice.model, choice.coupling, units))
+                pruned = (group.width - len(units)) * group.copies
+                yield Point(names, ratio, group.width * group.copies, pruned, self._judge(smaller))
