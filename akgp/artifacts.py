@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
 from akgp.io.atomic import atomic_file
@@ -32,6 +31,7 @@ from akgp.models.attention import (
     original_kind,
 )
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
+from akgp.models.lazy_layers import settle
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = 1
@@ -96,7 +96,9 @@ def load(directory: str | Path) -> nn.Module:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ModelError(f"{folder / WEIGHTS}: no safetensors file ({error})") from None
-    model = create(Spec(described["architecture"], described["num_classes"], described["in_channels"]))
+    model = settle(
+        create(Spec(described["architecture"], described["num_classes"], described["in_channels"]))
+    )
     try:
         for name in described.get("narrowable", ()):
             if narrowable(module := model.get_submodule(name)) is None:
@@ -153,8 +155,8 @@ def _skeleton(spec: Spec) -> nn.Module:
     # On the meta device nothing has values, so a constructor that computes fails, as RegNet's does.
     for device in (torch.device("meta"), _EmptyOnMeta()):
         with contextlib.suppress(NotImplementedError, RuntimeError, ModelError), device:
-            return create(spec)
-    return create(spec)  # its constructor computes with the weights themselves
+            return settle(create(spec))
+    return settle(create(spec))  # its constructor computes with the weights themselves
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -177,10 +179,6 @@ def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
 
 def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
     """The numeric attributes of `model` that differ from those of `dense`, by module."""
-    if lazy := [name for name, module in dense.named_modules() if isinstance(module, LazyModuleMixin)]:
-        raise ModelError(
-            f"{type(model).__name__}: lazy layers cannot be saved: give {', '.join(lazy)} their sizes"
-        )
     if _tree(model) != _tree(dense):
         raise ModelError(
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
@@ -229,7 +227,7 @@ def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         if not has_layout(module):
             path = name.rpartition(".")[0]
             set_layout(module, tensors.get(f"{path}.{INPUTS}"), tensors.get(f"{path}.{OUTPUTS}"))
-    expected = set(model.state_dict())
+    expected = set(model.state_dict(keep_vars=True))  # lazy parameters cannot be detached
     if expected != set(tensors):
         unmatched = sorted(expected ^ set(tensors))[0]
         raise KeyError(f"the tensor {unmatched!r} is in one of them only")

@@ -263,11 +263,15 @@ def test_a_users_own(own: None, name: str) -> None:
     assert spec_of(model) == Spec(f"own_networks:{name}", 4, 2)
 
 
-def test_lazy_layers_are_refused_where_the_network_is_described(own: None) -> None:
-    """Their sizes come from the images, which no file of a network holds."""
+def test_lazy_layers_are_saved_with_their_sizes(own: None, tmp_path: Path) -> None:
     model = build(Network(architecture="own_networks:small"), num_classes=4, in_channels=2, image_size=(6, 5))
-    with pytest.raises(ModelError, match=r"lazy layers cannot be saved: give 1 their sizes$"):
-        artifacts.describe(model)
+    artifacts.save(model, tmp_path / "saved")
+    loaded = artifacts.load(tmp_path / "saved")
+    x = torch.randn(3, 2, 6, 5)
+    assert torch.equal(loaded(x), model(x))
+    assert (loaded[1].in_features, type(loaded[1])) == (60, torch.nn.Linear)  # type: ignore[index]
+    artifacts.save(loaded, tmp_path / "again")
+    assert torch.equal(artifacts.load(tmp_path / "again")(x), model(x))
 
 
 def test_channels_are_passed_only_by_name(own: None, monkeypatch: pytest.MonkeyPatch) -> None:
