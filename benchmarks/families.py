@@ -1,20 +1,19 @@
 """Which of torchvision's classifiers are pruned, how far, and whether the result is usable: a table.
 
-    python -m benchmarks.families [NAME …] [--size 64] [--files] [--out results/families]
+    python -m benchmarks.families [NAME …]
 
-A row a network, written as soon as it is measured: layers cut, share of the MACs kept at ratio .5 and at a
-budget of half of the MACs, processor seconds of `prune`, whether the saved network loads with the same
-outputs, and with --files whether its ONNX and int8 files can be made. `prune` itself compares every cut with
-the masked network. Random weights, 10 classes; nothing is trained.
+A row a network, written as soon as it is measured; started again, the missing ones are done. `prune` itself
+compares every cut with the masked network and leaves dense what would differ. Random weights, 10 classes;
+nothing is trained. The page docs/reference/families.md is written from the rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,39 @@ from akgp.evaluation.cost import count
 from akgp.io.errors import message
 from akgp.models import Spec, create
 from akgp.params import Quantize
-from akgp.pruning import prune
+from akgp.pruning import Pruned, prune
 from akgp.quantization import export_onnx, quantize
+from experiments.resumable import Row, complete
 
 NAMES = """
 alexnet vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 squeezenet1_1 mobilenet_v2
 mobilenet_v3_small mnasnet0_5 shufflenet_v2_x1_0 regnet_x_400mf regnet_y_400mf efficientnet_b0
 efficientnet_v2_s googlenet inception_v3 convnext_tiny vit_b_16 swin_t swin_v2_t maxvit_t
 """
-SIZES = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224}
-"""Images that a network must have, at least; others take --size."""
-COLUMNS = [
-    *("network", "pixels", "layers cut", "MACs at ratio .5", "MACs at macs .5"),
-    *("seconds", "reloads", "ONNX", "int8"),
-]
+PIXELS = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224}
+"""Images that a network must have, at least; others take 64."""
+COLUMNS = """
+network | pixels | layers cut | MACs at ratio .5 | MACs at macs .5 | prune, s | reloads | ONNX | int8
+"""
+PAGE = """# Which networks are pruned
+
+Torchvision's classifiers, one of each family, with random weights (seed 0) for 10 classes; `python -m
+benchmarks.families` measures them and writes this page. Layers cut are convolutions and linear layers; the
+classifier always stays. MACs are shares of the dense network's, with `prune.scope: all` and widths in
+multiples of 8; *prune, s* is processor time of `prune` at a ratio of .5 with its checks, one thread of an AMD
+EPYC (AVX2 only). Every cut is compared with the dense network whose removed filters are zero, in every layer,
+in float64: what would differ stays dense. *reloads*: saved and loaded, the outputs are the same to the bit.
+*ONNX*, *int8*: the files can be made; blank: not measured yet.
+
+"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is measured."""
+
+    network: str
+    pixels: int
 
 
 def tried(action: Callable[[], Any]) -> Any:
@@ -50,36 +68,26 @@ def tried(action: Callable[[], Any]) -> Any:
         return message(error)[:100]
 
 
-def measure(name: str, size: int, files: bool) -> dict[str, Any]:
+def measured(run: Network) -> Row:
     """The row of one network."""
     torch.manual_seed(0)
-    model = create(Spec(name, 10, 3)).eval()
-    example = torch.zeros(1, 3, size, size)
-    dense, start = count(model, example), time.process_time()
-    pruned = prune(model, example, ratio=0.5)
-    seconds = time.process_time() - start
+    model = create(Spec(run.network, 10, 3)).eval()
+    example = torch.zeros(1, 3, run.pixels, run.pixels)
+    start = time.process_time()
+    pruned = tried(lambda: prune(model, example, ratio=0.5))
+    if not isinstance(pruned, Pruned):
+        return {"layers cut": pruned}
+    seconds, dense = time.process_time() - start, count(model, example).macs
+    share = lambda smaller: round(count(smaller.model, example).macs / dense, 3)  # noqa: E731
     whole = sum(layer.reason is not None for layer in pruned.layers)
-    row: dict[str, Any] = {
-        "network": name,
-        "pixels": size,
+    return {
         "layers cut": f"{len(pruned.layers) - whole} of {len(pruned.layers)}",
-        "MACs at ratio .5": round(count(pruned.model, example).macs / dense.macs, 3),
-        "seconds": round(seconds, 1),
+        "MACs at ratio .5": share(pruned),
+        "MACs at macs .5": tried(lambda: share(prune(model, example, macs=0.5))),
+        "prune, s": round(seconds, 1),
         "reloads": tried(lambda: reloads(pruned.model, example)),
+        **files(pruned.model, example),
     }
-    row["MACs at macs .5"] = tried(
-        lambda: round(count(prune(model, example, macs=0.5).model, example).macs / dense.macs, 3)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "float.onnx"
-        if files:
-            row["ONNX"] = tried(lambda: export_onnx(pruned.model, example, path)) or "yes"
-        noise = torch.randn(4, *example.shape[1:])
-        int8 = Path(folder) / "int8.onnx"
-        row["int8"] = (
-            tried(lambda: quantize(path, noise, Quantize(), int8) and "yes") if path.exists() else ""
-        )
-    return row
 
 
 def reloads(model: nn.Module, example: Tensor) -> str:
@@ -91,34 +99,38 @@ def reloads(model: nn.Module, example: Tensor) -> str:
             return "yes" if torch.equal(artifacts.load(folder)(noise), model.eval()(noise)) else "no"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS)]
-    return "\n".join(
-        [*lines, *(f"| {' | '.join(str(row.get(key, '')) for key in COLUMNS)} |" for row in rows)]
+def files(model: nn.Module, example: Tensor) -> Row:
+    """Whether the ONNX and the int8 file can be made."""
+    noise = torch.randn(4, *example.shape[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        path, int8 = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        row = {"ONNX": tried(lambda: export_onnx(model, example, path)) or "yes"}
+        if path.exists():
+            row["int8"] = tried(lambda: quantize(path, noise, Quantize(), int8) and "yes")
+        return row
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown, in the order of NAMES."""
+    keys = [key.strip() for key in COLUMNS.split("|")]
+    order = NAMES.split()
+    rows = sorted(
+        rows, key=lambda row: order.index(row["network"]) if row["network"] in order else len(order)
     )
+    lines = [f"| {' | '.join(keys)} |", "|" + " --- |" * len(keys)]
+    lines += [f"| {' | '.join(str(row.get(key, '')) for key in keys)} |" for row in rows]
+    text = PAGE + f"{len(rows)} of {len(order)} are measured.\n\n" + "\n".join(lines) + "\n"
+    Path("docs/reference/families.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=NAMES.split())
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--files", action="store_true", help="make the ONNX and int8 files too")
-    parser.add_argument("--out", type=Path, default=Path("results/families"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "families.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    for name in options.names:
-        size = max(options.size, SIZES.get(name, 0))
-        try:
-            row = measure(name, size, options.files)
-        except ValueError as error:  # of pruning
-            row = {"network": name, "pixels": size, "layers cut": message(error)[:100]}
-        rows = [each for each in rows if each["network"] != name] + [row]
-        file.write_text("".join(json.dumps(each) + "\n" for each in rows))
-        print(table([row]).splitlines()[-1], flush=True)
-    print(table(rows))
+    names = parser.parse_args().names
+    complete(
+        Path("results/families"), [Network(each, PIXELS.get(each, 64)) for each in names], measured, table
+    )
 
 
 if __name__ == "__main__":
