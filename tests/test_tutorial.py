@@ -127,4 +127,5 @@ def test_the_whole_tutorial(tmp_path: Path) -> None:
         printed = figures_left_out(output(command))
         shown, _, end = expected.partition("…\n")
         assert printed[: len(shown.splitlines())] == figures_left_out(shown), command
-        assert not end or printed[-1] == figures_left_out(end)[-1]
+        # Warnings may follow, such as that int8 is slower on this processor.
+        assert not end or figures_left_out(end)[-1] in printed
