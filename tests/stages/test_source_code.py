@@ -130,7 +130,7 @@ def code() -> dict[str, list[Path]]:
         ("reporting/page.py", {"evaluate"}),
         ("reporting/template.html.j2", {"evaluate"}),
         ("evaluation/cost.py", {"prune", "distill", "evaluate"}),
-        ("quantization/ptq.py", {"quantize", "evaluate"}),
+        ("quantization/ptq.py", {"prune", "quantize", "evaluate"}),
         ("pruning/budget.py", {"prune"}),
         ("training/loop.py", {"teacher", "folds", "prune", "distill"}),
         ("params/training_defaults.py", {"teacher", "folds", "prune", "distill", "evaluate"}),
