@@ -78,7 +78,10 @@ def measured(run: Network) -> Row:
     if not isinstance(pruned, Pruned):
         return {"layers cut": pruned}
     seconds, dense = time.process_time() - start, count(model, example).macs
-    share = lambda smaller: round(count(smaller.model, example).macs / dense, 3)  # noqa: E731
+
+    def share(smaller: Pruned) -> float:
+        return round(count(smaller.model, example).macs / dense, 3)
+
     whole = sum(layer.reason is not None for layer in pruned.layers)
     return {
         "layers cut": f"{len(pruned.layers) - whole} of {len(pruned.layers)}",
