@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup repro server s3 test test-slow chaos bench lint docs docs-serve clean
+.PHONY: help setup repro server s3 test test-slow test-ray chaos bench lint docs docs-serve clean
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,7 +14,7 @@ help:
 	@echo 'make repro      run the pipeline of params.yaml; prints the table, writes reports/index.html'
 	@echo 'make server     Prefect server with the deployments of prefect.yaml and a worker; Ctrl-C ends them'
 	@echo 'make s3         S3 server for trying out; prints the AWS_* variables to export; Ctrl-C ends it'
-	@echo 'make test       run the quick tests; test-slow: the others'
+	@echo 'make test       run the quick tests; test-slow: those of minutes; test-ray: jobs killed, nodes lost'
 	@echo 'make chaos      kill, cut off and damage every part of a running pipeline; writes results/chaos'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       the documentation as a site: site/index.html; docs-serve: while writing it'
@@ -49,9 +49,12 @@ test: setup
 	@$(PYTEST)
 
 # They wait for processes, servers and outages as much as they compute.
-test-slow: WORKERS := 3
+test-slow test-ray: WORKERS := 3
 test-slow: setup
 	@$(PYTEST) -m slow
+
+test-ray: setup
+	@$(PYTEST) -m ray
 
 chaos: setup
 	@python -m benchmarks.chaos $(if $(SEED),--seed $(SEED)) $(if $(FRESH),--fresh) $(if $(ONLY),--only '$(ONLY)')

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from akgp.stages.source_code import ROOT, only_imports, source_files
@@ -22,6 +23,7 @@ DEPS = re.compile(
 )
 
 
+@cache
 def code_deps(name: str) -> list[str]:
     """The files and folders of akgp that the stage of this name depends on, sorted."""
     return sorted(_folded(ROOT / "akgp", set(source_files(STAGES[name].module))))

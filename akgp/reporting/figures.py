@@ -158,13 +158,14 @@ def class_confusion(characteristics: Mapping[str, Any] | None, classes: Sequence
 
 def _squares(axis: Axes, matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> None:
     """A Hinton diagram without its diagonal: the area of a square is the share of the largest value."""
+    from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     places = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
     largest = max((matrix[i][j] for i, j in places), default=0.0) or 1.0
-    for i, j in (place for place in places if matrix[place[0]][place[1]] > 0):
-        side = (matrix[i][j] / largest) ** 0.5
-        axis.add_patch(Rectangle((j - side / 2, i - side / 2), side, side, color=SERIES[0], linewidth=0))
+    sides = {(i, j): (matrix[i][j] / largest) ** 0.5 for i, j in places if matrix[i][j] > 0}
+    squares = [Rectangle((j - side / 2, i - side / 2), side, side) for (i, j), side in sides.items()]
+    axis.add_collection(PatchCollection(squares, color=SERIES[0], linewidth=0))
     axis.set(xlim=(-0.6, len(classes) - 0.4), ylim=(len(classes) - 0.4, -0.6), aspect="equal")
     axis.set_title(f"largest: {100 * largest:.0f} %", fontsize=9, loc="left")
     axis.set_xticks(range(len(classes)), classes, rotation=90 if sum(map(len, classes)) > 20 else 0)

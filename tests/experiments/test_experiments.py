@@ -97,6 +97,7 @@ def small_cifar10(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_kind_of_teacher_and_strategy_is_trained_tested_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

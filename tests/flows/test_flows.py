@@ -81,6 +81,7 @@ def ran(workspace: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
+@pytest.mark.slow
 def test_compress(prefect: None, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from prefect.artifacts import Artifact
 
@@ -95,6 +96,7 @@ def test_compress(prefect: None, workspace: Path, capfd: pytest.CaptureFixture[s
     assert "flaky: failed; tried again" in shown
 
 
+@pytest.mark.slow
 def test_nightly_promotes_keeps_and_fails_by_choice(prefect: None, workspace: Path) -> None:
     from prefect.artifacts import Artifact
 
@@ -152,6 +154,7 @@ def happened(event: str) -> dict[str, str | None]:
     raise AssertionError(f"no event {event}")
 
 
+@pytest.mark.slow
 def test_failure_names_the_stage(prefect: None, workspace: Path) -> None:
     (workspace / "dvc.yaml").write_text(GRAPH.replace("touch tried; ", ""))
     state = compress(folder=workspace, retry_delay_seconds=0, return_state=True)
@@ -162,6 +165,7 @@ def test_failure_names_the_stage(prefect: None, workspace: Path) -> None:
     assert ran(workspace) == ["data", "flaky", "flaky"]
 
 
+@pytest.mark.slow
 def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
     (workspace / "params.yaml").write_text(PARAMS + "distill: {temperature: true}\n")
     with pytest.raises(ParamsError, match=r"distill\.temperature: got true"):
@@ -178,6 +182,7 @@ def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
     assert ran(workspace) == []
 
 
+@pytest.mark.slow
 def test_sweep_prepares_searches_and_publishes(
     prefect: None, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,7 @@ def head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_rays_token_and_the_stores_key_are_needed_and_not_written(s3: Any, tmp_path: Path) -> None:
     token, wrong = secrets.token_hex(32), secrets.token_hex(32)
     root, session = tmp_path / "root", Path("/tmp") / f"akgp-{secrets.token_hex(4)}"  # of short socket names

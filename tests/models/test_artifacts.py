@@ -68,7 +68,9 @@ def test_a_loaded_network_can_be_pruned_and_trained(tmp_path: Path) -> None:
     returns(again, tmp_path / "again")
 
 
-@pytest.mark.parametrize("name", ["resnet34", "mobilenet_v2", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", pytest.param("regnet_y_400mf", marks=pytest.mark.slow)]
+)
 def test_torchvisions_own_are_recognised(name: str, tmp_path: Path) -> None:
     model = torchvision.models.get_model(name, num_classes=7)
     returns(pruned(model), tmp_path)

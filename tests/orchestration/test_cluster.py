@@ -238,7 +238,7 @@ def kill_a_node_after_a_checkpoint(
     nodes.kill_one_that_computes(title)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("cpus", "concurrent", "workers", "message"),
     [
@@ -274,7 +274,7 @@ def test_a_cluster_smaller_than_the_sweep_is_refused(
             run_stage("teacher", root=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_lost_node_does_not_end_the_run_nor_change_its_result(nodes: Nodes, tmp_path: Path) -> None:
     """Two workers, a spare node; both trainings take the same code and inputs by the cluster."""
     nodes.grow(3)
@@ -291,7 +291,7 @@ def test_a_lost_node_does_not_end_the_run_nor_change_its_result(nodes: Nodes, tm
     assert history(roots["killed"]) == history(roots["undisturbed"])
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_three_workers_become_two(nodes: Nodes, tmp_path: Path) -> None:
     nodes.grow(3)
     ray = {"address": nodes.running.address, "workers": 3, "min_workers": 2}
@@ -306,7 +306,7 @@ def test_three_workers_become_two(nodes: Nodes, tmp_path: Path) -> None:
     assert max(row["val_top1"] for row in rows) > 90
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_lost_node_does_not_end_a_trial(nodes: Nodes, tmp_path: Path) -> None:
     nodes.grow(3)
     searched = {
@@ -347,7 +347,7 @@ def processors(address: str) -> float:
     return float(done.stdout or 0)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.skipif(
     not shutil.which("unshare")
     or subprocess.run(["unshare", "--mount", "--map-root-user", "true"], capture_output=True).returncode != 0,

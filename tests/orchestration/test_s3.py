@@ -314,7 +314,7 @@ def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
     assert release.releases(where) == [first, second]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_training_ends_well_after_outages(failing: Failing, tmp_path: Path) -> None:
     """Its checkpoints lie on a store that fails twice: it waits, or fails and is resumed by the next run."""
     import s3fs

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from akgp import models, params
 from akgp.orchestration.capacity import require_capacity
 from akgp.orchestration.run import run_stage
 from akgp.workspace import StageError
+from tests.support import commands
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
 TEACHER = ["teacher", "--network", "small"]
@@ -82,31 +84,45 @@ def class_of_one(root: Path) -> tuple[dict[str, Any], str]:
 @pytest.mark.parametrize(
     "case", [unknown_parameter, ratio_out_of_range, missing_directory, truncated_jpeg, class_of_one]
 )
-def test_data_stage(case: Callable[[Path], tuple[dict[str, Any], str]], tmp_path: Path) -> None:
+def test_data_stage(
+    case: Callable[[Path], tuple[dict[str, Any], str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: it computes without Ray."""
     content, expected = case(tmp_path)
-    refused(tmp_path, content, ["data"], expected)
+    monkeypatch.chdir(tmp_path)
+
+    def ran(stage: list[str]) -> tuple[int, str]:
+        return commands.run(monkeypatch, "stage", *stage), capsys.readouterr().err
+
+    refused(tmp_path, content, ["data"], expected, ran)
 
 
 def test_wrong_credentials(s3: Any, tmp_path: Path) -> None:
     data = {"source": "image_folder", "path": f"s3://{s3.bucket}/images", "splits": {"test": 0.2}}
     wrong = {**s3.environment, "AWS_SECRET_ACCESS_KEY": "wrong-secret-of-no-use"}
-    error = refused(tmp_path, tree(data=data), ["data"], "s3://", wrong)
+    error = refused(tmp_path, tree(data=data), ["data"], "s3://", partial(process, tmp_path, wrong))
     assert "wrong-secret-of-no-use" not in error
 
 
 def test_an_address_nobody_answers(tmp_path: Path) -> None:
     prepared(tmp_path)
     content = tree(ray={"address": "127.0.0.1:1", "cpus_per_worker": 1})
-    refused(tmp_path, content, TEACHER, "ray.address: nobody answers at '127.0.0.1:1'")
+    expected = "ray.address: nobody answers at '127.0.0.1:1'"
+    refused(tmp_path, content, TEACHER, expected, partial(process, tmp_path, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, asked, expected", [
     ("gpus", {"gpus_per_worker": 1}, "ray.gpus_per_worker: 1 worker(s) with 1 CPU(s) and 1 GPU(s) each are"),
     ("cpus", {"cpus_per_worker": 4096}, "ray.cpus_per_worker: 1 worker(s) with 4096 CPU(s) and 0 GPU(s) "),
 ])  # fmt: skip
 def test_more_than_exists(kind: str, asked: dict[str, int], expected: str, tmp_path: Path) -> None:
     prepared(tmp_path)
-    refused(tmp_path, tree(ray={"cpus_per_worker": 1} | asked), TEACHER, expected)
+    content = tree(ray={"cpus_per_worker": 1} | asked)
+    refused(tmp_path, content, TEACHER, expected, partial(process, tmp_path, {}))
 
 
 def test_more_than_any_node_has() -> None:
@@ -141,12 +157,14 @@ def test_more_trials_at_a_time_than_there_is_room_for(
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     prepared(tmp_path)
     other = models.build(params.Network(architecture="cifar_resnet32"), num_classes=10, in_channels=1)
     torch.save(other.state_dict(), tmp_path / "other.pt")
     small = {"architecture": "cifar_resnet20", "widths": [8, 8, 16], "checkpoint": str(tmp_path / "other.pt")}
-    refused(tmp_path, tree(networks={"small": small}), TEACHER, "other.pt")
+    content = tree(networks={"small": small})
+    refused(tmp_path, content, TEACHER, "other.pt", partial(process, tmp_path, {}))
 
 
 def prepared(root: Path) -> None:
@@ -155,14 +173,23 @@ def prepared(root: Path) -> None:
     run_stage("data", root=root)
 
 
+def process(root: Path, environment: dict[str, str], stage: list[str]) -> tuple[int, str]:
+    """Status and standard error of `akgp stage`, in a process of its own."""
+    done = subprocess.run(
+        [AKGP, "stage", *stage], cwd=root, env=os.environ | environment,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
 def refused(
     root: Path,
     content: dict[str, Any],
     stage: list[str],
     expected: str,
-    environment: dict[str, str] | None = None,
+    ran: Callable[[list[str]], tuple[int, str]],
 ) -> str:
-    """Run the stage; it must fail with one line that says `expected` and leave artifacts as they were."""
+    """The stage must fail with one line that says `expected` and leave artifacts as they were."""
     text = io.StringIO()
     YAML().dump(content, text)
     (root / "params.yaml").write_text(text.getvalue())
@@ -170,14 +197,11 @@ def refused(
         (root / artifact).mkdir(parents=True, exist_ok=True)
         (root / artifact / "earlier").write_text("whole")
     before = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
-    result = subprocess.run(
-        [AKGP, "stage", *stage], cwd=root, env=os.environ | (environment or {}),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode != 0
-    shown = result.stderr.replace("\r", "\n").splitlines()
+    status, errors = ran(stage)
+    assert status != 0
+    shown = errors.replace("\r", "\n").splitlines()
     lines = [line for line in shown if line.strip() and not re.match(rf"{stage[0]}[@ ]", line)]  # no bar
-    assert len(lines) == 1, result.stderr
+    assert len(lines) == 1, errors
     assert lines[0].startswith("akgp: ") and expected in lines[0], lines[0]
     after = {file: file.read_bytes() for folder in ("data", "models") for file in files(root / folder)}
     assert after == before

@@ -131,7 +131,7 @@ def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
     """What several workers share and the last stage; the cluster would run the others as it runs that one."""
     write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
@@ -180,13 +180,13 @@ def a_fold_fails(root: Path, address: str | None) -> None:
     assert [each.name for each in (root / "models" / "folds" / "small").iterdir()] == ["earlier"]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_fold_that_fails_on_a_cluster(cluster: str, tmp_path: Path) -> None:
     a_fold_fails(tmp_path, cluster)
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_on_a_ray_of_the_stages_own(tmp_path: Path) -> None:
-    """Quick enough to be run always."""
     a_fold_fails(tmp_path, None)
 
 
@@ -252,7 +252,7 @@ def interrupted(root: Path, victim: str) -> None:
     assert not (root / "models" / "dense").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_an_interrupted_stage_is_resumed_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     """One training, interrupted in every way; after the first its checkpoint is damaged, too."""
     undisturbed, root = tmp_path / "undisturbed", tmp_path / "root"
@@ -284,7 +284,7 @@ def finished_folds(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_killed_folds_go_on_and_finished_ones_are_kept(tmp_path: Path) -> None:
     from akgp.orchestration import cross_fit
     from akgp.workspace import Task

@@ -111,7 +111,7 @@ def start(root: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path) -> None:
     workspace(tmp_path)
     killed = start(tmp_path)
@@ -142,7 +142,7 @@ def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path
     assert metrics["val_top1"] == chosen.val_top1
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> None:
     """One at a time, so that the trials are those of a search of as many from the start."""
     space = {
@@ -183,7 +183,7 @@ def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> N
         ended[one.number] = one.values, (one.val_top1 or 0.0, one.macs or 0)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     """A trial gets the workers of the one before, also where that was stopped early: the second here."""
     space = {RATE: {"choices": [0.1, 1e-4]}}
@@ -201,7 +201,7 @@ def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     assert all(one.val_top1 and one.macs and one.epochs for one in trials)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_latency_is_measured_where_it_is_an_objective(tmp_path: Path) -> None:
     """Networks of very different size: the smallest must be the fastest."""
     space = {"prune.ratio": {"choices": [0.0, 0.75]}}
@@ -223,7 +223,7 @@ def test_latency_is_measured_where_it_is_an_objective(tmp_path: Path) -> None:
     assert "int8 ms" in sweep.table(sweep.best(3, tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) -> None:
     """They run in the processes of earlier ones. Values that don't go together are not tried."""
     training = {"epochs": 3, "batch_size": 64, "learning_rate": 0.1}
