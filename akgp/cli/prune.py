@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,9 +11,14 @@ from akgp.cli.common import Json, say_json
 from akgp.io.terminal import aligned
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from akgp.models.inputs import Example
     from akgp.params import Prune
 
 app = typer.Typer()
+IMAGE = 3
+"""Sizes of an image: channels, height, width."""
 
 
 @app.command()
@@ -23,7 +29,14 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="needed: the stage prune is what cuts trained networks")
     ] = False,
-    image: Annotated[str, typer.Option("--input", help="channels, height, width")] = "3,224,224",
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="channels,height,width (3,224,224 if not given); repeated for further inputs, which may be "
+            "named: image=3,32,32 meta=5",
+        ),
+    ] = None,
     classes: Annotated[int, typer.Option(min=2, help="for how many classes it is built")] = 10,
     ratio: Annotated[float | None, typer.Option(help="as prune.ratio; 0.5 if nothing is given")] = None,
     macs: Annotated[float | None, typer.Option(help="as prune.macs")] = None,
@@ -57,7 +70,7 @@ def prune(
         asked = validated(Prune, amount | options | rules)
     except ParamsError as error:
         raise typer.BadParameter(str(error).splitlines()[0], param_hint="akgp prune") from None
-    _show(architecture, _sizes(image), classes, asked, as_json)
+    _show(architecture, _shapes(inputs or ["3,224,224"]), classes, asked, as_json)
 
 
 def _mapping(option: str, text: str) -> Any:
@@ -70,29 +83,48 @@ def _mapping(option: str, text: str) -> Any:
         raise typer.BadParameter(str(error), param_hint=f"--{option}") from None
 
 
-def _sizes(image: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (int(each) for each in image.split(","))
-    except ValueError:
+def _shapes(inputs: list[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, by its name; by its number where they have no names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, text in enumerate(inputs):
+        name, _, sizes = text.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", sizes, re.ASCII):
+            raise typer.BadParameter(f"must be sizes such as 3,224,224, got {text!r}", param_hint="--input")
+        shapes[name or str(number)] = tuple(map(int, sizes.split(",")))
+    if all(len(shape) != IMAGE for shape in shapes.values()):
         raise typer.BadParameter(
-            f"must be channels,height,width such as 3,224,224, got {image!r}", param_hint="--input"
-        ) from None
-    return channels, height, width
+            f"must be channels,height,width such as 3,224,224, got {' '.join(inputs)!r}", param_hint="--input"
+        )
+    named = [text for text in inputs if "=" in text]
+    if named and (len(named) < len(inputs) or len(shapes) < len(inputs)):
+        raise typer.BadParameter(
+            f"each needs a name of its own or none, got {' '.join(inputs)}", param_hint="--input"
+        )
+    return shapes
 
 
-def _show(architecture: str, sizes: tuple[int, int, int], classes: int, asked: Prune, as_json: bool) -> None:
+def _example(shapes: Mapping[str, tuple[int, ...]]) -> Example:
+    import torch
+
+    tensors = {name: torch.zeros(1, *shape) for name, shape in shapes.items()}
+    return tuple(tensors.values()) if "0" in tensors else tensors
+
+
+def _show(
+    architecture: str, shapes: Mapping[str, tuple[int, ...]], classes: int, asked: Prune, as_json: bool
+) -> None:
     import torch
 
     from akgp.evaluation import count
-    from akgp.models import build
-    from akgp.params import Network
+    from akgp.models import Inputs, Spec, create, first_outputs
     from akgp.pruning import layers_table
     from akgp.stages.prune import pruned_as
 
     torch.manual_seed(0)
-    network = Network(architecture=architecture)
-    model = build(network, num_classes=classes, in_channels=sizes[0], image_size=sizes[1:]).eval()
-    example = torch.zeros(1, *sizes)
+    channels = next(shape[0] for shape in shapes.values() if len(shape) == IMAGE)
+    model = create(Spec(architecture, classes, channels)).eval()
+    example = Inputs.of(model, _example(shapes))
+    first_outputs(model, example)
     pruned = pruned_as(asked, model, example, seed=0)
     before, after = count(model, example), count(pruned.model, example)
     rows = layers_table(pruned.layers)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Example, Inputs
 
 aten = torch.ops.aten
 Formula = Callable[..., int]
@@ -41,7 +42,7 @@ class Macs:
     where it is used by a function. The total has those of other products too, such as attention's."""
 
 
-def count(model: nn.Module, example_input: Tensor) -> Counts:
+def count(model: nn.Module, example_input: Example) -> Counts:
     """Parameters and MACs of `model` in eval mode.
 
     MACs are those of convolutions and of matrix products, whatever calls them: linear and recurrent
@@ -49,7 +50,8 @@ def count(model: nn.Module, example_input: Tensor) -> Counts:
     norms, activations, pooling and sums count nothing. Torchvision publishes the same figures.
 
     Args:
-        example_input: [N, ...]; the MACs are divided by N.
+        example_input: [N, ...], or several inputs as `akgp.models.Inputs.of` takes them; the MACs are
+            divided by N.
     """
     return Counts(
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -57,11 +59,12 @@ def count(model: nn.Module, example_input: Tensor) -> Counts:
     )
 
 
-def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
+def count_macs(model: nn.Module, example_input: Example) -> Macs:
     """The MACs of `count`, and which of them belong to which parameter."""
     parameter = next(model.parameters(), None)
+    inputs = Inputs.of(model, example_input)
     if parameter is not None:
-        example_input = example_input.to(parameter.device)
+        inputs = inputs.map(lambda each: each.to(parameter.device))
     owners = {_storage(each): each for each in model.parameters()}
     flops: dict[nn.Parameter | None, int] = {}
 
@@ -93,8 +96,8 @@ def count_macs(model: nn.Module, example_input: Tensor) -> Macs:
         torch.no_grad(),
         FlopCounterMode(display=False, custom_mapping=formulas) as counter,
     ):
-        model(example_input)
-    batch = 2 * len(example_input)  # a multiply-accumulate is two operations
+        inputs.run(model)
+    batch = 2 * inputs.batch  # a multiply-accumulate is two operations
     macs = {owner: number // batch for owner, number in flops.items() if owner is not None}
     return Macs(counter.get_total_flops() // batch, macs)
 

@@ -4,19 +4,22 @@ A network built here has a `Spec` attached, from which akgp.artifacts builds it 
 pruning and saving are done elsewhere.
 """
 
-from akgp.models.building import build, check_output, create
+from akgp.models.building import build, check_output, create, first_outputs
 from akgp.models.checkpoint import load_checkpoint, read_checkpoint
+from akgp.models.inputs import Inputs
 from akgp.models.resnet import ChannelMap, cifar_resnet
 from akgp.models.spec import ModelError, Spec, spec_of
 
 __all__ = [
     "ChannelMap",
+    "Inputs",
     "ModelError",
     "Spec",
     "build",
     "check_output",
     "cifar_resnet",
     "create",
+    "first_outputs",
     "load_checkpoint",
     "read_checkpoint",
     "spec_of",

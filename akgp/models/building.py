@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from akgp.io.errors import one_line
+from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Inputs, required
 from akgp.models.resnet import WIDTHS, cifar_resnet
 from akgp.models.spec import ModelError, Spec, model_name, tag
 from akgp.models.user_code import at, user_network
@@ -31,11 +33,13 @@ def build(
         image_size: (H, W); if given, one forward pass checks the shape of the logits.
 
     Raises:
-        ModelError: an unknown name, a failing import, not a network, or logits of a wrong shape.
+        ModelError: an unknown name, a failing import, not a network, one of several inputs, or logits of a
+            wrong shape.
     """
     model = create(
         Spec(network.architecture, num_classes, in_channels), widths=network.widths, weights=network.weights
     )
+    require_one_input(model)
     if image_size is not None:
         check_output(model, torch.zeros(1, in_channels, *image_size), num_classes)
     return model
@@ -52,23 +56,48 @@ def create(
     return model
 
 
+def require_one_input(model: nn.Module) -> None:
+    """Raise ModelError if `model` cannot be called with images alone."""
+    needed = required(model)
+    if len(needed) > 1:
+        raise ModelError(
+            f"{model_name(model)} takes {len(needed)} inputs without a default ({', '.join(needed)}), but "
+            f"the pipeline has images alone: give {' and '.join(needed[1:])} a default in its forward"
+        )
+
+
 def check_output(model: nn.Module, example_input: Tensor, num_classes: int) -> None:
     """Raise ModelError unless `model` in eval mode gives logits [B, num_classes] for `example_input`."""
-    name = model_name(model)
-    size = "×".join(map(str, example_input.shape[1:]))
-    training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(example_input)
-    except Exception as error:  # whatever the network raises
-        why = f"{one_line(error)}{at(error)}{_about_channels(model, example_input)}"
-        raise ModelError(f"{name} cannot take images of {size}: {why}") from error
-    finally:
-        model.train(training)
+    logits = first_outputs(model, Inputs((example_input,)))
     expected = (len(example_input), num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{name} must give logits of shape {list(expected)} for images of {size}, got {got}")
+        raise ModelError(
+            f"{model_name(model)} must give logits of shape {list(expected)} for images of "
+            f"{_size(example_input)}, got {got}"
+        )
+
+
+def first_outputs(model: nn.Module, inputs: Inputs) -> Any:
+    """What `model` gives in eval mode. Lazy layers have their sizes from then on.
+
+    Raises:
+        ModelError: it cannot take the inputs.
+    """
+    tensors, name = inputs.tensors(), model_name(model)
+    try:
+        with torch.no_grad(), eval_mode(model):
+            return inputs.run(model)
+    except Exception as error:  # whatever the network raises
+        why = f"{one_line(error)}{at(error)}"
+        if len(tensors) > 1:
+            raise ModelError(f"{name} cannot take {inputs}: {why}") from error
+        why += _about_channels(model, tensors[0])
+        raise ModelError(f"{name} cannot take images of {_size(tensors[0])}: {why}") from error
+
+
+def _size(images: Tensor) -> str:
+    return "×".join(map(str, images.shape[1:]))
 
 
 def _about_channels(model: nn.Module, example_input: Tensor) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts
+from akgp.models.inputs import Inputs
 from akgp.pruning.amount import UNITS, Amount
 from akgp.pruning.bounds import Bound, Rules
 from akgp.pruning.budget import Measure, Widths, budget_widths, ratio_widths, why_missed
@@ -23,7 +24,7 @@ class Choice:
     """The units to remove from a network, by the arguments of `prune`."""
 
     def __init__(
-        self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Tensor,
+        self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Inputs,
         dense: Counts, amount: Amount, scoring: Scoring, rules: Rules,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input

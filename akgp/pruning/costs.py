@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import count_macs
+from akgp.models.inputs import Inputs
 from akgp.pruning.budget import Widths
 from akgp.pruning.coupling.groups import Group
 from akgp.pruning.coupling.marks import shrink
@@ -19,7 +20,7 @@ class Costs:
     """The cost of a network in MACs or parameters as a function of the width of every group."""
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[Group], coupling: Coupling, example_input: Tensor, unit: str
+        self, model: nn.Module, groups: Sequence[Group], coupling: Coupling, example_input: Inputs, unit: str
     ) -> None:
         """Measure the dense network.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Example, Inputs
 from akgp.pruning.coupling.layers import PRUNABLE
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def gated(model: nn.Module, batch: Batch) -> Iterator[Gated]:
 
         return hook
 
-    with torch.enable_grad(), eval_mode(model), _hooked(judged(model, batch.inputs), gate):
+    with torch.enable_grad(), eval_mode(model), _hooked(judged(model, batch.inputs[:1]), gate):
         yield Gated(batch, model(batch.inputs), gates)
 
 
-def judged(model: nn.Module, inputs: Tensor) -> dict[str, nn.Module]:
+def judged(model: nn.Module, example_input: Example) -> dict[str, nn.Module]:
     """By the name of each layer that `model` calls, the module at whose output its filters are judged."""
     found: dict[str, nn.Module] = {}
     writer: dict[int, tuple[str, Tensor]] = {}
@@ -118,7 +119,7 @@ def judged(model: nn.Module, inputs: Tensor) -> dict[str, nn.Module]:
 
     modules = {n: m for n, m in model.named_modules() if isinstance(m, (*PRUNABLE, _BatchNorm))}
     with torch.no_grad(), eval_mode(model), _hooked(modules, note):
-        model(inputs[:1])
+        Inputs.of(model, example_input).run(model)
     return found
 
 
@@ -218,7 +219,7 @@ def feature_ranks(model: nn.Module, evidence: Evidence) -> dict[str, Tensor]:
         return hook
 
     with torch.no_grad(), eval_mode(model):
-        modules = judged(model, evidence.batches[0].inputs)
+        modules = judged(model, evidence.batches[0].inputs[:1])
         with _hooked(modules, measure):
             for batch in evidence.batches:
                 model(batch.inputs)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Inputs
 from akgp.pruning.choice import Choice
-from akgp.pruning.coupling.network import Coupling, Known, follow, two_or_more
+from akgp.pruning.coupling.network import Coupling, Known, follow
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.coupling.trace import Conflict
 from akgp.pruning.cutting import Removal, cut, removal
@@ -21,7 +22,7 @@ ATTEMPTS = 40
 """Cuts that are tried before every activation keeps its layout."""
 
 
-def cut_exactly(model: nn.Module, example_input: Tensor, choose: Choice) -> tuple[nn.Module, Removal]:
+def cut_exactly(model: nn.Module, example_input: Inputs, choose: Choice) -> tuple[nn.Module, Removal]:
     """A cut copy of `model` that computes what `model` does with the same units set to zero.
 
     Units without which a layer would compute something else stay, and the cut is made again.
@@ -51,7 +52,7 @@ def _keep_before(layer: str, removed: Removal) -> None:
 
 
 def _cut_without_conflict(
-    model: nn.Module, example_input: Tensor, choose: Choice
+    model: nn.Module, example_input: Inputs, choose: Choice
 ) -> tuple[nn.Module, Removal]:
     """A cut copy of `model` in which every operation joins what it joined before.
 
@@ -80,17 +81,17 @@ def _cut_without_conflict(
 
 def _check_cut(
     smaller: nn.Module,
-    example_input: Tensor,
+    example_input: Inputs,
     layers: dict[str, tuple[Tensor, ...]],
     coupling: Coupling,
     training: bool,
 ) -> None:
     """Raise Conflict where the cut network joins channels that the given one does not."""
     probe = copy_network(smaller).cpu()
-    example_input = example_input.cpu()
+    example_input = example_input.map(Tensor.cpu)
     if training:
         probe.train()
-        follow(probe, two_or_more(example_input), Known(coupling), layers, expected=coupling.record)
+        follow(probe, example_input.two_or_more(), Known(coupling), layers, expected=coupling.record)
     else:
         with eval_mode(probe):
             follow(probe, example_input, Known(coupling), layers, expected=coupling.record)

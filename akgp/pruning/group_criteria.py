@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import Group, Writer
 from akgp.pruning.coupling.layers import PRUNABLE, filter_dimension
 from akgp.pruning.coupling.preparation import PruningError
@@ -92,7 +93,7 @@ def hrank(model: nn.Module, groups: Sequence[Group], evidence: Evidence) -> Scor
     return [_mean(group, ranks) for group in groups]
 
 
-def bn_scale(model: nn.Module, groups: Sequence[Group], example_input: Tensor) -> Scores:
+def bn_scale(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -> Scores:
     """|γ| of the BatchNorm behind the filter (Liu et al. 2017, Network Slimming); a group: the mean.
 
     Raises:
@@ -112,7 +113,7 @@ def bn_scale(model: nn.Module, groups: Sequence[Group], example_input: Tensor) -
     return [_mean(group, scales) for group in groups]
 
 
-def lamp(model: nn.Module, groups: Sequence[Group], example_input: Tensor) -> Scores:
+def lamp(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -> Scores:
     """Σ over the filter's weights of w² / (Σ v² over the layer's weights with |v| ≥ |w|); a group: the sum.
 
     Lee et al. 2021, Layer-Adaptive Magnitude-based Pruning, equation 2, whose score of single weights is
@@ -133,7 +134,7 @@ def lamp(model: nn.Module, groups: Sequence[Group], example_input: Tensor) -> Sc
 BY_IMAGES: dict[str, Callable[[nn.Module, Sequence[Group], Evidence], Scores]] = {
     "taylor": taylor, "obd": obd, "hrank": hrank, "knowledge": knowledge,
 }  # fmt: skip
-BY_NETWORK: dict[str, Callable[[nn.Module, Sequence[Group], Tensor], Scores]] = {
+BY_NETWORK: dict[str, Callable[[nn.Module, Sequence[Group], Inputs], Scores]] = {
     "bn_scale": bn_scale, "lamp": lamp,
 }  # fmt: skip
 """Criteria that need no more than the network and an input for a forward pass."""

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from akgp.models.attention import make_narrowable, narrowable
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
 
 
-def with_narrowable_attention(model: nn.Module, example_input: Tensor, skipped: set[nn.Module]) -> nn.Module:
+def with_narrowable_attention(model: nn.Module, example_input: Inputs, skipped: set[nn.Module]) -> nn.Module:
     """`model`, or a copy whose attention modules, except those skipped, are `models.attention`'s.
 
     Cross-attention, whose queries and keys stem from different tensors, stays as it is.
@@ -28,7 +29,7 @@ def with_narrowable_attention(model: nn.Module, example_input: Tensor, skipped: 
     return twin
 
 
-def _cross_attention(model: nn.Module, example_input: Tensor, names: list[str]) -> set[str]:
+def _cross_attention(model: nn.Module, example_input: Inputs, names: list[str]) -> set[str]:
     """Those modules that are called with several tensors, or not at all."""
     probe = copy_network(model)
     seen: dict[str, bool] = {}
@@ -43,7 +44,7 @@ def _cross_attention(model: nn.Module, example_input: Tensor, names: list[str]) 
 
     for name in names:
         probe.get_submodule(name).register_forward_pre_hook(observe(name), with_kwargs=True)
-    failure = f"cannot be traced with an input of {list(example_input.shape)}"
+    failure = f"cannot be traced with {example_input}"
     with as_pruning_error(model, failure), torch.no_grad(), eval_mode(probe):
-        probe(example_input)
+        example_input.run(probe)
     return {name for name in names if not seen.get(name, False)}

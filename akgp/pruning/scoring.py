@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import Group, Writer
 from akgp.pruning.coupling.layers import PRUNABLE, filter_dimension
 from akgp.pruning.coupling.preparation import PruningError, copy_network
@@ -30,7 +31,7 @@ class Scoring:
     """
 
     model: nn.Module
-    example_input: Tensor
+    example_input: Inputs
     criterion: str
     seed: int
     evidence: Evidence | None
@@ -38,6 +39,11 @@ class Scoring:
     def __post_init__(self) -> None:
         if self.criterion not in NAMES:
             raise PruningError(f"criterion must be one of {', '.join(NAMES)}, got {self.criterion!r}")
+        if self.criterion in BY_IMAGES and len(self.example_input.tensors()) > 1:
+            raise PruningError(
+                f"criterion {self.criterion} looks at images, which are one input, but the network takes "
+                f"{self.example_input}; take a criterion that looks at weights, such as fpgm"
+            )
         if self.criterion in BY_IMAGES and self.evidence is None:
             raise PruningError(f"criterion {self.criterion} looks at images: give evidence")
 

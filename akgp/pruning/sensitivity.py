@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
+from akgp.models.inputs import Example
 from akgp.pruning.amount import Amount
 from akgp.pruning.bounds import Rules
 from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, copy_network
@@ -48,7 +49,7 @@ class Sensitivity:
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Tensor, ratios: Sequence[float],
+        self, model: nn.Module, example_input: Example, ratios: Sequence[float],
         judge: Callable[[nn.Module], float],
         *, criterion: str = "fpgm", scope: str = "all", round_to: int = 8, skip: Sequence[str] = (),
         seed: int = 0, evidence: Evidence | None = None,

@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from akgp.evaluation.cost import Counts, count
 from akgp.models.attention import given_name
+from akgp.models.inputs import Example, Inputs
 from akgp.pruning.amount import TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.choice import Choice
@@ -66,7 +67,7 @@ class Pruned:
 
 def prune(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Example,
     *,
     ratio: float | None = None,
     macs: float | None = None,
@@ -93,7 +94,8 @@ def prune(
     of the previous stage stays too: with its filters removed it would still carry that copy.
 
     Args:
-        example_input: [N, ...] for a forward pass.
+        example_input: [N, ...] for a forward pass. Of several inputs a tuple (of positional arguments) or a
+            dict (of keyword arguments, or the only argument): `akgp.models.Inputs.of`.
         ratio: share of the filters of each layer to *remove*, in [0, 1).
         macs: share of the multiply-accumulates to *keep*, in (0, 1), as `akgp.evaluation.count` counts them,
             met within 2 %, or the nearest that widths allow, which `Pruned.budget` explains; filters are
@@ -131,7 +133,7 @@ def prune(
 
 
 def choice_for(
-    model: nn.Module, example_input: Tensor, amount: Amount, rules: Rules,
+    model: nn.Module, example_input: Example, amount: Amount, rules: Rules,
     *, criterion: str, scope: str, skip: Sequence[str], seed: int, evidence: Evidence | None,
 ) -> Choice:  # fmt: skip
     """What to remove from `model`, for arguments of `prune`, which it checks.
@@ -142,14 +144,14 @@ def choice_for(
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
-    example_input = _on_device(model, example_input)
-    model = with_narrowable_attention(model, example_input, _skipped(model, skip))
+    inputs = _on_device(model, example_input)
+    model = with_narrowable_attention(model, inputs, _skipped(model, skip))
     traced = copy_network(model)
-    with as_pruning_error(model, f"cannot be traced with an input of {list(example_input.shape)}"):
-        dense = count(traced, example_input)
-    scoring = Scoring(model, example_input, criterion, seed, evidence)
-    coupling, sparing = couple(model, example_input), Sparing(_skipped(model, skip), scope)
-    return Choice(model, coupling, sparing, example_input, dense, amount, scoring, rules)
+    with as_pruning_error(model, f"cannot be traced with {inputs}"):
+        dense = count(traced, inputs)
+    scoring = Scoring(model, inputs, criterion, seed, evidence)
+    coupling, sparing = couple(model, inputs), Sparing(_skipped(model, skip), scope)
+    return Choice(model, coupling, sparing, inputs, dense, amount, scoring, rules)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -163,13 +165,14 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _on_device(model: nn.Module, example_input: Tensor) -> Tensor:
-    """A copy of the example on the network's device, never an inference tensor, which autograd refuses."""
-    if not isinstance(example_input, Tensor):
-        raise PruningError(f"example_input must be a tensor [N, ...], got {type(example_input).__name__}")
-    if not example_input.numel():
-        raise PruningError(f"example_input must hold an input, got one of {list(example_input.shape)}")
-    return example_input.detach().clone().to(next(model.parameters()).device)
+def _on_device(model: nn.Module, example_input: Example) -> Inputs:
+    """A copy of the example on the network's device, never inference tensors, which autograd refuses."""
+    try:
+        inputs = Inputs.of(model, example_input)
+    except (TypeError, ValueError) as error:
+        raise PruningError(f"example_input {error}") from None
+    device = next(model.parameters()).device
+    return inputs.map(lambda each: each.detach().clone().to(device))
 
 
 def _layers(choice: Choice, removed: Removal) -> list[Layer]:

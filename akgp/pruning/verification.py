@@ -8,7 +8,7 @@ with which a missing, superfluous or wrong channel shows wherever it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import shrink
@@ -27,6 +28,7 @@ from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, co
 from akgp.pruning.coupling.random_weights import randomise
 from akgp.pruning.cutting import Removal, cut
 from akgp.pruning.masking import Different, mask, norm_ids
+from akgp.pruning.noise import noise_like
 
 NORMS = (_BatchNorm,)
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
@@ -52,7 +54,7 @@ class Inexact(PruningError):
 Feature = Callable[[str, Tensor, int], None]  # takes a layer's name, its output, its dimension of channels
 
 
-def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input: Tensor) -> None:
+def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input: Inputs) -> None:
     """Compare `smaller`, which is `model` without what is `removed`, with `model` with these set to zero.
 
     Raises:
@@ -84,8 +86,8 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
 
 
 def _verified_cut(
-    model: nn.Module, removed: Removal, example_input: Tensor, *, random: bool
-) -> tuple[nn.Module, Tensor]:
+    model: nn.Module, removed: Removal, example_input: Inputs, *, random: bool
+) -> tuple[nn.Module, Inputs]:
     """A copy of `model` without what is removed, compared with a masked one, and the inputs of that."""
     kind = type(model).__name__
     kept, kept_of_present = _kept_outputs(model, removed)
@@ -141,13 +143,12 @@ def _verified_cut(
 def _masked(
     model: nn.Module,
     removed: Removal,
-    example_input: Tensor,
+    example_input: Inputs,
     kept: dict[str, Tensor],
     random: bool,
-) -> tuple[nn.Module, Tensor, bool, list[tuple[str, Tensor, int]]]:
+) -> tuple[nn.Module, Inputs, bool, list[tuple[str, Tensor, int]]]:
     """A masked copy, its inputs, whether it runs in float64, its features without the channels to be cut."""
-    integer = not example_input.is_floating_point()
-    given = len(example_input)
+    given = example_input.batch
     # (float64, batch size), best first. Over one input, features without positions do not vary; but a forward
     # pass may insist on one. With two or more given, the first two are the same attempt.
     attempts = [(True, max(given, 2)), (True, given), (False, given)]
@@ -161,12 +162,7 @@ def _masked(
         try:
             if exact:
                 twin.double()
-            for noise in _noise(example_input, batch):
-                features.clear()
-                noise = noise.to(torch.float64 if exact and not integer else example_input.dtype)
-                _run(twin, noise, record)
-                if _finite(features[-1][1]):  # the network's output
-                    break
+            noise = _first_finite(twin, noise_like(example_input, batch, exact), record, features)
             return twin, noise, exact, features
         except Different as error:
             raise Inexact(model, error) from None
@@ -184,12 +180,21 @@ def _append(features: list[tuple[str, Tensor, int]], *feature: Any) -> None:
     features.append(feature)
 
 
-def _noise(example_input: Tensor, batch: int) -> list[Tensor]:
-    """Inputs to try: normal ones, then positive ones for networks that take logarithms or roots."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, *example_input.shape[1:])
-    both = (torch.randn, torch.rand)
-    return [make(shape, generator=generator).to(example_input.device) for make in both]
+def _first_finite(
+    model: nn.Module, inputs: Sequence[Inputs], record: Feature, features: list[tuple[str, Tensor, int]]
+) -> Inputs:
+    """Run `model` on each of `inputs` until it gives finite values; those, or the last."""
+    for noise in inputs:
+        features.clear()
+        try:
+            _run(model, noise, record)
+        except Exception as error:
+            if noise is inputs[-1] or isinstance(error, Different):
+                raise
+            continue
+        if _finite(features[-1][1]):  # the network's output
+            break
+    return noise
 
 
 def _kept_outputs(model: nn.Module, removed: Removal) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -218,7 +223,7 @@ def _restricted(feature: Feature, kept: dict[str, Tensor]) -> Feature:
     return restricted
 
 
-def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
+def _run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
     """Run one forward pass in eval mode; call `feature` with every layer's output, then the network's."""
 
     def hook(name: str, channels: int) -> Callable[..., None]:
@@ -238,7 +243,7 @@ def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
     try:
         torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
         with torch.no_grad(), eval_mode(model):
-            outputs = pytree.tree_leaves(model(noise))
+            outputs = pytree.tree_leaves(noise.run(model))
     finally:
         for handle in handles:
             handle.remove()
@@ -246,15 +251,15 @@ def _run(model: nn.Module, noise: Tensor, feature: Feature) -> None:
         feature(f"{OUTPUT} {index}", output, 1 if output.ndim > 1 else 0)
 
 
-def _require_training(model: nn.Module, smaller: nn.Module, noise: Tensor) -> None:
+def _require_training(model: nn.Module, smaller: nn.Module, noise: Inputs) -> None:
     """Raise PruningError if the smaller network does not run in training mode, where the dense one does."""
-    if len(noise) == 1:
-        noise = noise.repeat(2, *[1] * (noise.ndim - 1))  # BatchNorm needs two values
+    precision = next(smaller.parameters()).dtype
+    noise = noise.two_or_more().map(lambda each: each.to(precision) if each.is_floating_point() else each)
 
     def failure(network: nn.Module) -> Exception | None:
         try:
             with torch.no_grad():
-                network.train()(noise.to(next(network.parameters()).dtype))
+                noise.run(network.train())
         except Exception as error:
             return error
         return None

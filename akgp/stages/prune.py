@@ -13,6 +13,7 @@ from akgp import artifacts
 from akgp.data import read_summary
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
+from akgp.models.inputs import Example
 from akgp.params import Prune
 from akgp.pruning import Limit, Pruned, layers_table, prune
 from akgp.pruning.evidence import Evidence
@@ -56,7 +57,7 @@ def removed(metrics: Mapping[str, float]) -> str:
 
 
 def pruned_as(
-    params: Prune, model: nn.Module, example: Tensor, seed: int, looked_at: Evidence | None = None
+    params: Prune, model: nn.Module, example: Example, seed: int, looked_at: Evidence | None = None
 ) -> Pruned:
     """Prune by the section `prune` of params.yaml.
 
@@ -80,6 +81,7 @@ def pruned_as(
         )
 
     if params.device:
+        assert isinstance(example, Tensor), "the C library takes images"
         from akgp.microcontroller.device import need_of  # and onnx with it
 
         return fitted(

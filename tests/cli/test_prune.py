@@ -49,10 +49,30 @@ def test_a_network_of_ones_own_as_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("TwoTensors", ("3,8,8", "5")),
+        ("TwoTensors", ("numbers=5", "image=3,8,8")),
+        ("OneDict", ("image=3,8,8", "numbers=5")),
+    ],
+)
+def test_a_network_of_several_inputs(name: str, inputs: tuple[str, str]) -> None:
+    words = [f"tests.support.several_inputs:{name}", "--dry-run", "--json"]
+    shown = json.loads(run(*words, *(word for each in inputs for word in ("--input", each))))
+    assert [row["pruned_width"] for row in shown["layers"]] == [8, 8, 16, 10]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "only --dry-run"),
         (["--dry-run", "--input", "32"], "must be channels,height,width such as 3,224,224"),
+        (["--dry-run", "--input", "3,0,8"], "must be sizes such as 3,224,224"),
+        (
+            ["--dry-run", "--input", "3,8,8", "--input", "m=x"],
+            "must be sizes such as 3,224,224, got 'm=x'",
+        ),
+        (["--dry-run", "--input", "3,8,8", "--input", "m=5"], "each needs a name of its own or none"),
         (["--dry-run", "--ratio", "1.5"], "less than 1"),
         (
             ["--dry-run", "--ratio", "0.5", "--macs", "0.5"],

@@ -306,6 +306,10 @@ def test_channels_are_passed_only_by_name(own: None, monkeypatch: pytest.MonkeyP
         ("own_networks:text", "own_networks:text must return a torch.nn.Module, got str"),
         ("own_networks:tuples", r"must give logits of shape \[1, 4\] for images of 2×6×5, got tuple"),
         (
+            "tests.support.several_inputs:TwoTensors",
+            r"takes 2 inputs without a default \(image, numbers\), .* give numbers a default in its forward$",
+        ),
+        (
             "own_networks:picky",
             "cannot take images of 2×6×5: AssertionError: Expected 224; own_networks.py:\\d+, in forward$",
         ),

@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import count
+from akgp.models import Inputs
 from akgp.pruning import prune
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.network import couple
@@ -38,7 +39,7 @@ def test_couples_filters_as_torch_pruning_does(name: str) -> None:
     model = Small() if name == "small" else torchvision.models.get_model(name, num_classes=5)
     model.eval()
     example = torch.zeros(1, 3, 12, 12) if name == "small" else torch.zeros(1, 3, 32, 32)
-    coupling = couple(model, example)
+    coupling = couple(model, Inputs.of(model, example))
     ours: dict[int, set[tuple[str, int]]] = {}
     for layer, _, ids in layer_filters(model, coupling):
         for position, label in enumerate(coupling.labels[ids].tolist()):

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
+from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import varying
 from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
@@ -50,7 +51,7 @@ class Coupling:
     blocked: dict[int, str]
     held: dict[int, str]
     trains: bool
-    example_input: Tensor
+    example_input: Inputs
 
     def hold(self, ids: Iterable[Tensor], reason: str) -> bool:
         """Keep the layout of these units; False if it is kept already or they are never removed."""
@@ -74,7 +75,7 @@ class Coupling:
         return chosen[self.labels]
 
 
-def couple(model: nn.Module, example_input: Tensor) -> Coupling:
+def couple(model: nn.Module, example_input: Inputs) -> Coupling:
     """Trace a copy of `model` on the CPU, in eval mode and then in training mode over the same ids.
 
     Raises:
@@ -86,8 +87,8 @@ def couple(model: nn.Module, example_input: Tensor) -> Coupling:
     units = Units(foldable=_foldable(network))
     layers = _fresh_layers(network, units)
     _unite_memory(network, units, layers)
-    example_input = example_input.cpu()
-    failure = f"cannot be traced with an input of {list(example_input.shape)}"
+    example_input = example_input.map(Tensor.cpu)
+    failure = f"cannot be traced with {example_input}"
     with as_pruning_error(model, failure), eval_mode(network):
         trace = follow(network, example_input, units, layers)
     trains = _follow_training(network, example_input, units, trace)
@@ -125,9 +126,10 @@ def folds(model: nn.Module, coupling: Coupling) -> list[Fold]:
         return []
     network = copy_network(model).cpu()
     units = Units(foldable=coupling.units.foldable)
-    example = coupling.example_input
-    precision = next((each.dtype for each in network.parameters() if each.is_floating_point()), example.dtype)
-    example = example.to(precision) if example.is_floating_point() else example
+    precision = next((each.dtype for each in network.parameters() if each.is_floating_point()), None)
+    example = coupling.example_input.map(
+        lambda each: each.to(precision) if each.is_floating_point() else each
+    )
     with eval_mode(network):
         follow(
             network, example, units, _fresh_layers(network, units)
@@ -135,12 +137,12 @@ def folds(model: nn.Module, coupling: Coupling) -> list[Fold]:
     return units.folds
 
 
-def _follow_training(network: nn.Module, example_input: Tensor, units: Units, trace: Trace) -> bool:
+def _follow_training(network: nn.Module, example_input: Inputs, units: Units, trace: Trace) -> bool:
     """Trace what only training runs, such as auxiliary heads; whether the network trains at all."""
     units.training = True
     try:
         training = follow(
-            network.train(), two_or_more(example_input), units, trace.layers, shortcuts=trace.record
+            network.train(), example_input.two_or_more(), units, trace.layers, shortcuts=trace.record
         )
     except Exception as error:  # whatever the user's forward pass raises
         log.debug("%s does not run in training mode: %s", type(network).__name__, message(error))
@@ -158,14 +160,9 @@ def _follow_training(network: nn.Module, example_input: Tensor, units: Units, tr
     return True
 
 
-def two_or_more(batch: Tensor) -> Tensor:
-    """The batch, or its only input twice: normalisation by batches needs two."""
-    return batch if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1))
-
-
 def follow(
     network: nn.Module,
-    example_input: Tensor,
+    example_input: Inputs,
     units: Units,
     layers: dict[str, tuple[Tensor, ...]],
     *,
@@ -180,7 +177,7 @@ def follow(
         torch.default_generator.manual_seed(0)
         try:
             with trace:
-                outputs = network(example_input)
+                outputs = example_input.run(network)
         except Conflict:
             raise
         except Exception as error:
