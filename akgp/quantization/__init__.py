@@ -4,6 +4,7 @@ from akgp.quantization.bias_correction import correct_biases
 from akgp.quantization.checking import QuantizationError, require_finite
 from akgp.quantization.equalization import equalize
 from akgp.quantization.export import export_onnx
+from akgp.quantization.fake_quantization import fake_quantized
 from akgp.quantization.judging import Judgement
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.mixed import Plan, plan
@@ -20,6 +21,7 @@ __all__ = [
     "correct_biases",
     "equalize",
     "export_onnx",
+    "fake_quantized",
     "plan",
     "quantize",
     "require_finite",

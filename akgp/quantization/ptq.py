@@ -1,7 +1,8 @@
 """Static post-training quantization to int8 (Jacob et al. 2018) by onnxruntime, as a QDQ ONNX graph.
 
 Activations are unsigned 8-bit with one scale a tensor; weights signed 8-bit with one scale an output
-channel, chosen so that no processor's sums can saturate; sums are int32. No quantization-aware training.
+channel, chosen so that no processor's sums can saturate; sums are int32. `fake_quantization` is for training
+with that rounding.
 """
 
 from __future__ import annotations
