@@ -83,8 +83,17 @@ class Prune(Section):
         return self
 
 
+class Qat(Section):
+    """Quantization-aware training: the student goes on learning as int8, and in float for comparison."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(5, description="passes over the training split, of each")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="at the start, then decay to zero; null: a tenth of distill's peak"
+    )
+
+
 class Quantize(Section):
-    """Static post-training int8: unsigned activations a tensor, signed weights a channel."""
+    """Static int8: unsigned activations a tensor, signed weights a channel."""
 
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         "minmax", description="how activation ranges are chosen: minmax | entropy | percentile"
@@ -110,6 +119,12 @@ class Quantize(Section):
         None,
         description="share of calibration images that int8 must classify as float does; the layers that gain "
         "most for their bytes stay in float until it holds; null: those of float_layers alone",
+    )
+    qat: Qat | None = Field(
+        None,
+        description="epochs and learning_rate of quantization-aware training, such as {epochs: 5}: distilled "
+        "as in distill, with int8's rounding; shipped only if validation images say that it beats both the "
+        "student and one trained on as long in float; null: none",
     )
     license: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"

@@ -55,6 +55,26 @@ def student_training(params: Params, images: int) -> Training:
     return resolved(params.distill.training, images, workers=params.ray.counts())
 
 
+def qat_training(params: Params, images: int) -> Training:
+    """The training of `quantize.qat`: that of the student, shorter, gentler and in fp32.
+
+    In half precision activations would be rounded twice. Neither torch.compile nor a CUDA graph sees the
+    scales of weights, which are computed by numpy.
+    """
+    qat, training = params.quantize.qat, student_training(params, images)
+    assert qat is not None and training.learning_rate is not None
+    return training.model_copy(
+        update={
+            "epochs": qat.epochs,
+            "learning_rate": qat.learning_rate or GENTLER * training.learning_rate,
+            "warmup_epochs": 0.0,
+            "precision": "fp32",
+            "compile": False,
+            "cuda_graphs": False,
+        }
+    )
+
+
 def announcement(given: Training, used: Training, images: int) -> str | None:
     """A message with the batch size and rate in use if one was left out; None if both are given."""
     if given.batch_size is not None and given.learning_rate is not None:

@@ -96,6 +96,7 @@ def write(directory: str | Path, content: Report) -> Path:
         weights=_lowest_and_highest(content.weights),
         kernels=_kernels(content.metrics),
         logits=_logits(content.metrics),
+        trained_on=_trained_on(content.metrics),
         faster=faster(content.metrics),
         targets=[(cells(row), row["runtime"], row["version"], deviation(row)) for row in content.targets],
         targets_head=HEAD,
@@ -255,6 +256,20 @@ def _logits(metrics: Metrics) -> str | None:
     if floating:
         return f"{floating} operations stay in floating point: the last bits depend on the processor"
     return "all integer: bit for bit the same wherever onnxruntime runs the file"
+
+
+def _trained_on(metrics: Metrics) -> str | None:
+    """What came of quantization-aware training."""
+    qat = metrics.get("int8", {}).get("qat")
+    if qat is None:
+        return None
+    names = {
+        "student": "the student as it is",
+        "control": "trained on in float",
+        "qat": "trained on as int8",
+    }
+    top1 = ", ".join(f"{names[name]} {value:.2f} %" for name, value in qat["val_top1"].items())
+    return f"validation top-1 of int8: {top1}; shipped: {names[qat['shipped']]}"
 
 
 def _spread(counts: Iterable[int]) -> str:

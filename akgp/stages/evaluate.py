@@ -68,6 +68,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             metrics["student"]  # params and MACs: quantization changes neither
             | _row(logits, source.labels, [graphs["int8"]])
             | {key: kernels[key] for key in KERNELS}
+            | ({"qat": kernels["qat"]} if "qat" in kernels else {})
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         # All networks in one call: they are timed in turn, in the same rounds, on the same machine.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.deployment import package
-from akgp.evaluation import accuracy, runtime_logits
+from akgp.evaluation import runtime_logits
 from akgp.io.atomic import write_csv, write_json
+from akgp.models.top1 import is_right
 from akgp.params import Quantize
 from akgp.quantization import (
     Judgement,
@@ -27,49 +30,107 @@ from akgp.quantization import (
     require_finite,
     verify,
 )
+from akgp.stages import qat
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
-PLAN = "precision.csv"
+PLAN, COMPARISON = "precision.csv", "qat.csv"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An int8 file that may be shipped. improvement: for the metrics, what came of what was tried."""
+
+    file: Path
+    planned: Plan
+    improvement: dict[str, float]
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Export, calibrate, quantize and verify; write the graph, its preprocessing and kernel counts."""
-    params, workspace = task.params.quantize, task.workspace
+    """Export, calibrate, quantize and verify; write the graph, its preprocessing and kernel counts.
+
+    With `quantize.qat` also train on, and write how the candidates compare.
+    """
+    params = task.params.quantize
     summary = summary_for(task)
     calibration = read_source(task, "calibration")
     # At random: the split is in the order of its source, which may be by class.
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(task.params.seed))
     chosen = calibration.take(order[: params.images])
-    model_file = out / package.MODEL
-    with tempfile.TemporaryDirectory() as folder:
-        floating = Path(folder) / "float.onnx"
-        example = torch.zeros(1, summary.channels, *summary.image_size)
-        student = artifacts.load(workspace.student)
-        inputs = next(chosen.ordered(batch_size=len(chosen))).inputs  # all as one batch
-        require_finite(student, inputs)
-        export_onnx(student, example, floating)
-        yield Step({"done": "export"})
-        quantize(floating, inputs, params, model_file)
-        yield Step({"done": "quantize"})
-        planned, improvement = _improved(floating, inputs, params, model_file)
-    verified = verify(model_file, inputs)
-    yield Step({"done": "verify"})
+    inputs = next(chosen.ordered(batch_size=len(chosen))).inputs  # all as one batch
     # On validation: the test split is evaluate's alone.
     validation = read_source(task, "validation")
-    logits = runtime_logits(model_file, validation, threads=task.params.ray.cpus_per_worker)
+    model_file = out / package.MODEL
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = yield from _candidates(task, inputs, Path(folder), state)
+        right = {}
+        for name, each in candidates.items():
+            logits = runtime_logits(each.file, validation, threads=task.params.ray.cpus_per_worker)
+            right[name] = is_right(logits, validation.labels)
+        rows = qat.compared(right)
+        best = candidates[qat.shipped(rows)]
+        shutil.copyfile(best.file, model_file)
+    verified = verify(model_file, inputs)
+    yield Step({"done": "verify"})
     kernels = convolution_kernels(model_file)
+    top1 = {row["network"]: row["val_top1"] for row in rows}
     metrics = {
-        "val_top1": accuracy(logits, validation.labels),
+        "val_top1": top1[qat.shipped(rows)],
         "integer_convolutions": kernels.integer,
         "floating_convolutions": kernels.floating,
         "verified_images": verified.images,
         "floating_operations": sum(verified.floating.values()),
-    } | improvement
-    write_csv(out / PLAN, [each.as_row() for each in planned.layers])
+    } | best.improvement
+    more: dict[str, Any] = {"floating_kinds": dict(verified.floating)}
+    if params.qat is not None:
+        more["qat"] = {"shipped": qat.shipped(rows), "val_top1": top1}
+        write_csv(out / COMPARISON, rows)
+    write_csv(out / PLAN, [each.as_row() for each in best.planned.layers])
     package.complete(out, summary, params.license)
-    write_json(out / METRICS, metrics | {"floating_kinds": dict(verified.floating)})
+    write_json(out / METRICS, metrics | more)
     yield Step(metrics)
+
+
+def _candidates(
+    task: Task, inputs: Tensor, folder: Path, state: dict[str, Any] | None
+) -> Generator[Step, None, dict[str, Candidate]]:
+    """The student's int8 file; with `quantize.qat` also those of the networks that were trained on."""
+    import onnx
+
+    params = task.params.quantize
+    student = artifacts.load(task.workspace.student)
+    require_finite(student, inputs)
+    made = {qat.STUDENT: (yield from _candidate(student, inputs, params, folder / qat.STUDENT))}
+    if params.qat is None:
+        return made
+    # What QAT trains with is shipped as it is: the same layers in float, the same ranges, nothing corrected.
+    learned = params.model_copy(
+        update={
+            "float_layers": made[qat.STUDENT].planned.float_layers,
+            "agreement": None,
+            "equalization": False,
+            "bias_correction": False,
+        }
+    )
+    ranges = folder / "ranges.json"
+    start = yield from _candidate(student, inputs, learned, folder / "start", ranges)
+    networks = yield from qat.train_on(task, onnx.load(str(start.file)), state)
+    for name, used, kept in ((qat.CONTROL, params, None), (qat.QAT, learned, ranges)):
+        made[name] = yield from _candidate(networks[name], inputs, used, folder / name, kept)
+    return made
+
+
+def _candidate(
+    network: nn.Module, inputs: Tensor, params: Quantize, folder: Path, ranges: Path | None = None
+) -> Generator[Step, None, Candidate]:
+    """Quantize a network in a folder of its own; `ranges`: as `quantize` takes it."""
+    folder.mkdir()
+    floating, file = folder / "float.onnx", folder / package.MODEL
+    export_onnx(network, torch.zeros_like(inputs[:1]), floating)
+    yield Step({"done": "export"})
+    quantize(floating, inputs, params, file, ranges=ranges)
+    yield Step({"done": "quantize"})
+    return Candidate(file, *_improved(floating, inputs, params, file))
 
 
 def _improved(

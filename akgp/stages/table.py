@@ -94,6 +94,20 @@ def _distill_steps(task: Task) -> int:
     return task.params.distill.epochs
 
 
+def _quantize_inputs(task: Task) -> list[Path]:
+    """With `quantize.qat` also those of distill but the pruned network: it is trained in the same way."""
+    workspace = task.workspace
+    if task.params.quantize.qat is None:
+        return [workspace.data, workspace.student]
+    return [*(path for path in _distill_inputs(task) if path != workspace.pruned), workspace.student]
+
+
+def _quantize_steps(task: Task) -> int:
+    """Two to quantize a network, and two at the end; with `quantize.qat` it is four, two of them trained."""
+    qat = task.params.quantize.qat
+    return 4 if qat is None else 4 * 2 + 2 * qat.epochs + 2
+
+
 def _evaluate_inputs(task: Task) -> list[Path]:
     workspace, params = task.workspace, task.params
     dense = {workspace.dense(name) for name in (*params.teachers, params.student)}
@@ -168,10 +182,10 @@ STAGES = {
             "quantize",
             "the student as a static int8 ONNX graph",
             module="akgp.stages.quantize",
-            keys=("seed", "quantize"),
-            inputs=lambda task: [task.workspace.data, task.workspace.student],
+            keys=("seed", "teachers", "folds", "student", "distill", "quantize"),
+            inputs=_quantize_inputs,
             output=lambda task: task.workspace.int8,
-            steps=lambda task: 4,
+            steps=_quantize_steps,
         ),
         Stage(
             "evaluate",

@@ -154,6 +154,19 @@ def test_page_says_what_it_was_given(tmp_path: Path, content: Report) -> None:
         assert expected in text, expected
 
 
+def test_quantization_aware_training_is_said_where_there_was_any(tmp_path: Path, content: Report) -> None:
+    term = "quantization-aware training"
+    assert term not in Page(write(tmp_path, content).read_text(encoding="utf-8")).terms
+    qat = {"shipped": "control", "val_top1": {"student": 97.5, "control": 98.25, "qat": 98.0}}
+    rows = metrics()
+    rows["int8"]["qat"] = qat
+    page = Page(write(tmp_path, replace(content, metrics=rows)).read_text(encoding="utf-8"))
+    assert page.terms[term] == (
+        "validation top-1 of int8: the student as it is 97.50 %, trained on in float 98.25 %, trained on as "
+        "int8 98.00 %; shipped: trained on in float"
+    )
+
+
 def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: Report) -> None:
     assert "regime" not in Page(write(tmp_path, content).read_text(encoding="utf-8")).terms
     asked = {"label_noise": 0.4, "noise": "symmetric", "imbalance": 10.0, "subset": 5000}

@@ -26,13 +26,14 @@ NETWORKS = {"dense": {"architecture": "cifar_resnet20"}, "item": {"architecture"
 SPELLED = {"${item.network}": "item", "${student}": "dense"}
 
 
-def task(stage: str, root: Path, folds: int | None = None) -> Task:
+def task(stage: str, root: Path, folds: int | None = None, qat: bool = False) -> Task:
     tree = {
         "networks": NETWORKS,
         "teachers": ["item"],
         "student": "dense",
         "folds": folds,
         "data": {"splits": {"test": 0.25}},
+        "quantize": {"qat": {"epochs": 1} if qat else None},
     }
     checked = params.validate(tree)
     return Task(stage, checked, root, "item" if STAGES[stage].networks else None)
@@ -72,7 +73,11 @@ def test_dvc_looks_at_every_input_and_no_other_file(name: str, tmp_path: Path) -
     (tmp_path / "own_network.py").touch()
     for fold in "01":
         (tmp_path / "models" / "folds" / "item" / fold).mkdir(parents=True)
-    read = {path for folds in (None, 2) for path in STAGES[name].inputs(task(name, tmp_path, folds))}
+    read = {
+        path
+        for folds, qat in ((None, False), (None, True), (2, True))
+        for path in STAGES[name].inputs(task(name, tmp_path, folds, qat))
+    }
     own = tmp_path / "own_network.py"
     if own in read:
         read = read - {own} | {task(name, tmp_path).workspace.network_files / "item.json"}
