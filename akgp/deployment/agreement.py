@@ -120,7 +120,7 @@ def _first_of_observed(
         error = np.abs(np.rint(values / each.scale) + each.zero - expected[each.name])
         if error.any():
             maker = makers.get(each.name)
-            name = f"{type(maker).__name__} {maker.name}" if maker else "the image"
+            name = f"{type(maker).__name__} {maker.label}" if maker else "the image"
             wrong = f"{np.count_nonzero(error)} of {error.size} values"
             return f"first in {name}: {wrong}, by up to {error.max():.0f} steps"
     return "no layer differs while its result is read: the runtime fuses operations, and rounds less often"

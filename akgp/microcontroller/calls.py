@@ -33,6 +33,6 @@ def require(proven: Any, operation: Operation) -> None:
     missing = int(np.sum(~np.asarray(proven)))
     if missing:
         raise QuantizationError(
-            f"{operation.name}: {missing} of {np.size(proven)} scales have no exact integer form, as in "
+            f"{operation.label}: {missing} of {np.size(proven)} scales have no exact integer form, as in "
             "files of earlier versions; `dvc repro quantize` writes one in which all have"
         )

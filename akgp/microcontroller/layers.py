@@ -56,7 +56,7 @@ def layers(network: Description) -> tuple[list[Layer], str]:
         for each in _inputs(operation):
             if each.name in flattened and not isinstance(operation, ops.Gemm):
                 raise QuantizationError(
-                    f"{operation.name}: C cannot be written for it, since its input is a flattened feature "
+                    f"{operation.label}: C cannot be written for it, since its input is a flattened feature "
                     "map; only a fully connected layer can follow one"
                 )
         if isinstance(operation, ops.Gemm) and operation.input.name in flattened:

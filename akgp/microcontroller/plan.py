@@ -5,6 +5,7 @@ No value of a weight matters for the bytes: only widths, shapes and what is need
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from akgp.microcontroller.calls import Emitted
 from akgp.microcontroller.constants import Constants
 from akgp.microcontroller.emission import emitted
 from akgp.microcontroller.layers import Layer, layers
+from akgp.quantization import operations as ops
 from akgp.quantization.description import Description
 
 
@@ -22,6 +24,7 @@ class LayerCost:
     """What is known of a layer without running it.
 
     Attributes:
+        name: of the network's module; of an operation without weights the node's, after that module.
         flash: bytes of its constants.
         ram: bytes of the arena that are in use while it runs.
     """
@@ -67,10 +70,22 @@ def plan(network: Description, constants: Constants) -> Plan:
         flash.append(constants.flash - before)
     scratch = {index: each.scratch for index, each in enumerate(calls) if each.scratch}
     placed = arena(made, sizes, scratch, logits)
-    costs = map(_cost, made, calls, flash, placed.live)
+    costs = map(_cost, _names(made), made, calls, flash, placed.live)
     return Plan(made, calls, tuple(costs), placed, sizes, logits)
 
 
-def _cost(layer: Layer, each: Emitted, flash: int, ram: int) -> LayerCost:
+def _names(made: list[Layer]) -> Iterator[str]:
+    """What each layer is called: by the network's modules, where the file names its weights after them."""
+    before = ""
+    for layer in made:
+        operation = layer.operation
+        if isinstance(operation, ops.Convolution | ops.Gemm):
+            before = operation.label
+            yield before
+        else:
+            yield f"{operation.label} after {before}" if before else operation.label
+
+
+def _cost(name: str, layer: Layer, each: Emitted, flash: int, ram: int) -> LayerCost:
     kind = type(layer.operation).__name__ + (" + Add" if layer.add else "")
-    return LayerCost(layer.operation.name, kind, layer.output.shape, each.macs, flash, ram)
+    return LayerCost(name, kind, layer.output.shape, each.macs, flash, ram)

@@ -100,7 +100,7 @@ def program(network: Description, about: About) -> Program:
 
 def _comment(layer: Layer) -> str:
     shape = " x ".join(map(str, (*layer.output.shape[1:], layer.output.shape[0])))
-    names = layer.operation.name + (f" and {layer.add.name}" if layer.add else "")
+    names = layer.operation.label + (f" and {layer.add.name}" if layer.add else "")
     return f"{re.sub(r'[^ -~]|[*]/', '_', names)}: {shape}"
 
 

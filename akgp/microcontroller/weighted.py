@@ -128,7 +128,7 @@ def _depthwise(layer: Layer, operation: ops.Convolution, name: str, constants: C
     taps = operation.weight.reshape(channels, -1).T
     if len(taps) > LARGEST_KERNEL:
         raise QuantizationError(
-            f"{operation.name}: a depthwise kernel may have {LARGEST_KERNEL} elements in C, got {len(taps)}"
+            f"{operation.label}: a depthwise kernel may have {LARGEST_KERNEL} elements in C, got {len(taps)}"
         )
     fixed, add = _weights(layer, name, constants)
     weights = constants.array(f"{name}_weights", taps.reshape(-1), np.int8)
@@ -155,5 +155,6 @@ def gemm(layer: Layer, name: str, constants: Constants) -> Emitted:
         pads=(0, 0, 0, 0),
         dilations=(1, 1),
         groups=1,
+        layer=operation.layer,
     )
     return convolution(replace(layer, operation=same), name, constants)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from akgp.quantization import operations as ops
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.integer_kernels import Affine, Quantized, is_global
+from akgp.quantization.layers import layer_of
 from akgp.quantization.operations import Activation, Operation
 from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
 from akgp.quantization.simulator import Pending, Step, quantized, simulate
@@ -187,6 +188,7 @@ def _weighted(reader: _Reader, node: NodeProto, step: Step, *, rows: bool) -> di
         "weight": np.ascontiguousarray(values),
         "weight_scales": np.broadcast_to(weight.scale.reshape(-1), channels),
         "bias": given[0].q.reshape(-1) if given else np.zeros(channels, np.int32),
+        "layer": layer_of(node),
     }
 
 

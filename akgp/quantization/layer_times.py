@@ -7,7 +7,6 @@ rearrangements, count for the layer before them, into which onnxruntime fuses th
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from akgp.quantization.layers import layer_of
 from akgp.runtimes.onnxruntime import guarded, session_options, session_with
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ RUNS = 50
 WARM_UP = 5
 KERNEL = "_kernel_time"
 """The profiler appends it to a node's name."""
-PARAMETER = re.compile(r"(?P<layer>.+)\.(weight|bias)(_\w+)?$")
-"""A layer's parameter, as export and quantizer name it: layer1.0.conv1.weight, ….weight_quantized, ….bias."""
 
 
 def layer_times(path: Path, input_shape: Sequence[int], threads: int = 1) -> dict[str, float]:
@@ -79,7 +77,7 @@ def _layers(graph: onnx.ModelProto, optimized: onnx.ModelProto) -> dict[str, str
     made_by = {name: node for node in graph.graph.node for name in node.output}
     found = {}
     for node in optimized.graph.node:
-        name = _named(node)
+        name = layer_of(node)
         if not name and node.op_type == "Conv":
             # Weights that the optimizer laid out in another way have lost their names, but the node is called
             # after its output.
@@ -93,12 +91,7 @@ def _made(tensor: str, made_by: Mapping[str, onnx.NodeProto]) -> str:
     """The layer that a tensor is the result of; the tensor's own name if there is none."""
     node = made_by.get(tensor)
     while node is not None:
-        if name := _named(node):
+        if name := layer_of(node):
             return name
         node = made_by.get(node.input[0]) if node.input else None
     return tensor
-
-
-def _named(node: onnx.NodeProto) -> str:
-    """The layer of a node, by the names of its parameters; empty if they have none."""
-    return next((match["layer"] for name in node.input if (match := PARAMETER.match(name))), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 TWO = "two"
+PARAMETER = re.compile(r"(?P<layer>.+)\.(weight|bias)(_\w+)?$")
+"""A layer's parameter, as export and quantizer name it: layer1.0.conv1.weight, ….weight_quantized, ….bias."""
+
+
+def layer_of(node: NodeProto) -> str:
+    """The module of a node, by the names of its weights; empty if it has none, or they are not named."""
+    return next((match["layer"] for name in node.input if (match := PARAMETER.match(name))), "")
 
 
 def layers(model: ModelProto) -> dict[str, list[NodeProto]]:

@@ -9,7 +9,7 @@ Letters of shapes: O output channels, I input channels of a group, K inputs of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class _Operation:
     name: str
     output: Activation
 
+    @property
+    def label(self) -> str:
+        """What messages and tables call it."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class _Weighted(_Operation):
@@ -48,12 +53,18 @@ class _Weighted(_Operation):
         weight: int8, one row an output channel.
         weight_scales: float32 [O].
         bias: int32 [O], in steps of the input's times the weight's scale; zeros where there is none.
+        layer: the name of the network's module, as its weights are named; several operations may share it.
     """
 
     input: Activation
     weight: NDArray[np.int8]
     weight_scales: Floats
     bias: NDArray[np.int32]
+    layer: str = field(default="", kw_only=True)
+
+    @property
+    def label(self) -> str:
+        return self.layer or self.name
 
     @property
     def factors(self) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.quantization.checking import QuantizationError
+from akgp.quantization.layers import layer_of
 from akgp.quantization.simulator import simulate
 from akgp.runtimes.onnxruntime import session
 
@@ -95,8 +96,7 @@ def first_difference(
         error = np.abs(steps.astype(int) - simulated[node.output[0]].astype(int))
         if error.any():
             maker = made_by.get(node.input[0], node)
-            return (
-                f"{maker.op_type} {maker.name or node.input[0]}: {np.count_nonzero(error)} of {error.size} "
-                f"values, by up to {error.max()} steps"
-            )
+            name = layer_of(maker) or maker.name or node.input[0]
+            wrong = f"{np.count_nonzero(error)} of {error.size} values"
+            return f"{maker.op_type} {name}: {wrong}, by up to {error.max()} steps"
     return "the last layer: its logits alone"

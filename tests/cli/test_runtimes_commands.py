@@ -67,7 +67,7 @@ def test_verify_against_another_file_names_the_layer(
     assert run(monkeypatch, "verify", "--against", "other.onnx", "--json") == 1
     said = json.loads(capsys.readouterr().out)
     assert said["images"] == 8 and said["equal"] < 8 and not said["exact"]
-    assert said["first"].startswith(f"first in Gemm {node.name}: ")
+    assert said["first"].startswith("first in Gemm 3: ")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_command_writes_a_library_and_says_what_it_needs(tmp_path: Path) -> 
     }
     assert not any("@" in (tmp_path / "c" / file).read_text() for file in files)
     report = (tmp_path / "c/REPORT.md").read_text()
-    assert "| node_Conv_291 | Convolution | 8×8×8 | 36,864 | 752 | 1,456 |" in report
+    assert "| layer1.0.conv1 | Convolution | 8×8×8 | 36,864 | 752 | 1,456 |" in report
     assert report.splitlines()[-1] == "| all |  |  | 635,712 | 75,111 | 1,984 |"
 
 

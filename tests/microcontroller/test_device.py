@@ -25,7 +25,7 @@ EXAMPLE = torch.zeros(1, 1, 8, 8)
 
 def test_the_need_is_known_before_training(tmp_path: Path) -> None:
     """Of the digits' student with other weights: what the export of the trained one counts."""
-    assert need(digits(tmp_path).network) == Need(75_111 + CODE, 1_984 + STACK, "node_Conv_318")
+    assert need(digits(tmp_path).network) == Need(75_111 + CODE, 1_984 + STACK, "layer3.0.conv2")
 
 
 @pytest.mark.parametrize("flash", [10, 100, 500, 975, 10_000])
