@@ -1,0 +1,94 @@
+"""A quantized graph with fewer filters, for its speed alone: the first filters of each layer stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.quantization.channels import Channels, has_rows, is_depthwise, layer_of, weight_name, weight_shape
+from akgp.quantization.checking import QuantizationError
+from akgp.quantization.description import name_of
+from akgp.quantization.qdq import Qdq, attributes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+def narrowed(model: ModelProto, channels: Channels, widths: Mapping[str, int]) -> ModelProto:
+    """The graph with so many filters in the layers named; others keep all of theirs.
+
+    Args:
+        model: a QDQ graph, or a part of it.
+        channels: of the whole graph.
+
+    Raises:
+        QuantizationError: it reshapes to fixed sizes.
+    """
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    dense, graph = Qdq(model), Qdq(made)
+    for node in graph.nodes:
+        if (layer := layer_of(node, dense)) is not None:
+            before = channels.count(node.input[0])
+            _narrow(node, dense, graph, widths.get(layer), before, channels.count(node.input[0], widths))
+        elif node.op_type == "Reshape":
+            share = channels.count(node.input[0], widths) / channels.count(node.input[0])
+            _write(graph, node.input[1], _row(node, dense, share))
+    return made
+
+
+def _narrow(
+    node: NodeProto, dense: Qdq, graph: Qdq, width: int | None, before: int, channels_in: int
+) -> None:
+    """Cut the constants of a layer.
+
+    Args:
+        before: channels of its input in the dense graph; channels_in: in the narrow one.
+    """
+    filters, columns = weight_shape(node, dense)
+    groups = attributes(node).get("group", 1)
+    if is_depthwise(node, columns, before):
+        width = filters // before * channels_in
+        for attribute in node.attribute:
+            if attribute.name == "group":
+                attribute.i = channels_in
+    else:
+        # Of a fully connected layer each channel may be several columns: its pixels.
+        columns = columns * channels_in // before if node.op_type != "Conv" else channels_in // groups
+    width = width or filters
+    name = weight_name(node, dense)
+    weight = dense.constant(name)
+    _write(graph, name, weight[:width, :columns] if has_rows(node) else weight[:columns, :width])
+    for each in _constants(node, dense) - {name}:
+        values = dense.constant(each)
+        if values.shape == (filters,):
+            _write(graph, each, values[:width])
+
+
+def _constants(node: NodeProto, graph: Qdq) -> set[str]:
+    """The constants behind a layer's weight and bias: integers, their scales and zero points, or floats."""
+    names = set()
+    for name in node.input[1:]:
+        behind = graph.dequantized(name)
+        names |= {behind.integers, behind.scale, behind.zero_point} if behind else {name}
+    return {name for name in names if name in graph.tensors}
+
+
+def _row(node: NodeProto, dense: Qdq, share: float) -> NDArray[np.int64]:
+    """The shape that a Reshape to a row for each image has where only `share` of the channels are left."""
+    shape = dense.constant(node.input[1])
+    if len(shape) != 2:
+        raise QuantizationError(f"{name_of(node)}: a Reshape to {shape.tolist()} cannot be narrowed")
+    batch, size = shape.tolist()
+    return np.array([batch, round(size * share) if size > 0 else size], np.int64)
+
+
+def _write(graph: Qdq, name: str, values: NDArray[Any]) -> None:
+    from onnx import numpy_helper
+
+    graph.tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
