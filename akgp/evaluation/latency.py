@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def latency(
             given = runtime.get(name) if isinstance(runtime, Mapping) else runtime
             one = given or runtime_for(path)
             network = loaded.enter_context(closing(one.load(path, params.threads)))
-            blocks[name] = _Block(network, sample, _clock(one, params.threads))
+            blocks[name] = Block(network, sample, clock(one, params.threads))
         for block in blocks.values():
             block.warm_up(params.warmup_seconds)
         for _ in range(params.rounds):
@@ -112,33 +113,39 @@ def speedup(slow: Latency, fast: Latency, seed: int = 0) -> Ratio:
     return Ratio(*_median_interval(ratios, np.random.default_rng(seed)))
 
 
-class _Block:
-    """A network ready to be timed."""
+class Block:
+    """A network ready to be timed, in blocks of at least `least` seconds."""
 
     def __init__(
-        self, network: LoadedNetwork, sample: NDArray[np.float32], clock: Callable[[], float]
+        self,
+        network: LoadedNetwork,
+        sample: NDArray[Any],
+        clock: Callable[[], float],
+        least: float = BLOCK_SECONDS,
     ) -> None:
-        self.network, self.sample, self.clock, self.repeats = network, sample, clock, 1
+        self.network, self.sample, self.clock, self.least, self.repeats = network, sample, clock, least, 1
 
     def warm_up(self, seconds: float) -> None:
         """Run for `seconds` of wall time, then determine how many repeats fill a block."""
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             self.seconds()
-        while (spent := self.repeats * self.seconds()) < BLOCK_SECONDS:
+        while (spent := self.repeats * self.seconds()) < self.least:
             # A fifth more than needed, so that the next attempt mostly succeeds.
-            wanted = self.repeats * 1.2 * BLOCK_SECONDS / max(spent, 1e-6)
+            wanted = self.repeats * 1.2 * self.least / max(spent, 1e-6)
             self.repeats = max(self.repeats + 1, math.ceil(wanted))
 
-    def seconds(self) -> float:
-        """Mean time of one inference over a block."""
+    def seconds(self, *, first: bool = False) -> float:
+        """Mean time of one inference over a block; `first`: after one that is not timed, and fills caches."""
+        if first:
+            self.network.run(self.sample)
         start = self.clock()
         for _ in range(self.repeats):
             self.network.run(self.sample)
         return (self.clock() - start) / self.repeats
 
 
-def _clock(runtime: Runtime, threads: int) -> Callable[[], float]:
+def clock(runtime: Runtime, threads: int) -> Callable[[], float]:
     """The clock, in seconds, by which a runtime's inferences are timed."""
     if threads != 1:
         return time.perf_counter

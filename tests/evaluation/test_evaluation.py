@@ -27,7 +27,7 @@ from akgp.evaluation import (
     runtime_logits,
     speedup,
 )
-from akgp.evaluation.latency import _Block
+from akgp.evaluation.latency import Block
 from akgp.models import cifar_resnet
 from akgp.params import Evaluate
 from akgp.quantization import export_onnx
@@ -287,7 +287,7 @@ def test_a_block_takes_ten_milliseconds() -> None:
         def close(self) -> None:
             pass
 
-    block = _Block(Counted(), np.zeros((1, 1, 64, 64), np.float32), lambda: len(runs) / 1000)
+    block = Block(Counted(), np.zeros((1, 1, 64, 64), np.float32), lambda: len(runs) / 1000)
     block.warm_up(0)
     assert block.seconds() == pytest.approx(1e-3)
     assert 10 <= block.repeats <= 15

@@ -18,7 +18,7 @@ from torch import nn
 from akgp.data import IndexedSource
 from akgp.deployment.predict import Classifier
 from akgp.evaluation import accuracy, latency, runtime_logits
-from akgp.evaluation.latency import _clock
+from akgp.evaluation.latency import clock
 from akgp.params import Evaluate
 from akgp.quantization import export_onnx
 from akgp.runtimes import RUNTIMES, GraphError, Runtime, installed, measured_in, runtime_for
@@ -99,8 +99,8 @@ def test_latency(folder: Path) -> None:
 
 def test_the_time_is_taken_where_the_runtime_computes() -> None:
     reference, ours = Reference(), RUNTIMES["onnxruntime"]
-    assert (_clock(ours, 1), _clock(reference, 1)) == (time.thread_time, time.process_time)
-    assert _clock(ours, 2) is _clock(reference, 2) is time.perf_counter
+    assert (clock(ours, 1), clock(reference, 1)) == (time.thread_time, time.process_time)
+    assert clock(ours, 2) is clock(reference, 2) is time.perf_counter
 
 
 def test_predictions(folder: Path) -> None:
