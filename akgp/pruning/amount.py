@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from akgp.pruning.coupling.preparation import PruningError
 
+LATENCY = "latency_ms"
 MEANING = {
     "ratio": "the share of each layer's filters to remove",
     "macs": "the share of the MACs to keep",
     "params": "the share of the parameters to keep",
+    LATENCY: "the milliseconds of the int8 file",
 }
 UNITS = {"macs": "MACs", "params": "parameters"}
 """What budgets count."""
@@ -36,16 +39,19 @@ class Reached:
     Attributes:
         asked: the budget, in the unit of its parameter.
         reached: likewise.
-        why: why no nearer one was reached; None if it is met within 2 %.
+        why: why no nearer one was reached; None if it is met within 2 %, a time within 3 %.
+        predicted: of a time, before it was measured.
     """
 
     key: str
     asked: float
     reached: float
     why: str | None
+    predicted: float | None = None
 
     def __str__(self) -> str:
-        line = f"prune.{self.key}: {self.asked:g} asked, {self.reached:.3g} reached"
+        predicted = "" if self.predicted is None else f"{self.predicted:.3g} predicted, "
+        line = f"prune.{self.key}: {self.asked:g} asked, {predicted}{self.reached:.3g} reached"
         return f"{line}, the nearest: {self.why}" if self.why else line
 
 
@@ -61,9 +67,9 @@ def chosen(**amounts: float | None) -> Amount:
             f"exactly one of {', '.join(amounts)} must be given, got {', '.join(given) or 'none'}"
         )
     ((key, value),) = given.items()
-    if not is_number(value) or not (0 <= value < 1 if key == "ratio" else 0 < value < 1):
-        start = "[" if key == "ratio" else "("
-        raise PruningError(f"{key} must be in {start}0, 1), got {value}; it is {MEANING[key]}")
+    start, end = ("[", 1) if key == "ratio" else ("(", math.inf if key == LATENCY else 1)
+    if not is_number(value) or not (0 <= value < end if key == "ratio" else 0 < value < end):
+        raise PruningError(f"{key} must be in {start}0, {end}), got {value}; it is {MEANING[key]}")
     return Amount(key, float(value))
 
 

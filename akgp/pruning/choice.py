@@ -16,6 +16,8 @@ from akgp.pruning.coupling.groups import Group, Sparing, groups
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import PruningError, copy_network
+from akgp.pruning.knapsack import Knapsack, worth
+from akgp.pruning.latency import Filters, Found, Latencies, latency_widths
 from akgp.pruning.scoring import Scoring
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
 
@@ -25,10 +27,13 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Inputs,
-        dense: Counts, amount: Amount, scoring: Scoring, rules: Rules,
+        dense: Counts, amount: Amount, scoring: Scoring, rules: Rules, latencies: Latencies | None,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
         self.dense, self.amount, self.scoring, self.rules = dense, amount, scoring, rules
+        self.latencies = latencies
+        self.timed: Found | None = None
+        """What a budget of time came to."""
         self.groups: list[Group] = []
         self.bounds: list[Bound] = []
         self.scores: list[Tensor] = []
@@ -47,12 +52,31 @@ class Choice:
         by_ratio = self.amount.key == "ratio"
         if by_ratio or self.provisional:
             widths = ratio_widths(self.bounds, self.amount.value if by_ratio else 0.5)
+        elif self.latencies:
+            self.timed = self._in_time(self.latencies, floors(self.groups, sources))
+            widths = self.timed.widths
         else:
             widths = self._within_budget(floors(self.groups, sources))
         removed = removed_units(self.groups, self.scores, widths, sources)
         if not self.provisional:
             _require_bounds(self.groups, self.bounds, removed)
         return removed
+
+    def _in_time(self, latencies: Latencies, floors: dict[int, int]) -> Found:
+        filters = Filters(self.model, self.groups, self.coupling)
+        knapsack = Knapsack(
+            self.bounds,
+            [self._worth(group, scores) for group, scores in zip(self.groups, self.scores, strict=True)],
+            lambda widths: latencies.predicted(filters.of(widths)),
+            floors,
+        )
+        latencies.prepare(filters.allowed(knapsack.allowed))
+        return latency_widths(knapsack, filters, latencies, self.amount.value)
+
+    def _worth(self, group: Group, scores: Tensor) -> list[float]:
+        # Scores that rank within a group alone: a channel counts once for each layer that writes it.
+        factor = float(scores.sum()) if self.scoring.comparable else float(len(group.writers))
+        return worth(scores, factor)
 
     def _measure(self) -> Measure:
         """What the budget limits."""

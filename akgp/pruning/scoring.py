@@ -47,6 +47,11 @@ class Scoring:
         if self.criterion in BY_IMAGES and self.evidence is None:
             raise PruningError(f"criterion {self.criterion} looks at images: give evidence")
 
+    @property
+    def comparable(self) -> bool:
+        """Whether scores mean the same in all groups, instead of ranking within a group alone."""
+        return self.criterion not in CRITERIA
+
     def of(self, groups: Sequence[Group]) -> list[Tensor]:
         """Scores [width] float64 of each group's units; ones where nothing may be removed."""
         free = [index for index, group in enumerate(groups) if group.reason is None]

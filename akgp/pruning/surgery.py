@@ -19,7 +19,7 @@ from torch import nn
 from akgp.evaluation.cost import Counts, count
 from akgp.models.attention import given_name
 from akgp.models.inputs import Example, Inputs
-from akgp.pruning.amount import TOLERANCE, UNITS, Amount, Reached, chosen
+from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.choice import Choice
 from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
@@ -36,6 +36,7 @@ from akgp.pruning.coupling.preparation import (
 from akgp.pruning.cutting import Removal
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.exact_cut import cut_exactly
+from akgp.pruning.latency import Latencies
 from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.scoring import Scoring
 
@@ -72,6 +73,8 @@ def prune(
     ratio: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    latency_ms: float | None = None,
+    latencies: Latencies | None = None,
     criterion: str = "fpgm",
     scope: str = "all",
     round_to: int = 8,
@@ -86,9 +89,9 @@ def prune(
     The copy keeps requires_grad, each module's training mode and shared weights. no_grad and inference_mode,
     around the call or in the forward pass, make no difference.
 
-    Exactly one of `ratio`, `macs` and `params` says how many filters to remove. Layers whose outputs are
-    summed lose the same channels and are scored together (`criteria.coupled_scores`). The classifier
-    and layers that cannot be cut exactly stay dense; `Pruned.layers` says why.
+    Exactly one of `ratio`, `macs`, `params` and `latency_ms` says how many filters to remove. Layers whose
+    outputs are summed lose the same channels and are scored together (`criteria.coupled_scores`). The
+    classifier and layers that cannot be cut exactly stay dense; `Pruned.layers` says why.
 
     In a CIFAR ResNet, a channel into which the parameter-free shortcut copies a surviving channel
     of the previous stage stays too: with its filters removed it would still carry that copy.
@@ -101,6 +104,9 @@ def prune(
             met within 2 %, or the nearest that widths allow, which `Pruned.budget` explains; filters are
             ranked across all layers, scores divided by their layer's mean.
         params: share of the parameters to *keep*, likewise; a shared parameter counts once.
+        latency_ms: milliseconds of the int8 file by `latencies`, met within 3 % or as nearly as widths allow;
+            a network that is fast enough stays as wide as it may be.
+        latencies: what is measured; given with `latency_ms`.
         criterion: a name of `scoring.NAMES`; the filters with the lowest scores are removed.
         scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
@@ -115,17 +121,22 @@ def prune(
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
             or quantized), holds values that are not finite, or cannot be cut exactly; nothing would be
-            removed (other than by ratio 0); `layers` or `limits` match no layer, or contradict each other.
+            removed (other than by ratio 0, or in a network that is fast enough); `layers` or `limits` match
+            no layer, or contradict each other.
     """
-    amount, rules = chosen(ratio=ratio, macs=macs, params=params), Rules(round_to, layers, limits)
+    amount = chosen(ratio=ratio, macs=macs, params=params, latency_ms=latency_ms)
+    if (amount.key == LATENCY) != (latencies is not None):
+        raise PruningError("latency_ms and latencies, which measures it, must be given together")
+    rules = Rules(round_to, layers, limits)
     with autograd_enabled():
         choose = choice_for(
             model, example_input, amount, rules,
-            criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence,
+            criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence, latencies=latencies,
         )  # fmt: skip
         smaller, removed = cut_exactly(choose.model, choose.example_input, choose)
         pruned_layers = _layers(choose, removed)
-        if removed.alive.all() and (amount != Amount("ratio", 0) or rules.remove):
+        asked = amount != Amount("ratio", 0) and choose.timed is None
+        if removed.alive.all() and (asked or rules.remove):
             raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
         # Counted on a copy: a forward pass may write to buffers.
         budget = _report(choose, pruned_layers, count(copy_network(smaller), choose.example_input))
@@ -135,6 +146,7 @@ def prune(
 def choice_for(
     model: nn.Module, example_input: Example, amount: Amount, rules: Rules,
     *, criterion: str, scope: str, skip: Sequence[str], seed: int, evidence: Evidence | None,
+    latencies: Latencies | None = None,
 ) -> Choice:  # fmt: skip
     """What to remove from `model`, for arguments of `prune`, which it checks.
 
@@ -151,7 +163,7 @@ def choice_for(
         dense = count(traced, inputs)
     scoring = Scoring(model, inputs, criterion, seed, evidence)
     coupling, sparing = couple(model, inputs), Sparing(_skipped(model, skip), scope)
-    return Choice(model, coupling, sparing, inputs, dense, amount, scoring, rules)
+    return Choice(model, coupling, sparing, inputs, dense, amount, scoring, rules, latencies)
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -235,6 +247,9 @@ def _report(choice: Choice, layers: Sequence[Layer], pruned: Counts) -> Reached 
         *(f"{pruned.macs:,}", f"{dense.macs:,}", 100 * kept["macs"]),
         *(f"{pruned.params:,}", f"{dense.params:,}", 100 * kept["params"]),
     )
+    if choice.timed:
+        timed = choice.timed
+        return Reached(amount.key, amount.value, timed.measured_ms, timed.why, timed.predicted_ms)
     if amount.key not in kept:
         return None
     reached, why = kept[amount.key], None
