@@ -24,12 +24,13 @@ def quick(params: Params, root: Path) -> Iterator[str]:
     for name, network in params.networks.items():
         if network.checkpoint and not REMOTE.match(network.checkpoint):
             yield from _readable(f"networks.{name}.checkpoint", root / network.checkpoint, file=True)
-    for name in params.evaluate.targets:
+    needed = [("evaluate.targets", name) for name in params.evaluate.targets]
+    for key, name in (*needed, ("deploy.runtime", params.deploy.runtime)):
         if name in RUNTIMES:  # onnx is no runtime's name, and needs none but onnxruntime
             try:
                 require_installed(RUNTIMES[name])
             except GraphError as error:
-                yield f"evaluate.targets: {error}"
+                yield f"{key}: {error}"
     for key, folder in (("ray.storage", params.ray.storage), ("release.releases", params.release.releases)):
         if not REMOTE.match(folder):
             yield from _writable(key, root / folder)

@@ -41,6 +41,9 @@ def prune(
     ratio: Annotated[float | None, typer.Option(help="as prune.ratio; 0.5 if nothing is given")] = None,
     macs: Annotated[float | None, typer.Option(help="as prune.macs")] = None,
     params: Annotated[float | None, typer.Option(help="as prune.params")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="as prune.latency_ms, measured here")] = None,
+    speedup: Annotated[float | None, typer.Option(help="as prune.speedup, measured here")] = None,
+    runtime: Annotated[str, typer.Option(help="as deploy.runtime")] = "onnxruntime",
     scope: Annotated[str, typer.Option(help="as prune.scope")] = "inside",
     round_to: Annotated[int, typer.Option(help="as prune.round_to")] = 8,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
@@ -58,19 +61,22 @@ def prune(
             "only --dry-run; in a workspace `akgp stage prune` cuts the trained network",
             param_hint="akgp prune",
         )
-    from akgp.params import ParamsError, Prune
+    from akgp.params import Deploy, ParamsError, Prune
     from akgp.params.validation import validated
 
-    amount = {"ratio": ratio, "macs": macs, "params": params}
+    amount = {
+        "ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms, "speedup": speedup,
+    }  # fmt: skip
     if all(value is None for value in amount.values()):
         amount["ratio"] = 0.5
     rules = {"layers": _mapping("layers", layers), "limits": _mapping("limits", limits)}
     options = {"scope": scope, "round_to": round_to, "skip": skip or []}
     try:
         asked = validated(Prune, amount | options | rules)
+        validated(Deploy, {"runtime": runtime})
     except ParamsError as error:
         raise typer.BadParameter(str(error).splitlines()[0], param_hint="akgp prune") from None
-    _show(architecture, _shapes(inputs or ["3,224,224"]), classes, asked, as_json)
+    _show(architecture, _shapes(inputs or ["3,224,224"]), classes, asked, runtime, as_json)
 
 
 def _mapping(option: str, text: str) -> Any:
@@ -111,7 +117,12 @@ def _example(shapes: Mapping[str, tuple[int, ...]]) -> Example:
 
 
 def _show(
-    architecture: str, shapes: Mapping[str, tuple[int, ...]], classes: int, asked: Prune, as_json: bool
+    architecture: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: int,
+    asked: Prune,
+    runtime: str,
+    as_json: bool,
 ) -> None:
     import torch
 
@@ -125,7 +136,7 @@ def _show(
     model = create(Spec(architecture, classes, channels)).eval()
     example = Inputs.of(model, _example(shapes))
     first_outputs(model, example)
-    pruned = pruned_as(asked, model, example, seed=0)
+    pruned = pruned_as(asked, model, example, seed=0, deployed=(runtime, 1))
     before, after = count(model, example), count(pruned.model, example)
     rows = layers_table(pruned.layers)
     if as_json:

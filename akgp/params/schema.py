@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Name, Section
 from akgp.params.cluster import Ray
-from akgp.params.compression import Evaluate, Prune, Quantize
+from akgp.params.compression import Deploy, Evaluate, Prune, Quantize
 from akgp.params.data import Data, Splits
 from akgp.params.distill import Distill
 from akgp.params.network import Network
@@ -37,6 +37,7 @@ class Params(Section):
     prune: Prune = Field(default_factory=lambda: Prune(ratio=0.5))
     distill: Distill = Field(default_factory=Distill)
     quantize: Quantize = Field(default_factory=Quantize)
+    deploy: Deploy = Field(default_factory=Deploy)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     ray: Ray = Field(default_factory=Ray)
     sweep: Sweep = Field(default_factory=Sweep)

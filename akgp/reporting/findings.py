@@ -137,4 +137,8 @@ def _less_pruning(params: Params) -> str:
         return f"raise prune.macs (now {prune.macs:g} of the MACs kept)"
     if prune.device is not None:
         return f"take a larger prune.device (now {prune.device})"
+    if prune.latency_ms is not None:
+        return f"raise prune.latency_ms (now {prune.latency_ms:g})"
+    if prune.speedup is not None:
+        return f"lower prune.speedup (now {prune.speedup:g})"
     return f"raise prune.params (now {prune.params:g} of the parameters kept)"

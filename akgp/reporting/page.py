@@ -112,13 +112,15 @@ def write(directory: str | Path, content: Report) -> Path:
 def saved(content: Report) -> Iterator[tuple[str, str]]:
     """What pruning was to achieve and what it achieved, in filters, MACs and parameters."""
     prune = content.params.prune
-    asked = {"ratio": prune.ratio, "macs": prune.macs, "params": prune.params, "device": prune.device}
     wanted = {
         "ratio": "{:.1%} of the filters of each layer removed",
         "macs": "{:.1%} of the MACs kept",
         "params": "{:.1%} of the parameters kept",
+        "latency_ms": "{:g} ms in int8",
+        "speedup": "int8 {:g} times as fast as dense float",
         "device": "to fit {}",
     }
+    asked = {key: getattr(prune, key) for key in wanted}
     yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
     dense_filters = sum(int(row["dense_width"]) for row in content.layers)
     if dense_filters:

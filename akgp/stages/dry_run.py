@@ -84,7 +84,8 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
                 quantize(floating, noise, params.quantize, Path(folder) / "int8.onnx")
     if not student:
         return None
-    pruned = pruned_as(params.prune, model, example, params.seed)
+    deployed = (params.deploy.runtime, params.evaluate.threads)
+    pruned = pruned_as(params.prune, model, example, params.seed, deployed=deployed)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None

@@ -29,7 +29,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
     example = torch.zeros(1, summary.channels, *summary.image_size)
-    pruned = pruned_as(params, dense, example, task.params.seed, evidence(task, dense))
+    deployed = (task.params.deploy.runtime, task.params.evaluate.threads)
+    pruned = pruned_as(params, dense, example, task.params.seed, evidence(task, dense), deployed)
     before, after = count(dense, example), count(pruned.model, example)
     dense_filters = sum(layer.dense_width for layer in pruned.layers)
     kept_filters = sum(layer.pruned_width for layer in pruned.layers)
@@ -57,15 +58,21 @@ def removed(metrics: Mapping[str, float]) -> str:
 
 
 def pruned_as(
-    params: Prune, model: nn.Module, example: Example, seed: int, looked_at: Evidence | None = None
+    params: Prune,
+    model: nn.Module,
+    example: Example,
+    seed: int,
+    looked_at: Evidence | None = None,
+    deployed: tuple[str, int] = ("onnxruntime", 1),
 ) -> Pruned:
     """Prune by the section `prune` of params.yaml.
 
     Args:
         looked_at: see `akgp.stages.pruning_evidence`.
+        deployed: runtime and threads in which a latency is measured.
     """
 
-    def cut(**amount: float | None) -> Pruned:
+    def cut(**amount: Any) -> Pruned:
         return prune(
             model,
             example,
@@ -86,6 +93,12 @@ def pruned_as(
 
         return fitted(
             lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, example), params.device
+        )
+    if params.latency_ms or params.speedup:
+        from akgp.stages.latency_budget import in_time  # and onnx with it
+
+        return in_time(
+            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, example, params, *deployed
         )
     return cut(ratio=params.ratio, macs=params.macs, params=params.params)
 

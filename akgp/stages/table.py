@@ -164,7 +164,7 @@ STAGES = {
             "prune",
             "remove filters of the student's dense network",
             module="akgp.stages.prune",
-            keys=("seed", "student", "prune"),
+            keys=("seed", "student", "prune", "deploy", "evaluate.threads"),
             inputs=lambda task: [task.workspace.data, task.workspace.dense(task.params.student)],
             output=lambda task: task.workspace.pruned,
         ),
