@@ -33,7 +33,7 @@ STUDENT, CONTROL, QAT = "student", "control", "qat"
 def train_on(
     task: Task, int8: ModelProto, state: dict[str, Any] | None
 ) -> Generator[Step, None, dict[str, nn.Module]]:
-    """Train copies of the student in float and as int8: a `Step` an epoch; returns both by CONTROL and QAT.
+    """Train copies of the student as int8 and in float: a `Step` an epoch; returns both by QAT and CONTROL.
 
     Args:
         int8: the student's int8 graph, whose rounding is learned.
@@ -47,7 +47,7 @@ def train_on(
     params = _distill(task, len(data.images))
     networks: dict[str, nn.Module] = {}
     finished: dict[str, dict[str, Tensor]] = state["finished"] if state else {}
-    for name in (CONTROL, QAT):
+    for name in (QAT, CONTROL):  # first the one that can be refused
         network = networks[name] = artifacts.load(task.workspace.student)
         if name in finished:
             network.load_state_dict(finished[name])
@@ -65,7 +65,10 @@ def train_on(
             )
             for step in epochs_to_steps(run, before):
                 assert step.state is not None
-                yield Step({"network": name} | step.row, {"network": name, "finished": finished} | step.state)
+                # Not as `epoch`: by that the progress bar counts a stage that trains one network.
+                row = step.row | {"network": name, "trained": step.row["epoch"]}
+                del row["epoch"]
+                yield Step(row, {"network": name, "finished": finished} | step.state)
         finished = finished | {name: network.state_dict()}
     return networks
 

@@ -55,7 +55,7 @@ def trained(steps: Iterable[Step]) -> list[Step]:
 
 
 def places(steps: Iterable[Step]) -> list[tuple[str, int]]:
-    return [(step.row["network"], step.row["epoch"]) for step in steps]
+    return [(step.row["network"], step.row["trained"]) for step in steps]
 
 
 def test_two_trainings_that_differ_in_the_rounding_alone_and_are_resumed(task: Task, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_two_trainings_that_differ_in_the_rounding_alone_and_are_resumed(task: T
         networks.update((yield from qat.train_on(task, int8, state)))
 
     steps = trained(run(None))
-    assert places(steps) == [("control", 1), ("control", 2), ("qat", 1), ("qat", 2)]
+    assert places(steps) == [("qat", 1), ("qat", 2), ("control", 1), ("control", 2)]
     control, learned = (copy.deepcopy(networks[name].state_dict()) for name in ("control", "qat"))
     assert sorted(control) == sorted(learned) == sorted(student.state_dict())
     assert not torch.equal(control["conv1.weight"], learned["conv1.weight"])
