@@ -93,12 +93,14 @@ class KernelTable:
                 onnx.save(reference, str(beside))
             self.times[REFERENCE] = min(time for (time,) in self._timer([reference]))
         reference = onnx.load(str(self._reference))
-        for start in range(0, len(missing), TOGETHER):
-            these = missing[start : start + TOGETHER]
-            rounds = np.array(self._timer([reference, *(wanted[signature]() for signature in these)]))
-            ratios = np.median(rounds[:, 1:] / rounds[:, :1], axis=0)
-            self.times |= dict(zip(these, (ratios * self.times[REFERENCE]).tolist(), strict=True))
-        write_json(self._file, self.times)
+        try:
+            for start in range(0, len(missing), TOGETHER):
+                these = missing[start : start + TOGETHER]
+                rounds = np.array(self._timer([reference, *(wanted[signature]() for signature in these)]))
+                ratios = np.median(rounds[:, 1:] / rounds[:, :1], axis=0)
+                self.times |= dict(zip(these, (ratios * self.times[REFERENCE]).tolist(), strict=True))
+        finally:  # interrupted, it keeps what is measured
+            write_json(self._file, self.times)
         return len(missing)
 
 

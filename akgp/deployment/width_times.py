@@ -6,7 +6,6 @@ fewer filters is timed. What a pruned network of its own takes, `WidthTimes.of` 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -31,22 +30,20 @@ ENTERING = 6
 DENSE = "dense"
 CALIBRATION = 2
 """Images of noise from which activations get their scales."""
-LOADS, ROUNDS = 4, 20
-"""How often two networks are loaded and timed: their places in memory make a difference of some per cent."""
+LOADS, ROUNDS = 6, 40
+"""How often two networks are loaded, since their places in memory make some per cent, and rounds of each."""
 WARM_UP_SECONDS = 0.02
-BLOCK_SECONDS = 0.006
-"""Short, so that both networks of a round meet the same disturbances."""
+BLOCK_SECONDS = 0.003
 
 
 class WidthTimes:
     """See akgp.pruning.latency, whose protocol Latencies this is.
 
-    Whole networks are timed in turn with the dense int8 file, block by block, and the median of their ratio
-    to it counts: what slows the machine down meanwhile slows down both.
+    Whole networks are timed in turn with the dense int8 file, in short blocks. Of both the shortest counts,
+    since other processes only make one longer, and their ratio: what slows the machine down slows down both.
 
     Attributes:
         float_ms: of the dense network in float32.
-        dense_ms: of the dense network's int8 file.
         measured_parts: kernels that were timed, and not known from earlier runs.
     """
 
@@ -75,9 +72,7 @@ class WidthTimes:
         self._kernels: list[KernelGraph] = kernel_graphs(self._model)
         self._times: list[KernelTime] = []
         self.measured_parts = 0
-        floating = folder / f"{DENSE}.float.onnx"
-        self.dense_ms, ratio = self._against_dense(floating)
-        self.float_ms = self.dense_ms * ratio
+        self._dense_ms, self.float_ms = self._least(folder / f"{DENSE}.float.onnx")
 
     def prepare(self, allowed: Mapping[str, Sequence[int]]) -> None:
         """Measure the parts of a network whose layers may have these widths, as far as they are not known."""
@@ -116,24 +111,23 @@ class WidthTimes:
 
     def timed(self, path: Path) -> float:
         """A file of a network for the same images, ms."""
-        return self.dense_ms * self._against_dense(path)[1]
+        dense, this = self._least(path)
+        return self._dense_ms * this / dense
 
-    def _against_dense(self, path: Path) -> tuple[float, float]:
-        """The median of the dense int8 file, ms, and how many times as long another file takes."""
-        rounds = [self._rounds(path) for _ in range(LOADS)]
-        ratios = [statistics.median(other / dense for dense, other in each) for each in rounds]
-        return statistics.median(dense for each in rounds for dense, _ in each), statistics.median(ratios)
-
-    def _rounds(self, path: Path) -> list[list[float]]:
-        """Milliseconds of the dense int8 file and another, which are loaded, in each round."""
+    def _least(self, path: Path) -> tuple[float, float]:
+        """Milliseconds of the dense int8 file and of another, of the shortest blocks of each."""
         sample = np.random.default_rng(0).standard_normal((1, *self._shape), dtype=np.float32)
-        with ExitStack() as loaded:
-            blocks = []
-            for each in (self._dense, path):
-                network = loaded.enter_context(closing(self._runtime.load(each, self._threads)))
-                blocks.append(Block(network, sample, clock(self._runtime, self._threads), BLOCK_SECONDS))
-                blocks[-1].warm_up(WARM_UP_SECONDS)
-            return [[1000 * block.seconds(first=True) for block in blocks] for _ in range(ROUNDS)]
+        rounds: list[list[float]] = []
+        for _ in range(LOADS):
+            with ExitStack() as loaded:
+                blocks = []
+                for each in (self._dense, path):
+                    network = loaded.enter_context(closing(self._runtime.load(each, self._threads)))
+                    blocks.append(Block(network, sample, clock(self._runtime, self._threads), BLOCK_SECONDS))
+                    blocks[-1].warm_up(WARM_UP_SECONDS)
+                rounds += ([block.seconds(first=True) for block in blocks] for _ in range(ROUNDS))
+        dense, this = (1000 * min(times) for times in zip(*rounds, strict=True))
+        return dense, this
 
     def written(self, model: nn.Module, name: str) -> Path:
         """The int8 file of a network, whose scales are of no use but for speed."""

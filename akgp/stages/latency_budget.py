@@ -57,9 +57,9 @@ def fitted(
     while len(cuts) < ATTEMPTS:
         try:
             pruned = cut(aim, latencies)
-        except PruningError:
+        except PruningError as error:
             if not cuts:
-                raise
+                raise PruningError(f"{_asked(params):g}, dense float {float_ms:.3g} ms: {error}") from error
             break  # no widths are so much faster: the nearest stands
         cuts.append((measure(pruned.model), pruned))
         if abs(cuts[-1][0] / target - 1) <= TOLERANCE or _is_widest(pruned):

@@ -86,4 +86,4 @@ def test_a_network_is_predicted_by_its_parts_and_measured_as_a_whole(
     parts = times.by_part({"0": 8})
     assert {name for name, ms in parts.items() if ms != times.by_part({})[name]} == {"0", "1"}
     assert times.measured({"0": 8, "2": 4}) > 0
-    assert times.float_ms > 0 < times.dense_ms
+    assert times.float_ms > 0
