@@ -46,6 +46,7 @@ class Report:
             not_taken, and regime, None or absent where images and labels are the source's.
         warnings: what should be better, and which parameters to change.
         targets: the int8 network in other formats, see akgp.reporting.targets.
+        budget: what a budget of prune came to, in its unit: reached, and predicted if it is a time.
         provenance: machine and versions: label and value, in the order to be shown.
     """
 
@@ -60,6 +61,7 @@ class Report:
     provenance: Mapping[str, Any]
     warnings: Sequence[str] = ()
     targets: Sequence[Row] = ()
+    budget: Mapping[str, Any] | None = None
 
 
 def write(directory: str | Path, content: Report) -> Path:
@@ -122,6 +124,10 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
     }
     asked = {key: getattr(prune, key) for key in wanted}
     yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
+    if content.budget:
+        predicted = content.budget.get("predicted")
+        said = "" if predicted is None else f" ({predicted:.3g} predicted)"
+        yield "reached by pruning", f"{content.budget['reached']:.3g}{said}"
     dense_filters = sum(int(row["dense_width"]) for row in content.layers)
     if dense_filters:
         removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters

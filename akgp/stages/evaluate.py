@@ -199,6 +199,7 @@ def _report(
             "student": _json(workspace.student / "history.json"),
         },
         layers=_table(workspace.pruned / "layers.csv"),
+        budget=_json(workspace.pruned / METRICS).get("budget"),
         weights=_table(workspace.student / "weights.csv"),
         summary=summary.model_dump(mode="json"),
         warnings=warnings,

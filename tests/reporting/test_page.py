@@ -154,6 +154,16 @@ def test_page_says_what_it_was_given(tmp_path: Path, content: Report) -> None:
         assert expected in text, expected
 
 
+def test_a_budget_of_time_is_said_with_what_was_predicted_and_reached(
+    tmp_path: Path, content: Report
+) -> None:
+    asked = content.params.model_copy(update={"prune": params.Prune(speedup=2.5)})
+    budget = {"key": "speedup", "asked": 2.5, "reached": 2.4561, "why": None, "predicted": 2.6012}
+    page = Page(write(tmp_path, replace(content, params=asked, budget=budget)).read_text(encoding="utf-8"))
+    assert page.terms["asked for"] == "int8 2.5 times as fast as dense float"
+    assert page.terms["reached by pruning"] == "2.46 (2.6 predicted)"
+
+
 def test_quantization_aware_training_is_said_where_there_was_any(tmp_path: Path, content: Report) -> None:
     term = "quantization-aware training"
     assert term not in Page(write(tmp_path, content).read_text(encoding="utf-8")).terms

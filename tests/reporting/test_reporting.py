@@ -173,6 +173,8 @@ def test_a_weaker_teacher() -> None:
         ({"ratio": 0.7}, "lower prune.ratio (now 0.7 of the filters removed)"),
         ({"macs": 0.25}, "raise prune.macs (now 0.25 of the MACs kept)"),
         ({"params": 0.1}, "raise prune.params (now 0.1 of the parameters kept)"),
+        ({"latency_ms": 0.5}, "raise prune.latency_ms (now 0.5)"),
+        ({"speedup": 3}, "lower prune.speedup (now 3)"),
     ],
 )
 def test_a_student_that_lost_much(prune: dict[str, float], remedy: str) -> None:
