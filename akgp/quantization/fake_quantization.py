@@ -27,6 +27,7 @@ from torch.nn.utils import parametrize
 
 from akgp.models import ChannelMap
 from akgp.models.eval_mode import eval_mode
+from akgp.models.layout import OUTPUTS
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.saturation import LARGEST_WEIGHT, safe_scales
@@ -187,7 +188,7 @@ def norms_of(model: nn.Module, example_input: Tensor) -> dict[nn.Module, nn.Batc
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.BatchNorm2d):
             norms.update({layer: module for tensor, layer in made if tensor is inputs[0]})
-        else:
+        elif OUTPUTS not in module._buffers:  # else zeros stand between its outputs: nothing can be folded
             made.append((output, module))
 
     with contextlib.ExitStack() as undo:

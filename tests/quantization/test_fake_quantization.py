@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from akgp.models.layout import set_layout
 from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, fake_quantized, quantize
 from akgp.quantization.fake_quantization import Grid, RoundedWeight, norms_of, roundings
@@ -134,6 +135,10 @@ def test_norms_are_found_by_what_they_take() -> None:
     named = {module: name for name, module in network.named_modules()}
     pairs = {named[layer]: named[norm] for layer, norm in norms_of(network, IMAGES[:1]).items()}
     assert pairs == {"stem": "norm", "inner": "inner_norm", "outer": "outer_norm"}
+    # Of a layer that writes zeros in between, BatchNorm takes other channels than it computes.
+    network.inner.weight = nn.Parameter(network.inner.weight[:3].detach())
+    set_layout(network.inner, None, torch.tensor([0, 1, 2, *[-1] * 29]))
+    assert network.inner not in norms_of(network, IMAGES[:1])
 
 
 def test_a_network_of_another_kind_is_refused(int8: onnx.ModelProto) -> None:
