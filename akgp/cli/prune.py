@@ -44,6 +44,7 @@ def prune(
     latency_ms: Annotated[float | None, typer.Option(help="as prune.latency_ms, measured here")] = None,
     speedup: Annotated[float | None, typer.Option(help="as prune.speedup, measured here")] = None,
     runtime: Annotated[str, typer.Option(help="as deploy.runtime")] = "onnxruntime",
+    file_bytes: Annotated[str | None, typer.Option("--bytes", help="as prune.bytes")] = None,
     scope: Annotated[str, typer.Option(help="as prune.scope")] = "inside",
     round_to: Annotated[int, typer.Option(help="as prune.round_to")] = 8,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
@@ -65,7 +66,8 @@ def prune(
     from akgp.params.validation import validated
 
     amount = {
-        "ratio": ratio, "macs": macs, "params": params, "latency_ms": latency_ms, "speedup": speedup,
+        "ratio": ratio, "macs": macs, "params": params, "bytes": file_bytes, "latency_ms": latency_ms,
+        "speedup": speedup,
     }  # fmt: skip
     if all(value is None for value in amount.values()):
         amount["ratio"] = 0.5
@@ -113,7 +115,9 @@ def _example(shapes: Mapping[str, tuple[int, ...]]) -> Example:
     import torch
 
     tensors = {name: torch.zeros(1, *shape) for name, shape in shapes.items()}
-    return tuple(tensors.values()) if "0" in tensors else tensors
+    if "0" not in tensors:
+        return tensors
+    return tensors["0"] if len(tensors) == 1 else tuple(tensors.values())
 
 
 def _show(
@@ -134,8 +138,8 @@ def _show(
     torch.manual_seed(0)
     channels = next(shape[0] for shape in shapes.values() if len(shape) == IMAGE)
     model = create(Spec(architecture, classes, channels)).eval()
-    example = Inputs.of(model, _example(shapes))
-    first_outputs(model, example)
+    example = _example(shapes)
+    first_outputs(model, Inputs.of(model, example))
     pruned = pruned_as(asked, model, example, seed=0, deployed=(runtime, 1))
     before, after = count(model, example), count(pruned.model, example)
     rows = layers_table(pruned.layers)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from akgp.params.base import Fraction, Section, Share
-from akgp.params.device import Device
+from akgp.params.device import Device, Size
 
-AMOUNTS = ("ratio", "macs", "params", "latency_ms", "speedup", "device")
+AMOUNTS = ("ratio", "macs", "params", "bytes", "latency_ms", "speedup", "device")
 """Of these parameters of prune exactly one is given."""
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
@@ -29,7 +29,9 @@ class Limit(Section):
 
 
 class Prune(Section):
-    """Which filters are removed; one of ratio, macs, params, latency_ms, speedup and device says how many."""
+    """Which filters are removed; one of ratio, macs, params, bytes, latency_ms, speedup and device says how
+    many.
+    """
 
     criterion: Literal[
         "fpgm", "l1", "l2", "random", "lamp", "bn_scale", "taylor", "obd", "hrank", "knowledge"
@@ -47,6 +49,11 @@ class Prune(Section):
     )
     params: Fraction | None = Field(
         None, description="share of the dense parameters to keep, met within 2 % or as nearly as widths allow"
+    )
+    bytes: Size | None = Field(
+        None,
+        description="of the int8 file at most, such as 500k (512000): met from below within 2 % or as nearly "
+        "as widths allow; all layers in int8",
     )
     latency_ms: Annotated[float, Field(gt=0)] | None = Field(
         None,

@@ -4,6 +4,7 @@ from akgp.pruning.amount import Reached
 from akgp.pruning.bounds import Limit
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
+from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.sensitivity import Point, Sensitivity
 from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
 
@@ -19,6 +20,7 @@ __all__ = [
     "Sensitivity",
     "coupled_scores",
     "fpgm_scores",
+    "int8_bytes",
     "l1_scores",
     "l2_scores",
     "layers_table",

@@ -13,12 +13,15 @@ MEANING = {
     "macs": "the share of the MACs to keep",
     "params": "the share of the parameters to keep",
     LATENCY: "the milliseconds of the int8 file",
+    "bytes": "the bytes of the int8 values to keep",
 }
-UNITS = {"macs": "MACs", "params": "parameters"}
+UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
 """What budgets count."""
 TOLERANCE = 0.02
 """A budget is met if the cost differs from it by at most this share. Widths are multiples of `round_to`, so
 few budgets can be met exactly."""
+CLOSE = 0.005
+"""Likewise, of bytes while widths are searched: a file must not be above its budget."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class Reached:
     predicted: float | None = None
 
     def __str__(self) -> str:
+        form = "{:,.0f}" if self.key == "bytes" else "{:.3g}"
         predicted = "" if self.predicted is None else f"{self.predicted:.3g} predicted, "
-        line = f"prune.{self.key}: {self.asked:g} asked, {predicted}{self.reached:.3g} reached"
+        asked = form.format(self.asked) if self.key == "bytes" else f"{self.asked:g}"
+        line = f"prune.{self.key}: {asked} asked, {predicted}{form.format(self.reached)} reached"
         return f"{line}, the nearest: {self.why}" if self.why else line
 
 
@@ -67,7 +72,7 @@ def chosen(**amounts: float | None) -> Amount:
             f"exactly one of {', '.join(amounts)} must be given, got {', '.join(given) or 'none'}"
         )
     ((key, value),) = given.items()
-    start, end = ("[", 1) if key == "ratio" else ("(", math.inf if key == LATENCY else 1)
+    start, end = ("[", 1) if key == "ratio" else ("(", 1 if key in ("macs", "params") else math.inf)
     if not is_number(value) or not (0 <= value < end if key == "ratio" else 0 < value < end):
         raise PruningError(f"{key} must be in {start}0, {end}), got {value}; it is {MEANING[key]}")
     return Amount(key, float(value))

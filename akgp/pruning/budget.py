@@ -49,8 +49,9 @@ def budget_widths(
     measure: Measure,
     target: float,
     floors: Mapping[int, int],
+    tolerance: float = TOLERANCE,
 ) -> Widths:
-    """Widths that measure `target` within 2 %, or the nearest that the search meets.
+    """Widths that measure `target` within `tolerance`, a share of it, or the nearest that the search meets.
 
     Channels with scores below one common threshold are removed and widths are rounded; bisection gives the
     threshold. Where rounding leaves the measure outside of the tolerance, single groups, then pairs of
@@ -83,8 +84,8 @@ def budget_widths(
         low, high = (middle + 1, high) if over else (low, middle)
     # Rounded widths jump from one threshold to the next: the one just over the target may be nearer.
     around = (widths_at(thresholds[max(low - 1, 0)]), widths_at(thresholds[low]), narrowest(bounds, floors))
-    widths = _adjusted(min(around, key=distance), bounds, distance, TOLERANCE * target, floors)
-    if distance(widths) <= TOLERANCE * target:
+    widths = _adjusted(min(around, key=distance), bounds, distance, tolerance * target, floors)
+    if distance(widths) <= tolerance * target:
         return widths
     return min((widths, *_combinations(bounds, floors)), key=distance)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts
 from akgp.models.inputs import Inputs
-from akgp.pruning.amount import UNITS, Amount
+from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
 from akgp.pruning.bounds import Bound, Rules
 from akgp.pruning.budget import Measure, Widths, budget_widths, ratio_widths, why_missed
 from akgp.pruning.costs import Costs
@@ -85,8 +85,10 @@ class Choice:
 
     def _within_budget(self, floors: dict[int, int]) -> Widths:
         measure = self._measure()
-        target = self.amount.value * measure.dense
-        widths = budget_widths(self.scores, self.bounds, measure, target, floors)
+        absolute = self.amount.key == "bytes"
+        target = self.amount.value if absolute else self.amount.value * measure.dense
+        tolerance = CLOSE if absolute else TOLERANCE
+        widths = budget_widths(self.scores, self.bounds, measure, target, floors, tolerance)
         self.missed = why_missed(
             widths, self.groups, self.bounds, measure, target, floors, self.rules.round_to
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from akgp.evaluation.cost import count_macs
 from akgp.models.inputs import Inputs
 from akgp.pruning.budget import Widths
-from akgp.pruning.coupling.groups import Group
+from akgp.pruning.coupling.groups import Group, layer_filters
+from akgp.pruning.coupling.layers import width
 from akgp.pruning.coupling.marks import shrink
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.cutting import removal
+from akgp.pruning.int8_bytes import FILTER, entry_bytes, int8_bytes
 
 
 class Costs:
-    """The cost of a network in MACs or parameters as a function of the width of every group."""
+    """The cost of a network in MACs, parameters or bytes as a function of the width of every group."""
 
     def __init__(
         self, model: nn.Module, groups: Sequence[Group], coupling: Coupling, example_input: Inputs, unit: str
@@ -25,23 +27,27 @@ class Costs:
         """Measure the dense network.
 
         Args:
-            unit: `MACs`, for one input, or `parameters`.
+            unit: `MACs`, for one input, `parameters`, or `bytes` of int8 values (`int8_bytes`).
         """
         self.unit, self.groups = unit, groups
         nothing = removal(model, coupling, ())
-        macs = count_macs(model, example_input) if unit == "MACs" else None
         number = torch.full((coupling.units.count,), len(groups))
         for index, group in enumerate(groups):
             number[group.units] = index
         removable = ~coupling.mask(coupling.held)
         shares, costs = [], []
+        self.dense, by_parameter = _dense(model, example_input, unit)
         for name, parameter in model.named_parameters():
             layers = coupling.layers.get(name, ())
-            cost = macs.by_parameter.get(parameter, 0) if macs else parameter.numel()
+            cost = by_parameter.get(parameter, 0)
             if cost and layers:
                 cuttable = removable | bool(nothing.owners(name))
                 shares.append([_shares(ids, number, cuttable, coupling, groups) for ids in layers])
                 costs.append(float(cost))
+        for name, module, ids in layer_filters(model, coupling) if unit == "bytes" else ():
+            cuttable = removable | bool(nothing.owners(f"{name}.weight"))
+            shares.append([_shares(ids, number, cuttable, coupling, groups)])
+            costs.append(float(FILTER * width(module)))
         self._shares = torch.zeros(
             len(shares), max(map(len, shares), default=1), len(groups), dtype=torch.float64
         )
@@ -49,7 +55,6 @@ class Costs:
             for column, share in enumerate(each):
                 self._shares[row, column] = share
         self._costs = torch.tensor(costs, dtype=torch.float64)
-        self.dense = float(macs.total if macs else sum(p.numel() for p in model.parameters()))
         # What no group changes, such as attention's products of activations.
         self.fixed = self.dense - float(self._costs.sum())
 
@@ -60,6 +65,18 @@ class Costs:
         )
         kept = 1 - (self._shares * removed).sum(2)
         return self.fixed + float((self._costs * kept.prod(1)).sum())
+
+
+def _dense(model: nn.Module, example_input: Inputs, unit: str) -> tuple[float, Mapping[nn.Parameter, int]]:
+    """The cost of the dense network, and those of its parameters."""
+    if unit == "MACs":
+        macs = count_macs(model, example_input)
+        return float(macs.total), macs.by_parameter
+    if unit == "bytes":
+        entry = entry_bytes(model)
+        return float(int8_bytes(model)), {each: size * each.numel() for each, size in entry.items()}
+    sizes = {each: each.numel() for each in model.parameters()}
+    return float(sum(sizes.values())), sizes
 
 
 def _shares(

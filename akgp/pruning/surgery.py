@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from akgp.evaluation.cost import Counts, count
+from akgp.evaluation.cost import count
 from akgp.models.attention import given_name
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
@@ -36,6 +36,7 @@ from akgp.pruning.coupling.preparation import (
 from akgp.pruning.cutting import Removal
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.exact_cut import cut_exactly
+from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.latency import Latencies
 from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.scoring import Scoring
@@ -73,6 +74,7 @@ def prune(
     ratio: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    bytes: int | None = None,
     latency_ms: float | None = None,
     latencies: Latencies | None = None,
     criterion: str = "fpgm",
@@ -89,8 +91,8 @@ def prune(
     The copy keeps requires_grad, each module's training mode and shared weights. no_grad and inference_mode,
     around the call or in the forward pass, make no difference.
 
-    Exactly one of `ratio`, `macs`, `params` and `latency_ms` says how many filters to remove. Layers whose
-    outputs are summed lose the same channels and are scored together (`criteria.coupled_scores`). The
+    Exactly one of `ratio`, `macs`, `params`, `bytes` and `latency_ms` says how many filters to remove. Layers
+    whose outputs are summed lose the same channels and are scored together (`criteria.coupled_scores`). The
     classifier and layers that cannot be cut exactly stay dense; `Pruned.layers` says why.
 
     In a CIFAR ResNet, a channel into which the parameter-free shortcut copies a surviving channel
@@ -104,6 +106,8 @@ def prune(
             met within 2 %, or the nearest that widths allow, which `Pruned.budget` explains; filters are
             ranked across all layers, scores divided by their layer's mean.
         params: share of the parameters to *keep*, likewise; a shared parameter counts once.
+        bytes: of the values in an int8 file, likewise: weights, biases and scales, as
+            `akgp.pruning.int8_bytes` counts them; what names and operations take comes on top.
         latency_ms: milliseconds of the int8 file by `latencies`, met within 3 % or as nearly as widths allow;
             a network that is fast enough stays as wide as it may be.
         latencies: what is measured; given with `latency_ms`.
@@ -113,7 +117,7 @@ def prune(
             are no wider than this stay dense.
         skip: qualified names of modules that stay dense, together with their submodules.
         layers: name of a layer, or pattern of names (* and ?) -> share of its filters to remove, in [0, 1);
-            the others by `ratio`, `macs` or `params`.
+            the others by the amount for all.
         limits: likewise -> the least and the most that may be removed.
         seed: of the criterion random.
         evidence: what taylor, obd, hrank and knowledge look at; on the network's device.
@@ -124,7 +128,7 @@ def prune(
             removed (other than by ratio 0, or in a network that is fast enough); `layers` or `limits` match
             no layer, or contradict each other.
     """
-    amount = chosen(ratio=ratio, macs=macs, params=params, latency_ms=latency_ms)
+    amount = chosen(ratio=ratio, macs=macs, params=params, bytes=bytes, latency_ms=latency_ms)
     if (amount.key == LATENCY) != (latencies is not None):
         raise PruningError("latency_ms and latencies, which measures it, must be given together")
     rules = Rules(round_to, layers, limits)
@@ -138,8 +142,7 @@ def prune(
         asked = amount != Amount("ratio", 0) and choose.timed is None
         if removed.alive.all() and (asked or rules.remove):
             raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
-        # Counted on a copy: a forward pass may write to buffers.
-        budget = _report(choose, pruned_layers, count(copy_network(smaller), choose.example_input))
+        budget = _report(choose, pruned_layers, smaller)
     return Pruned(smaller, pruned_layers, budget)
 
 
@@ -235,9 +238,10 @@ def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) 
     return f"{type(model).__name__}: nothing can be removed by {amount}: {why}"
 
 
-def _report(choice: Choice, layers: Sequence[Layer], pruned: Counts) -> Reached | None:
+def _report(choice: Choice, layers: Sequence[Layer], smaller: nn.Module) -> Reached | None:
     """Log what was kept; what a budget came to, as it is counted on the smaller network."""
     amount, dense = choice.amount, choice.dense
+    pruned = count(copy_network(smaller), choice.example_input)  # a copy: a forward pass may write to buffers
     filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
     kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}
     log.info(
@@ -250,9 +254,9 @@ def _report(choice: Choice, layers: Sequence[Layer], pruned: Counts) -> Reached 
     if choice.timed:
         timed = choice.timed
         return Reached(amount.key, amount.value, timed.measured_ms, timed.why, timed.predicted_ms)
-    if amount.key not in kept:
+    if amount.key == "ratio":
         return None
-    reached, why = kept[amount.key], None
+    reached, why = float(kept.get(amount.key, int8_bytes(smaller))), None
     if abs(reached / amount.value - 1) > TOLERANCE:
         counted = f"so many {UNITS[amount.key]} are counted, where its layers' widths promised otherwise"
         why = choice.missed or counted

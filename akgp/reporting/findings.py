@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from akgp.params import Params
+from akgp.params.device import bytes_of
 
 LEARNT = 0.1
 """Share of the accuracy beyond chance below which a network is near chance: 19 % with 10 balanced classes.
@@ -58,6 +59,7 @@ def findings(
     if poor:
         return  # all else follows from that
     yield from _losses(metrics, images, params)
+    yield from _larger(metrics, params)
 
 
 def _losses(metrics: Mapping[str, Mapping[str, Any]], images: int, params: Params) -> Iterator[str]:
@@ -129,12 +131,25 @@ def _training_of_dense(params: Params, *names: str) -> str:
     return "; ".join(said)
 
 
+def _larger(metrics: Mapping[str, Mapping[str, Any]], params: Params) -> Iterator[str]:
+    """Whether the int8 file is above prune.bytes, which counts all layers in int8."""
+    real = metrics.get("int8", {}).get("bytes", 0)
+    asked = math.inf if params.prune.bytes is None else bytes_of(params.prune.bytes)
+    if real > asked:
+        yield (
+            f"the int8 file has {real:,} bytes, more than prune.bytes ({asked:,}), which counts neither "
+            "layers in float nor what bias correction adds: lower it by the difference"
+        )
+
+
 def _less_pruning(params: Params) -> str:
     prune = params.prune
     if prune.ratio is not None:
         return f"lower prune.ratio (now {prune.ratio:g} of the filters removed)"
     if prune.macs is not None:
         return f"raise prune.macs (now {prune.macs:g} of the MACs kept)"
+    if prune.bytes is not None:
+        return f"raise prune.bytes (now {prune.bytes})"
     if prune.device is not None:
         return f"take a larger prune.device (now {prune.device})"
     if prune.latency_ms is not None:

@@ -118,6 +118,7 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
         "ratio": "{:.1%} of the filters of each layer removed",
         "macs": "{:.1%} of the MACs kept",
         "params": "{:.1%} of the parameters kept",
+        "bytes": "an int8 file of {} bytes at most",
         "latency_ms": "{:g} ms in int8",
         "speedup": "int8 {:g} times as fast as dense float",
         "device": "to fit {}",
@@ -127,7 +128,10 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
     if content.budget:
         predicted = content.budget.get("predicted")
         said = "" if predicted is None else f" ({predicted:.3g} predicted)"
-        yield "reached by pruning", f"{content.budget['reached']:.3g}{said}"
+        form = ",.0f" if prune.bytes is not None else ".3g"
+        yield "reached by pruning", f"{content.budget['reached']:{form}}{said}"
+    if prune.bytes is not None and "int8" in content.metrics:
+        yield "int8 file", f"{content.metrics['int8']['bytes']:,} bytes"
     dense_filters = sum(int(row["dense_width"]) for row in content.layers)
     if dense_filters:
         removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters

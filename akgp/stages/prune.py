@@ -15,7 +15,8 @@ from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.models.inputs import Example
 from akgp.params import Prune
-from akgp.pruning import Limit, Pruned, layers_table, prune
+from akgp.params.device import bytes_of
+from akgp.pruning import Limit, Pruned, PruningError, layers_table, prune
 from akgp.pruning.evidence import Evidence
 from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
@@ -88,19 +89,37 @@ def pruned_as(
         )
 
     if params.device:
-        assert isinstance(example, Tensor), "the C library takes images"
         from akgp.microcontroller.device import need_of  # and onnx with it
 
-        return fitted(
-            lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, example), params.device
+        images = _images(example)
+        return fitted(lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, images), params.device)
+    if params.bytes is not None:
+        from akgp.stages.file_budget import below, file_bytes  # and onnx with it
+
+        images = _images(example)
+        return below(
+            lambda values: cut(bytes=values),
+            lambda network: file_bytes(network, images),
+            model,
+            bytes_of(params.bytes),
         )
     if params.latency_ms or params.speedup:
         from akgp.stages.latency_budget import in_time  # and onnx with it
 
+        images = _images(example)
         return in_time(
-            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, example, params, *deployed
+            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, images, params, *deployed
         )
     return cut(ratio=params.ratio, macs=params.macs, params=params.params)
+
+
+def _images(example: Example) -> Tensor:
+    """The example of a network whose file is measured."""
+    if not isinstance(example, Tensor):
+        raise PruningError(
+            "prune.device, bytes, latency_ms and speedup measure a file, which takes images alone"
+        )
+    return example
 
 
 def size(task: Task) -> dict[str, int]:

@@ -74,9 +74,10 @@ def test_a_network_of_several_inputs(name: str, inputs: tuple[str, str]) -> None
         ),
         (["--dry-run", "--input", "3,8,8", "--input", "m=5"], "each needs a name of its own or none"),
         (["--dry-run", "--ratio", "1.5"], "less than 1"),
+        (["--dry-run", "--bytes", "500kB"], "must be a number of bytes such as 131072 or 128k, got '500kB'"),
         (
             ["--dry-run", "--ratio", "0.5", "--macs", "0.5"],
-            "exactly one of ratio, macs, params",
+            "exactly one of ratio, macs, params, bytes",
         ),
     ],
 )

@@ -138,11 +138,11 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
         (
             {"prune__ratio": 0.5, "prune__macs": 0.4},
-            "exactly one of ratio, macs, params, latency_ms, speedup, device must be given, got ratio, macs",
+            "exactly one of ratio, macs, params, bytes, latency_ms, speedup, device must be given, got ratio, macs",
         ),
         (
             {"prune__criterion": "l1"},
-            "exactly one of ratio, macs, params, latency_ms, speedup, device must be given, got none",
+            "exactly one of ratio, macs, params, bytes, latency_ms, speedup, device must be given, got none",
         ),
         ({"data__source": "parquet"}, "path must be a directory or s3:// prefix for source 'parquet'"),
         (
@@ -329,7 +329,7 @@ OWN_OR_WSLD = {"choices": ["self_distillation", "wsld"]}
         (
             {"prune.ratio": {"min": 0.1, "max": 0.5}, "prune.macs": {"min": 0.2, "max": 0.5}},
             "prune.ratio: 0.1 is valid with no other values of the space: prune: exactly one of ratio, "
-            "macs, params, latency_ms, speedup, device must be given, got ratio, macs",
+            "macs, params, bytes, latency_ms, speedup, device must be given, got ratio, macs",
         ),
         (
             {"distill.strategy": {"choices": ["akgp", "amtml_kd"]}},

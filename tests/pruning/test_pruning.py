@@ -307,7 +307,7 @@ def nothing_finite() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (cifar_resnet(8), {}, "exactly one of ratio, macs, params, latency_ms must be given, got none"),
+        (cifar_resnet(8), {}, "exactly one of ratio, macs, params, bytes, latency_ms must be given, got none"),
         (cifar_resnet(8), {"ratio": 0.5, "macs": 0.5}, "got ratio, macs"),
         (cifar_resnet(8), {"ratio": 1.0}, r"ratio must be in \[0, 1\), got 1.0"),
         (cifar_resnet(8), {"macs": 0.0}, r"macs must be in \(0, 1\), got 0.0"),

@@ -167,11 +167,20 @@ def test_a_weaker_teacher() -> None:
     )
 
 
+def test_a_file_above_its_budget() -> None:
+    settings = params.validate(SETTINGS | {"prune": {"bytes": "100k"}})
+    for size, says in ((102_400, 0), (102_401, 1)):
+        said = list(findings({"int8": {"top1": 84.0, "bytes": size}}, BALANCED, settings))
+        assert len(said) == says
+        assert all("has 102,401 bytes, more than prune.bytes (102,400)" in each for each in said)
+
+
 @pytest.mark.parametrize(
     ("prune", "remedy"),
     [
         ({"ratio": 0.7}, "lower prune.ratio (now 0.7 of the filters removed)"),
         ({"macs": 0.25}, "raise prune.macs (now 0.25 of the MACs kept)"),
+        ({"bytes": "500k"}, "raise prune.bytes (now 500k)"),
         ({"params": 0.1}, "raise prune.params (now 0.1 of the parameters kept)"),
         ({"latency_ms": 0.5}, "raise prune.latency_ms (now 0.5)"),
         ({"speedup": 3}, "lower prune.speedup (now 3)"),

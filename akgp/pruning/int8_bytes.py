@@ -1,0 +1,36 @@
+"""The bytes of a network's values in an int8 file, by its widths alone.
+
+Weights of convolutions, linear layers and attention are int8. Each filter has a bias, the bias's scale, the
+weights' scale and their zero point. BatchNorms are folded into the weights. All else stays in float32. Names
+and operations, which an ONNX file also holds, are not counted: they do not depend on widths.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from akgp.pruning.coupling.layers import PRUNABLE, width
+
+FILTER = 4 + 4 + 4 + 1
+"""Bias (int32), its scale (float32), the weights' scale (float32) and zero point (int8)."""
+WEIGHT, OTHER = 1, 4
+
+
+def entry_bytes(model: nn.Module) -> dict[nn.Parameter, int]:
+    """The bytes of one entry of every parameter; biases of layers are counted by `FILTER`."""
+    found: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, (*PRUNABLE, nn.MultiheadAttention)):
+                found[parameter] = WEIGHT if parameter.ndim > 1 else 0
+            else:
+                found.setdefault(parameter, 0 if isinstance(module, _BatchNorm) else OTHER)
+    return found
+
+
+def int8_bytes(model: nn.Module) -> int:
+    """The bytes of all values of `model`."""
+    values = sum(parameter.numel() * size for parameter, size in entry_bytes(model).items())
+    filters = sum(width(module) for module in model.modules() if isinstance(module, PRUNABLE))
+    return values + FILTER * filters

@@ -1,0 +1,70 @@
+"""Pruning until the int8 file is below a number of bytes, and no smaller than that asks for.
+
+The library counts the values of a network; what else a file holds, names and operations, is measured: the
+network is quantized with noise, and the budget for the values corrected by what the file has beside them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from akgp.deployment.measurement import timing_twin
+from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
+
+AIM, LEAST = 0.99, 0.98
+"""Shares of the budget: what is aimed at, and the smallest file that meets it."""
+TRIES = 4
+
+
+def file_bytes(model: nn.Module, example: Tensor) -> int:
+    """The bytes of the ONNX file of `model`, on the CPU, in int8 by the defaults of `quantize`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return timing_twin(model, example.shape[1:], Path(folder)).path.stat().st_size
+
+
+def below(
+    cut: Callable[[int], Pruned], size: Callable[[nn.Module], int], model: nn.Module, asked: int
+) -> Pruned:
+    """The network whose file is the largest below `asked` bytes that TRIES cuts come to.
+
+    Args:
+        cut: prunes to so many bytes of values (`prune(bytes=…)`).
+        size: of a network's file, in bytes.
+
+    Raises:
+        PruningError: the file of `model` is that small already, or no network's is.
+    """
+    dense = size(model)
+    if dense <= asked:
+        raise PruningError(f"prune.bytes: {asked:,} asked, but the dense network's int8 file has {dense:,}")
+    values = int(AIM * asked) - (dense - int8_bytes(model))
+    tried: dict[int, Pruned] = {}
+    while values > 0 and len(tried) < TRIES:
+        try:
+            pruned = cut(values)
+        except NothingRemoved:
+            break  # the next wider network is the dense one
+        real = size(pruned.model)
+        if real in tried:
+            break
+        tried[real] = pruned
+        if LEAST * asked <= real <= asked:
+            break
+        values += int(AIM * asked) - real  # a value more is a byte more
+    fitting = [real for real in tried if real <= asked]
+    if not fitting:
+        least = f", the smallest that was made has {min(tried):,}" if tried else ""
+        raise PruningError(
+            f"prune.bytes: {asked:,} asked, but no int8 file is that small: the dense network's has "
+            f"{dense:,}, {dense - int8_bytes(model):,} of them names and operations{least}"
+        )
+    real = max(fitting)
+    pruned, why = tried[real], None
+    if real < LEAST * asked:
+        why = (pruned.budget.why if pruned.budget else None) or "no cut came nearer from below"
+    return replace(pruned, budget=Reached("bytes", asked, real, why))
