@@ -149,10 +149,11 @@ def _show(
         return
     head = ["layer", "dense", "pruned", "stays dense because"]
     cells = [[row["name"], str(row["dense_width"]), str(row["pruned_width"]), row["reason"]] for row in rows]
-    if any(row["rule"] for row in rows):
-        head.append("bound by")
-        cells = [[*cell, row["rule"]] for cell, row in zip(cells, rows, strict=True)]
-    typer.echo(aligned([head, *cells], frozenset({0, 3, 4})))
+    for key, title in (("rule", "bound by"), ("layout", "zeros in place because")):
+        if any(row[key] for row in rows):
+            head.append(title)
+            cells = [[*cell, row[key]] for cell, row in zip(cells, rows, strict=True)]
+    typer.echo(aligned([head, *cells], frozenset({0, 3, 4, 5})))
     for label, dense, kept in (
         ("parameters", before.params, after.params), ("MACs", before.macs, after.macs),
     ):  # fmt: skip

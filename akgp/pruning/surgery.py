@@ -56,6 +56,7 @@ class Layer:
     pruned_width: int
     reason: str | None  # why it was left dense
     rule: str | None = None  # the entry of `layers` or `limits` that bounds its width
+    layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,11 @@ def choice_for(
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """Rows of name, dense_width, pruned_width, reason (empty if pruned) and rule (empty if there is none)."""
+    """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None."""
     return [
         {
             "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
-            "reason": layer.reason or "", "rule": layer.rule or "",
+            "reason": layer.reason or "", "rule": layer.rule or "", "layout": layer.layout or "",
         }
         for layer in layers
     ]  # fmt: skip
@@ -211,7 +212,9 @@ def _layers(choice: Choice, removed: Removal) -> list[Layer]:
                 narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
                 otherwise = narrow or rule or "ratio or budget"
                 reason = next((each for label in labels if (each := reason_of[label])), otherwise)
-            layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule))
+            gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
+            layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
+            layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))
     return layers
 
 

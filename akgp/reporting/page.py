@@ -14,6 +14,7 @@ from typing import Any
 
 from akgp import params as parameters
 from akgp.params.training_defaults import dense_training, student_training
+from akgp.reporting.layouts import dense_layouts
 from akgp.reporting.metrics import Metrics
 from akgp.reporting.table import balance_matters, faster, latency, number, reductions
 from akgp.reporting.targets import HEAD, Row, cells, deviation
@@ -139,6 +140,8 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
             "filters removed",
             f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)",
         )
+    if layouts := dense_layouts(content.layers):
+        yield "dense layouts", layouts
     for key, value in prune.model_dump(include={"layers", "limits"}, exclude_defaults=True).items():
         yield key, json.dumps(value)
     dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")

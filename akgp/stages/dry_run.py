@@ -17,8 +17,9 @@ from torch import nn
 from akgp.data import Summary, read_summary
 from akgp.evaluation.cost import count
 from akgp.params import CIFAR_RESNETS, Params
-from akgp.pruning import Pruned
+from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
+from akgp.reporting.layouts import dense_layouts
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
 from akgp.training import TrainingError
@@ -116,6 +117,8 @@ def preview(name: str, pruned: Pruned, macs: float) -> str:
     line = f"networks.{name}: pruning will remove {removed} of {filters} filters, {macs:.0%} of the MACs"
     if pruned.budget and pruned.budget.why:
         line += f"; {pruned.budget}"
+    if layouts := dense_layouts(layers_table(pruned.layers)):
+        line += f"; {layouts}"
     if not dense:
         return line
     named = "; ".join(f"{layers}: {reason}" for reason, layers in dense.most_common(REASONS))

@@ -18,6 +18,7 @@ from akgp.params import Prune
 from akgp.params.device import bytes_of
 from akgp.pruning import Limit, Pruned, PruningError, layers_table, prune
 from akgp.pruning.evidence import Evidence
+from akgp.reporting.layouts import dense_layouts
 from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
@@ -41,12 +42,14 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "params_reduction": 1 - after.params / before.params,
     }
     artifacts.save(pruned.model, out)
-    write_csv(out / "layers.csv", layers_table(pruned.layers))
+    table = layers_table(pruned.layers)
+    write_csv(out / "layers.csv", table)
     budget = pruned.budget
     missed = [str(budget)] if budget and budget.why else []
     more = {"budget": vars(budget), "warnings": missed} if budget else {}
     write_json(out / METRICS, metrics | more)
-    yield Step(metrics | {NOTICES: [removed(metrics), *missed]})
+    layouts = [f"prune: {line}"] if (line := dense_layouts(table)) else []
+    yield Step(metrics | {NOTICES: [removed(metrics), *layouts, *missed]})
 
 
 def removed(metrics: Mapping[str, float]) -> str:

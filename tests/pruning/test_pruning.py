@@ -27,6 +27,7 @@ from akgp.pruning import (
     prune,
 )
 from akgp.pruning.bounds import rounded
+from akgp.reporting.layouts import dense_layouts
 from akgp.stages.prune import removed
 
 SMALL = torch.zeros(2, 3, 32, 32)
@@ -307,7 +308,11 @@ def nothing_finite() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (cifar_resnet(8), {}, "exactly one of ratio, macs, params, bytes, latency_ms must be given, got none"),
+        (
+            cifar_resnet(8),
+            {},
+            "exactly one of ratio, macs, params, bytes, latency_ms must be given, got none",
+        ),
         (cifar_resnet(8), {"ratio": 0.5, "macs": 0.5}, "got ratio, macs"),
         (cifar_resnet(8), {"ratio": 1.0}, r"ratio must be in \[0, 1\), got 1.0"),
         (cifar_resnet(8), {"macs": 0.0}, r"macs must be in \(0, 1\), got 0.0"),
@@ -335,14 +340,40 @@ def test_every_criterion_prunes() -> None:
 
 def test_table_has_a_row_a_layer() -> None:
     rows = layers_table(prune(cifar_resnet(8), SMALL, ratio=0.5).layers)
-    assert rows[0] == {"name": "conv1", "dense_width": 16, "pruned_width": 8, "reason": "", "rule": ""}
+    assert rows[0] == {
+        "name": "conv1",
+        "dense_width": 16,
+        "pruned_width": 8,
+        "reason": "",
+        "rule": "",
+        "layout": "",
+    }
     assert rows[-1] == {
         "name": "linear",
         "dense_width": 10,
         "pruned_width": 10,
         "reason": "is the network's output",
         "rule": "",
+        "layout": "",
     }
+
+
+def test_a_layer_that_writes_zeros_in_place_of_its_filters_says_why() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
+    )
+    pruned = prune(nn.Sequential(*model, nn.Flatten(), nn.Linear(64, 4)), torch.zeros(1, 3, 6, 6), ratio=0.5)
+    rows = layers_table(pruned.layers)
+    assert [row["layout"] for row in rows] == ["native_group_norm in 1 is over the channels", "", ""]
+    assert dense_layouts(rows) == (
+        "zeros stay in place of the filters removed of 0 (native_group_norm in 1 is over the channels)"
+    )
+    many = [{"name": f"l{n}", "layout": f"view in {n // 5}"} for n in range(20)]
+    assert dense_layouts(many) == (
+        "zeros stay in place of the filters removed of l0, l1, l2 and 2 more (view in 0); l5, l6, l7 and 2 "
+        "more (view in 1); l10, l11, l12 and 2 more (view in 2); 5 more for other reasons"
+    )
+    assert dense_layouts(rows[1:]) == ""
 
 
 def test_the_stage_says_what_is_removed_and_what_is_kept() -> None:
