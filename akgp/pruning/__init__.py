@@ -1,12 +1,12 @@
 """Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
 from akgp.pruning.amount import Reached
-from akgp.pruning.bounds import Limit
+from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.sensitivity import Point, Sensitivity
-from akgp.pruning.surgery import Layer, Pruned, layers_table, prune
+from akgp.pruning.surgery import Layer, Pruned, layers_table, prune, require_names
 
 __all__ = [
     "CRITERIA",
@@ -17,6 +17,7 @@ __all__ = [
     "Pruned",
     "PruningError",
     "Reached",
+    "Rules",
     "Sensitivity",
     "coupled_scores",
     "fpgm_scores",
@@ -26,4 +27,5 @@ __all__ = [
     "layers_table",
     "prune",
     "random_scores",
+    "require_names",
 ]

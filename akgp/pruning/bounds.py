@@ -105,21 +105,27 @@ class Rules:
         """Whether they ask for something to be removed."""
         return any(limit.min for *_, limit in self._entries())
 
-    def bounds(self, groups: Sequence[Group], names: Sequence[str]) -> list[Bound]:
+    def require_matches(self, names: Sequence[str]) -> None:
+        """Raise PruningError if a pattern matches none of these names of layers."""
+        for parameter, pattern, *_ in self._entries():
+            _matching(parameter, pattern, names)
+
+    def bounds(self, groups: Sequence[Group], names: Mapping[str, str]) -> list[Bound]:
         """The widths that each group may have; a group with a reason stays dense.
 
         Args:
-            names: of all layers that have filters.
+            names: of all layers that have filters: the module's -> the one that patterns match.
 
         Raises:
             PruningError: a pattern matches no layer or none that can be pruned; two rules contradict
                 each other.
         """
         matched = {
-            text: _matching(parameter, pattern, names) for parameter, pattern, text, _ in self._entries()
+            text: _matching(parameter, pattern, list(names.values()))
+            for parameter, pattern, text, _ in self._entries()
         }
-        self._require_prunable(groups, matched)
-        return [self._bound(group, matched) for group in groups]
+        self._require_prunable(groups, matched, names)
+        return [self._bound(group, matched, names) for group in groups]
 
     def _entries(self) -> list[tuple[str, str, str, Limit]]:
         """Parameter, pattern, text and limit of every rule."""
@@ -132,18 +138,19 @@ class Rules:
             for pattern, limit in self.limits.items()
         ]
 
-    def _bound(self, group: Group, matched: Mapping[str, Sequence[str]]) -> Bound:
+    def _bound(self, group: Group, matched: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> Bound:
         dense, step = group.width, group.step(self.round_to)
         if group.reason:
             return Bound(dense, step, dense, dense)
         low, high, rule = rounded(0, dense, step), dense, None
         lowest, highest = None, None
         for writer in group.writers:
+            name = names[writer.name]
             for _, _, text, limit in self._entries():
-                if writer.name not in matched[text]:
+                if name not in matched[text]:
                     continue
                 least, most = _widths(limit, dense, step, group.copies)
-                mine = _Rule(writer.name, limit, text)
+                mine = _Rule(name, limit, text)
                 if least > low:
                     low, lowest = least, mine
                 if most < high:
@@ -154,10 +161,12 @@ class Rules:
                     raise PruningError(_contradiction(lowest, highest))
         return Bound(dense, step, low, high, rule)
 
-    def _require_prunable(self, groups: Sequence[Group], matched: Mapping[str, Sequence[str]]) -> None:
+    def _require_prunable(
+        self, groups: Sequence[Group], matched: Mapping[str, Sequence[str]], names: Mapping[str, str]
+    ) -> None:
         """Raise PruningError where something must be removed of layers that all stay dense."""
-        free = {writer.name for group in groups if not group.reason for writer in group.writers}
-        reasons = {writer.name: group.reason for group in groups for writer in group.writers}
+        free = {names[writer.name] for group in groups if not group.reason for writer in group.writers}
+        reasons = {names[writer.name]: group.reason for group in groups for writer in group.writers}
         for parameter, pattern, text, limit in self._entries():
             if limit.min > 0 and not free.intersection(matched[text]):
                 first = matched[text][0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from akgp.evaluation.cost import Counts
+from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
 from akgp.pruning.bounds import Bound, Rules
@@ -45,7 +46,11 @@ class Choice:
     def __call__(self) -> list[int]:
         """The labels of the units; again after `coupling` has changed."""
         self.groups = groups(self.model, self.coupling, self.sparing)
-        names = [name for name, module in self.model.named_modules() if isinstance(module, PRUNABLE)]
+        names = {
+            name: given_name(self.model, name)
+            for name, module in self.model.named_modules()
+            if isinstance(module, PRUNABLE)
+        }
         self.bounds = self.rules.bounds(self.groups, names)
         self.scores = self.scoring.of(self.groups)
         sources = shortcut_sources(self.model, self.coupling)

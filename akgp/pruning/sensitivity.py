@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from akgp.models.attention import given_name
 from akgp.models.inputs import Example
 from akgp.pruning.amount import Amount
 from akgp.pruning.bounds import Rules
@@ -23,7 +24,7 @@ class Point:
     """A network of which one group of layers was cut.
 
     Attributes:
-        layers: names of the layers that lose the same filters.
+        layers: names of the layers that lose the same filters, as in `Layer`.
         ratio: the share that was asked to be removed.
         value: what `judge` gave for it.
     """
@@ -79,7 +80,7 @@ class Sensitivity:
         dense = [bound.dense for bound in choice.bounds]
         for index in self._free:
             group, bound = choice.groups[index], choice.bounds[index]
-            names = tuple(dict.fromkeys(writer.name for writer in group.writers))
+            names = tuple(dict.fromkeys(given_name(choice.model, writer.name) for writer in group.writers))
             for ratio in self._ratios:
                 widths = list(dense)
                 widths[index] = bound.nearest(bound.dense * (1 - ratio))

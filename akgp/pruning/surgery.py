@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from akgp.evaluation.cost import count
-from akgp.models.attention import given_name
+from akgp.models.attention import ADDED, given_name
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
@@ -179,6 +179,18 @@ def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
         }
         for layer in layers
     ]  # fmt: skip
+
+
+def require_names(model: nn.Module, rules: Rules, skip: Sequence[str]) -> None:
+    """Raise PruningError if `rules` or `skip` name what `model` does not have; nothing is run."""
+    rules.require_matches(
+        [
+            f"{name}.{ADDED}_weight" if isinstance(module, nn.MultiheadAttention) else given_name(model, name)
+            for name, module in model.named_modules()
+            if isinstance(module, (*PRUNABLE, nn.MultiheadAttention))
+        ]
+    )
+    _skipped(model, skip)
 
 
 def _on_device(model: nn.Module, example_input: Example) -> Inputs:

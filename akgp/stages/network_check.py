@@ -1,17 +1,21 @@
 """Checks of the networks in params.yaml that need no computation: they import, build, fit their checkpoints.
 
-akgp's CIFAR ResNets without a checkpoint need no check: torch is imported only for the others. Checks that
-take a forward pass or an export are in `dry_run`.
+akgp's CIFAR ResNets without a checkpoint need no check, unless `prune` names layers: torch is imported only
+for the others. Checks that take a forward pass or an export are in `dry_run`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from akgp.params import CIFAR_RESNETS, Network, Params
+from akgp.params import CIFAR_RESNETS, Network, Params, Prune
 from akgp.stages.network_files import located, sources
 from akgp.workspace import StageError, Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GUESSED_CLASSES = 10
 """Number of classes where the images are not prepared yet; then a checkpoint is only read, not compared."""
@@ -20,19 +24,25 @@ GUESSED_CLASSES = 10
 def check(params: Params, root: Path) -> None:
     """Build every network and read its checkpoint, if any; compare both once the images are prepared.
 
+    Names and patterns of prune.layers, limits and skip are looked for in the student's network.
+
     Raises:
         StageError: a network is wrong; the message names it and the reason.
     """
+    prune = params.prune
     for name, network in params.networks.items():
-        if network.checkpoint or network.architecture not in CIFAR_RESNETS:
+        named = name == params.student and bool(prune.layers or prune.limits or prune.skip)
+        if network.checkpoint or network.architecture not in CIFAR_RESNETS or named:
             try:
                 # A network of the user's own may read files by relative paths.
                 with contextlib.chdir(root):
-                    _check(network, root, Workspace(root), 1 if params.data.color == "gray" else 3)
+                    model = _check(network, root, Workspace(root), 1 if params.data.color == "gray" else 3)
             except ValueError as error:  # of models, data and ours
                 raise StageError(
                     f"networks.{name}.{error}" if _named(error) else f"networks.{name}: {error}"
                 ) from error
+            if named:
+                _check_names(model, prune)
 
 
 def _named(error: ValueError) -> bool:
@@ -40,7 +50,18 @@ def _named(error: ValueError) -> bool:
     return str(error).partition(":")[0] in Network.model_fields
 
 
-def _check(network: Network, root: Path, workspace: Workspace, channels: int) -> None:
+def _check_names(model: nn.Module, prune: Prune) -> None:
+    """Raise StageError if prune.layers, limits or skip name what the student does not have."""
+    from akgp.pruning import Limit, PruningError, Rules, require_names
+
+    limits = {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}
+    try:
+        require_names(model, Rules(prune.round_to, prune.layers, limits), prune.skip)
+    except PruningError as error:
+        raise StageError(f"prune.{error}") from None
+
+
+def _check(network: Network, root: Path, workspace: Workspace, channels: int) -> nn.Module:
     from akgp import models
     from akgp.data import read_summary
 
@@ -56,3 +77,4 @@ def _check(network: Network, root: Path, workspace: Workspace, channels: int) ->
         models.load_checkpoint(model, located(network.checkpoint, root), other_classes=network.finetune)
     elif network.checkpoint:
         models.read_checkpoint(located(network.checkpoint, root))
+    return model

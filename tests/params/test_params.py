@@ -138,7 +138,7 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
         (
             {"prune__ratio": 0.5, "prune__macs": 0.4},
-            "exactly one of ratio, macs, params, bytes, latency_ms, speedup, device must be given, got ratio, m",
+            "exactly one of ratio, macs, params, bytes, latency_ms, speedup, device must be given, got ratio",
         ),
         (
             {"prune__criterion": "l1"},

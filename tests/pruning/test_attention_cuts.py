@@ -64,6 +64,14 @@ def test_cut_exact_trains_reloads(name: str, share: float, tmp_path: Path) -> No
     assert count(again.model, IMAGES).macs < count(loaded, IMAGES).macs
 
 
+def test_patterns_match_the_names_that_are_shown() -> None:
+    encoder = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Linear(8, 32), encoder, nn.Flatten(), nn.Linear(128, 5)).eval()
+    pruned = prune(model, torch.zeros(1, 4, 8), ratio=0.0, round_to=1, layers={"*.in_proj_weight": 0.5})
+    changed = {layer.name: layer.rule for layer in pruned.layers if layer.pruned_width < layer.dense_width}
+    assert changed == {"1.self_attn.in_proj_weight": "layers *.in_proj_weight: 0.5"}
+
+
 @pytest.mark.parametrize("name", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
 def test_stream_and_budget(name: str) -> None:
     model = network(name)

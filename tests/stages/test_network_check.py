@@ -57,6 +57,37 @@ def test_with_images_a_checkpoint_is_compared(tmp_path: Path) -> None:
         check(checked, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "prune", "message"),
+    [
+        (
+            OURS,
+            {"layers": {"layer9.*": 0.5}},
+            "layers: 'layer9.*' matches no convolution .* did you mean layer",
+        ),
+        (OURS, {"limits": {"fc": {"max": 0.5}}}, "limits: 'fc' matches no convolution or linear layer"),
+        (OURS, {"skip": ["head"]}, "skip: 'head' is not a module of the network"),
+        (
+            "tests.support.attention_networks:Cross",
+            {"layers": {"*.in_proj": 0.5}},
+            "layers: '.*in_proj' matches",
+        ),
+        ("tests.support.attention_networks:Cross", {"layers": {"*.in_proj_weight": 0.5}}, None),
+        (OURS, {"layers": {"layer3.*": 0.5}, "limits": {"*": {"max": 0.9}}, "skip": ["conv1"]}, None),
+    ],
+)
+def test_names_of_layers_are_looked_for(
+    architecture: str, prune: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    settings = asked(architecture=architecture).model_dump()
+    checked = params.validate(settings | {"prune": {"ratio": 0.5} | prune})
+    if message is None:
+        check(checked, tmp_path)
+        return
+    with pytest.raises(StageError, match=rf"^prune\.{message}"):
+        check(checked, tmp_path)
+
+
 def test_a_network_of_ours_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     check(asked(architecture=OURS), tmp_path)
