@@ -31,6 +31,11 @@ def quick(params: Params, root: Path) -> Iterator[str]:
                 require_installed(RUNTIMES[name])
             except GraphError as error:
                 yield f"{key}: {error}"
+    if params.evaluate.cores:
+        from akgp.microcontroller.emulator import missing  # and torch with it
+
+        if absent := missing():
+            yield f"evaluate.cores: {', '.join(absent)}: not installed; see docs/how-to/microcontroller.md"
     for key, folder in (("ray.storage", params.ray.storage), ("release.releases", params.release.releases)):
         if not REMOTE.match(folder):
             yield from _writable(key, root / folder)

@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "origin": {"params", "stages", "workspace"},
     "sweep": LIBRARY | {"orchestration", "recipes", "stages", "workspace"},
     "doctor": {"params", "recipes"},
-    "precheck": {"doctor", "params", "runtimes", "stages"},
+    "precheck": {"doctor", "microcontroller", "params", "runtimes", "stages"},
     "cli": LIBRARY
     | {"doctor", "orchestration", "origin", "precheck", "recipes", "stages", "sweep", "workspace"},
     "flows": {"cli", "deployment", "io", "params", "recipes", "reporting", "stages", "workspace"},

@@ -99,7 +99,7 @@ def _require_fit(source: Int8File, flash: str | None, ram: str | None, model: st
 def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
     from akgp.microcontroller.export import export as write
 
-    made = write(model, output, name, cores)
+    made, _ = write(model, output, name, cores)
     return (
         f"{output}/src/{name}.c, .h: {made.constants:,} bytes of constants in flash, {made.arena:,} of RAM\n"
         f"by layer: {output}/REPORT.md"

@@ -40,8 +40,10 @@ FILES = {
 }
 
 
-def export(model: Path, destination: Path, name: str = "network", cores: Sequence[str] = ()) -> Program:
-    """Write the library.
+def export(
+    model: Path, destination: Path, name: str = "network", cores: Sequence[str] = ()
+) -> tuple[Program, dict[str, Emulation]]:
+    """Write the library; returns what was written, and what each of `cores` counted.
 
     Args:
         model: an int8 file or its folder, as the quantize stage writes it.
@@ -80,7 +82,7 @@ def export(model: Path, destination: Path, name: str = "network", cores: Sequenc
         (destination / path).write_text(text, encoding="utf-8")
     counts = {core: _counted(destination / f"src/{name}.c", example, core) for core in cores}
     (destination / "REPORT.md").write_text(report(made, counts), encoding="utf-8")
-    return made
+    return made, counts
 
 
 def _counted(source: Path, example: Example, core: str) -> Emulation:

@@ -1,11 +1,33 @@
-"""The table of layers that an export is written with: memory and, if they were counted, instructions."""
+"""What a library takes, in all and by layer: memory and, if they were counted, instructions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from akgp.microcontroller.emulator import Emulation
 from akgp.microcontroller.source import Program
+
+
+def figures(made: Program, counts: Mapping[str, Emulation]) -> dict[str, Any]:
+    """For reports/details.json: flash, ram and code in bytes, instructions an inference.
+
+    Returns:
+        flash (of constants), ram, code and instructions (both by core), and layers: rows as `LayerCost`, with
+        their instructions by core.
+    """
+    layers = [
+        asdict(layer) | {"instructions": {core: each.instructions[index] for core, each in counts.items()}}
+        for index, layer in enumerate(made.layers)
+    ]
+    return {
+        "flash": made.constants,
+        "ram": made.arena,
+        "code": {core: each.code for core, each in counts.items()},
+        "instructions": {core: sum(each.instructions) for core, each in counts.items()},
+        "layers": layers,
+    }
 
 
 def report(made: Program, counts: Mapping[str, Emulation]) -> str:

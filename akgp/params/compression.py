@@ -169,8 +169,13 @@ class Evaluate(Section):
         description="fail | warn: int8 slower than its own float network, or the student than the dense one, "
         "fails the stage, its report written, or is a warning in it",
     )
-    targets: tuple[Literal["onnx", "openvino", "executorch", "litert"], ...] = Field(
+    targets: tuple[Literal["onnx", "openvino", "executorch", "litert", "c"], ...] = Field(
         (),
         description="formats that the int8 network is also written in and measured, each in its own runtime: "
-        "onnx | openvino | executorch | litert",
+        "onnx | openvino | executorch | litert | c (flash and RAM by layer)",
+    )
+    cores: tuple[Literal["M0", "M3", "M4F", "M7", "M33", "M55"], ...] = Field(
+        (),
+        description="of the target c: Cortex processors whose instructions are counted under emulation: "
+        "M0 | M3 | M4F | M7 | M33 | M55",
     )

@@ -91,6 +91,14 @@ def targets_take_int8(params: Params) -> None:
         )
 
 
+def cores_have_their_target(params: Params) -> None:
+    if params.evaluate.cores and "c" not in params.evaluate.targets:
+        raise ValueError(
+            f"evaluate.cores: instructions are counted of the target c alone: evaluate.targets must name it, "
+            f"got {', '.join(params.evaluate.targets) or 'none'}"
+        )
+
+
 def sweep_changes_what_it_is_against(params: Params) -> None:
     sweep = params.sweep
     if sweep.against and not any(key.startswith("prune.") for key in sweep.space):
@@ -109,6 +117,7 @@ RULES: tuple[Callable[[Params], None], ...] = (
     trainings_fit_workers,
     strategy_has_its_teachers,
     targets_take_int8,
+    cores_have_their_target,
     check_space,
     sweep_changes_what_it_is_against,
 )

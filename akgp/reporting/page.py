@@ -17,7 +17,7 @@ from akgp.params.training_defaults import dense_training, student_training
 from akgp.reporting.layouts import dense_layouts
 from akgp.reporting.metrics import Metrics
 from akgp.reporting.table import balance_matters, faster, latency, number, reductions
-from akgp.reporting.targets import HEAD, Row, cells, deviation
+from akgp.reporting.targets import HEAD, Row, cells, deviation, needs
 
 ROLES = {
     "teacher": "teaches the student",
@@ -48,6 +48,7 @@ class Report:
         warnings: what should be better, and which parameters to change.
         targets: the int8 network in other formats, see akgp.reporting.targets.
         budget: what a budget of prune came to, in its unit: reached, and predicted if it is a time.
+        microcontroller: what its C library takes, see akgp.microcontroller.report.figures; None: not written.
         provenance: machine and versions: label and value, in the order to be shown.
     """
 
@@ -63,6 +64,7 @@ class Report:
     warnings: Sequence[str] = ()
     targets: Sequence[Row] = ()
     budget: Mapping[str, Any] | None = None
+    microcontroller: Mapping[str, Any] | None = None
 
 
 def write(directory: str | Path, content: Report) -> Path:
@@ -103,6 +105,7 @@ def write(directory: str | Path, content: Report) -> Path:
         faster=faster(content.metrics),
         targets=[(cells(row), row["runtime"], row["version"], deviation(row)) for row in content.targets],
         targets_head=HEAD,
+        needs=needs(content.microcontroller) if content.microcontroller else "",
         balanced=balance_matters(content.metrics),
         figures={name: Markup(svg) if svg else "" for name, svg in drawn.items()},
         yaml=parameters.dump(content.params),

@@ -49,9 +49,11 @@ def results(folder: Path) -> str:
     details = read_details(folder / DETAILS)
     shown = [table(read_metrics(folder / METRICS), details.get("data"))]
     if others := details.get("targets"):
-        from akgp.reporting.targets import targets_table  # which needs this module
+        from akgp.reporting.targets import needs, targets_table  # which need this module
 
         shown.append(targets_table(others))
+        if taken := details.get("microcontroller"):
+            shown.append(wrapped(needs(taken)))
     if (folder / "index.html").exists():
         shown.append(f"Report: {folder / 'index.html'}")
     return "\n".join(filter(None, (*shown, warned(details.get("warnings", [])))))

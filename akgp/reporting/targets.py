@@ -10,7 +10,7 @@ from akgp.reporting.table import number
 
 Row = Mapping[str, Any]
 """target, runtime, version, top1 (%), agreement (images, equal, same_class, largest, first), bytes,
-latency_ms, against_float and against_dense (median, low, high; None if it was not measured)."""
+latency_ms, against_float and against_dense (median, low, high); None: not measured."""
 HEAD = ("", "top-1", "as oracle", "on disk", "latency", "× float", "× dense")
 
 
@@ -36,7 +36,7 @@ def cells(row: Row) -> list[str]:
         f"{row['top1']:.2f} %",
         "all" if exact else f"{100 * agreement['equal'] / agreement['images']:.2f} %",
         f"{number(row['bytes'])}B",
-        f"{row['latency_ms']:.3f} ms",
+        "" if row["latency_ms"] is None else f"{row['latency_ms']:.3f} ms",
         *map(_ratio, (row["against_float"], row["against_dense"])),
     ]
 
@@ -49,6 +49,22 @@ def deviation(row: Row) -> str:
     return (
         f"{agreement['same_class']:,} of {agreement['images']:,} classes are the oracle's, logits differ by "
         f"up to {agreement['largest']:.3g}; {agreement['first']}"
+    )
+
+
+def needs(microcontroller: Mapping[str, Any]) -> str:
+    """What the C library takes, in a sentence.
+
+    Args:
+        microcontroller: see akgp.microcontroller.report.figures.
+    """
+    counted = microcontroller["instructions"]
+    each = ", ".join(f"{core} {count / 1e6:.2f} M" for core, count in counted.items())
+    return (
+        f"On a microcontroller: {microcontroller['flash']:,} bytes of flash for constants, "
+        f"{microcontroller['ram']:,} of RAM"
+        + (f"; instructions an inference, counted under emulation: {each}" if each else "")
+        + "."
     )
 
 

@@ -16,11 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from akgp import artifacts
-from akgp.data import BatchSource, IndexedSource, Summary
-from akgp.deployment.agreement import oracle
-from akgp.deployment.measurement import measure, timing_twin
+from akgp.data import Summary
 from akgp.deployment.speed import slowdowns, target_slowdowns
-from akgp.deployment.targets import Int8File, chosen
 from akgp.evaluation import (
     Latency,
     Ratio,
@@ -41,6 +38,7 @@ from akgp.reporting.metrics import DETAILS, split
 from akgp.runtimes import RUNTIMES, installed, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import read_source, summary_for
+from akgp.stages.target_rows import measured
 from akgp.workspace import METRICS, Step, Task
 
 KERNELS = ("integer_convolutions", "floating_convolutions", "floating_operations")
@@ -72,7 +70,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         # All networks in one call: they are timed in turn, in the same rounds, on the same machine.
-        targets = _targets(task, source, Path(folder))
+        targets, microcontroller = measured(task, source, Path(folder))
         if targets:
             yield Step({"measured": ", ".join(row["target"] for row in targets)})
         times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
@@ -98,9 +96,11 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             "warnings": warnings,
             "slowdowns": slower,
             "targets": targets,
+            "microcontroller": microcontroller,
         },
     )
-    page.write(out, replace(_report(task, summary, metrics, warnings), targets=targets))
+    shown = _report(task, summary, metrics, warnings)
+    page.write(out, replace(shown, targets=targets, microcontroller=microcontroller))
     yield Step({"done": "report"})
 
 
@@ -115,26 +115,6 @@ def _networks(task: Task) -> Iterator[tuple[str, tuple[nn.Module, list[Path]]]]:
         ("student", workspace.student),
     ):
         yield name, (artifacts.load(folder), [folder / "model.safetensors"])
-
-
-def _targets(task: Task, source: BatchSource, folder: Path) -> list[dict[str, Any]]:
-    """The int8 network in the formats of `evaluate.targets`, measured; see akgp.reporting.targets."""
-    params, seed = task.params.evaluate, task.params.seed
-    if not params.targets:
-        return []
-    assert isinstance(source, IndexedSource)
-    network = Int8File(task.workspace.int8 / "model.onnx")
-    dense = timing_twin(
-        artifacts.load(task.workspace.dense(task.params.student)), network.description.input.shape, folder
-    )
-    exact = oracle(network, source)
-    rows = []
-    for target in chosen(params.targets):
-        place = folder / target.name
-        place.mkdir()
-        file = target.write(network, place)
-        rows.append(measure(network, target, file, source, exact, params, seed, dense).as_row())
-    return rows
 
 
 def _speed(time: Latency, faster: Ratio) -> dict[str, float]:

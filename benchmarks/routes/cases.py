@@ -34,8 +34,8 @@ from experiments.defaults import MEAN_STD, cifar10
 from experiments.mobile import HELD_OUT, SIDE, WEIGHTS
 
 RUNS = Path("runs/routes")
-CALIBRATION = 256
-JUDGED, JUDGED_UNTRAINED = 2000, 256
+CALIBRATION, CALIBRATION_UNTRAINED = 256, 64
+JUDGED, JUDGED_UNTRAINED = 2000, 128
 """The first so many images: for trained networks, and for those that are only initialized."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -117,8 +117,8 @@ def enlarged(first: int, count: int, side: int) -> IndexedSource:
     return IndexedSource.of(Images(larger, part.labels), *MEAN_STD[3])
 
 
-def calibration(side: int) -> Tensor:
-    return next(enlarged(HELD_OUT, CALIBRATION, side).ordered(batch_size=CALIBRATION)).inputs
+def calibration(side: int, count: int = CALIBRATION) -> Tensor:
+    return next(enlarged(HELD_OUT, count, side).ordered(batch_size=count)).inputs
 
 
 def preprocessing(side: int) -> Preprocessing:
@@ -138,7 +138,7 @@ def mobile(folder: Path) -> Case:
 def initialized(architecture: str, folder: Path, side: int = SIDE) -> Case:
     """A network with random weights, and half of the filters of each of its layers."""
     torch.manual_seed(0)
-    inputs = calibration(side)
+    inputs = calibration(side, CALIBRATION_UNTRAINED)
     dense = with_statistics(create(Spec(architecture, 10, 3)), inputs)
     student = with_statistics(prune(dense, inputs[:1], ratio=0.5).model, inputs)
     images = enlarged(0, JUDGED_UNTRAINED, side)

@@ -88,7 +88,7 @@ def dense_in(case: Case, way: Way, folder: Path) -> Path:
 
 
 def in_c(case: Case, folder: Path) -> Row:
-    made = export(case.int8.path, folder)
+    made, _ = export(case.int8.path, folder)
     library = folder / "network.so"
     source = folder / "src/network.c"
     subprocess.run(

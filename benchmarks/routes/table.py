@@ -11,8 +11,8 @@ ABOUT = """# Every route from a network to a runtime
 
 `AKGP_CIFAR10=DIR python -m benchmarks.routes`, see the head of that file. akgp's rows are one int8
 file, written in five formats; beside them the quantizers of onnxruntime (its defaults, and per
-channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and 256 calibration images.
-AMD EPYC, 2 cores, AVX2 only, busy with other work.
+channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and 256 calibration images
+(64 where nothing is trained). AMD EPYC, 2 cores, AVX2 only, busy with other work.
 
 - *as the oracle*: images of which all logits are bit for bit those of the exact integer arithmetic.
   *class as float*: of which the class is the float student's.
@@ -27,7 +27,7 @@ AMD EPYC, 2 cores, AVX2 only, busy with other work.
   ([cifar10-quick](../cifar10-quick/README.md)), on the first 2,000 test images; MobileNetV3-small, not
   pruned ([mobile](../mobile/table.md)), on 2,000 held-out training images at 64×64. **The others are
   not trained**: initialized, with BatchNorm statistics of images, and without half of each layer's
-  filters. They have no accuracy: only the agreement says something, on 256 images at 64×64.
+  filters. They have no accuracy: only the agreement says something, on 128 images at 64×64.
 """
 HEAD = (
     "way", "top-1, %", "as the oracle", "class as float, %", "bytes", "smaller", "ms",

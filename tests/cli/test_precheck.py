@@ -40,6 +40,16 @@ def test_all_that_dvc_reads_must_stand_in_the_file(tmp_path: Path) -> None:
     recipes.require_complete(file)
 
 
+def test_programs_that_count_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    counted = checked(evaluate={"targets": ["c"], "cores": ["M4F"]})
+    assert list(precheck.quick(counted, tmp_path)) == [
+        "evaluate.cores: arm-none-eabi-gcc, arm-none-eabi-size, qemu-system-arm: not installed; see "
+        "docs/how-to/microcontroller.md"
+    ]
+    assert not list(precheck.quick(checked(evaluate={"targets": ["c"]}), tmp_path))
+
+
 def test_what_lies_on_this_disk(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "file").touch()

@@ -130,6 +130,11 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
     [
         ({"teachers": ["nett"]}, "teachers: 'nett' is not among networks (net)"),
         (
+            {"evaluate__targets": ["onnx"], "evaluate__cores": ["M4F"]},
+            "evaluate.cores: instructions are counted of the target c alone: evaluate.targets must name it, "
+            "got onnx",
+        ),
+        (
             {"quantize__agreement": 0.99, "evaluate__targets": ["openvino"]},
             "evaluate.targets: openvino cannot be written of a network with layers in float: remove "
             "quantize.agreement, or the targets",

@@ -10,6 +10,8 @@ import pytest
 from akgp import params
 from akgp.reporting import figures
 from akgp.reporting.page import Report, regime, write
+from akgp.reporting.targets import needs
+from tests.reporting.test_targets import TAKEN, row
 from tests.support.reports import metrics
 
 CLASSES = ("cat & dog", "<script>alert(1)</script>", "a$b_{c", "犬")
@@ -175,6 +177,16 @@ def test_quantization_aware_training_is_said_where_there_was_any(tmp_path: Path,
         "validation top-1 of int8: the student as it is 97.50 %, trained on in float 98.25 %, trained on as "
         "int8 98.00 %; shipped: trained on in float"
     )
+
+
+def test_other_formats_and_the_layers_of_the_c_library(tmp_path: Path, content: Report) -> None:
+    c = row("c", 1000) | {"latency_ms": None, "against_float": None}
+    given = replace(content, targets=[c, row("litert", 998)], microcontroller=TAKEN)
+    html = write(tmp_path, given).read_text(encoding="utf-8")
+    page = " ".join(" ".join(Page(html).text).split())
+    assert needs(TAKEN) in page and "998 of" not in page and "999 of 1,000 classes are the oracle's" in page
+    assert "layer1.0.conv1 Convolution 8×8×8 36,864 752 1,456 81.2" in page
+    assert "On a microcontroller" not in write(tmp_path, content).read_text(encoding="utf-8")
 
 
 def test_a_regime_is_said_where_there_is_one(tmp_path: Path, content: Report) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from akgp.reporting.table import results
-from akgp.reporting.targets import cells, deviation, targets_table
+from akgp.reporting.targets import cells, deviation, needs, targets_table
 from tests.support.reports import metrics
 
 
@@ -38,6 +38,31 @@ def test_cells_and_deviations() -> None:
     )
     text = targets_table([exact, off])
     assert max(map(len, text.splitlines())) <= 80 and "litert: 999 of" in text and "onnx: " not in text
+
+
+TAKEN = {
+    "flash": 75_111, "ram": 1_984, "code": {"M4F": 2_124}, "instructions": {"M4F": 1_213_000},
+    "layers": [
+        {
+            "name": "layer1.0.conv1", "kind": "Convolution", "shape": [8, 8, 8], "macs": 36_864, "flash": 752,
+            "ram": 1_456, "instructions": {"M4F": 81_250},
+        }
+    ],
+}  # fmt: skip
+"""As akgp.microcontroller.report.figures gives it."""
+
+
+def test_the_c_library_has_no_latency_but_needs(tmp_path: Path) -> None:
+    c = row("c", 1000) | {"latency_ms": None, "against_float": None}
+    assert cells(c) == ["c", "56.88 %", "all", "107 kB", "", "", ""]
+    said = (
+        "On a microcontroller: 75,111 bytes of flash for constants, 1,984 of RAM; instructions an inference, "
+        "counted under emulation: M4F 1.21 M."
+    )
+    assert needs(TAKEN) == said and needs(TAKEN | {"instructions": {}}).endswith("1,984 of RAM.")
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics()))
+    (tmp_path / "details.json").write_text(json.dumps({"targets": [c], "microcontroller": TAKEN}))
+    assert said in " ".join(results(tmp_path).split())
 
 
 def test_the_report_shows_them(tmp_path: Path) -> None:
