@@ -41,7 +41,10 @@ def measured(case: Case, name: str) -> Row:
                 return in_c(case, Path(folder))
             return in_runtime(case, WAYS[name], Path(folder))
         except Exception as error:  # other quantizers raise errors of every type; a row says so
-            return {"refused": message(error)[:REFUSED]}
+            said = message(error)
+            for place in (folder, str(case.folder)):
+                said = said.replace(f"{place}/", "")
+            return {"refused": said[:REFUSED]}
 
 
 def in_runtime(case: Case, way: Way, folder: Path) -> Row:
