@@ -19,6 +19,7 @@ from torch import nn
 from akgp.evaluation.cost import count
 from akgp.models.attention import ADDED, given_name
 from akgp.models.inputs import Example, Inputs
+from akgp.models.memory_format import format_of
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.choice import Choice
@@ -30,6 +31,7 @@ from akgp.pruning.coupling.preparation import (
     PruningError,
     as_pruning_error,
     autograd_enabled,
+    contiguous,
     copy_network,
     require_prunable,
 )
@@ -144,6 +146,8 @@ def prune(
         if removed.alive.all() and (asked or rules.remove):
             raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
         budget = _report(choose, pruned_layers, smaller)
+        if (layout := format_of(model)) != torch.contiguous_format:
+            smaller.to(memory_format=layout)  # type: ignore[call-overload]
     return Pruned(smaller, pruned_layers, budget)
 
 
@@ -161,6 +165,7 @@ def choice_for(
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
     inputs = _on_device(model, example_input)
+    model = contiguous(model)
     model = with_narrowable_attention(model, inputs, _skipped(model, skip))
     traced = copy_network(model)
     with as_pruning_error(model, f"cannot be traced with {inputs}"):

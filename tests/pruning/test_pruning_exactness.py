@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchvision.ops import SqueezeExcitation
 
 from akgp.evaluation.cost import count
 from akgp.pruning import PruningError, prune
@@ -37,6 +38,17 @@ def test_parameters_stay_frozen_and_modules_in_their_mode() -> None:
         assert not network.inner.weight.is_contiguous()
     assert isinstance(pruned.inner.weight, nn.Parameter) and pruned.inner.weight.is_leaf
     assert {n: b.dtype for n, b in pruned.named_buffers()} == {n: b.dtype for n, b in model.named_buffers()}
+
+
+def test_a_network_in_channels_last_loses_as_many_filters() -> None:
+    """Behind a side of 1 its strides say other layouts than the shapes do."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Hardswish(), SqueezeExcitation(16, 8), nn.Conv2d(16, 16, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+    )  # fmt: skip
+    plain = prune(network, IMAGES, ratio=0.5, round_to=4)
+    last = prune(network.to(memory_format=torch.channels_last), IMAGES, ratio=0.5, round_to=4)  # type: ignore[call-overload]
+    assert kept(plain) == kept(last) and {layer.layout for layer in last.layers} == {None}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from akgp.io.errors import message
+from akgp.models.memory_format import format_of
 from akgp.pruning.coupling.layers import PRUNABLE
 
 # Modules of torch.ao that compute in floating point, or nothing at all: not yet quantized.
@@ -91,3 +92,14 @@ def copy_network(model: nn.Module) -> nn.Module:
             if (base := first.setdefault(memory, new)) is not new and old.numel():
                 new.data = base.data.as_strided(old.shape, old.stride())
     return twin
+
+
+def contiguous(model: nn.Module) -> nn.Module:
+    """`model`, or a copy of it if its weights are in channels-last order, as training leaves them.
+
+    Strides then differ from what shapes say wherever a side is 1, and layers behind such an activation would
+    keep its layout for nothing.
+    """
+    if format_of(model) == torch.contiguous_format:
+        return model
+    return copy_network(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
