@@ -147,7 +147,7 @@ def prune(
             raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
         budget = _report(choose, pruned_layers, smaller)
         if (layout := format_of(model)) != torch.contiguous_format:
-            smaller.to(memory_format=layout)  # type: ignore[call-overload]
+            smaller.to(memory_format=layout)
     return Pruned(smaller, pruned_layers, budget)
 
 

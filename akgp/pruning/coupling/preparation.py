@@ -102,4 +102,4 @@ def contiguous(model: nn.Module) -> nn.Module:
     """
     if format_of(model) == torch.contiguous_format:
         return model
-    return copy_network(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return copy_network(model).to(memory_format=torch.contiguous_format)
