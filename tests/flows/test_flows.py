@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -17,7 +18,6 @@ from ruamel.yaml import YAML
 from akgp.deployment import release
 from akgp.params import ParamsError
 from akgp.stages.table import STAGES
-from flows import processes
 from flows.compress import compress, stages
 from flows.nightly import nightly
 from flows.processes import CommandError, run
@@ -237,33 +237,23 @@ def test_output_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert run(["speaks"], tmp_path) == "out\n"
 
 
+FLOW = "from flows import processes; from pathlib import Path; processes.GRACE_SECONDS = 0.5; "
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_interruption_ends_the_whole_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
-) -> None:
+def test_interruption_ends_the_whole_group(tmp_path: Path, stubborn: bool) -> None:
     (tmp_path / "starts.py").write_text(
-        "import pathlib, signal, subprocess, sys\n"
+        "import os, pathlib, signal, subprocess, sys\n"
         f"if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "pathlib.Path('child').write_text(str(child.pid)); child.wait()"
+        "pathlib.Path('new').write_text(str(child.pid)); os.rename('new', 'pid'); child.wait()"
     )
-
-    def alarm(*_: object) -> None:
-        if not (tmp_path / "child").exists():
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            return
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
-    before = signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(["starts"], tmp_path)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert gone(int((tmp_path / "child").read_text()))
+    flow = [sys.executable, "-c", FLOW + f"processes.run(['starts'], Path({str(tmp_path)!r}))"]
+    with subprocess.Popen(flow, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        child = started(tmp_path / "pid", process)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1].splitlines()[-1] == "KeyboardInterrupt"
+    assert gone(child)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's signal at a parent's death is Linux's")
@@ -272,13 +262,19 @@ def test_a_command_ends_when_its_flow_is_killed(tmp_path: Path) -> None:
         "import os, pathlib, sys, time\nassert sys.argv[1:] == ['--now'] and __name__ == '__main__'\n"
         "pathlib.Path('new').write_text(str(os.getpid())); os.rename('new', 'pid'); time.sleep(60)"
     )
-    flow = "from flows.processes import run; from pathlib import Path; run(['sleeps', '--now'], Path(%r))"
-    with subprocess.Popen([sys.executable, "-c", flow % str(tmp_path)], cwd=ROOT) as process:
-        while not (tmp_path / "pid").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
+    flow = [sys.executable, "-c", FLOW + f"processes.run(['sleeps', '--now'], Path({str(tmp_path)!r}))"]
+    with subprocess.Popen(flow, cwd=ROOT) as process:
+        command = started(tmp_path / "pid", process)
         process.kill()
-    assert gone(int((tmp_path / "pid").read_text()))
+    assert gone(command)
+
+
+def started(file: Path, process: subprocess.Popen[Any]) -> int:
+    """The process number that a command of `process` writes when it runs."""
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    return int(file.read_text())
 
 
 def gone(pid: int) -> bool:
