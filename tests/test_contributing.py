@@ -79,6 +79,7 @@ assert one.shape == other.shape and np.abs(one - other).max() < 0.2 * np.abs(one
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", USES)
 def test_an_example_applies_and_works(what: str, tmp_path: Path) -> None:
     for name in ("akgp", "scripts", "recipes", "tests/portable"):

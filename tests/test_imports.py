@@ -122,6 +122,7 @@ def test_imports_point_down(file: Path) -> None:
             assert own in ("runtimes", "quantization"), f"{own} imports {name}"
 
 
+@pytest.mark.slow
 def test_the_library_runs_without_orchestrators() -> None:
     """Every module below the stages imports where ray, dvc and prefect cannot be imported."""
     names = sorted(

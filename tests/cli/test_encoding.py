@@ -81,6 +81,7 @@ def akgp(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_commands_work_where_the_locale_is_ascii(tmp_path: Path) -> None:
     """Names of files and classes that are not ASCII among them."""
     for label in ("Käse", "Öl"):

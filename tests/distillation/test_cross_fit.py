@@ -144,6 +144,7 @@ def characteristics(task: Task) -> Iterator[dict[str, Any]]:
         yield json.loads((out / "characteristics.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_cross_fitted_teacher_has_not_memorised_what_it_teaches(tmp_path: Path) -> None:
     task = prepared(tmp_path, folds=3)
     computed(teacher.compute, task, task.workspace.dense("small"))

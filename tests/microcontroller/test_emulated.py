@@ -14,10 +14,13 @@ from akgp.microcontroller.export import export
 from tests.portable.make import HERE
 from tests.support.c_programs import Exported, digits
 
-pytestmark = pytest.mark.skipif(
-    bool(missing()) and not os.environ.get("AKGP_REQUIRE_EMULATOR"),
-    reason=f"{', '.join(missing())}: not installed",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(missing()) and not os.environ.get("AKGP_REQUIRE_EMULATOR"),
+        reason=f"{', '.join(missing())}: not installed",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -179,8 +179,8 @@ def test_the_given_network_stays_as_it_is() -> None:
         ("cifar_resnet20", {"macs": 0.5}),
         ("cifar_resnet20", {"params": 0.3}),
         ("cifar_resnet32", {"macs": 0.25}),
-        ("resnet18", {"macs": 0.5}),
-        ("mobilenet_v2", {"params": 0.6}),
+        pytest.param("resnet18", {"macs": 0.5}, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", {"params": 0.6}, marks=pytest.mark.slow),
     ],
 )
 def test_a_budget_is_met_within_two_percent(name: str, amount: dict[str, float]) -> None:

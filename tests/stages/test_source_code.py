@@ -82,6 +82,7 @@ def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:
         source_files("akgp.gone", root=tmp_path)
 
 
+@pytest.mark.slow
 def test_whatever_runs_when_a_network_is_pruned_is_among_its_files(tmp_path: Path) -> None:
     """Against the interpreter's own account of the functions that it calls."""
     task = Task("prune", small(), tmp_path)

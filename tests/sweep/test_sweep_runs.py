@@ -78,8 +78,9 @@ RATE = "distill.training.learning_rate"
 QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1, "warmup_epochs": 0.0}
 
 
+@pytest.mark.slow
 def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
-    """Quick enough to be run always: what only Ray does to the trials has broken all of them before.
+    """What only Ray does to the trials has broken all of them before.
 
     On a long tail, so that the mean over classes is the first objective, of those that learn by labels too.
     """
