@@ -50,8 +50,8 @@ test: setup
 
 # They wait for processes, servers and outages as much as they compute.
 test-slow test-ray: WORKERS := 3
-test-slow: setup  # the tutorial, which takes longest, first
-	@$(PYTEST) -m slow --no-loadscope-reorder tests/test_tutorial.py tests
+test-slow: setup
+	@$(PYTEST) -m slow
 
 test-ray: setup
 	@$(PYTEST) -m ray

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -37,6 +38,7 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(each.numpy().tobytes() for each in outputs)).hexdigest()
 
 
+@pytest.mark.slow
 def test_another_process_loads_them_without_pickle(tmp_path: Path) -> None:
     expected = {}
     for name, architecture in ARCHITECTURES.items():

@@ -103,6 +103,7 @@ def test_the_report_on_many_classes_is_small(found: DataProfile, tmp_path: Path)
     assert text.count('<td class="text">class ') == 20  # pairs that overlap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [figures.LABELLED, figures.LABELLED + 1])
 def test_the_report_names_each_class_while_there_are_few(classes: int, tmp_path: Path) -> None:
     text = page(profile_data(*answers(classes, 10 * classes)), tmp_path, classes)

@@ -21,6 +21,8 @@ from akgp.training import (
 )
 from tests.support.trainings import Learning, dropping, from_disk, images, network, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
