@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from akgp.deployment.width_times import WidthTimes
-from akgp.models.inputs import Example, Inputs
 from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import TOLERANCE, Latencies
@@ -24,20 +23,18 @@ Cut = Callable[[float, Latencies], Pruned]
 """Prunes to so many milliseconds, as far as is measured."""
 
 
-def in_time(
-    cut: Cut, model: nn.Module, example: Example, params: Prune, runtime: str, threads: int
-) -> Pruned:
+def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, runtime: str, threads: int) -> Pruned:
     """The network pruned to `prune.latency_ms` or `prune.speedup`; its `budget` is in the unit of that.
+
+    Args:
+        images: [N, C, H, W], of which the shape counts.
 
     Raises:
         PruningError: no widths are so fast, or the runtime cannot time them.
     """
-    image, *others = Inputs.of(model, example).tensors()
-    if others:
-        raise PruningError(f"prune.{_key(params)}: only networks that take images alone can be timed")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            times = WidthTimes(model, image.shape[1:], RUNTIMES[runtime], threads, Path(folder))
+            times = WidthTimes(model, images.shape[1:], RUNTIMES[runtime], threads, Path(folder))
             return fitted(cut, times, times.of, params, times.float_ms)
         except ValueError as error:
             raise PruningError(f"prune.{_key(params)}: {error}") from error
