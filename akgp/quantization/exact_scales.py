@@ -149,14 +149,17 @@ def _proven_scales(layers: list[Convolution | Gemm], *, per_channel: bool) -> Sc
 
 
 def _searched(layers: list[Convolution | Gemm], channel: np.intp) -> np.float32:
-    """The scale of a channel that needs many candidates: they are looked at together, as if channels."""
+    """The scale of a channel that needs many candidates: as many at once as channels are looked at."""
     given = layers[0].weight_scales[channel]
     candidates = np.array(list(_larger(given, STEP, MANY)))
-    proven = np.ones(MANY, bool)
-    for each in layers:
-        same = _channels(each, np.full(MANY, channel), each.weight_scales)
-        proven &= requantization.weighted(replace(same, weight_scales=candidates)).proven
-    return np.float32(candidates[proven.argmax()] if proven.any() else given)
+    for some in np.split(candidates[CANDIDATES:], MANY // CANDIDATES - 1):
+        proven = np.ones(CANDIDATES, bool)
+        for each in layers:
+            same = _channels(each, np.full(CANDIDATES, channel), each.weight_scales)
+            proven &= requantization.weighted(replace(same, weight_scales=some)).proven
+        if proven.any():
+            return np.float32(some[proven.argmax()])
+    return np.float32(given)
 
 
 def _channels(layer: Convolution | Gemm, index: NDArray[np.intp], scales: Scales) -> Convolution | Gemm:

@@ -76,13 +76,20 @@ def fit(function: Function, low_C: Integers, high_C: Integers, factors_C: NDArra
     before = int(max(0, 32 - exponents.min()))
     after = np.clip(exponents - 32, 0, LARGEST_AFTER)
     nearest = np.rint(factors * 2.0 ** (32 + after - before)).astype(np.int64)
-    best = _Fit(nearest, before, after, thresholds_CK, low_C, high_C).proved(points_CN, expected_CN)
+    steps = _Steps(thresholds_CK, low_C, high_C, before, after)
+    multipliers, (constants, met) = nearest.copy(), steps.constants(nearest)
+    # What is shifted must stay within int32.
+    small = np.maximum(-low_C, high_C) < 2 ** (31 - before)
     for step in NEIGHBOURS:
-        if best.proven.all():
+        left = np.flatnonzero(small & ~met)
+        if not len(left):
             break
-        tried = _Fit(np.maximum(nearest + step, 0), before, after, thresholds_CK, low_C, high_C)
-        best = _better(best, tried.proved(points_CN, expected_CN))
-    return best
+        tried = np.maximum(nearest[left] + step, 0)
+        found, suits = steps.of(left).constants(tried)
+        taken = left[suits]
+        multipliers[taken], constants[taken], met[taken] = tried[suits], found[suits], True
+    made = FixedPoint(multipliers, constants, before, after, met)
+    return replace(made, proven=small & (made(points_CN) == expected_CN).all(1))
 
 
 def _thresholds(function: Function, low_C: Integers, high_C: Integers) -> Integers:
@@ -98,45 +105,31 @@ def _thresholds(function: Function, low_C: Integers, high_C: Integers) -> Intege
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Multipliers, and the thresholds that their constants have to meet."""
+class _Steps:
+    """The steps that a fixed-point form has to have: at which sums, and with how many bits."""
 
-    multipliers: Integers
-    before: int
-    after: Integers
     thresholds_CK: Integers
     low_C: Integers
     high_C: Integers
+    before: int
+    after: Integers
 
-    def constants(self) -> Integers:
-        """In the middle of what the thresholds allow, if they allow any."""
+    def of(self, channels: NDArray[np.intp]) -> _Steps:
+        """The same of some channels."""
+        rows = (each[channels] for each in (self.thresholds_CK, self.low_C, self.high_C))
+        return _Steps(*rows, self.before, self.after[channels])
+
+    def constants(self, multipliers: Integers) -> tuple[Integers, NDArray[np.bool_]]:
+        """int64 [C]: in the middle of what the thresholds allow; bool [C]: whether they allow any."""
         targets = np.arange(1, 256) << (32 + self.after[:, None])
-        slope = self.multipliers[:, None] << self.before
+        slope = multipliers[:, None] << self.before
         least = targets - self.thresholds_CK * slope  # with this constant a threshold just reaches k
         bound = np.int64(2**62)
         # Thresholds outside of the sums bind on one side only.
         lowest = np.where(self.thresholds_CK <= self.high_C[:, None], least, -bound).max(1)
         highest = np.where(self.thresholds_CK > self.low_C[:, None], least + slope - 1, bound).min(1)
+        allowed = lowest <= highest
         step = 1 << (32 + self.after)  # of the output
         highest = np.minimum(highest, np.where(lowest > -bound, lowest + step, bound))
         lowest = np.maximum(lowest, highest - step)
-        return lowest + (highest - lowest) // 2
-
-    def proved(self, points_CN: Integers, expected_CN: Integers) -> FixedPoint:
-        constants = self.constants()
-        made = FixedPoint(self.multipliers, constants, self.before, self.after, np.zeros(0, bool))
-        # What is shifted must stay within int32.
-        small = np.maximum(-self.low_C, self.high_C) < 2 ** (31 - self.before)
-        return replace(made, proven=small & (made(points_CN) == expected_CN).all(1))
-
-
-def _better(one: FixedPoint, other: FixedPoint) -> FixedPoint:
-    """In each channel the one that is proven; `one` if both are or none is."""
-    take = other.proven & ~one.proven
-    return FixedPoint(
-        np.where(take, other.multipliers, one.multipliers),
-        np.where(take, other.constants, one.constants),
-        one.before,
-        one.after,
-        one.proven | other.proven,
-    )
+        return lowest + (highest - lowest) // 2, allowed
