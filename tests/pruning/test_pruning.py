@@ -141,8 +141,9 @@ def following_norms(model: nn.Module) -> dict[str, str]:
 def test_surgery_is_masking(name: str) -> None:
     """The contract: zeroing what `layers` says was removed gives the outputs of the smaller network."""
     model = network(name)
-    # The linear layers of VGG are skipped for speed: FPGM on 25,088 inputs takes seconds.
-    pruned = prune(model, SMALL, ratio=0.5, skip=("classifier",) if name == "vgg16_bn" else ())
+    if name == "vgg16_bn":  # its linear layers are 90 % of it, and FPGM on 25,088 inputs takes seconds
+        model.classifier = nn.Linear(512 * 7 * 7, 10)
+    pruned = prune(model, SMALL, ratio=0.5)
     masked = zeroed(model, pruned, following_norms(copy.deepcopy(model)))
     inputs = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
@@ -229,7 +230,7 @@ def test_skip_leaves_a_module_and_what_is_summed_with_it_dense() -> None:
     ],
 )
 def test_scope_inside_leaves_sums_whole(name: str, summed: Callable[[str], bool]) -> None:
-    layers = prune(network(name), SMALL, ratio=0.5, scope="inside").layers
+    layers = prune(network(name), SMALL, ratio=0.5, scope="inside", criterion="random").layers
     reasons = {layer.name: layer.reason for layer in layers[:-1]}
     stream = "a residual stream, which scope inside leaves whole"
     assert reasons == {layer: stream if summed(layer) else None for layer in reasons}
