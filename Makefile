@@ -28,7 +28,7 @@ $(VENV)/.pipeline: EXTRAS := pipeline
 $(VENV)/.dev: EXTRAS := pipeline,dev
 $(VENV)/.pipeline $(VENV)/.dev: pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV) $(EXTRAS) $(PYTHONS)
-	@touch $@
+	@touch $@ $(if $(findstring dev,$(EXTRAS)),$(VENV)/.pipeline)  # dev holds pipeline
 
 repro: $(VENV)/.pipeline
 	@akgp params check --quiet
@@ -50,8 +50,8 @@ test: setup
 
 # They wait for processes, servers and outages as much as they compute.
 test-slow test-ray: WORKERS := 3
-test-slow: setup
-	@$(PYTEST) -m slow
+test-slow: setup  # in the order of tests/conftest.py: the longest first
+	@$(PYTEST) -m slow --no-loadscope-reorder
 
 test-ray: setup
 	@$(PYTEST) -m ray

@@ -24,6 +24,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tutorial, by far the longest, begins first, so that the other workers don't wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_tutorial.py")
+
+
 @dataclass(frozen=True)
 class S3:
     """A running server: an empty bucket of it, its address, and the environment its clients need."""

@@ -281,7 +281,7 @@ def test_a_lost_node_does_not_end_the_run_nor_change_its_result(nodes: Nodes, tm
     roots = {name: tmp_path / name for name in ("undisturbed", "killed")}
     for root in roots.values():
         root.mkdir()
-        write_params(root, {"address": nodes.running.address, "workers": 2}, epochs=30)
+        write_params(root, {"address": nodes.running.address, "workers": 2}, epochs=10)
         run_stage("data", root=root)
     assert start(roots["undisturbed"]).wait(300) == 0, said(roots["undisturbed"])
     process = start(roots["killed"])
@@ -295,14 +295,14 @@ def test_a_lost_node_does_not_end_the_run_nor_change_its_result(nodes: Nodes, tm
 def test_three_workers_become_two(nodes: Nodes, tmp_path: Path) -> None:
     nodes.grow(3)
     ray = {"address": nodes.running.address, "workers": 3, "min_workers": 2}
-    write_params(tmp_path, ray, epochs=30)
+    write_params(tmp_path, ray, epochs=10)
     run_stage("data", root=tmp_path)
     process = start(tmp_path)
     kill_a_node_after_a_checkpoint(nodes, tmp_path, process)
     assert process.wait(300) == 0, said(tmp_path)
     assert "a worker died" in said(tmp_path)
     rows = history(tmp_path)
-    assert [row["epoch"] for row in rows] == list(range(1, 31))
+    assert [row["epoch"] for row in rows] == list(range(1, 11))
     assert max(row["val_top1"] for row in rows) > 90
 
 
