@@ -22,7 +22,7 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import criteria, defaults, mobile, paper, scope, views
+from experiments import ablation, criteria, defaults, mobile, paper, scope, views
 from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
@@ -297,6 +297,23 @@ def test_the_defaults_are_measured_on_four_sizes_and_two_networks_each_run_once(
     rows = [asdict(run) | {"val_top1": 40.0 + run.seed} for run in runs]
     table = defaults.table(rows)
     assert f"{len(runs)} of {len(runs)}" in table and "| 32 |" in table and "40.5 (2)" in table
+
+
+def test_an_ablation_changes_one_thing_and_says_what_it_gains() -> None:
+    base = ablation.distill_params(ablation.ARMS["nothing"]).model_dump()
+    for name, arm in ablation.ARMS.items():
+        given = ablation.distill_params(arm)
+        assert given.training.epochs == arm.epochs and given.training.keep == "last"
+        if name.startswith(("views", "loss", "averages")):
+            assert given.model_dump() != base and arm.epochs == 16
+    rows = [
+        asdict(ablation.Run(seed, changed)) | {"val_top1": top1 + seed, "dense_top1": 70.0 + seed}
+        for seed in (0, 1)
+        for changed, top1 in (("nothing", 71.0), ("epochs: 32", 72.5))
+    ]
+    text = ablation.table(rows)
+    assert "| epochs: 32 | 73.00 ± 0.50 (2) | 1.50 ± 0.00 (2) | 2.50 ± 0.00 (2) |" in text
+    assert f"Runs of the plan: 4 of {2 * len(ablation.ARMS)}." in text
 
 
 def test_scope_compares_at_equal_cost() -> None:
