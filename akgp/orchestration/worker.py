@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -25,12 +25,8 @@ from akgp.orchestration.workspace_lock import LOCK_SECONDS
 from akgp.stages.notices import captured_warnings, with_notices
 from akgp.workspace import StageError, Step, Task
 
-if TYPE_CHECKING:
-    pass
-
 STATE, ARTIFACT = "state.pt", "artifact"
 WRITTEN = {"stage_done": True}
-
 
 Compute = Callable[[Task, Path, dict[str, Any] | None], Iterator[Step]]
 
