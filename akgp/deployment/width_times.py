@@ -7,17 +7,15 @@ fewer filters is timed. What a pruned network of its own takes, `WidthTimes.of` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import nn
 
 from akgp.deployment.kernel_table import KernelTable, KernelTime, Knots, graph_timer, table_file
-from akgp.evaluation.latency import Block, clock
+from akgp.deployment.shortest import shortest_ms
 from akgp.params import Quantize
 from akgp.quantization import export_onnx, quantize
 from akgp.quantization.channels import Channels, channels
@@ -30,10 +28,6 @@ ENTERING = 6
 DENSE = "dense"
 CALIBRATION = 2
 """Images of noise from which activations get their scales."""
-LOADS, ROUNDS = 6, 40
-"""How often two networks are loaded, since their places in memory make some per cent, and rounds of each."""
-WARM_UP_SECONDS = 0.02
-BLOCK_SECONDS = 0.003
 
 
 class WidthTimes:
@@ -72,7 +66,7 @@ class WidthTimes:
         self._kernels: list[KernelGraph] = kernel_graphs(self._model)
         self._times: list[KernelTime] = []
         self.measured_parts = 0
-        self._dense_ms, self.float_ms = self._least(folder / f"{DENSE}.float.onnx")
+        self._dense_ms, self.float_ms = self._shortest(folder / f"{DENSE}.float.onnx")
 
     def prepare(self, allowed: Mapping[str, Sequence[int]]) -> None:
         """Measure the parts of a network whose layers may have these widths, as far as they are not known."""
@@ -111,23 +105,12 @@ class WidthTimes:
 
     def timed(self, path: Path) -> float:
         """A file of a network for the same images, ms."""
-        dense, this = self._least(path)
+        dense, this = self._shortest(path)
         return self._dense_ms * this / dense
 
-    def _least(self, path: Path) -> tuple[float, float]:
-        """Milliseconds of the dense int8 file and of another, of the shortest blocks of each."""
-        sample = np.random.default_rng(0).standard_normal((1, *self._shape), dtype=np.float32)
-        rounds: list[list[float]] = []
-        for _ in range(LOADS):
-            with ExitStack() as loaded:
-                blocks = []
-                for each in (self._dense, path):
-                    network = loaded.enter_context(closing(self._runtime.load(each, self._threads)))
-                    blocks.append(Block(network, sample, clock(self._runtime, self._threads), BLOCK_SECONDS))
-                    blocks[-1].warm_up(WARM_UP_SECONDS)
-                rounds += ([block.seconds(first=True) for block in blocks] for _ in range(ROUNDS))
-        dense, this = (1000 * min(times) for times in zip(*rounds, strict=True))
-        return dense, this
+    def _shortest(self, path: Path) -> list[float]:
+        """Of the dense int8 file and of another."""
+        return shortest_ms([self._dense, path], self._shape, self._runtime, self._threads)
 
     def written(self, model: nn.Module, name: str) -> Path:
         """The int8 file of a network, whose scales are of no use but for speed."""

@@ -6,7 +6,7 @@ receives. Nothing else of the project is imported, so that validation stays quic
 
 from akgp.params.base import REMOTE, Section
 from akgp.params.cluster import Ray
-from akgp.params.compression import Deploy, Evaluate, Prune, Qat, Quantize
+from akgp.params.compression import Deploy, Download, Evaluate, Precision, Prune, Qat, Quantize
 from akgp.params.data import Data, Regime, Splits
 from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
@@ -29,10 +29,12 @@ __all__ = [
     "Deploy",
     "Device",
     "Distill",
+    "Download",
     "Evaluate",
     "Network",
     "Params",
     "ParamsError",
+    "Precision",
     "Prune",
     "Qat",
     "Quantize",

@@ -12,6 +12,8 @@ from akgp.params.device import Device, Size
 AMOUNTS = ("ratio", "macs", "params", "bytes", "latency_ms", "speedup", "device")
 """Of these parameters of prune exactly one is given."""
 Ratio = Annotated[float, Field(ge=0, lt=1)]
+Agreement = Annotated[float, Field(gt=0, le=1)]
+Precision = Literal["float", "int8", "int4"]
 
 
 class Limit(Section):
@@ -108,6 +110,21 @@ class Qat(Section):
     )
 
 
+class Download(Section):
+    """What weights of 4 bits are for: a small download, or as small a one as predictions allow."""
+
+    bytes: Size | None = Field(None, description="of the file that `akgp pack` writes, at most; such as 50k")
+    agreement: Agreement | None = Field(
+        None, description="share of calibration images that must be classified as float does"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.bytes is None) == (self.agreement is None):
+            raise ValueError("exactly one of bytes and agreement must be given")
+        return self
+
+
 class Quantize(Section):
     """Static int8: unsigned activations a tensor, signed weights a channel."""
 
@@ -127,14 +144,30 @@ class Quantize(Section):
         description="shift biases until the mean outputs of each layer are the float network's; kept where "
         "calibration images that it was not made from say that it gains",
     )
-    float_layers: tuple[str, ...] = Field(
-        (),
-        description="layers that stay in float, by name or pattern (models/int8/precision.csv has the names)",
+    precision: dict[str, Precision] = Field(
+        default_factory=dict,
+        description="float | int8 | int4 (16 values, in 8 bits) of layers by name or pattern, the last one "
+        "counts, such as {conv1: float}; models/int8/precision.yaml has the plan to edit",
     )
-    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    agreement: Agreement | None = Field(
         None,
         description="share of calibration images that int8 must classify as float does; the layers that gain "
-        "most for their bytes stay in float until it holds; null: those of float_layers alone",
+        "most for their bytes or ms stay in float until it holds; null: see precision, bytes, latency_ms",
+    )
+    bytes: Size | None = Field(
+        None,
+        description="of the int8 file at most, such as 200k: layers stay in float, those that gain most for "
+        "their bytes first, until agreement holds or nothing more fits",
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="likewise, milliseconds of the int8 file for one image, measured in deploy.runtime with "
+        "evaluate.threads: layers that are faster in float come first, then by gain for their time",
+    )
+    download: Download | None = Field(
+        None,
+        description="bytes or agreement, such as {agreement: 0.98}: the layers that lose least for what "
+        "`akgp pack` saves take 16 values (int4), until it has so few bytes, or as many as agree; null: none",
     )
     qat: Qat | None = Field(
         None,
@@ -145,6 +178,17 @@ class Quantize(Section):
     license: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"
     )
+
+    @property
+    def float_because(self) -> str | None:
+        """The parameter by which layers may stay in float; None if none can."""
+        given = [key for key in ("agreement", "bytes", "latency_ms") if getattr(self, key) is not None]
+        return "precision" if "float" in self.precision.values() else next(iter(given), None)
+
+    @property
+    def seeks_floats(self) -> bool:
+        """Whether budgets say which layers stay in float, beside `precision`."""
+        return any(each is not None for each in (self.agreement, self.bytes, self.latency_ms))
 
 
 class Deploy(Section):

@@ -82,9 +82,8 @@ def strategy_has_its_teachers(params: Params) -> None:
 
 def targets_take_int8(params: Params) -> None:
     """Exports are written from integers: they refuse a file in which layers stay in float."""
-    quantize, targets = params.quantize, params.evaluate.targets
-    if targets and (quantize.float_layers or quantize.agreement is not None):
-        key = "float_layers" if quantize.float_layers else "agreement"
+    key, targets = params.quantize.float_because, params.evaluate.targets
+    if targets and key:
         raise ValueError(
             f"evaluate.targets: {', '.join(targets)} cannot be written of a network with layers in float: "
             f"remove quantize.{key}, or the targets"

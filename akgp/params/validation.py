@@ -20,6 +20,7 @@ LONGEST = 100
 RETIRED: dict[str, str | dict[object, str]] = {
     "nightly": "the section is named release now, with the same keys",
     "quantize.reduce_range": "weights keep all 8 bits and saturate on no processor any more; remove the line",
+    "quantize.float_layers": "write precision: {LAYER: float}",
     "distill.measure_w0": {True: "write w0_from: branches", False: "remove the line"},
 }
 """Parameters of earlier versions: why each was removed and what to do, for some by value."""

@@ -9,11 +9,13 @@ from akgp.quantization.judging import Judgement
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.mixed import Plan, plan
 from akgp.quantization.ptq import quantize
+from akgp.quantization.trials import Measures
 from akgp.quantization.verification import Verification, verify
 
 __all__ = [
     "Judgement",
     "Kernels",
+    "Measures",
     "Plan",
     "QuantizationError",
     "Verification",

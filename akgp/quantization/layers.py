@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from akgp.params import Precision
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.qdq import WEIGHTED, Qdq
 
@@ -35,23 +36,24 @@ def layers(model: ModelProto) -> dict[str, list[NodeProto]]:
     return named
 
 
-def matching(model: ModelProto, patterns: Sequence[str]) -> dict[str, list[NodeProto]]:
-    """The layers whose names match one of the patterns, such as `features.0.*`.
+def precisions(model: ModelProto, table: Mapping[str, Precision]) -> dict[str, Precision]:
+    """The precision of the layers that `table` names, by name or by a pattern such as `features.0.*`.
+
+    Of several patterns that fit a layer the last one counts.
 
     Raises:
         QuantizationError: names a pattern that no layer matches.
     """
     named = layers(model)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in named):
+    found: dict[str, Precision] = {}
+    for pattern, precision in table.items():
+        fitting = [name for name in named if fnmatchcase(name, pattern)]
+        if not fitting:
             raise QuantizationError(
-                f"quantize.float_layers: {pattern!r} matches no layer; these are: {', '.join(named)}"
+                f"quantize.precision: {pattern!r} matches no layer; these are: {', '.join(named)}"
             )
-    return {
-        name: nodes
-        for name, nodes in named.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+        found |= dict.fromkeys(fitting, precision)
+    return found
 
 
 def keep_in_float(model: ModelProto, names: Iterable[str]) -> None:

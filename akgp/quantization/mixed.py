@@ -1,32 +1,25 @@
-"""Mixed precision: which layers stay in floating point, so that int8 predicts as the float network does.
+"""Mixed precision: of each layer whether it is int8, stays in float, or has weights of 4 bits.
 
-The question of HAQ (Wang et al. 2019), answered greedily. Of each layer it is measured how much nearer the
-predictions come to the float network's if this layer alone stays in float. In the order of this gain for each
-byte that it costs, layers stay in float until both agree on as many images as asked for. Gains are measured
-on one half of the calibration images, agreement on the other.
+A plan has what `params.precision` says, and what the budgets add by sensitivity on calibration images:
+`float_layers` for better predictions or a shorter time, `four_bits` for a smaller download.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akgp.params import Quantize
-from akgp.quantization.judging import divergences, halves
-from akgp.quantization.layers import layers, matching
-from akgp.quantization.observing import Floats, log_probabilities
-from akgp.quantization.ptq import prepare, quantize
-from akgp.quantization.qdq import Qdq
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from akgp.params import Precision, Quantize
+from akgp.quantization.float_layers import Alone, with_floats
+from akgp.quantization.four_bits import with_four_bits
+from akgp.quantization.trials import Measures, Table, Trials
 
 
 @dataclass(frozen=True)
@@ -34,113 +27,86 @@ class Layer:
     """A row of the plan.
 
     Attributes:
-        layer: as `quantize.float_layers` takes it.
+        layer: as `quantize.precision` takes it.
         precision: of its weights and its sums.
         weights: their number: bytes in int8, a quarter of the bytes in float.
         gain: mean fall of KL(float ‖ int8) with this layer alone in float, nats; None if not measured.
+        ms: that an image takes longer with it alone in float, below 0 if float is faster; likewise.
+        loss: mean rise of KL(float ‖ int8) with this layer alone in 4 bits, nats; likewise.
     """
 
     layer: str
-    precision: Literal["int8", "float"]
+    precision: Precision
     weights: int
     gain: float | None = None
+    ms: float | None = None
+    loss: float | None = None
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self)
+
+    def __str__(self) -> str:
+        said = [f"{self.weights:,} weights"]
+        if self.gain is not None:
+            said.append(f"float gains {self.gain:.2g} nats")
+        if self.ms is not None:
+            said.append(f"takes {self.ms:+.3f} ms")
+        if self.loss is not None:
+            said.append(f"int4 loses {self.loss:.2g} nats")
+        return f"{json.dumps(self.layer)}: {self.precision}  # {', '.join(said)}"
 
 
 @dataclass(frozen=True)
 class Plan:
     """The precision of each layer, in the order of computation.
 
-    agreement: share of the judging images that int8 classifies as float does; None if none was asked for.
+    agreement: share of the judging images that it classifies as float does; None without a budget.
     """
 
     layers: tuple[Layer, ...]
     agreement: float | None
 
     @property
-    def float_layers(self) -> tuple[str, ...]:
-        return tuple(each.layer for each in self.layers if each.precision == "float")
+    def precision(self) -> dict[str, Precision]:
+        return {each.layer: each.precision for each in self.layers}
+
+    def count(self, precision: Precision) -> int:
+        return sum(each.precision == precision for each in self.layers)
+
+    def as_yaml(self) -> str:
+        """As a part of params.yaml, to be edited."""
+        return "\n".join(["quantize:", "  precision:", *(f"    {each}" for each in self.layers), ""])
 
 
-def plan(fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], params: Quantize) -> Plan:
-    """The layers that stay in float: those of `params.float_layers`, and what `params.agreement` needs.
+def plan(
+    fp32_path: str | Path,
+    inputs: Tensor | NDArray[np.float32],
+    params: Quantize,
+    measures: Measures | None = None,
+) -> Plan:
+    """What `params.precision` says of each layer, and what the budgets of `params` need.
 
     Args:
         fp32_path: as `export_onnx` writes it.
         inputs: float32 [N, C, H, W], normalised calibration images.
+        measures: needed for budgets of bytes, of time and for the download.
 
     Raises:
-        QuantizationError: a pattern of `params.float_layers` matches no layer.
+        QuantizationError: a pattern of `params.precision` matches no layer, or a budget cannot be met.
     """
-    import onnx
-
-    measuring, judging = halves(inputs)
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        prepare(fp32_path, prepared)
-        floating = onnx.load(str(prepared))
-        names = tuple(matching(floating, params.float_layers))
-        trial = _Trial(prepared, floating, inputs, params, Path(folder))
-        gains: dict[str, float] = {}
-        searched = params.agreement is not None and len(judging) > 0
-        agreement = trial.agreement(names, judging) if searched else None
-        if params.agreement is not None and agreement is not None and agreement < params.agreement:
-            gains = trial.gains(names, measuring)
-            for name in _ordered(gains, _weights(floating)):
-                names = (*names, name)
-                agreement = trial.agreement(names, judging)
-                if agreement >= params.agreement:
-                    break
-    return Plan(
-        tuple(
-            Layer(name, "float" if name in names else "int8", count, gains.get(name))
-            for name, count in _weights(floating).items()
-        ),
-        agreement,
-    )
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Quantizes the prepared float graph with some layers in float; ranges are calibrated once."""
-
-    prepared: Path
-    floating: ModelProto
-    inputs: Tensor | NDArray[np.float32]
-    params: Quantize
-    folder: Path
-
-    def model(self, names: Iterable[str]) -> ModelProto:
-        import onnx
-
-        file = self.folder / "trial.onnx"
-        params = self.params.model_copy(update={"float_layers": tuple(names)})
-        quantize(self.prepared, self.inputs, params, file, ranges=self.folder / "ranges.json")
-        return onnx.load(str(file))
-
-    def agreement(self, names: Iterable[str], images: Floats) -> float:
-        wanted, found = (log_probabilities(each, images) for each in (self.floating, self.model(names)))
-        return float((wanted.argmax(1) == found.argmax(1)).mean())
-
-    def gains(self, names: tuple[str, ...], images: Floats) -> dict[str, float]:
-        """Of each layer that is still int8."""
-        wanted = log_probabilities(self.floating, images)
-
-        def divergence(names: Iterable[str]) -> float:
-            return float(divergences(wanted, log_probabilities(self.model(names), images)).mean())
-
-        before = divergence(names)
-        others = [name for name in layers(self.floating) if name not in names]
-        return {name: before - divergence((*names, name)) for name in others}
-
-
-def _weights(model: ModelProto) -> dict[str, int]:
-    graph = Qdq(model)
-    return {name: graph.constant(nodes[0].input[1]).size for name, nodes in layers(model).items()}
-
-
-def _ordered(gains: dict[str, float], weights: dict[str, int]) -> list[str]:
-    """By gain for each weight, the largest first; layers whose gain is noise below 0 come last."""
-    return sorted(gains, key=lambda name: -gains[name] / weights[name])
+        trials = Trials(fp32_path, inputs, params, measures, Path(folder))
+        table: Table = trials.named
+        agreement, alone, losses = None, dict[str, Alone](), dict[str, float]()
+        if params.seeks_floats:
+            table, measured, alone = with_floats(trials, table, params)
+            agreement = measured.agreement
+        if params.download is not None:
+            table, losses = with_four_bits(trials, table, params.download)
+            agreement = trials.agreement(trials.quantize(table))
+        rows = (
+            Layer(name, table.get(name, "int8"), weights, loss=losses.get(name))
+            for name, weights in trials.weights.items()
+        )
+        layers = (replace(row, **vars(alone[row.layer])) if row.layer in alone else row for row in rows)
+        return Plan(tuple(layers), agreement)

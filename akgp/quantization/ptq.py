@@ -22,8 +22,9 @@ from akgp.quantization.checking import QuantizationError
 from akgp.quantization.exact_scales import move_activation_scales, move_weight_scales, separate_pool_scales
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
-from akgp.quantization.layers import keep_in_float, matching
+from akgp.quantization.layers import keep_in_float, layers, precisions
 from akgp.quantization.tables import round_alike
+from akgp.quantization.weight_sharing import FOUR_BITS, share_layers
 from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 """Calibration images in memory at a time, with all their activations."""
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""How onnxruntime calls them."""
 
 
 def quantize(
@@ -55,25 +58,26 @@ def quantize(
 
     Raises:
         QuantizationError: no image, a value that is not finite, images that do not fit the graph, or a
-            pattern of `params.float_layers` that matches no layer.
+            pattern of `params.precision` that matches no layer.
         GraphError: onnxruntime cannot load the float graph.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     reader = _Batches(_checked(fp32_path, inputs)[: params.images])
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
     failure = f"{fp32_path}: onnxruntime cannot quantize it"
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         with guarded(failure):
             prepare(fp32_path, prepared)
         floating = onnx.load(str(prepared))
-        floats = [node.name for nodes in matching(floating, params.float_layers).values() for node in nodes]
+        precision = precisions(floating, params.precision)
+        floats = [
+            node.name
+            for name, nodes in layers(floating).items()
+            if precision.get(name) == "float"
+            for node in nodes
+        ]
         # stdout: the histogram methods print
         with guarded(failure), contextlib.redirect_stdout(io.StringIO()):
             quantize_static(
@@ -86,7 +90,7 @@ def quantize(
                 # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                calibrate_method=methods[params.calibration],
+                calibrate_method=CalibrationMethod[METHODS[params.calibration]],
                 extra_options={"CalibStridedMinMax": 1},  # merged batch by batch, in bounded memory
                 calibration_cache_path=ranges,
             )
@@ -98,6 +102,7 @@ def quantize(
         round_alike(graph)
     # The quantizer's weight scales can saturate on processors without VNNI: see `saturation`.
     make_safe(graph, floating)
+    share_layers(graph, [name for name, each in precision.items() if each == "int4"], FOUR_BITS)
     move_weight_scales(graph)
     keep_in_float(graph, floats)
     strip(graph)

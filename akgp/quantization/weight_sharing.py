@@ -7,17 +7,25 @@ shrinks is the entropy of the weights, and so a download (`akgp.deployment.downl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from akgp.quantization.channels import layer_of, weight_name
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.exact_scales import move_weight_scales
 from akgp.quantization.qdq import Qdq, rows, unrows
 from akgp.quantization.saturation import LARGEST_PAIR
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 Integers = NDArray[np.int8]
+FOUR_BITS = 16
+"""Distinct weights of a layer whose precision is int4."""
 
 
 def share_weights(source: str | Path, centroids: int, target: str | Path) -> None:
@@ -38,19 +46,33 @@ def share_weights(source: str | Path, centroids: int, target: str | Path) -> Non
     if not 2 <= centroids <= 255:
         raise QuantizationError(f"centroids must be in [2, 255], got {centroids}")
     model = onnx.load(str(source))
-    graph = Qdq(model)
-    nodes = {graph.dequantized(node.input[1]): node for node in graph.weighted()}
-    if not nodes:
+    weights = int8_weights(model)
+    if not weights:
         raise QuantizationError(
             f"{source}: no layer has int8 weights; `dvc repro quantize` writes such a file"
         )
-    for weight, node in nodes.items():
-        assert weight is not None
-        before = graph.constant(weight.integers)
-        shared_OK = shared(rows(node, before), centroids)
-        graph.write(weight.integers, unrows(node, shared_OK, before.shape))
+    share_layers(model, weights, centroids)
     move_weight_scales(model)  # other sums than before occur
     onnx.save(model, str(target))
+
+
+def int8_weights(model: ModelProto) -> dict[str, Integers]:
+    """The integers of each layer of an int8 graph, [O, K]: neighbours along K as the kernels pair them."""
+    graph = Qdq(model)
+    return {
+        name: rows(node, graph.constant(weight_name(node, graph)))
+        for node in graph.weighted()
+        if (name := layer_of(node, graph))
+    }
+
+
+def share_layers(model: ModelProto, names: Iterable[str], centroids: int) -> None:
+    """Leave at most `centroids` distinct weights in each of these layers of an int8 graph, in place."""
+    graph, chosen = Qdq(model), set(names)
+    nodes = {weight_name(node, graph): node for node in graph.weighted() if layer_of(node, graph) in chosen}
+    for weight, node in nodes.items():
+        before = graph.constant(weight)
+        graph.write(weight, unrows(node, shared(rows(node, before), centroids), before.shape))
 
 
 def shared(weight_OK: Integers, centroids: int) -> Integers:

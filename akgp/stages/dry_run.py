@@ -77,7 +77,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     _check_frozen(model, name, params)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
     timed = not ours and (student or name in params.teachers)  # evaluate times these in a runtime
-    if timed or (student and params.quantize.float_layers):  # whose names may match no layer
+    if timed or (student and params.quantize.precision):  # whose names may match no layer
         with tempfile.TemporaryDirectory() as folder:
             floating = Path(folder) / "float.onnx"
             export_onnx(model, example, floating)

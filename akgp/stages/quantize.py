@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from akgp import artifacts
 from akgp.deployment import package
+from akgp.deployment.file_measures import file_measures
 from akgp.evaluation import runtime_logits
 from akgp.io.atomic import write_csv, write_json
 from akgp.models.top1 import is_right
-from akgp.params import Quantize
+from akgp.params import Precision, Quantize
 from akgp.quantization import (
     Judgement,
+    Measures,
     Plan,
     convolution_kernels,
     correct_biases,
@@ -30,11 +32,14 @@ from akgp.quantization import (
     require_finite,
     verify,
 )
+from akgp.runtimes import RUNTIMES
 from akgp.stages import qat
 from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
-PLAN, COMPARISON = "precision.csv", "qat.csv"
+PLAN, TO_EDIT, COMPARISON = "precision.csv", "precision.yaml", "qat.csv"
+BUDGETS = ("agreement", "bytes", "latency_ms", "download")
+BESIDE_INT8: tuple[Precision, ...] = ("float", "int4")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         more["qat"] = {"shipped": qat.shipped(rows), "val_top1": top1}
         write_csv(out / COMPARISON, rows)
     write_csv(out / PLAN, [each.as_row() for each in best.planned.layers])
+    (out / TO_EDIT).write_text(best.planned.as_yaml(), encoding="utf-8")
     package.complete(out, summary, params.license)
     write_json(out / METRICS, metrics | more)
     yield Step(metrics)
@@ -100,29 +106,36 @@ def _candidates(
     params = task.params.quantize
     student = artifacts.load(task.workspace.student)
     require_finite(student, inputs)
-    made = {qat.STUDENT: (yield from _candidate(student, inputs, params, folder / qat.STUDENT))}
+    measures = _measures(task)
+    made = {qat.STUDENT: (yield from _candidate(student, inputs, params, measures, folder / qat.STUDENT))}
     if params.qat is None:
         return made
     # What QAT trains with is shipped as it is: the same layers in float, the same ranges, nothing corrected.
     learned = params.model_copy(
         update={
-            "float_layers": made[qat.STUDENT].planned.float_layers,
-            "agreement": None,
+            "precision": made[qat.STUDENT].planned.precision,
+            **dict.fromkeys(BUDGETS),
             "equalization": False,
             "bias_correction": False,
         }
     )
     ranges = folder / "ranges.json"
-    start = yield from _candidate(student, inputs, learned, folder / "start", ranges)
+    start = yield from _candidate(student, inputs, learned, measures, folder / "start", ranges)
     networks = yield from qat.train_on(task, onnx.load(str(start.file)), state)
     for name, used, kept in ((qat.CONTROL, params, None), (qat.QAT, learned, ranges)):
-        made[name] = yield from _candidate(networks[name], inputs, used, folder / name, kept)
+        made[name] = yield from _candidate(networks[name], inputs, used, measures, folder / name, kept)
     return made
 
 
+def _measures(task: Task) -> Measures:
+    runtime, threads = RUNTIMES[task.params.deploy.runtime], task.params.evaluate.threads
+    return file_measures(summary_for(task), task.params.quantize.license, runtime, threads)
+
+
 def _candidate(
-    network: nn.Module, inputs: Tensor, params: Quantize, folder: Path, ranges: Path | None = None
-) -> Generator[Step, None, Candidate]:
+    network: nn.Module, inputs: Tensor, params: Quantize, measures: Measures, folder: Path,
+    ranges: Path | None = None,
+) -> Generator[Step, None, Candidate]:  # fmt: skip
     """Quantize a network in a folder of its own; `ranges`: as `quantize` takes it."""
     folder.mkdir()
     floating, file = folder / "float.onnx", folder / package.MODEL
@@ -130,13 +143,13 @@ def _candidate(
     yield Step({"done": "export"})
     quantize(floating, inputs, params, file, ranges=ranges)
     yield Step({"done": "quantize"})
-    return Candidate(file, *_improved(floating, inputs, params, file))
+    return Candidate(file, *_improved(floating, inputs, params, measures, file))
 
 
 def _improved(
-    floating: Path, inputs: Tensor, params: Quantize, model_file: Path
+    floating: Path, inputs: Tensor, params: Quantize, measures: Measures, model_file: Path
 ) -> tuple[Plan, dict[str, float]]:
-    """Equalise, keep layers in float, correct biases, as far as params.yaml asks for, in both files.
+    """Equalise, give each layer its precision, correct biases, as far as params.yaml asks for, in both files.
 
     Returns:
         The precision of each layer; and for the metrics what came of each.
@@ -144,13 +157,13 @@ def _improved(
     judgements: dict[str, Judgement | None] = {}
     if params.equalization:
         judgements["equalization"] = equalize(floating, inputs, params, model_file)
-    planned = plan(floating, inputs, params)
+    planned = plan(floating, inputs, params, measures)
     if planned.agreement is not None:
-        params = params.model_copy(update={"float_layers": planned.float_layers})
+        params = params.model_copy(update={"precision": planned.precision})
         quantize(floating, inputs, params, model_file)
     if params.bias_correction:
         judgements["bias_correction"] = correct_biases(floating, inputs, model_file)
-    metrics = {"float_layers": float(len(planned.float_layers))}
+    metrics = {f"{each}_layers": float(planned.count(each)) for each in BESIDE_INT8}
     if planned.agreement is not None:
         metrics["agreement"] = planned.agreement
     for name, judgement in judgements.items():

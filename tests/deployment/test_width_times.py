@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from torch import nn
 
-from akgp.deployment import width_times
+from akgp.deployment import shortest
 from akgp.deployment.kernel_table import REFERENCE, ROUNDS, KernelTable, between
 from akgp.deployment.width_times import WidthTimes, thinned
 from akgp.runtimes import RUNTIMES
@@ -69,8 +69,8 @@ def test_few_of_many_sizes_are_measured_the_ends_among_them() -> None:
 def test_a_network_is_predicted_by_its_parts_and_measured_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(width_times, "LOADS", 1)
-    monkeypatch.setattr(width_times, "ROUNDS", 1)
+    monkeypatch.setattr(shortest, "LOADS", 1)
+    monkeypatch.setattr(shortest, "ROUNDS", 1)
     timer = CountingTimer()
     table = KernelTable(tmp_path / "table.json", timer)
     network = nn.Sequential(*(nn.Conv2d(each, 16, 3) for each in (3, 16, 16)), nn.Flatten(), nn.Linear(64, 4))

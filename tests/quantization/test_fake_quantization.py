@@ -122,7 +122,7 @@ def test_a_weights_gradient_is_that_of_the_rounded_weight() -> None:
 
 def test_a_layer_in_float_stays_so(exported: Path) -> None:
     network = chain()
-    int8 = int8_of(exported, Quantize(float_layers=("0", "6")))
+    int8 = int8_of(exported, Quantize(precision={"0": "float", "6": "float"}))
     assert list(roundings(int8)) == ["3", "9"]
     given = network[0].weight.detach().clone()
     with fake_quantized(network, int8, IMAGES[:1]):
