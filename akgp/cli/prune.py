@@ -47,6 +47,7 @@ def prune(
     file_bytes: Annotated[str | None, typer.Option("--bytes", help="as prune.bytes")] = None,
     scope: Annotated[str, typer.Option(help="as prune.scope")] = "inside",
     round_to: Annotated[int, typer.Option(help="as prune.round_to")] = 8,
+    steps: Annotated[int, typer.Option(min=1, max=20, help="as prune.schedule.steps; 1: one cut")] = 1,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
     layers: Annotated[str, typer.Option(help="as prune.layers, such as '{layer3.*: 0.7}'")] = "{}",
     limits: Annotated[str, typer.Option(help="as prune.limits, such as '{\"*\": {max: 0.8}}'")] = "{}",
@@ -72,7 +73,9 @@ def prune(
     if all(value is None for value in amount.values()):
         amount["ratio"] = 0.5
     rules = {"layers": _mapping("layers", layers), "limits": _mapping("limits", limits)}
-    options = {"scope": scope, "round_to": round_to, "skip": skip or []}
+    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "skip": skip or []}
+    if steps > 1:
+        options["schedule"] = {"steps": steps}
     try:
         asked = validated(Prune, amount | options | rules)
         validated(Deploy, {"runtime": runtime})
@@ -140,12 +143,18 @@ def _show(
     model = create(Spec(architecture, classes, channels)).eval()
     example = _example(shapes)
     first_outputs(model, Inputs.of(model, example))
-    pruned = pruned_as(asked, model, example, seed=0, deployed=(runtime, 1))
-    before, after = count(model, example), count(pruned.model, example)
+    before, steps = count(model, example), asked.schedule.steps if asked.schedule else 1
+    network, pruned, macs = model, None, list[int]()
+    for step in range(1, steps + 1):
+        pruned = pruned_as(asked, network, example, 0, None, (runtime, 1), pruned, step / steps)
+        network = pruned.model
+        macs.append(count(network, example).macs)
+    assert pruned is not None
+    after = count(network, example)
     rows = layers_table(pruned.layers)
     if as_json:
         budget = vars(pruned.budget) if pruned.budget else None
-        say_json(layers=rows, dense=vars(before), pruned=vars(after), budget=budget)
+        say_json(layers=rows, dense=vars(before), pruned=vars(after), budget=budget, macs_by_cut=macs)
         return
     head = ["layer", "dense", "pruned", "stays dense because"]
     cells = [[row["name"], str(row["dense_width"]), str(row["pruned_width"]), row["reason"]] for row in rows]
@@ -158,5 +167,7 @@ def _show(
         ("parameters", before.params, after.params), ("MACs", before.macs, after.macs),
     ):  # fmt: skip
         typer.echo(f"{label}: {kept:,} of {dense:,} kept ({kept / dense:.1%})")
+    if steps > 1:
+        typer.echo("MACs after each cut: " + ", ".join(f"{each / before.macs:.1%}" for each in macs))
     if pruned.budget:
         typer.echo(str(pruned.budget))

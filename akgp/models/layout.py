@@ -23,17 +23,26 @@ INPUTS, OUTPUTS = "kept_inputs", "output_channels"
 def set_layout(module: nn.Module, inputs: Tensor | None, outputs: Tensor | None) -> None:
     """Let a convolution or linear layer read the channels `inputs`, and write channel outputs[j] as the j-th.
 
+    Of a layer that has a layout they select from it.
+
     Args:
-        inputs: [I], positions among the channels that arrive; None: all of them.
-        outputs: [C], positions among the layer's outputs, -1 for zeros; None: they are written as they are.
+        inputs: [I], positions among the channels that arrive, or that were read; None: all of them.
+        outputs: [C], positions among the layer's outputs, -1 for zeros; for each of those that it had, if it
+            has a layout; None: they are written as they are.
     """
     device = next(module.parameters()).device
     if inputs is not None:
+        if (read := module._buffers.get(INPUTS)) is None:
+            module.register_forward_pre_hook(_select)
+        else:
+            inputs = read.cpu()[inputs]
         module.register_buffer(INPUTS, inputs.to(device))
-        module.register_forward_pre_hook(_select)
     if outputs is not None:
+        if (written := module._buffers.get(OUTPUTS)) is None:
+            module.register_forward_hook(_spread)
+        else:
+            outputs = torch.cat([torch.tensor([-1]), outputs])[written.cpu() + 1]
         module.register_buffer(OUTPUTS, outputs.to(device))
-        module.register_forward_hook(_spread)
 
 
 def has_layout(module: nn.Module) -> bool:

@@ -6,7 +6,17 @@ receives. Nothing else of the project is imported, so that validation stays quic
 
 from akgp.params.base import REMOTE, Section
 from akgp.params.cluster import Ray
-from akgp.params.compression import Deploy, Download, Evaluate, Precision, Prune, Qat, Quantize
+from akgp.params.compression import (
+    SCHEDULED,
+    Deploy,
+    Download,
+    Evaluate,
+    Precision,
+    Prune,
+    Qat,
+    Quantize,
+    Schedule,
+)
 from akgp.params.data import Data, Regime, Splits
 from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
@@ -23,6 +33,7 @@ __all__ = [
     "CIFAR_RESNETS",
     "REMOTE",
     "RETIRED",
+    "SCHEDULED",
     "W0",
     "Augment",
     "Data",
@@ -42,6 +53,7 @@ __all__ = [
     "Ray",
     "Regime",
     "Release",
+    "Schedule",
     "Section",
     "Splits",
     "Sweep",

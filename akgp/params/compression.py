@@ -8,9 +8,12 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Fraction, Section, Share
 from akgp.params.device import Device, Size
+from akgp.params.training import Training
 
 AMOUNTS = ("ratio", "macs", "params", "bytes", "latency_ms", "speedup", "device")
 """Of these parameters of prune exactly one is given."""
+SCHEDULED = ("ratio", "macs", "params", "bytes")
+"""Those of which `prune.schedule` can ask for a part: what is measured is known at the end alone."""
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Agreement = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["float", "int8", "int4"]
@@ -28,6 +31,31 @@ class Limit(Section):
         if self.min > self.max:
             raise ValueError(f"min must be at most max, got {self.min:g} and {self.max:g}")
         return self
+
+
+class Recovery(Training):
+    """The training between two cuts."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(
+        2, description="passes over the training split after each cut but the last"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(0.5, description="linear rise from zero")
+
+
+class Schedule(Section):
+    """Several cuts: after each but the last the student's dense network teaches what is left."""
+
+    steps: Annotated[int, Field(ge=2, le=20)] = Field(
+        3, description="cuts; each keeps the same share of what the one before it left"
+    )
+    recovery: Recovery = Field(
+        default_factory=Recovery, description="the training between two cuts, as distill.training"
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Those of all recoveries together."""
+        return (self.steps - 1) * self.recovery.epochs
 
 
 class Prune(Section):
@@ -90,6 +118,11 @@ class Prune(Section):
         8, description="widths are multiples of this; odd widths run slower in int8"
     )
     skip: tuple[str, ...] = Field((), description="qualified names of modules left dense")
+    schedule: Schedule | None = Field(
+        None,
+        description="several cuts with training between them, such as {steps: 3, recovery: {epochs: 2}}; "
+        "each is scored on what was recovered; recovery takes the keys of distill.training; null: one cut",
+    )
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
@@ -98,6 +131,13 @@ class Prune(Section):
             raise ValueError(
                 f"exactly one of {', '.join(AMOUNTS)} must be given, got {', '.join(given) or 'none'}"
             )
+        if self.schedule and given[0] not in SCHEDULED:
+            raise ValueError(
+                f"schedule needs an amount of which a part is known beforehand, {', '.join(SCHEDULED)}, "
+                f"got {given[0]}, which has to be measured: give one of these, or schedule: null"
+            )
+        if self.schedule and self.ratio == 0 and not (self.layers or self.limits):
+            raise ValueError("schedule: ratio 0 leaves nothing to cut: it must be null")
         return self
 
 

@@ -70,6 +70,10 @@ def trainings_fit_workers(params: Params) -> None:
             raise ValueError(f"{section}.cuda_graphs: needs ray.workers 1 and ray.gpus_per_worker 1")
         if training.sync_batch_norm and ray.workers > 1 and not ray.gpus_per_worker:
             raise ValueError(f"{section}.sync_batch_norm: several workers need ray.gpus_per_worker 1")
+    if (schedule := params.prune.schedule) and not ray.gpus_per_worker:  # by one worker
+        for key, given in (("precision: fp16", "fp16"), ("cuda_graphs:", True)):
+            if getattr(schedule.recovery, key.partition(":")[0]) == given:
+                raise ValueError(f"prune.schedule.recovery.{key} needs ray.gpus_per_worker 1")
 
 
 def strategy_has_its_teachers(params: Params) -> None:

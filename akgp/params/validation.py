@@ -90,6 +90,7 @@ def _unknown(key: str, model: type[Section]) -> str:
     meant = named[alike[0]] if alike else []
     section = key.rpartition(".")[0]
     near = [each for each in meant if section and each.startswith(f"{section}.")] or meant
+    near.sort(key=lambda each: each.count("."))  # what is nested deeper is meant less often
     return "unknown parameter" + (f"; did you mean {' or '.join(near[:2])}?" if near else "")
 
 

@@ -5,8 +5,10 @@ from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.int8_bytes import int8_bytes
+from akgp.pruning.record import Layer, Pruned, layers_table
+from akgp.pruning.schedule import partial_amount, prune_gradually
 from akgp.pruning.sensitivity import Point, Sensitivity
-from akgp.pruning.surgery import Layer, Pruned, layers_table, prune, require_names
+from akgp.pruning.surgery import prune, require_names
 
 __all__ = [
     "CRITERIA",
@@ -25,7 +27,9 @@ __all__ = [
     "l1_scores",
     "l2_scores",
     "layers_table",
+    "partial_amount",
     "prune",
+    "prune_gradually",
     "random_scores",
     "require_names",
 ]

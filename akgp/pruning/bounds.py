@@ -110,11 +110,14 @@ class Rules:
         for parameter, pattern, *_ in self._entries():
             _matching(parameter, pattern, names)
 
-    def bounds(self, groups: Sequence[Group], names: Mapping[str, str]) -> list[Bound]:
+    def bounds(
+        self, groups: Sequence[Group], names: Mapping[str, str], dense_widths: Sequence[int]
+    ) -> list[Bound]:
         """The widths that each group may have; a group with a reason stays dense.
 
         Args:
             names: of all layers that have filters: the module's -> the one that patterns match.
+            dense_widths: of each group in the dense network, of which rules say a share; at least its own.
 
         Raises:
             PruningError: a pattern matches no layer or none that can be pruned; two rules contradict
@@ -125,7 +128,10 @@ class Rules:
             for parameter, pattern, text, _ in self._entries()
         }
         self._require_prunable(groups, matched, names)
-        return [self._bound(group, matched, names) for group in groups]
+        return [
+            self._bound(group, matched, names, dense)
+            for group, dense in zip(groups, dense_widths, strict=True)
+        ]
 
     def _entries(self) -> list[tuple[str, str, str, Limit]]:
         """Parameter, pattern, text and limit of every rule."""
@@ -138,18 +144,21 @@ class Rules:
             for pattern, limit in self.limits.items()
         ]
 
-    def _bound(self, group: Group, matched: Mapping[str, Sequence[str]], names: Mapping[str, str]) -> Bound:
-        dense, step = group.width, group.step(self.round_to)
+    def _bound(
+        self, group: Group, matched: Mapping[str, Sequence[str]], names: Mapping[str, str], dense: int
+    ) -> Bound:
+        width, step = group.width, group.step(self.round_to)
         if group.reason:
-            return Bound(dense, step, dense, dense)
-        low, high, rule = rounded(0, dense, step), dense, None
+            return Bound(width, step, width, width)
+        low, high, rule = rounded(0, width, step), width, None
         lowest, highest = None, None
         for writer in group.writers:
             name = names[writer.name]
             for _, _, text, limit in self._entries():
                 if name not in matched[text]:
                     continue
-                least, most = _widths(limit, dense, step, group.copies)
+                # What was cut already may be narrower.
+                least, most = (min(each, width) for each in _widths(limit, dense, step, group.copies))
                 mine = _Rule(name, limit, text)
                 if least > low:
                     low, lowest = least, mine
@@ -159,7 +168,7 @@ class Rules:
                 if low > high:
                     assert lowest is not None and highest is not None
                     raise PruningError(_contradiction(lowest, highest))
-        return Bound(dense, step, low, high, rule)
+        return Bound(width, step, low, high, rule)
 
     def _require_prunable(
         self, groups: Sequence[Group], matched: Mapping[str, Sequence[str]], names: Mapping[str, str]

@@ -38,9 +38,9 @@ class Measure(Protocol):
     def of(self, widths: Widths) -> float: ...
 
 
-def ratio_widths(bounds: Sequence[Bound], ratio: float) -> Widths:
-    """(1 − ratio) of each group's width, or the nearest that it may have."""
-    return [bound.nearest(bound.dense * (1 - ratio)) for bound in bounds]
+def ratio_widths(bounds: Sequence[Bound], dense: Sequence[int], ratio: float) -> Widths:
+    """(1 − ratio) of each group's dense width, or the nearest that it may have."""
+    return [bound.nearest(width * (1 - ratio)) for bound, width in zip(bounds, dense, strict=True)]
 
 
 def budget_widths(
@@ -50,20 +50,21 @@ def budget_widths(
     target: float,
     floors: Mapping[int, int],
     tolerance: float = TOLERANCE,
+    may_stay: bool = False,
 ) -> Widths:
     """Widths that measure `target` within `tolerance`, a share of it, or the nearest that the search meets.
 
     Channels with scores below one common threshold are removed and widths are rounded; bisection gives the
     threshold. Where rounding leaves the measure outside of the tolerance, single groups, then pairs of
     groups, are widened or narrowed by a step, greedily by how close it comes to the target. Where that
-    fails too and there are few combinations of widths, all are tried. The dense network is no answer, except
-    where no group can be narrowed.
+    fails too and there are few combinations of widths, all are tried. The network as it is is no answer,
+    unless it `may_stay` or no group can be narrowed.
 
     Args:
         scores: [width] for each group, divided by their mean so that groups can be compared.
         floors: index of a group -> index of the group that it must be at least as wide as.
     """
-    dense = [bound.dense for bound in bounds]
+    given = [bound.dense for bound in bounds]
 
     def widths_at(threshold: float) -> Widths:
         kept = [int((score >= threshold).sum()) for score in scores]
@@ -72,7 +73,7 @@ def budget_widths(
         )
 
     def distance(widths: Widths) -> float:
-        return abs(measure.of(widths) - target) if widths != dense else float("inf")
+        return abs(measure.of(widths) - target) if may_stay or widths != given else float("inf")
 
     thresholds = torch.cat(list(scores)).unique().tolist() if scores else [0.0]
     low, high = 0, len(thresholds) - 1

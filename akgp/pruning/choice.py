@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from akgp.evaluation.cost import Counts
 from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
@@ -19,6 +18,7 @@ from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.knapsack import Knapsack, worth
 from akgp.pruning.latency import Filters, Found, Latencies, latency_widths
+from akgp.pruning.origin import Origin
 from akgp.pruning.scoring import Scoring
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
 
@@ -28,14 +28,16 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Inputs,
-        dense: Counts, amount: Amount, scoring: Scoring, rules: Rules, latencies: Latencies | None,
+        origin: Origin, amount: Amount, scoring: Scoring, rules: Rules, latencies: Latencies | None,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
-        self.dense, self.amount, self.scoring, self.rules = dense, amount, scoring, rules
+        self.origin, self.amount, self.scoring, self.rules = origin, amount, scoring, rules
         self.latencies = latencies
         self.timed: Found | None = None
         """What a budget of time came to."""
         self.groups: list[Group] = []
+        self.dense_widths: list[int] = []
+        """Of each group in the dense network, of which `model` may have been cut already."""
         self.bounds: list[Bound] = []
         self.scores: list[Tensor] = []
         self.missed: str | None = None
@@ -51,12 +53,15 @@ class Choice:
             for name, module in self.model.named_modules()
             if isinstance(module, PRUNABLE)
         }
-        self.bounds = self.rules.bounds(self.groups, names)
+        self.dense_widths = self.origin.dense_widths(self.groups, names)
+        self.bounds = self.rules.bounds(self.groups, names, self.dense_widths)
         self.scores = self.scoring.of(self.groups)
         sources = shortcut_sources(self.model, self.coupling)
         by_ratio = self.amount.key == "ratio"
-        if by_ratio or self.provisional:
-            widths = ratio_widths(self.bounds, self.amount.value if by_ratio else 0.5)
+        if by_ratio:
+            widths = ratio_widths(self.bounds, self.dense_widths, self.amount.value)
+        elif self.provisional:
+            widths = ratio_widths(self.bounds, [group.width for group in self.groups], 0.5)
         elif self.latencies:
             self.timed = self._in_time(self.latencies, floors(self.groups, sources))
             widths = self.timed.widths
@@ -91,9 +96,12 @@ class Choice:
     def _within_budget(self, floors: dict[int, int]) -> Widths:
         measure = self._measure()
         absolute = self.amount.key == "bytes"
-        target = self.amount.value if absolute else self.amount.value * measure.dense
+        dense = self.origin.dense
+        target = self.amount.value * (1 if absolute else getattr(dense, self.amount.key))
         tolerance = CLOSE if absolute else TOLERANCE
-        widths = budget_widths(self.scores, self.bounds, measure, target, floors, tolerance)
+        widths = budget_widths(
+            self.scores, self.bounds, measure, target, floors, tolerance, may_stay=bool(self.origin.filters)
+        )
         self.missed = why_missed(
             widths, self.groups, self.bounds, measure, target, floors, self.rules.round_to
         )

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from akgp.models import ChannelMap
-from akgp.models.layout import has_layout, set_layout
+from akgp.models.layout import INPUTS, OUTPUTS, has_layout, set_layout
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import shrink, varying
@@ -73,13 +73,20 @@ def adaptable(model: nn.Module, coupling: Coupling) -> frozenset[str]:
         alike = all(torch.equal(coupling.labels[first], coupling.labels[each]) for each in inputs[1:])
         parameters = [names[id(each)] for each in module.parameters()]
         users = set().union(*(coupling.record.uses[each] for each in parameters))
-        if (
-            alike
-            and not has_layout(module)
-            and all(user == name or user.startswith(f"{name}.") for user in users)
-        ):
+        if alike and all(user == name or user.startswith(f"{name}.") for user in users):
             result.add(name)
     return frozenset(result)
+
+
+def hold_layouts(model: nn.Module, coupling: Coupling) -> None:
+    """Keep the layouts that an earlier cut has kept, around the layers that it adapted."""
+    filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
+    for name, module in model.named_modules():
+        if has_layout(module):
+            kept = [filters[name]] if OUTPUTS in module._buffers and name in filters else []
+            if INPUTS in module._buffers:
+                kept += [ids for ids in coupling.record.inputs[name] if ids is not None]
+            coupling.hold(kept, "an earlier cut kept it")
 
 
 def cut(model: nn.Module, removed: Removal) -> dict[str, tuple[Tensor, ...]]:

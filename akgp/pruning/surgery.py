@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +22,8 @@ from akgp.models.memory_format import format_of
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.choice import Choice
-from akgp.pruning.coupling.groups import SCOPES, Sparing, layer_filters
-from akgp.pruning.coupling.layers import PRUNABLE, width
+from akgp.pruning.coupling.groups import SCOPES, Sparing
+from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.network import couple
 from akgp.pruning.coupling.preparation import (
     NothingRemoved,
@@ -35,39 +34,19 @@ from akgp.pruning.coupling.preparation import (
     copy_network,
     require_prunable,
 )
-from akgp.pruning.cutting import Removal
+from akgp.pruning.cutting import hold_layouts
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.exact_cut import cut_exactly
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.latency import Latencies
 from akgp.pruning.narrowing import with_narrowable_attention
+from akgp.pruning.origin import Origin
+from akgp.pruning.record import Layer, Pruned, layers_of, since_dense
 from akgp.pruning.scoring import Scoring
 
 log = logging.getLogger(__name__)
 
 NONE: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What pruning did to one convolution or linear layer of the given network."""
-
-    name: str  # of the module; of the parameter in_proj_weight of a MultiheadAttention
-    kept: tuple[int, ...]  # indices of the surviving filters, sorted
-    dense_width: int
-    pruned_width: int
-    reason: str | None  # why it was left dense
-    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width
-    layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned network, and what was removed from every layer, in the network's order."""
-
-    model: nn.Module
-    layers: list[Layer]
-    budget: Reached | None = None  # None: pruned by ratio
 
 
 def prune(
@@ -88,6 +67,7 @@ def prune(
     limits: Mapping[str, Limit] = NONE,
     seed: int = 0,
     evidence: Evidence | None = None,
+    after: Pruned | None = None,
 ) -> Pruned:
     """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
@@ -124,6 +104,9 @@ def prune(
         limits: likewise -> the least and the most that may be removed.
         seed: of the criterion random.
         evidence: what taylor, obd, hrank and knowledge look at; on the network's device.
+        after: what an earlier cut came to, of whose network `model` has the shape, trained or not. Then all
+            shares, in `layers` and `limits` too, are of the dense network, and `Pruned.layers` says what
+            became of that one. What the earlier cut removed may suffice. See `schedule.prune_gradually`.
 
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
@@ -139,24 +122,29 @@ def prune(
         choose = choice_for(
             model, example_input, amount, rules,
             criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence, latencies=latencies,
+            origin=after.origin if after else None,
         )  # fmt: skip
         smaller, removed = cut_exactly(choose.model, choose.example_input, choose)
-        pruned_layers = _layers(choose, removed)
-        asked = amount != Amount("ratio", 0) and choose.timed is None
-        if removed.alive.all() and (asked or rules.remove):
+        pruned_layers = layers_of(choose, removed)
+        asked = amount != Amount("ratio", 0) and choose.timed is None and after is None
+        if removed.alive.all() and (asked or (rules.remove and after is None)):
             raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
         budget = _report(choose, pruned_layers, smaller)
         if (layout := format_of(model)) != torch.contiguous_format:
             smaller.to(memory_format=layout)
-    return Pruned(smaller, pruned_layers, budget)
+        origin = choose.origin.after(choose, removed)
+    return Pruned(smaller, since_dense(pruned_layers, after) if after else pruned_layers, budget, origin)
 
 
 def choice_for(
     model: nn.Module, example_input: Example, amount: Amount, rules: Rules,
     *, criterion: str, scope: str, skip: Sequence[str], seed: int, evidence: Evidence | None,
-    latencies: Latencies | None = None,
+    latencies: Latencies | None = None, origin: Origin | None = None,
 ) -> Choice:  # fmt: skip
     """What to remove from `model`, for arguments of `prune`, which it checks.
+
+    Args:
+        origin: None: `model` itself is the dense network.
 
     Raises:
         PruningError: as `prune`.
@@ -169,21 +157,12 @@ def choice_for(
     model = with_narrowable_attention(model, inputs, _skipped(model, skip))
     traced = copy_network(model)
     with as_pruning_error(model, f"cannot be traced with {inputs}"):
-        dense = count(traced, inputs)
+        size = count(traced, inputs)
+    origin = origin or Origin(size, int8_bytes(model))
     scoring = Scoring(model, inputs, criterion, seed, evidence)
     coupling, sparing = couple(model, inputs), Sparing(_skipped(model, skip), scope)
-    return Choice(model, coupling, sparing, inputs, dense, amount, scoring, rules, latencies)
-
-
-def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None."""
-    return [
-        {
-            "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
-            "reason": layer.reason or "", "rule": layer.rule or "", "layout": layer.layout or "",
-        }
-        for layer in layers
-    ]  # fmt: skip
+    hold_layouts(model, coupling)
+    return Choice(model, coupling, sparing, inputs, origin, amount, scoring, rules, latencies)
 
 
 def require_names(model: nn.Module, rules: Rules, skip: Sequence[str]) -> None:
@@ -206,33 +185,6 @@ def _on_device(model: nn.Module, example_input: Example) -> Inputs:
         raise PruningError(f"example_input {error}") from None
     device = next(model.parameters()).device
     return inputs.map(lambda each: each.detach().clone().to(device))
-
-
-def _layers(choice: Choice, removed: Removal) -> list[Layer]:
-    model, coupling = choice.model, choice.coupling
-    filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
-    reason_of, rule_of = dict[int, str | None](), dict[int, str | None]()
-    for group, bound in zip(choice.groups, choice.bounds, strict=True):
-        for unit in group.units.tolist():
-            reason_of[unit], rule_of[unit] = group.reason, bound.rule
-    round_to = choice.rules.round_to
-    layers = []
-    for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
-            dense = width(module)
-            alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
-            kept = tuple(alive.nonzero().flatten().tolist())
-            reason = None
-            labels = coupling.labels[filters[name]].tolist() if name in filters else []
-            rule = next((each for label in labels if (each := rule_of[label])), None)
-            if len(kept) == dense:
-                narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
-                otherwise = narrow or rule or "ratio or budget"
-                reason = next((each for label in labels if (each := reason_of[label])), otherwise)
-            gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
-            layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
-            layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))
-    return layers
 
 
 def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
@@ -260,7 +212,7 @@ def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) 
 
 def _report(choice: Choice, layers: Sequence[Layer], smaller: nn.Module) -> Reached | None:
     """Log what was kept; what a budget came to, as it is counted on the smaller network."""
-    amount, dense = choice.amount, choice.dense
+    amount, dense = choice.amount, choice.origin.dense
     pruned = count(copy_network(smaller), choice.example_input)  # a copy: a forward pass may write to buffers
     filters = sum(layer.dense_width for layer in layers), sum(layer.pruned_width for layer in layers)
     kept = {"macs": pruned.macs / max(1, dense.macs), "params": pruned.params / dense.params}

@@ -26,6 +26,7 @@ from akgp.params import Params
 from akgp.params.training_defaults import announcement, student_training
 from akgp.stages.inputs import read_distillation_data
 from akgp.stages.notices import NOTICES
+from akgp.stages.recovery_cost import recovery_compute
 from akgp.stages.training_steps import Row, best_epoch_metrics, epochs_to_steps, step_size
 from akgp.workspace import METRICS, Step, Task
 
@@ -82,7 +83,8 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
         out / METRICS,
         best_epoch_metrics(history, result.training.keep)
         | {
-            "compute": compute_of(params.distill, result.student, data.example_input),
+            "compute": compute_of(params.distill, result.student, data.example_input)
+            + recovery_compute(task),
             "teacher_weight": None if result.weights is None else float(result.weights.mean()),
             "folds": params.folds,
             # Over the training images, by each teacher.

@@ -97,6 +97,8 @@ def _check_frozen(model: nn.Module, name: str, params: Params) -> None:
     trainings = {"teacher": params.teacher}
     if name == params.student:  # its pruned copy has the same modules
         trainings["distill.training"] = params.distill.training
+        if schedule := params.prune.schedule:
+            trainings["prune.schedule.recovery"] = schedule.recovery
     for section, training in trainings.items():
         try:
             with frozen(model, training.freeze):

@@ -14,25 +14,40 @@ from akgp.data import read_summary
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.models.inputs import Example
-from akgp.params import Prune
+from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
-from akgp.pruning import Limit, Pruned, PruningError, layers_table, prune
+from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
 from akgp.pruning.evidence import Evidence
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
+from akgp.stages.pruning_schedule import announced, cut_and_recover
+from akgp.stages.recovery_cost import RECOVERY, recovery_cost
+from akgp.stages.training_steps import Row
 from akgp.workspace import METRICS, Step, Task
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
-    """Prune; write the smaller network, its per-layer table, the reductions and what a budget came to."""
+    """Prune; write the smaller network, its per-layer table, the reductions and what a budget came to.
+
+    With `prune.schedule` there is a `Step` for each epoch between the cuts too, and history.json has them.
+    """
     params, workspace = task.params.prune, task.workspace
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
     example = torch.zeros(1, summary.channels, *summary.image_size)
     deployed = (task.params.deploy.runtime, task.params.evaluate.threads)
-    pruned = pruned_as(params, dense, example, task.params.seed, evidence(task, dense), deployed)
+    looked_at = evidence(task, dense)
+
+    def cut(network: nn.Module, after: Pruned | None = None, done: float = 1.0) -> Pruned:
+        return pruned_as(params, network, example, task.params.seed, looked_at, deployed, after, done)
+
+    rows: list[Row] = []
+    if params.schedule is None:
+        pruned = cut(dense)
+    else:
+        pruned, rows = yield from cut_and_recover(task, params.schedule, dense, example, cut, state)
     before, after = count(dense, example), count(pruned.model, example)
     dense_filters = sum(layer.dense_width for layer in pruned.layers)
     kept_filters = sum(layer.pruned_width for layer in pruned.layers)
@@ -46,10 +61,15 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     write_csv(out / "layers.csv", table)
     budget = pruned.budget
     missed = [str(budget)] if budget and budget.why else []
-    more = {"budget": vars(budget), "warnings": missed} if budget else {}
+    more: dict[str, Any] = {"budget": vars(budget), "warnings": missed} if budget else {}
+    lines = [removed(metrics)]
+    if params.schedule:
+        more[RECOVERY] = recovery_cost(rows, after.macs)
+        lines.append(announced(params.schedule, more[RECOVERY]))
+        write_json(out / "history.json", rows)
     write_json(out / METRICS, metrics | more)
     layouts = [f"prune: {line}"] if (line := dense_layouts(table)) else []
-    yield Step(metrics | {NOTICES: [removed(metrics), *layouts, *missed]})
+    yield Step(metrics | {NOTICES: [*lines, *layouts, *missed]})
 
 
 def removed(metrics: Mapping[str, float]) -> str:
@@ -68,29 +88,40 @@ def pruned_as(
     seed: int,
     looked_at: Evidence | None = None,
     deployed: tuple[str, int] = ("onnxruntime", 1),
+    after: Pruned | None = None,
+    done: float = 1.0,
 ) -> Pruned:
-    """Prune by the section `prune` of params.yaml.
+    """Prune by the section `prune` of params.yaml, in one cut.
 
     Args:
         looked_at: see `akgp.stages.pruning_evidence`.
         deployed: runtime and threads in which a latency is measured.
+        after: of `prune.schedule`: the outcome of the cuts before.
+        done: likewise: the share of the cuts that are made with this one.
     """
+    rules: dict[str, Any] = {
+        "layers": params.layers,
+        "limits": {pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
+    }
 
     def cut(**amount: Any) -> Pruned:
         return prune(
             model,
             example,
-            **amount,
             criterion=params.criterion,
             scope=params.scope,
             round_to=params.round_to,
             skip=params.skip,
-            layers=params.layers,
-            limits={pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
             seed=seed,
             evidence=looked_at,
+            after=after,
+            **rules | amount,
         )
 
+    if done < 1:
+        asked = {key: getattr(params, key) for key in SCHEDULED}
+        asked["bytes"] = None if params.bytes is None else bytes_of(params.bytes)
+        return cut(**asked | partial_amount(asked | rules, done, model, after))
     if params.device:
         from akgp.microcontroller.device import need_of  # and onnx with it
 

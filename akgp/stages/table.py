@@ -81,6 +81,12 @@ def _network(task: Task) -> str:
     return task.network
 
 
+def _prune_steps(task: Task) -> int:
+    """The cut, and the epochs between several."""
+    schedule = task.params.prune.schedule
+    return 1 + (schedule.epochs if schedule else 0)
+
+
 def _distill_inputs(task: Task) -> list[Path]:
     from akgp.stages import teaching
 
@@ -167,6 +173,7 @@ STAGES = {
             keys=("seed", "student", "prune", "deploy", "evaluate.threads"),
             inputs=lambda task: [task.workspace.data, task.workspace.dense(task.params.student)],
             output=lambda task: task.workspace.pruned,
+            steps=_prune_steps,
         ),
         Stage(
             "distill",

@@ -30,6 +30,7 @@ from akgp.params import with_values
 from akgp.stages import distill, prune
 from akgp.stages.inputs import read_distillation_data
 from akgp.stages.normalization import summary_for
+from akgp.stages.recovery_cost import recovery_compute
 from akgp.stages.training_steps import ACCURACIES, best_epoch_metrics
 from akgp.sweep.latency import compared, int8_graph
 from akgp.workspace import Step, Task, Workspace
@@ -137,7 +138,7 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
 
 def _compute(task: Task, data: DistillationData) -> dict[str, float]:
     student = artifacts.load(task.workspace.pruned)
-    return {"compute": compute_of(task.params.distill, student, data.example_input)}
+    return {"compute": compute_of(task.params.distill, student, data.example_input) + recovery_compute(task)}
 
 
 def _latency(task: Task, common: Shared) -> dict[str, float]:

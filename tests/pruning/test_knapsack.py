@@ -16,7 +16,7 @@ from akgp.pruning.bounds import Bound
 from akgp.pruning.budget import Widths
 from akgp.pruning.knapsack import Knapsack, allowed_widths, worth
 from akgp.pruning.latency import Filters, latency_widths
-from akgp.pruning.surgery import layers_table
+from akgp.pruning.record import layers_table
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

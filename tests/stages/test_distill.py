@@ -46,6 +46,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         (root / "models" / folder).mkdir(parents=True)
         artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
+    (root / "models" / "pruned" / "metrics.json").write_text("{}")
     return root
 
 

@@ -1,0 +1,99 @@
+"""The record of a cut: what was removed from every layer, and why others stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from akgp.models.attention import given_name
+from akgp.pruning.amount import Reached
+from akgp.pruning.choice import Choice
+from akgp.pruning.coupling.groups import layer_filters
+from akgp.pruning.coupling.layers import PRUNABLE, width
+from akgp.pruning.cutting import Removal
+from akgp.pruning.origin import Origin
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What pruning did to one convolution or linear layer of the given network."""
+
+    name: str  # of the module; of the parameter in_proj_weight of a MultiheadAttention
+    kept: tuple[int, ...]  # indices of the surviving filters, sorted
+    dense_width: int
+    pruned_width: int
+    reason: str | None  # why it was left dense
+    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width
+    layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network, and what was removed from every layer, in the network's order."""
+
+    model: nn.Module
+    layers: list[Layer]
+    budget: Reached | None = None  # None: pruned by ratio
+    origin: Origin | None = None  # what `prune(…, after=…)` needs
+
+
+def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
+    """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None."""
+    return [
+        {
+            "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
+            "reason": layer.reason or "", "rule": layer.rule or "", "layout": layer.layout or "",
+        }
+        for layer in layers
+    ]  # fmt: skip
+
+
+def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
+    """What a cut does to every layer of the network that it is made in."""
+    model, coupling = choice.model, choice.coupling
+    filters = {name: ids for name, _, ids in layer_filters(model, coupling)}
+    reason_of, rule_of = dict[int, str | None](), dict[int, str | None]()
+    for group, bound in zip(choice.groups, choice.bounds, strict=True):
+        for unit in group.units.tolist():
+            reason_of[unit], rule_of[unit] = group.reason, bound.rule
+    round_to = choice.rules.round_to
+    layers = []
+    for name, module in model.named_modules():
+        if isinstance(module, PRUNABLE):
+            dense = width(module)
+            alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
+            kept = tuple(alive.nonzero().flatten().tolist())
+            reason = None
+            labels = coupling.labels[filters[name]].tolist() if name in filters else []
+            rule = next((each for label in labels if (each := rule_of[label])), None)
+            if len(kept) == dense:
+                narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
+                otherwise = narrow or rule or "ratio or budget"
+                reason = next((each for label in labels if (each := reason_of[label])), otherwise)
+            gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
+            layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
+            layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))
+    return layers
+
+
+def since_dense(layers: Sequence[Layer], before: Pruned) -> list[Layer]:
+    """What a cut of an already pruned network and the cuts before it did to the dense one.
+
+    Args:
+        layers: of that cut alone.
+        before: the outcome of the cuts before.
+    """
+    assert before.origin is not None
+    found, earlier = [], {layer.name: layer for layer in before.layers}
+    for layer in layers:
+        dense = earlier[layer.name]
+        filters = before.origin.filters_of(layer.name, layer.dense_width)
+        kept = tuple(filters[list(layer.kept)].tolist())
+        reason = layer.reason if len(kept) == dense.dense_width else None
+        layout = dense.layout or layer.layout
+        found.append(replace(layer, kept=kept, dense_width=dense.dense_width, reason=reason, layout=layout))
+    return found

@@ -1,0 +1,90 @@
+"""Pruning in several cuts, between which the network is trained: each is scored on what was recovered.
+
+Every cut keeps the same share of what the one before it left, so that the last one meets the amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from akgp.models.inputs import Example
+from akgp.pruning.bounds import Limit
+from akgp.pruning.coupling.preparation import PruningError
+from akgp.pruning.int8_bytes import int8_bytes
+from akgp.pruning.record import Pruned
+from akgp.pruning.surgery import prune
+
+SCHEDULED = ("ratio", "macs", "params", "bytes")
+"""Amounts of which a part can be stated beforehand; what a runtime takes has to be measured."""
+
+
+def prune_gradually(
+    model: nn.Module, example_input: Example, *, steps: int, **options: Any
+) -> Iterator[Pruned]:
+    """Prune `model` in `steps` cuts; yield what each came to, to be trained in place before the next.
+
+    for pruned in prune_gradually(network, example, steps=3, macs=0.5):
+        recover(pruned.model)
+
+    `Pruned.layers` and `budget` always say how the whole differs from `model`, which is not changed.
+
+    Args:
+        steps: 1 or more; 1: `prune` alone.
+        options: those of `prune`; of the amounts one of SCHEDULED.
+
+    Raises:
+        PruningError: `steps` is less than 1, the amount is another one, or as `prune`.
+    """
+    if steps < 1:
+        raise PruningError(f"steps must be 1 or more, got {steps}")
+    if steps > 1 and not any(options.get(key) is not None for key in SCHEDULED):
+        raise PruningError(f"steps above 1 need one of {', '.join(SCHEDULED)}, got {', '.join(options)}")
+    pruned: Pruned | None = None
+    for step in range(1, steps + 1):
+        network = pruned.model if pruned else model
+        part = partial_amount(options, step / steps, network, pruned)
+        pruned = prune(network, example_input, **options | part, after=pruned)
+        yield pruned
+
+
+def partial_amount(
+    options: Mapping[str, Any], done: float, model: nn.Module, after: Pruned | None
+) -> dict[str, Any]:
+    """Those of the options of `prune` that a cut before the last changes, for that cut.
+
+    A share s that is kept becomes s^done: at .5 in three cuts .79, .63 and .5. What may be removed at most
+    and the filters that stay are as they were.
+
+    Args:
+        done: the share of the cuts that are made with this one, in (0, 1]; 1: the last.
+        model: the network to be cut.
+        after: what the cuts before came to.
+    """
+    if done == 1:
+        return {}
+    part: dict[str, Any] = {}
+    if (ratio := options.get("ratio")) is not None:
+        part["ratio"] = _removed(ratio, done)
+    for key in ("macs", "params"):
+        if (share := options.get(key)) is not None:
+            part[key] = share**done
+    if (size := options.get("bytes")) is not None:
+        dense = after.origin.values if after and after.origin else int8_bytes(model)
+        part["bytes"] = round(dense * (size / dense) ** done)
+    part["layers"] = {name: _removed(ratio, done) for name, ratio in options.get("layers", {}).items()}
+    part["limits"] = {name: _eased(limit, done) for name, limit in options.get("limits", {}).items()}
+    return part
+
+
+def _removed(ratio: float, done: float) -> float:
+    return 1 - (1 - ratio) ** done
+
+
+def _eased(limit: Limit, done: float) -> Limit:
+    least = _removed(limit.min, done)
+    # A share that is fixed stays so.
+    return replace(limit, min=least, max=least if limit.min == limit.max else limit.max)
