@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -11,50 +11,141 @@ from akgp.cli.common import Json, say_json
 from akgp.workspace import Task, Workspace
 
 if TYPE_CHECKING:
+    from akgp.params import Section
     from akgp.pruning import Point
+    from akgp.stages.sensitivity import Judged, Measured
 
 app = typer.Typer()
+S = TypeVar("S", bound="Section")
 HERE = Workspace(Path())
+PLOT = Path("sensitivity.svg")
 
 
 @app.command()
 def sensitivity(
+    network: Annotated[
+        str | None,
+        typer.Argument(
+            help="without a workspace: a folder with model.json, cifar_resnet20, a name of torchvision's, or "
+            "your module:function",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="of a network: folder of class folders, or of Parquet files")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="of a network: its checkpoint")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="of a network: pixels a side; if not given, as the images are")
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="of a network: images of one channel")] = False,
+    mean: Annotated[
+        str, typer.Option(help="of a network: of each channel, such as .485,.456,.406; default: the images'")
+    ] = "",
+    std: Annotated[str, typer.Option(help="of a network: likewise")] = "",
+    criterion: Annotated[str, typer.Option(help="of a network: as prune.criterion, by weights")] = "fpgm",
+    scope: Annotated[str, typer.Option(help="of a network: as prune.scope")] = "inside",
+    round_to: Annotated[int, typer.Option(help="of a network: as prune.round_to")] = 8,
     ratios: Annotated[str, typer.Option(help="shares of a layer's filters to remove")] = "0.25,0.5,0.75",
-    images: Annotated[int, typer.Option(min=1, help="validation images, at most")] = 1000,
-    plot: Annotated[Path, typer.Option(help="where the figure is written: .svg, .png or .pdf")] = HERE.reports
-    / "sensitivity.svg",
+    images: Annotated[int, typer.Option(min=1, help="labelled images, at most")] = 1000,
+    seconds: Annotated[float, typer.Option(min=0, help="after these no further layer is begun")] = 600.0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="where the figure is written: .svg, .png or .pdf, with a .csv beside it"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cut each layer of the student's dense network alone, without recovery, and measure its accuracy.
+    """Cut each layer of a trained network alone, without recovery, and measure its accuracy.
 
-    Layers that lose the same filters are cut together. Criterion, scope, round_to and skip are params.yaml's.
-    The test split is not read.
+    In a workspace: the student's dense network on validation images, as params.yaml says; the test split is
+    not read. With a network's name: that one, on images of --data, of their test split if they have one.
     """
-    from akgp import params as parameters
-    from akgp.reporting.sensitivity import figure, table
+    shares = _numbers("--ratios", ratios)
+    if network is None:
+        measured = _of_workspace(data, weights, sorted(set(shares)), images, seconds)
+        plot = plot or HERE.reports / PLOT
+    else:
+        if data is None:
+            raise typer.BadParameter("needs labelled images: --data FOLDER", param_hint="--data")
+        from akgp.params import Prune
+        from akgp.stages.sensitivity import measure_anywhere
 
-    shares = _shares(ratios)
+        options = {"ratio": 0.5, "criterion": criterion, "scope": scope, "round_to": round_to}
+        judged = _judged(network, weights, data, size, gray, mean, std)
+        asked = _section(Prune, options)
+
+        measured = measure_anywhere(judged, asked, sorted(set(shares)), images, seconds)
+        plot = plot or PLOT
+    _show(measured, plot, as_json)
+
+
+def _of_workspace(
+    data: str | None, weights: str | None, shares: list[float], images: int, seconds: float
+) -> Measured:
+    from akgp import params as parameters
+
+    for option, value in (("--data", data), ("--weights", weights)):
+        if value is not None:
+            raise typer.BadParameter("is for a network that is named", param_hint=option)
     task = Task("sensitivity", parameters.load(Path("params.yaml")), Path().resolve())
     from akgp.stages.sensitivity import measure
 
-    measured = measure(task, shares, images)
+    return measure(task, shares, images, seconds)
+
+
+def _judged(
+    network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str, std: str
+) -> Judged:
+    from akgp.params import Data
+    from akgp.stages.sensitivity import Judged, holds_tables
+
+    source = "parquet" if holds_tables(path) else "image_folder"
+    given = {"source": source, "path": path, "image_size": size, "color": "gray" if gray else "rgb"}
+    by_channel = [
+        tuple(_numbers(option, text)) if text else None for option, text in (("--mean", mean), ("--std", std))
+    ]
+    return Judged(network, weights, _section(Data, given), *by_channel)
+
+
+def _section(kind: type[S], given: dict[str, Any]) -> S:
+    from akgp.params import ParamsError
+    from akgp.params.validation import validated
+
+    try:
+        return validated(kind, given)
+    except ParamsError as error:
+        raise typer.BadParameter(str(error).splitlines()[0], param_hint="akgp sensitivity") from None
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be numbers such as 0.25,0.5, got {text!r}", param_hint=option
+        ) from None
+
+
+def _show(measured: Measured, plot: Path, as_json: bool) -> None:
+    from akgp.io.atomic import write_csv
+    from akgp.reporting.sensitivity import figure, long_table, table
+
     rows = _rows(measured.points)
     plot.parent.mkdir(parents=True, exist_ok=True)
     figure(rows, measured.dense_top1).savefig(plot)
+    write_csv(plot.with_suffix(".csv"), long_table(rows))
     if as_json:
-        say_json(layers=rows, dense_top1=measured.dense_top1, images=measured.images, plot=str(plot))
-    else:
-        typer.echo(table(rows, measured.dense_top1))
-        typer.echo(f"{measured.images:,} validation images, without recovery; {plot}")
-
-
-def _shares(text: str) -> list[float]:
-    try:
-        return sorted({float(each) for each in text.split(",")})
-    except ValueError:
-        raise typer.BadParameter(
-            f"must be numbers in (0, 1) such as 0.25,0.5, got {text!r}", param_hint="--ratios"
-        ) from None
+        say_json(
+            layers=rows, dense_top1=measured.dense_top1, images=measured.images, plot=str(plot),
+            points=len(measured.points), all_points=measured.all_points,
+        )  # fmt: skip
+        return
+    typer.echo(table(rows, measured.dense_top1))
+    typer.echo(f"{measured.images:,} images, without recovery; {plot}, {plot.with_suffix('.csv').name}")
+    if len(measured.points) < measured.all_points:
+        typer.echo(
+            f"stopped by --seconds after {len(measured.points)} of {measured.all_points} networks: fewer "
+            "--images or --ratios reach further"
+        )
 
 
 def _rows(points: tuple[Point, ...]) -> list[dict[str, Any]]:

@@ -182,7 +182,7 @@ def _write(
             changed[name] = int((images.labels != clean).sum())
         counts[name] = tuple(torch.bincount(images.labels, minlength=len(classes)).tolist())
         if name == "train":
-            mean, std = _mean_std(pixels)
+            mean, std = mean_std(pixels)
         for block in images.pixels.split(1024):  # contiguous copies of a block at a time
             digest.update(block.contiguous().numpy().data)
         digest.update(images.labels.numpy().data)
@@ -207,7 +207,7 @@ def _write(
     return summary
 
 
-def _mean_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def mean_std(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel of `pixels` uint8 [N, C, H, W], in units of 255: [C] each.
 
     From histograms: exact, and without a floating-point copy of the images.

@@ -27,6 +27,16 @@ def table(rows: Sequence[Row], dense_top1: float) -> str:
     return aligned([head, *cells]) + f"\ndense: {dense_top1:.2f}"
 
 
+def long_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row for each layer and ratio: layer, cut_with (names), dense_width, ratio, pruned_width, top1 (%)."""
+    return [
+        {"layer": row["layer"], "cut_with": " ".join(row["cut_with"]), "dense_width": row["dense_width"]}
+        | point
+        for row in rows
+        for point in row["points"]
+    ]
+
+
 def _cell(row: Row, point: dict[str, float]) -> str:
     return f"{point['top1']:.2f}" if point["pruned_width"] < row["dense_width"] else "-"
 
@@ -41,7 +51,7 @@ def figure(rows: Sequence[Row], dense_top1: float) -> Figure:
         values = [row["points"][index]["top1"] for row in rows]
         axes.plot(places, values, marker="o", markersize=4, label=f"{point['ratio']:g} removed")
     axes.axhline(dense_top1, color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set(xlabel="layer that alone is cut, from input to output", ylabel="validation top-1, %")
+    axes.set(xlabel="layer that alone is cut, from input to output", ylabel="top-1, %")
     if len(rows) <= LABELLED:
         axes.set_xticks(list(places), [row["layer"] for row in rows], rotation=90, fontsize=7)
     drawn.legend(loc="outside upper center", ncols=5, frameon=False)

@@ -1,0 +1,72 @@
+"""Some labelled images of a source without a prepared data set, to judge a network on them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+
+from akgp.data.batches import IndexedSource
+from akgp.data.files import DataError
+from akgp.data.images import Images
+from akgp.data.labels import Label, class_indices, class_names, label_of
+from akgp.data.prepare import mean_std
+from akgp.data.reading import read_parts
+from akgp.data.samples import Sample, Samples
+from akgp.data.sources import open_source
+from akgp.params import Data
+
+PARTS = ("test", "validation", "train")
+"""Of those that a source has, the first is taken."""
+
+
+def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
+    """`count` images at most, drawn by the seed from a part of the source, and the names of its classes.
+
+    Every image is read once, and those drawn are decoded.
+
+    Raises:
+        DataError: as `read_parts`.
+    """
+    source = open_source(params)
+    name = next(each for each in PARTS if each in source.parts)
+    chosen, labels = _drawn(source.parts[name], count, random.Random(seed))
+    classes = source.classes or class_names(labels.items())
+    parts, _ = read_parts(
+        replace(source, parts={name: Samples(lambda: iter(chosen))}), params, lambda _: None
+    )
+    pixels = torch.tensor(parts[name].pixels).permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, class_indices(parts[name].labels, classes, known=bool(source.classes))), classes
+
+
+def _drawn(
+    samples: Iterable[Sample], count: int, generator: random.Random
+) -> tuple[list[Sample], dict[Label, str]]:
+    """`count` samples, each as likely (Vitter 1985, algorithm R); all labels, with an origin of each."""
+    chosen: list[Sample] = []
+    labels: dict[Label, str] = {}
+    for number, sample in enumerate(samples):
+        try:
+            labels.setdefault(label_of(sample.label, None), sample.origin)
+        except DataError as error:
+            raise DataError(f"{sample.origin}: {error}") from None
+        place = number if number < count else generator.randrange(number + 1)
+        if place < count:
+            chosen[place : place + 1] = [sample]
+    return chosen, labels
+
+
+def normalized(images: Images, mean: Sequence[float] | None, std: Sequence[float] | None) -> IndexedSource:
+    """The images by a mean and standard deviation of each channel, in units of 255; None: their own.
+
+    Raises:
+        DataError: there are not as many numbers as channels.
+    """
+    own, channels = mean_std(images.pixels), images.pixels.shape[1]
+    used = [list(given) if given else each.tolist() for given, each in zip((mean, std), own, strict=True)]
+    for key, values in zip(("mean", "std"), used, strict=True):
+        if len(values) != channels:
+            raise DataError(f"{key} must be {channels} number(s), one a channel, got {values}")
+    return IndexedSource.of(images, *used)

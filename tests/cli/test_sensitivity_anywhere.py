@@ -1,0 +1,98 @@
+"""`akgp sensitivity NETWORK`: any trained network and labelled images, without a workspace."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from akgp import artifacts
+from akgp.cli import app
+from akgp.data.sampling import sampled
+from akgp.models import cifar_resnet
+from akgp.params import Data
+
+RUNNER = CliRunner()
+OWN = """
+from akgp.models import cifar_resnet
+
+def net(num_classes, in_channels):
+    return cifar_resnet(8, (8, 8, 16), num_classes, in_channels)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images of three classes in folders, a network's function, its checkpoint and its folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    random = np.random.RandomState(0)
+    for name in ("a", "b", "c"):
+        Path("images", name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.randint(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(Path("images", name, f"{number}.png"))
+    Path("own_sensitivity.py").write_text(OWN)
+    torch.manual_seed(0)
+    network = cifar_resnet(8, (8, 8, 16), 3, 1)
+    torch.save(network.state_dict(), "weights.pt")
+    artifacts.save(network, "saved")
+    return tmp_path
+
+
+@pytest.mark.parametrize("network", [("own_sensitivity:net", "--weights", "weights.pt"), ("saved",)])
+def test_a_table_a_figure_and_a_csv(network: tuple[str, ...]) -> None:
+    options = ("--data", "images", "--gray", "--ratios", "0.5", "--round-to", "4", "--plot", "out/here.png")
+    result = RUNNER.invoke(app, ["sensitivity", *network, *options, "--json"])
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    assert shown["images"] == 18 and shown["points"] == shown["all_points"] == 3
+    with Path("out/here.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows] == [f"layer{stage}.0.conv1" for stage in (1, 2, 3)]
+    assert [int(row["pruned_width"]) for row in rows] == [4, 4, 8]
+    assert [float(row["top1"]) for row in rows] == [row["points"][0]["top1"] for row in shown["layers"]]
+    assert Path("out/here.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_limit_of_time_shows_what_was_measured() -> None:
+    options = ("--data", "images", "--gray", "--ratios", "0.25,0.5", "--round-to", "4", "--seconds", "0")
+    result = RUNNER.invoke(app, ["sensitivity", "saved", *options])
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("layer1.0.conv1") and lines[2].startswith("dense: ")
+    assert lines[-1].startswith("stopped by --seconds after 2 of 6 networks")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("saved",), "needs labelled images"),
+        (("own_sensitivity:net", "--data", "images", "--gray"), "random weights accuracy says nothing"),
+        (("saved", "--data", "images", "--gray", "--weights", "weights.pt"), "a folder has its weights"),
+        (("saved", "--data", "images/a"), "images/a"),
+        (("saved", "--data", "images"), "takes images of 1 channel(s): give --gray"),
+        (("saved", "--data", "images", "--gray", "--mean", "0.1,0.2"), "mean must be 1 number"),
+        (("saved", "--data", "images", "--gray", "--criterion", "taylor"), "taylor looks at images"),
+        (("saved", "--data", "images", "--gray", "--scope", "none"), "scope: got"),
+        (("--data", "images"), "is for a network that is named"),
+    ],
+)
+def test_one_line_says_what_is_wrong(words: tuple[str, ...], message: str) -> None:
+    result = RUNNER.invoke(app, ["sensitivity", *words])
+    assert result.exit_code and message in result.output + str(result.exception)
+
+
+def test_images_are_drawn_from_all_and_classes_are_those_of_all() -> None:
+    params = Data(source="image_folder", path="images", color="gray")
+    images, classes = sampled(params, 5, seed=0)
+    assert len(images) == 5 and classes == ("a", "b", "c")
+    again, _ = sampled(params, 5, seed=0)
+    assert torch.equal(images.pixels, again.pixels)
+    drawn = {int(label) for seed in range(8) for label in sampled(params, 2, seed)[0].labels}
+    assert drawn == {0, 1, 2}
