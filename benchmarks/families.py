@@ -2,9 +2,8 @@
 
     python -m benchmarks.families [NAME …]
 
-A row a network, written as soon as it is measured; started again, the missing ones are done. `prune` itself
-compares every cut with the masked network and leaves dense what would differ. Random weights, 10 classes;
-nothing is trained. The page docs/reference/families.md is written from the rows.
+A row a network, written as soon as it is measured; started again, the missing ones are done. Random
+weights, 10 classes; nothing is trained. The page docs/reference/families.md shows the table.
 """
 
 from __future__ import annotations
@@ -37,17 +36,11 @@ efficientnet_v2_s googlenet inception_v3 convnext_tiny vit_b_16 swin_t swin_v2_t
 PIXELS = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224}
 """Images that a network must have, at least; others take 64."""
 COLUMNS = """
-network | pixels | layers cut | MACs at ratio .5 | MACs at macs .5 | prune, s | reloads | ONNX | int8
+network | pixels | layers cut | MACs at ratio .5 | MACs at macs .5 | prune, s | exact | reloads | ONNX | int8
 """
-PAGE = """# Which networks are pruned
+HEADER = """# Which of torchvision's classifiers are pruned
 
-Torchvision's classifiers, one of each family, with random weights (seed 0) for 10 classes; `python -m
-benchmarks.families` measures them and writes this page. Layers cut are convolutions and linear layers; the
-classifier always stays. MACs are shares of the dense network's, with `prune.scope: all` and widths in
-multiples of 8; *prune, s* is processor time of `prune` at a ratio of .5 with its checks, one thread of an AMD
-EPYC (AVX2 only). Every cut is compared with the dense network whose removed filters are zero, in every layer,
-in float64: what would differ stays dense. *reloads*: saved and loaded, the outputs are the same to the bit.
-*ONNX*, *int8*: the files can be made; blank: not measured yet.
+`python -m benchmarks.families`; docs/reference/families.md says what the columns are.
 
 """
 
@@ -88,6 +81,7 @@ def measured(run: Network) -> Row:
         "MACs at ratio .5": share(pruned),
         "MACs at macs .5": tried(lambda: share(prune(model, example, macs=0.5))),
         "prune, s": round(seconds, 1),
+        "exact": f"{pruned.deviation:.0e}",
         "reloads": tried(lambda: reloads(pruned.model, example)),
         **files(pruned.model, example),
     }
@@ -122,18 +116,15 @@ def table(rows: list[Row]) -> str:
     )
     lines = [f"| {' | '.join(keys)} |", "|" + " --- |" * len(keys)]
     lines += [f"| {' | '.join(str(row.get(key, '')) for key in keys)} |" for row in rows]
-    text = PAGE + f"{len(rows)} of {len(order)} are measured.\n\n" + "\n".join(lines) + "\n"
-    Path("docs/reference/families.md").write_text(text, encoding="utf-8")
-    return text
+    return HEADER + "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=NAMES.split())
     names = parser.parse_args().names
-    complete(
-        Path("results/families"), [Network(each, PIXELS.get(each, 64)) for each in names], measured, table
-    )
+    plan = [Network(name, PIXELS.get(name, 64)) for name in names]
+    complete(Path("results/families"), plan, measured, table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What MkDocs does beside rendering docs/: hooks named in mkdocs.yml.
 
-- A line `<!-- generated: NAME -->` of a page becomes what the code says: the parameters, the commands.
+- A line `<!-- generated: NAME -->` of a page becomes what the code says (the parameters, the
+  commands) or a table of results/.
 - A link that leaves docs/ (`../results/…`, `../../infra/…`) works on a git host as it stands; in the site
   the file that it names is copied below `repository/`, rendered if it is Markdown, and the link follows it.
 - Nothing may be fetched by whoever reads the site: a built page that loads something over the network is an
@@ -248,10 +249,17 @@ def packages() -> str:
     return "\n".join(rows)
 
 
+def families() -> str:
+    """The table of benchmarks.families."""
+    text = (ROOT / "results/families/table.md").read_text(encoding="utf-8")
+    return text[text.index("| network") :]
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "parameters": parameters,
     "commands": commands,
     "packages": packages,
+    "families": families,
 }
 
 

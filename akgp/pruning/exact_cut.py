@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,15 @@ ATTEMPTS = 40
 """Cuts that are tried before every activation keeps its layout."""
 
 
-def cut_exactly(model: nn.Module, example_input: Inputs, choose: Choice) -> tuple[nn.Module, Removal]:
+class Exact(NamedTuple):
+    """A cut network, what was removed, and by how much its outputs deviate (`verify`)."""
+
+    model: nn.Module
+    removed: Removal
+    deviation: float
+
+
+def cut_exactly(model: nn.Module, example_input: Inputs, choose: Choice) -> Exact:
     """A cut copy of `model` that computes what `model` does with the same units set to zero.
 
     Units without which a layer would compute something else stay, and the cut is made again.
@@ -30,8 +39,7 @@ def cut_exactly(model: nn.Module, example_input: Inputs, choose: Choice) -> tupl
     while True:
         smaller, removed = _cut_without_conflict(model, example_input, choose)
         try:
-            verify(model, removed, smaller, example_input)
-            return smaller, removed
+            return Exact(smaller, removed, verify(model, removed, smaller, example_input))
         except Inexact as error:
             if removed.alive.all():
                 raise

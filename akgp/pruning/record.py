@@ -33,12 +33,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned network, and what was removed from every layer, in the network's order."""
+    """A pruned network, and what was removed from every layer, in the network's order.
+
+    Attributes:
+        budget: what was reached of a budget; None if it was pruned by ratio.
+        deviation: by how much, at most, an output differs from that of the given network with the removed
+            filters set to zero: with random weights and inputs, in float64 where the network runs in it. As a
+            share of the largest change of an output by these filters, or of how far the outputs lie from
+            their mean, whichever is less.
+        origin: what `prune(…, after=…)` needs.
+    """
 
     model: nn.Module
     layers: list[Layer]
-    budget: Reached | None = None  # None: pruned by ratio
-    origin: Origin | None = None  # what `prune(…, after=…)` needs
+    budget: Reached | None = None
+    deviation: float = 0.0
+    origin: Origin | None = None
 
 
 def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:

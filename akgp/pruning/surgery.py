@@ -124,7 +124,7 @@ def prune(
             criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence, latencies=latencies,
             origin=after.origin if after else None,
         )  # fmt: skip
-        smaller, removed = cut_exactly(choose.model, choose.example_input, choose)
+        smaller, removed, deviation = cut_exactly(choose.model, choose.example_input, choose)
         pruned_layers = layers_of(choose, removed)
         asked = amount != Amount("ratio", 0) and choose.timed is None and after is None
         if removed.alive.all() and (asked or (rules.remove and after is None)):
@@ -133,7 +133,8 @@ def prune(
         if (layout := format_of(model)) != torch.contiguous_format:
             smaller.to(memory_format=layout)
         origin = choose.origin.after(choose, removed)
-    return Pruned(smaller, since_dense(pruned_layers, after) if after else pruned_layers, budget, origin)
+    layers = since_dense(pruned_layers, after) if after else pruned_layers
+    return Pruned(smaller, layers, budget, deviation, origin)
 
 
 def choice_for(

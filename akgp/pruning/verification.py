@@ -8,39 +8,28 @@ with which a missing, superfluous or wrong channel shows wherever it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
-from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import layer_filters
-from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import shrink
 from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, copy_network
 from akgp.pruning.coupling.random_weights import randomise
 from akgp.pruning.cutting import Removal, cut
+from akgp.pruning.features import NORMS, OUTPUT, first_finite, is_finite, recorder, restricted, run
 from akgp.pruning.masking import Different, mask, norm_ids
 from akgp.pruning.noise import noise_like
 
-NORMS = (_BatchNorm,)
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
 """Largest difference, as shares of a feature's variation and of its magnitude: (float64, other precisions).
 
 A layer may turn zeros into values near zero: GeM pooling clamps at 1e-6. One wrong filter among a thousand
 gives 1e-2.
 """
-COMPARED = 2
-"""How many inputs of a batch have their features kept and compared."""
-
-OUTPUT = "the network's output"
 
 
 class Inexact(PruningError):
@@ -51,11 +40,28 @@ class Inexact(PruningError):
         self.layer = different.layer
 
 
-Feature = Callable[[str, Tensor, int], None]  # takes a layer's name, its output, its dimension of channels
+@dataclass(frozen=True)
+class Compared:
+    """A copy of the network that was cut and compared with the masked one.
+
+    Attributes:
+        noise: the inputs.
+        exact: whether in float64.
+        outputs: the network's, of the masked copy and of the cut one.
+    """
+
+    twin: nn.Module
+    noise: Inputs
+    exact: bool
+    outputs: list[tuple[Tensor, Tensor]]
 
 
-def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input: Inputs) -> None:
+def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input: Inputs) -> float:
     """Compare `smaller`, which is `model` without what is `removed`, with `model` with these set to zero.
+
+    Returns:
+        With random weights, the largest difference of their outputs as a share of the largest change of the
+        outputs by what is removed, or of how far the outputs lie from their mean, whichever is less.
 
     Raises:
         Inexact: features differ.
@@ -63,7 +69,7 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
     """
     kind = type(model).__name__
     with autograd_enabled(), torch.random.fork_rng(devices=[]):
-        twin, noise = _verified_cut(model, removed, example_input, random=False)
+        twin = _verified_cut(model, removed, example_input, random=False).twin
         # What was compared is a cut of a copy: `smaller`, which the caller gets, must hold the same values.
         pairs = zip(twin.named_parameters(), smaller.parameters(), strict=True)
         folded = {f"{fold.module}.bias" for fold in removed.coupling.units.folds}
@@ -80,22 +86,23 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
         if different:
             raise PruningError(f"{kind} without the removed channels holds other values in {different[0]}")
         del twin  # before the next copy is made
-        twin, noise = _verified_cut(model, removed, example_input, random=True)
+        compared = _verified_cut(model, removed, example_input, random=True)
+        deviation = _deviation(model, compared)
         # Last, as training mode changes the running statistics of the copy.
-        _require_training(model, twin, noise)
+        _require_training(model, compared.twin, compared.noise)
+        return deviation
 
 
-def _verified_cut(
-    model: nn.Module, removed: Removal, example_input: Inputs, *, random: bool
-) -> tuple[nn.Module, Inputs]:
-    """A copy of `model` without what is removed, compared with a masked one, and the inputs of that."""
+def _verified_cut(model: nn.Module, removed: Removal, example_input: Inputs, *, random: bool) -> Compared:
+    """A copy of `model` without what is removed, compared with a masked one."""
     kind = type(model).__name__
     kept, kept_of_present = _kept_outputs(model, removed)
     twin, noise, exact, expected = _masked(model, removed, example_input, kept, random)
     # Random weights may overflow where the given ones do not; `compare` takes equal infinities as equal.
-    if not random and not all(_finite(value) for name, value, _ in expected if name.startswith(OUTPUT)):
+    if not random and not all(is_finite(value) for name, value, _ in expected if name.startswith(OUTPUT)):
         raise PruningError(f"{kind} gives values that are not finite; did its training diverge?")
     remaining, largest = iter(expected), 0.0
+    outputs: list[tuple[Tensor, Tensor]] = []
 
     def compare(name: str, value: Tensor, channels: int) -> None:
         nonlocal largest
@@ -108,6 +115,8 @@ def _verified_cut(
                 f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}",
             )
         right, value = right.double(), value.double()
+        if name.startswith(OUTPUT):
+            outputs.append((right, value))
         # Variation within a channel, over inputs and positions: a constant that a bias adds, of any
         # size, does not tell whether the right channels are read.
         finite = right.nan_to_num(0, 0, 0)
@@ -129,7 +138,7 @@ def _verified_cut(
 
     cut(twin, removed)  # the masked copy: with the same weights, random ones included
     try:
-        _run(twin, noise, _restricted(compare, kept_of_present))
+        run(twin, noise, restricted(compare, kept_of_present))
     except Different as error:
         raise Inexact(model, error) from None
     except Exception as error:  # whatever the user's forward pass raises
@@ -137,7 +146,27 @@ def _verified_cut(
             f"{kind} does not run without the removed channels ({message(error)}): "
             "name the modules around it in skip"
         ) from error
-    return twin, noise
+    return Compared(twin, noise, exact, outputs)
+
+
+def _deviation(model: nn.Module, compared: Compared) -> float:
+    """The difference of the outputs of `verify`."""
+    whole = copy_network(model)
+    randomise(whole)
+    if compared.exact:
+        whole.double()
+    features: list[tuple[str, Tensor, int]] = []
+    run(whole, compared.noise, restricted(recorder(features), {}))
+    dense = [value.double() for name, value, _ in features if name.startswith(OUTPUT)]
+
+    change = max(_largest(one - masked) for one, (masked, _) in zip(dense, compared.outputs, strict=True))
+    extent = max(_largest(masked - masked.mean()) for masked, _ in compared.outputs)
+    difference = max(_largest(masked - cut_) for masked, cut_ in compared.outputs)
+    return difference / (min(change, extent) or 1.0)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.nan_to_num(0, 0, 0).abs().amax())
 
 
 def _masked(
@@ -158,11 +187,11 @@ def _masked(
             randomise(twin)
         handles = mask(twin, removed)
         features: list[tuple[str, Tensor, int]] = []
-        record = _restricted(partial(_append, features), kept)
+        record = restricted(recorder(features), kept)
         try:
             if exact:
                 twin.double()
-            noise = _first_finite(twin, noise_like(example_input, batch, exact), record, features)
+            noise = first_finite(twin, noise_like(example_input, batch, exact), record, features)
             return twin, noise, exact, features
         except Different as error:
             raise Inexact(model, error) from None
@@ -176,27 +205,6 @@ def _masked(
     raise AssertionError("the loop ends in it")
 
 
-def _append(features: list[tuple[str, Tensor, int]], *feature: Any) -> None:
-    features.append(feature)
-
-
-def _first_finite(
-    model: nn.Module, inputs: Sequence[Inputs], record: Feature, features: list[tuple[str, Tensor, int]]
-) -> Inputs:
-    """Run `model` on each of `inputs` until it gives finite values; those, or the last."""
-    for noise in inputs:
-        features.clear()
-        try:
-            _run(model, noise, record)
-        except Exception as error:
-            if noise is inputs[-1] or isinstance(error, Different):
-                raise
-            continue
-        if _finite(features[-1][1]):  # the network's output
-            break
-    return noise
-
-
 def _kept_outputs(model: nn.Module, removed: Removal) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Name of a module -> its surviving outputs, among all and among those that the cut network has."""
     found = {name: ids for name, _, ids in layer_filters(model, removed.coupling)}
@@ -208,47 +216,6 @@ def _kept_outputs(model: nn.Module, removed: Removal) -> tuple[dict[str, Tensor]
     kept = {name: each.nonzero().flatten() for name, each in alive.items()}
     there = {name: each[removed.present[found[name]]].nonzero().flatten() for name, each in alive.items()}
     return kept, there
-
-
-def _restricted(feature: Feature, kept: dict[str, Tensor]) -> Feature:
-    """`feature`, called with the first inputs and the surviving channels alone."""
-
-    def restricted(name: str, value: Tensor, channels: int) -> None:
-        value = value[:COMPARED] if channels % max(1, value.ndim) else value  # where dimension 0 is the batch
-        indices = kept.get(name)
-        # Always a copy: an in-place activation behind the layer would change its output.
-        value = value.clone() if indices is None else value.index_select(channels, indices.to(value.device))
-        feature(name, value, channels)
-
-    return restricted
-
-
-def _run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
-    """Run one forward pass in eval mode; call `feature` with every layer's output, then the network's."""
-
-    def hook(name: str, channels: int) -> Callable[..., None]:
-        def observe(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                feature(name, output, channels)
-
-        return observe
-
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, (*PRUNABLE, *NORMS)):
-            # Counted from the end for convolutions and linear layers, which take unbatched inputs too.
-            channels = -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else 1
-            channels = -1 if isinstance(module, nn.Linear) else channels
-            handles.append(module.register_forward_hook(hook(name, channels)))
-    try:
-        torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
-        with torch.no_grad(), eval_mode(model):
-            outputs = pytree.tree_leaves(noise.run(model))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for index, output in enumerate(each for each in outputs if isinstance(each, Tensor)):
-        feature(f"{OUTPUT} {index}", output, 1 if output.ndim > 1 else 0)
 
 
 def _require_training(model: nn.Module, smaller: nn.Module, noise: Inputs) -> None:
@@ -271,7 +238,3 @@ def _require_training(model: nn.Module, smaller: nn.Module, noise: Inputs) -> No
             f"{type(model).__name__} does not run in training mode without the removed channels "
             f"({message(error)}): name the modules around it in skip"
         ) from error
-
-
-def _finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())
