@@ -85,8 +85,8 @@ class Choice:
 
     def _worth(self, group: Group, scores: Tensor) -> list[float]:
         # Scores that rank within a group alone: a channel counts once for each layer that writes it.
-        factor = float(scores.sum()) if self.scoring.comparable else float(len(group.writers))
-        return worth(scores, factor)
+        layers = len({writer.name for writer in group.writers})
+        return worth(scores, float(scores.sum()) if self.scoring.comparable else float(layers))
 
     def _measure(self) -> Measure:
         """What the budget limits."""

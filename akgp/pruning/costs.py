@@ -48,6 +48,9 @@ class Costs:
             cuttable = removable | bool(nothing.owners(f"{name}.weight"))
             shares.append([_shares(ids, number, cuttable, coupling, groups)])
             costs.append(float(FILTER * width(module)))
+        for product in coupling.units.products if unit == "MACs" else ():
+            shares.append([_shares(ids, number, removable, coupling, groups) for ids in product.layers])
+            costs.append(product.macs / coupling.example_input.batch)
         self._shares = torch.zeros(
             len(shares), max(map(len, shares), default=1), len(groups), dtype=torch.float64
         )
@@ -55,7 +58,7 @@ class Costs:
             for column, share in enumerate(each):
                 self._shares[row, column] = share
         self._costs = torch.tensor(costs, dtype=torch.float64)
-        # What no group changes, such as attention's products of activations.
+        # What no group changes.
         self.fixed = self.dense - float(self._costs.sum())
 
     def of(self, widths: Widths) -> float:

@@ -58,11 +58,15 @@ def removal(model: nn.Module, coupling: Coupling, removed: Iterable[int]) -> Rem
     """The removal of these units."""
     alive = ~coupling.mask(removed)
     present = alive | coupling.mask(coupling.held)
-    return Removal(coupling, alive, present, adaptable(model, coupling))
+    return Removal(coupling, alive, present, _adaptable(model, coupling, alive == present))
 
 
-def adaptable(model: nn.Module, coupling: Coupling) -> frozenset[str]:
-    """Layers that are called with one tensor, and whose parameters nothing else reads."""
+def _adaptable(model: nn.Module, coupling: Coupling, plain: Tensor) -> frozenset[str]:
+    """Layers that are called with one tensor, and whose parameters nothing else reads.
+
+    Args:
+        plain: which ids no layout holds [count]; a parameter of these alone, such as a bias, may be read.
+    """
     names = {id(tensor): name for name, tensor in named_tensors(model)}
     result = set()
     for name, module in model.named_modules():
@@ -72,7 +76,13 @@ def adaptable(model: nn.Module, coupling: Coupling) -> frozenset[str]:
         first = inputs[0]
         alike = all(torch.equal(coupling.labels[first], coupling.labels[each]) for each in inputs[1:])
         parameters = [names[id(each)] for each in module.parameters()]
-        users = set().union(*(coupling.record.uses[each] for each in parameters))
+        users = set[str]().union(
+            *(
+                coupling.record.uses[each]
+                for each in parameters
+                if not all(plain[shrink(ids)].all() for ids in coupling.layers.get(each, ()))
+            )
+        )
         if alike and all(user == name or user.startswith(f"{name}.") for user in users):
             result.add(name)
     return frozenset(result)

@@ -87,5 +87,5 @@ class Sensitivity:
                 units = removed_units(choice.groups, choice.scores, widths, sources)
                 smaller = copy_network(choice.model)
                 cut(smaller, removal(choice.model, choice.coupling, units))
-                pruned = (group.width - len(units)) * group.copies
-                yield Point(names, ratio, group.width * group.copies, pruned, self._judge(smaller))
+                pruned = (group.width - len(units)) * group.filters // group.width
+                yield Point(names, ratio, group.filters, pruned, self._judge(smaller))

@@ -133,8 +133,8 @@ def prune(
         if (layout := format_of(model)) != torch.contiguous_format:
             smaller.to(memory_format=layout)
         origin = choose.origin.after(choose, removed)
-    layers = since_dense(pruned_layers, after) if after else pruned_layers
-    return Pruned(smaller, layers, budget, deviation, origin)
+    since = since_dense(pruned_layers, after) if after else pruned_layers
+    return Pruned(smaller, since, budget, deviation, origin)
 
 
 def choice_for(

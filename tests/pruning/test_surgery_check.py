@@ -147,6 +147,6 @@ def test_right_surgery_passes(build: Callable[[], nn.Module], batch: int) -> Non
 
 
 def test_the_deviation_is_rounding() -> None:
-    """In float64, or in float32 where a network insists on it: relative to what the removed filters change."""
+    """In float64, or in float32 where a network insists on it."""
     assert 0 < prune(Small(), IMAGES, ratio=0.5).deviation < 1e-12
     assert 1e-12 < prune(Single(), IMAGES, ratio=0.5).deviation < 1e-5

@@ -7,6 +7,7 @@ which equally many units must go, such as the two halves of a split, form one gr
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,8 +69,16 @@ class Group:
 
     @property
     def copies(self) -> int:
-        """Filters of one layer that go with one unit."""
+        """Filters of one layer that go with one unit, at most."""
         return max(writer.filters.shape[1] for writer in self.writers)
+
+    @property
+    def filters(self) -> int:
+        """All filters of the units in the layer that has most of them."""
+        by_layer = Counter[str]()
+        for writer in self.writers:
+            by_layer[writer.name] += writer.filters.numel()
+        return max(by_layer.values())
 
     def step(self, round_to: int) -> int:
         """The number of units by which the width may change, for layers of multiples of `round_to`."""
@@ -139,17 +148,20 @@ def _groups(model: nn.Module, coupling: Coupling, tables: Sequence[Table]) -> li
 def _writers(
     found: Sequence[tuple[str, nn.Module, Tensor]], kinds: Tensor, kind: int, order: Tensor, count: int
 ) -> Iterator[Writer]:
+    """The layers that write units of a kind, once for each number of filters that these have in a layer.
+
+    In attention's, a query goes with its key, and a value alone.
+    """
     position = torch.full((count,), -1)
     position[order] = torch.arange(len(order))
     for name, module, labels in found:
         mine = torch.arange(len(labels))[kinds[labels] == kind]
-        if len(mine):
-            members = position[labels[mine]]
-            copies = int(members.bincount().max())
-            by_unit = mine[members.argsort(stable=True)]
-            # Units of one kind have equally many filters; of several kinds, some have none.
-            if len(by_unit) == copies * len(members.unique()):
-                yield Writer(name, module, members.unique(), by_unit.reshape(-1, copies))
+        members = position[labels[mine]]
+        copies = members.bincount(minlength=1)[members]
+        for many in copies.unique().tolist():
+            filters, units = mine[copies == many], members[copies == many]
+            by_unit = filters[units.argsort(stable=True)]
+            yield Writer(name, module, units.unique(), by_unit.reshape(-1, many))
 
 
 def _kinds(coupling: Coupling, tables: Sequence[Table]) -> Tensor:
@@ -201,20 +213,23 @@ def _met_tables(coupling: Coupling) -> list[Table]:
 def _row_of(labels: Tensor, needed: bool) -> dict[int, int] | None:
     """Unit -> its row in a table, left out if it is in all rows alike; None if that is not so simple.
 
-    Rows of one unit each, such as maxout's, go as a whole; those of a convolution's groups cannot.
+    Rows of the same units, such as those of a head's queries and keys, are one. Rows of one unit each, such
+    as maxout's, go as a whole; those of a convolution's groups cannot.
     """
     if bool((labels == labels[:, :1]).all()):
         return None if needed else {}
-    rows, width = labels.shape
-    number = torch.arange(rows)[:, None].expand(rows, width).reshape(-1)
-    pairs, counts = torch.stack([labels.reshape(-1), number]).unique(dim=1, return_counts=True)
+    different = labels.sort(1).values.unique(dim=0)
+    if len(different) == 1:
+        return {}
+    number = torch.arange(len(different))[:, None].expand_as(different).reshape(-1)
+    pairs, counts = torch.stack([different.reshape(-1), number]).unique(dim=1, return_counts=True)
     units, many = pairs[0].unique_consecutive(return_counts=True)
     unit = torch.arange(len(units)).repeat_interleave(many)
     least, most = (torch.zeros_like(many).scatter_reduce(0, unit, counts, by, include_self=False)
                    for by in ("amin", "amax"))  # fmt: skip
-    if ((many > 1) & ~((many == rows) & (least == most))).any():
-        return None
     single = many == 1
+    if (~single & ~((many == len(different)) & (least == most))).any() or len(most[single].unique()) > 1:
+        return None
     first = (many.cumsum(0) - many)[single]
     return dict(zip(units[single].tolist(), pairs[1][first].tolist(), strict=True))
 

@@ -38,6 +38,19 @@ class Fold:
     values: Tensor  # [K]
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product of two activations, such as of queries and keys: it costs less without units.
+
+    Attributes:
+        macs: of the example's whole batch.
+        layers: ids [n] of its rows, of its columns, and of what is summed over, where they have units.
+    """
+
+    macs: int
+    layers: tuple[Tensor, ...]
+
+
 @dataclass
 class Units:
     """The ids of a network, and what tracing has learned about them."""
@@ -48,6 +61,7 @@ class Units:
     held: list[tuple[Tensor, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list)

@@ -53,7 +53,7 @@ def _constrain(call: Call, marks: Marks, ids: Tensor) -> None:
     before = max((len(varying(each)) for each in marks.layers), default=0)
     if len(dims) > before and not marks.weight:
         table = shrink(ids).squeeze()
-        call.units.tabulate(table.flatten(1), needed=False, reason=call.where)
+        call.units.tabulate(table.flatten(0, -2), needed=False, reason=call.where)
 
 
 def split(call: Call) -> Result:

@@ -8,6 +8,7 @@ from torch import Tensor
 from akgp.pruning.coupling.marks import Marks, along, constant, constants, shrink, unknown, varying
 from akgp.pruning.coupling.rules.call import Call, Result, Rule
 from akgp.pruning.coupling.rules.grouped import grouped, unite_bias
+from akgp.pruning.coupling.units import Product
 
 
 def contract(call: Call, one: Tensor, d1: int, other: Tensor, d2: int, padding: bool = False) -> None:
@@ -135,6 +136,20 @@ def result(
     return Marks(tuple(layers), dead, call.weight()) if layers or call.weight() else []
 
 
+def _note(call: Call, macs: int, *sides: Tensor | None) -> None:
+    """Note the cost of a product of activations; each of `sides` has units of its own, or None."""
+    layers = tuple(shrink(ids).reshape(-1) for ids in sides if ids is not None)
+    if layers and not call.units.training:
+        call.units.products.append(Product(macs, layers))
+
+
+def _along(call: Call, tensor: Tensor, dim: int) -> Tensor | None:
+    """The ids of an activation that vary along a dimension."""
+    marks = call.marks_of(tensor)
+    layers = marks.layers if marks is not None and not marks.weight else ()
+    return next((ids for ids in layers if dim in varying(ids)), None)
+
+
 def matmul(call: Call) -> Result:
     """mm, bmm, mv, dot and their variants with a sum."""
     tensors, bias, out = call.args, None, call.outputs[0]
@@ -144,6 +159,12 @@ def matmul(call: Call) -> Result:
     batch = one.ndim - 2 if one.ndim > 2 else 0
     d1, d2 = one.ndim - 1, batch
     contract(call, one, d1, other, d2)
+    if not any(marks is not None and marks.weight for marks in map(call.marks_of, (one, other))):
+        summed = _along(call, one, d1)
+        summed = _along(call, other, d2) if summed is None else summed
+        rows_of, columns_of = _along(call, one, max(d1 - 1, 0)), _along(call, other, other.ndim - 1)
+        sides = (rows_of if one.ndim > 1 else None, columns_of if other.ndim > 1 else None)
+        _note(call, out.numel() * one.shape[d1], summed, *sides)
     front = {d: d for d in range(batch)}
     rows = {**front, one.ndim - 2: batch} if one.ndim > 1 else {}
     columns = {**front, other.ndim - 1: out.ndim - 1} if other.ndim > 1 else {}
@@ -161,6 +182,9 @@ def attention(call: Call) -> Result:
             if call.kwargs.get("scale") is None:
                 call.units.hold(ids, f"the scale of {call.where} depends on their number")
     last = value.ndim - 1
+    macs = query.numel() * key.shape[-2]
+    _note(call, macs, _along(call, query, query.ndim - 1))
+    _note(call, macs * value.shape[-1] // query.shape[-1], _along(call, value, last))
     return result(call, out, [(value, {**{d: d for d in range(last - 1)}, last: last})], None)
 
 
