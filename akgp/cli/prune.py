@@ -136,6 +136,7 @@ def _show(
     from akgp.evaluation import count
     from akgp.models import Inputs, Spec, create, first_outputs
     from akgp.pruning import layers_table
+    from akgp.stages.deployed import Deployed
     from akgp.stages.prune import pruned_as
 
     torch.manual_seed(0)
@@ -146,23 +147,23 @@ def _show(
     before, steps = count(model, example), asked.schedule.steps if asked.schedule else 1
     network, pruned, macs = model, None, list[int]()
     for step in range(1, steps + 1):
-        pruned = pruned_as(asked, network, example, 0, None, (runtime, 1), pruned, step / steps)
+        pruned = pruned_as(asked, network, example, 0, None, Deployed(runtime), pruned, step / steps)
         network = pruned.model
         macs.append(count(network, example).macs)
     assert pruned is not None
     after = count(network, example)
-    rows = layers_table(pruned.layers)
+    rows = layers_table(pruned)
     if as_json:
         budget = vars(pruned.budget) if pruned.budget else None
-        say_json(layers=rows, dense=vars(before), pruned=vars(after), budget=budget, macs_by_cut=macs)
+        say_json(
+            layers=rows, dense=vars(before), pruned=vars(after), budget=budget, macs_by_cut=macs,
+            part_ms=pruned.part_ms,
+        )  # fmt: skip
         return
-    head = ["layer", "dense", "pruned", "stays dense because"]
-    cells = [[row["name"], str(row["dense_width"]), str(row["pruned_width"]), row["reason"]] for row in rows]
-    for key, title in (("rule", "bound by"), ("layout", "zeros in place because")):
-        if any(row[key] for row in rows):
-            head.append(title)
-            cells = [[*cell, row[key]] for cell, row in zip(cells, rows, strict=True)]
-    typer.echo(aligned([head, *cells], frozenset({0, 3, 4, 5})))
+    typer.echo(_table(rows))
+    if pruned.part_ms:
+        dense_ms, kept_ms = (sum(each) for each in zip(*pruned.part_ms.values(), strict=True))
+        typer.echo(f"ms by kernels, sums of activations included: {dense_ms:.3f} -> {kept_ms:.3f}")
     for label, dense, kept in (
         ("parameters", before.params, after.params), ("MACs", before.macs, after.macs),
     ):  # fmt: skip
@@ -171,3 +172,20 @@ def _show(
         typer.echo("MACs after each cut: " + ", ".join(f"{each / before.macs:.1%}" for each in macs))
     if pruned.budget:
         typer.echo(str(pruned.budget))
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Widths and, of a budget of time, milliseconds; further columns where a row has any."""
+    columns = {"name": "layer", "dense_width": "dense", "pruned_width": "pruned"}
+    if "dense_ms" in rows[0]:
+        columns |= {"dense_ms": "dense, ms", "pruned_ms": "pruned, ms"}
+    texts = {"reason": "stays dense because", "rule": "bound by", "layout": "zeros in place because"}
+    columns |= {
+        key: title for key, title in texts.items() if key == "reason" or any(row[key] for row in rows)
+    }
+    left = frozenset(number for number, key in enumerate(columns) if key in texts or key == "name")
+    return aligned([list(columns.values()), *([_cell(row[key]) for key in columns] for row in rows)], left)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

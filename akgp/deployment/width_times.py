@@ -16,7 +16,7 @@ from torch import nn
 
 from akgp.deployment.kernel_table import KernelTable, KernelTime, Knots, graph_timer, table_file
 from akgp.deployment.shortest import shortest_ms
-from akgp.params import Quantize
+from akgp.params import Precision, Quantize
 from akgp.quantization import export_onnx, quantize
 from akgp.quantization.channels import Channels, channels
 from akgp.quantization.kernel_graphs import KernelGraph, Size, kernel_graphs
@@ -43,13 +43,14 @@ class WidthTimes:
 
     def __init__(
         self, model: nn.Module, shape: Sequence[int], runtime: Runtime, threads: int, folder: Path,
-        table: KernelTable | None = None,
+        table: KernelTable | None = None, precision: Mapping[str, Precision] | None = None,
     ) -> None:  # fmt: skip
         """Export, quantize and time the dense network.
 
         Args:
             shape: of an image, (channels, H, W).
             folder: for files, as long as this is used.
+            precision: of layers that are not int8, as `quantize.precision` names them.
 
         Raises:
             GraphError: the runtime is not installed, or cannot run the network.
@@ -57,7 +58,7 @@ class WidthTimes:
         """
         require_installed(runtime)
         self._runtime, self._folder, self._shape = runtime, folder, tuple(shape)
-        self._threads = threads
+        self._threads, self._params = threads, Quantize(precision=dict(precision or {}))
         self._table = table or KernelTable(table_file(runtime, threads), graph_timer(runtime, threads))
         self._dense = self.written(model, DENSE)
         self._model = onnx.load(str(self._dense))
@@ -117,7 +118,7 @@ class WidthTimes:
         noise = torch.randn(CALIBRATION, *self._shape, generator=torch.Generator().manual_seed(0))
         floating, path = self._folder / f"{name}.float.onnx", self._folder / f"{name}.onnx"
         export_onnx(model.cpu(), noise[:1], floating)
-        quantize(floating, noise, Quantize(), path)
+        quantize(floating, noise, self._params, path)
         return path
 
     def _size(self, kernel: KernelGraph, widths: Mapping[str, int]) -> Size:

@@ -35,6 +35,8 @@ class Choice:
         self.latencies = latencies
         self.timed: Found | None = None
         """What a budget of time came to."""
+        self.part_ms: dict[str, tuple[float, float]] = {}
+        """Then the time of each part of the file by the table, as wide as it was and after pruning, ms."""
         self.groups: list[Group] = []
         self.dense_widths: list[int] = []
         """Of each group in the dense network, of which `model` may have been cut already."""
@@ -81,7 +83,12 @@ class Choice:
             floors,
         )
         latencies.prepare(filters.allowed(knapsack.allowed))
-        return latency_widths(knapsack, filters, latencies, self.amount.value)
+        found = latency_widths(knapsack, filters, latencies, self.amount.value)
+        dense = latencies.by_part({})
+        self.part_ms = {
+            name: (dense[name], ms) for name, ms in latencies.by_part(filters.of(found.widths)).items()
+        }
+        return found
 
     def _worth(self, group: Group, scores: Tensor) -> list[float]:
         # Scores that rank within a group alone: a channel counts once for each layer that writes it.

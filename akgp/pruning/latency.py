@@ -30,8 +30,11 @@ class Latencies(Protocol):
     def prepare(self, allowed: Mapping[str, Sequence[int]]) -> None:
         """Called first, with all widths that may be asked for, by layer; others stay dense."""
 
+    def by_part(self, widths: LayerWidths) -> dict[str, float]:
+        """Of each part of the file, by a table; the part of a layer is called like it."""
+
     def predicted(self, widths: LayerWidths) -> float:
-        """By a table of its parts: quick, and comparable with other predictions only."""
+        """The sum of all parts: quick, and comparable with other predictions only."""
 
     def measured(self, widths: LayerWidths) -> float:
         """Of a whole network of these widths."""

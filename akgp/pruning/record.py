@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,9 @@ class Pruned:
             share of the largest change of an output by these filters, or of how far the outputs lie from
             their mean, whichever is less.
         origin: what `prune(…, after=…)` needs.
+        part_ms: for a budget of time, milliseconds of each part of the int8 file before and after, by a
+            table; a layer's with what is fused into it under its name, sums of activations under others.
+            Their sums are comparable with each other, not with a network's latency.
     """
 
     model: nn.Module
@@ -49,17 +52,25 @@ class Pruned:
     budget: Reached | None = None
     deviation: float = 0.0
     origin: Origin | None = None
+    part_ms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def layers_table(layers: Iterable[Layer]) -> list[dict[str, Any]]:
-    """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None."""
-    return [
+def layers_table(pruned: Pruned) -> list[dict[str, Any]]:
+    """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None.
+
+    With a budget of time also dense_ms and pruned_ms, 0 for a layer that is no part of its own.
+    """
+    rows: list[dict[str, Any]] = [
         {
             "name": layer.name, "dense_width": layer.dense_width, "pruned_width": layer.pruned_width,
             "reason": layer.reason or "", "rule": layer.rule or "", "layout": layer.layout or "",
         }
-        for layer in layers
+        for layer in pruned.layers
     ]  # fmt: skip
+    if pruned.part_ms:
+        for row in rows:
+            row["dense_ms"], row["pruned_ms"] = pruned.part_ms.get(row["name"], (0.0, 0.0))
+    return rows
 
 
 def layers_of(choice: Choice, removed: Removal) -> list[Layer]:

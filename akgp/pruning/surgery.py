@@ -134,7 +134,7 @@ def prune(
             smaller.to(memory_format=layout)
         origin = choose.origin.after(choose, removed)
     since = since_dense(pruned_layers, after) if after else pruned_layers
-    return Pruned(smaller, since, budget, deviation, origin)
+    return Pruned(smaller, since, budget, deviation, origin, choose.part_ms)
 
 
 def choice_for(

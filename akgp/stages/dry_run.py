@@ -20,6 +20,7 @@ from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
+from akgp.stages.deployed import Deployed
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
 from akgp.training import TrainingError
@@ -85,8 +86,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
                 quantize(floating, noise, params.quantize, Path(folder) / "int8.onnx")
     if not student:
         return None
-    deployed = (params.deploy.runtime, params.evaluate.threads)
-    pruned = pruned_as(params.prune, model, example, params.seed, deployed=deployed)
+    pruned = pruned_as(params.prune, model, example, params.seed, deployed=Deployed.of(params))
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
@@ -119,7 +119,7 @@ def preview(name: str, pruned: Pruned, macs: float) -> str:
     line = f"networks.{name}: pruning will remove {removed} of {filters} filters, {macs:.0%} of the MACs"
     if pruned.budget and pruned.budget.why:
         line += f"; {pruned.budget}"
-    if layouts := dense_layouts(layers_table(pruned.layers)):
+    if layouts := dense_layouts(layers_table(pruned)):
         line += f"; {layouts}"
     if not dense:
         return line

@@ -14,6 +14,7 @@ from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import TOLERANCE, Latencies
 from akgp.runtimes import RUNTIMES
+from akgp.stages.deployed import Deployed
 
 ATTEMPTS = 3
 """Cuts whose own files are timed. Mostly one: only a network that keeps a layout differs from what was timed
@@ -23,7 +24,7 @@ Cut = Callable[[float, Latencies], Pruned]
 """Prunes to so many milliseconds, as far as is measured."""
 
 
-def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, runtime: str, threads: int) -> Pruned:
+def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed: Deployed) -> Pruned:
     """The network pruned to `prune.latency_ms` or `prune.speedup`; its `budget` is in the unit of that.
 
     Args:
@@ -34,7 +35,10 @@ def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, runtime: 
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            times = WidthTimes(model, images.shape[1:], RUNTIMES[runtime], threads, Path(folder))
+            times = WidthTimes(
+                model, images.shape[1:], RUNTIMES[deployed.runtime], deployed.threads, Path(folder),
+                precision=deployed.precision,
+            )  # fmt: skip
             return fitted(cut, times, times.of, params, times.float_ms)
         except ValueError as error:
             raise PruningError(f"prune.{_key(params)}: {error}") from error

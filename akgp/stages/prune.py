@@ -19,6 +19,7 @@ from akgp.params.device import bytes_of
 from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
 from akgp.pruning.evidence import Evidence
 from akgp.reporting.layouts import dense_layouts
+from akgp.stages.deployed import ALONE, Deployed
 from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
@@ -37,7 +38,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     summary = read_summary(workspace.data)
     dense = artifacts.load(workspace.dense(task.params.student))
     example = torch.zeros(1, summary.channels, *summary.image_size)
-    deployed = (task.params.deploy.runtime, task.params.evaluate.threads)
+    deployed = Deployed.of(task.params)
     looked_at = evidence(task, dense)
 
     def cut(network: nn.Module, after: Pruned | None = None, done: float = 1.0) -> Pruned:
@@ -57,7 +58,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         "params_reduction": 1 - after.params / before.params,
     }
     artifacts.save(pruned.model, out)
-    table = layers_table(pruned.layers)
+    table = layers_table(pruned)
     write_csv(out / "layers.csv", table)
     budget = pruned.budget
     missed = [str(budget)] if budget and budget.why else []
@@ -87,7 +88,7 @@ def pruned_as(
     example: Example,
     seed: int,
     looked_at: Evidence | None = None,
-    deployed: tuple[str, int] = ("onnxruntime", 1),
+    deployed: Deployed = ALONE,
     after: Pruned | None = None,
     done: float = 1.0,
 ) -> Pruned:
@@ -95,7 +96,7 @@ def pruned_as(
 
     Args:
         looked_at: see `akgp.stages.pruning_evidence`.
-        deployed: runtime and threads in which a latency is measured.
+        deployed: how the file will run whose latency is measured.
         after: of `prune.schedule`: the outcome of the cuts before.
         done: likewise: the share of the cuts that are made with this one.
     """
@@ -142,7 +143,7 @@ def pruned_as(
 
         images = _images(example)
         return in_time(
-            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, images, params, *deployed
+            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, images, params, deployed
         )
     return cut(ratio=params.ratio, macs=params.macs, params=params.params)
 

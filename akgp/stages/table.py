@@ -170,7 +170,7 @@ STAGES = {
             "prune",
             "remove filters of the student's dense network",
             module="akgp.stages.prune",
-            keys=("seed", "student", "prune", "deploy", "evaluate.threads"),
+            keys=("seed", "student", "prune", "deploy", "evaluate.threads", "quantize.precision"),
             inputs=lambda task: [task.workspace.data, task.workspace.dense(task.params.student)],
             output=lambda task: task.workspace.pruned,
             steps=_prune_steps,

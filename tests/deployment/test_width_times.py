@@ -86,4 +86,13 @@ def test_a_network_is_predicted_by_its_parts_and_measured_as_a_whole(
     parts = times.by_part({"0": 8})
     assert {name for name, ms in parts.items() if ms != times.by_part({})[name]} == {"0", "1"}
     assert times.measured({"0": 8, "2": 4}) > 0
+    # Layers that quantize will leave in float are timed as such.
+    (tmp_path / "mixed").mkdir()
+    mixed = WidthTimes(
+        network, (3, 8, 8), RUNTIMES["onnxruntime"], 1, tmp_path / "mixed", table, precision={"1": "float"}
+    )
+    mixed.prepare(allowed)
+    assert times.measured_parts == before and mixed.measured_parts > 0
+    assert mixed.by_part({})["1"] > 2 * times.by_part({})["1"]  # the clock counts bytes
+    assert mixed.by_part({})["2"] == times.by_part({})["2"]
     assert times.float_ms > 0

@@ -33,7 +33,10 @@ class Clock:
 
     def predicted(self, widths: Mapping[str, int]) -> float:
         assert all(width in self.allowed.get(name, [width]) for name, width in widths.items())
-        return 0.05 * len(widths) + sum(widths.values()) / 100
+        return sum(self.by_part(widths).values())
+
+    def by_part(self, widths: Mapping[str, int]) -> dict[str, float]:
+        return {name: 0.05 + width / 100 for name, width in (widths or self.timed[0]).items()}
 
     def measured(self, widths: Mapping[str, int]) -> float:
         self.timed.append(dict(widths))
@@ -116,7 +119,12 @@ def test_a_time_is_met_though_the_table_is_far_off(asked: float) -> None:
     assert pruned.budget.reached == pytest.approx(asked, rel=0.03)
     assert pruned.budget.predicted == pytest.approx(asked, rel=0.1)
     # The widths that were timed are those of the network: shortcuts are layers of the exported one.
-    kept = {row["name"]: row["pruned_width"] for row in layers_table(pruned.layers)}
+    rows = layers_table(pruned)
+    kept = {row["name"]: row["pruned_width"] for row in rows}
+    assert all(
+        row[f"{when}_ms"] == pytest.approx(0.05 + row[f"{when}_width"] / 100)
+        for row in rows for when in ("dense", "pruned")
+    )  # fmt: skip
     last = next(each for each in clock.timed if clock.true(each) == pruned.budget.reached)
     assert {name: last[name] for name in kept if name in last} == {n: w for n, w in kept.items() if n in last}
     assert last["layer2.0.shortcut"] == kept["layer2.0.conv2"]

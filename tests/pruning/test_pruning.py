@@ -340,7 +340,7 @@ def test_every_criterion_prunes() -> None:
 
 
 def test_table_has_a_row_a_layer() -> None:
-    rows = layers_table(prune(cifar_resnet(8), SMALL, ratio=0.5).layers)
+    rows = layers_table(prune(cifar_resnet(8), SMALL, ratio=0.5))
     assert rows[0] == {
         "name": "conv1",
         "dense_width": 16,
@@ -364,7 +364,7 @@ def test_a_layer_that_writes_zeros_in_place_of_its_filters_says_why() -> None:
         nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU()
     )
     pruned = prune(nn.Sequential(*model, nn.Flatten(), nn.Linear(64, 4)), torch.zeros(1, 3, 6, 6), ratio=0.5)
-    rows = layers_table(pruned.layers)
+    rows = layers_table(pruned)
     assert [row["layout"] for row in rows] == ["native_group_norm in 1 is over the channels", "", ""]
     assert dense_layouts(rows) == (
         "zeros stay in place of the filters removed of 0 (native_group_norm in 1 is over the channels)"

@@ -16,6 +16,7 @@ from akgp.precheck import quick
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import Latencies
 from akgp.runtimes import openvino
+from akgp.stages.deployed import Deployed
 from akgp.stages.latency_budget import fitted
 from akgp.stages.prune import pruned_as
 
@@ -86,7 +87,7 @@ def test_a_runtime_that_is_not_installed_is_named_before_anything_computes(
     (line,) = quick(asked, Path.cwd())
     assert line.startswith("deploy.runtime: openvino is not installed: pip install")
     with pytest.raises(PruningError, match=r"^prune\.speedup: openvino is not installed"):
-        pruned_as(asked.prune, nn.Identity(), torch.zeros(1, 1, 8, 8), 0, deployed=("openvino", 1))
+        pruned_as(asked.prune, nn.Identity(), torch.zeros(1, 1, 8, 8), 0, deployed=Deployed("openvino"))
 
 
 @pytest.mark.slow
