@@ -116,8 +116,8 @@ class _Steps:
 
     def of(self, channels: NDArray[np.intp]) -> _Steps:
         """The same of some channels."""
-        rows = (each[channels] for each in (self.thresholds_CK, self.low_C, self.high_C))
-        return _Steps(*rows, self.before, self.after[channels])
+        rows = ("thresholds_CK", "low_C", "high_C", "after")
+        return replace(self, **{name: getattr(self, name)[channels] for name in rows})
 
     def constants(self, multipliers: Integers) -> tuple[Integers, NDArray[np.bool_]]:
         """int64 [C]: in the middle of what the thresholds allow; bool [C]: whether they allow any."""
