@@ -30,6 +30,7 @@ from akgp.params import Quantize
 from akgp.pruning import prune
 from akgp.quantization import correct_biases, equalize, export_onnx, quantize
 from akgp.workspace import Workspace
+from benchmarks.routes import half_mobile
 from experiments.defaults import MEAN_STD, cifar10
 from experiments.mobile import HELD_OUT, SIDE, WEIGHTS
 
@@ -135,6 +136,12 @@ def mobile(folder: Path) -> Case:
     return Case(model.eval(), model, images, calibration(SIDE), preprocessing(SIDE), True, folder)
 
 
+def half_mobile_case(folder: Path) -> Case:
+    """The same network, and its half, distilled from it."""
+    dense, half = half_mobile.networks()
+    return Case(dense, half, enlarged(0, JUDGED, SIDE), calibration(SIDE), preprocessing(SIDE), True, folder)
+
+
 def initialized(architecture: str, folder: Path, side: int = SIDE) -> Case:
     """A network with random weights, and half of the filters of each of its layers."""
     torch.manual_seed(0)
@@ -153,7 +160,9 @@ def with_statistics(model: nn.Module, inputs: Tensor) -> nn.Module:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
-    model.train()
+    model.eval()
+    for norm in norms:  # and these alone: dropout and stochastic depth leave other activations than in use
+        norm.train()
     for batch in inputs.split(64):
         model(batch)
     for norm, momentum in zip(norms, before, strict=True):
@@ -166,7 +175,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "ResNet-20, half of the MACs": lambda folder: of_workspace("resnet20", folder),
     "MobileNetV3-small": mobile,
     "half ResNet-18": lambda folder: initialized("resnet18", folder),
-    "half MobileNetV3-small": lambda folder: initialized("mobilenet_v3_small", folder),
+    "half MobileNetV3-small": half_mobile_case,
     "half EfficientNet-B0": lambda folder: initialized("efficientnet_b0", folder),
     "half DenseNet-121": lambda folder: initialized("densenet121", folder),
     "half Swin V2-T": lambda folder: initialized("swin_v2_t", folder),
@@ -175,6 +184,7 @@ TRAINED: Mapping[str, Path] = {
     "half ResNet-20": RUNS / "half-resnet20",
     "ResNet-20, half of the MACs": RUNS / "resnet20",
     "MobileNetV3-small": WEIGHTS,
+    "half MobileNetV3-small": half_mobile.FILE,
 }
 """What must be there for a case."""
 
