@@ -60,6 +60,23 @@ def test_couples_filters_as_torch_pruning_does(name: str) -> None:
         assert ours[int(coupling.labels[ids[position]])] == theirs, layer
 
 
+class DropPath(nn.Module):
+    """As timm has it: a random number for each image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.5) if self.training else x
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(), nn.Dropout(inplace=True), nn.Dropout2d(), nn.AlphaDropout(), DropPath()], ids=repr
+)
+def test_noise_in_training_keeps_no_layout(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), layer, nn.ReLU(), nn.Flatten(), nn.Linear(576, 3))
+    layers = prune(model.train(), torch.zeros(2, 3, 8, 8), ratio=0.5).layers
+    assert (layers[0].pruned_width, layers[0].layout) == (8, None)
+
+
 class Chain(Between):
     """Several constructions one behind the other."""
 

@@ -30,6 +30,11 @@ def pointwise(call: Call) -> Result:
     return Marks(tuple(layers), _dead(call, out), call.weight())
 
 
+def noise(call: Call) -> Result:
+    """Memory in the shape of a tensor, or random numbers, such as dropout's: nothing of its units."""
+    return []
+
+
 def merge(call: Call, layers: list[Tensor], ids: Tensor) -> None:
     """Add ids to those of a tensor, united with the layer that varies along the same dimension."""
     dims = set(varying(ids))
@@ -91,3 +96,4 @@ _prelu_kernel prelu rrelu rrelu_with_noise native_dropout dropout celu _to_copy 
 masked_fill masked_fill_ hardswish hardswish_
 """
 POINTWISE: dict[str, Rule] = dict.fromkeys(NAMES.split(), pointwise)
+POINTWISE |= dict.fromkeys(("empty_like", "rand_like", "randn_like", "new_empty"), noise)
