@@ -1,7 +1,7 @@
 """The bytes of a network's values in an int8 file, by its widths alone.
 
-Weights of convolutions, linear layers and attention are int8. Each filter has a bias, the bias's scale, the
-weights' scale and their zero point. BatchNorms are folded into the weights. All else stays in float32. Names
+Weights of convolutions, linear layers and attention are int8. Each filter has a bias, and a scale and a zero
+point of the bias and of the weights. BatchNorms are folded into the weights. All else stays in float32. Names
 and operations, which an ONNX file also holds, are not counted: they do not depend on widths.
 """
 
@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from akgp.pruning.coupling.layers import PRUNABLE, width
 
-FILTER = 4 + 4 + 4 + 1
-"""Bias (int32), its scale (float32), the weights' scale (float32) and zero point (int8)."""
+FILTER = 4 + 4 + 4 + 4 + 1
+"""Bias (int32), its scale (float32) and zero point (int32); of the weights scale (float32), zero point (int8)."""
 WEIGHT, OTHER = 1, 4
 
 

@@ -1,11 +1,12 @@
 """Pruning until the int8 file is below a number of bytes, and no smaller than that asks for.
 
 The library counts the values of a network; what else a file holds, names and operations, is measured: the
-network is quantized with noise, and the budget for the values corrected by what the file has beside them.
+dense network is quantized with noise, and the budget for the values is what its file leaves for them.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from akgp.deployment.measurement import timing_twin
+from akgp.models import ChannelMap
+from akgp.models.attention import is_narrowable
+from akgp.models.layout import has_layout
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
+from akgp.pruning.coupling.random_weights import randomise
 
 AIM, LEAST = 0.99, 0.98
 """Shares of the budget: what is aimed at, and the smallest file that meets it."""
@@ -22,9 +27,34 @@ TRIES = 4
 
 
 def file_bytes(model: nn.Module, example: Tensor) -> int:
-    """The bytes of the ONNX file of `model`, on the CPU, in int8 by the defaults of `quantize`."""
+    """The bytes of the ONNX file of `model`, on the CPU, in int8 by the defaults of `quantize`.
+
+    With random values: of biases that are all zero, as before a training, a file holds none.
+    """
+    filled = copy.deepcopy(model).cpu()
+    randomise(filled)
     with tempfile.TemporaryDirectory() as folder:
-        return timing_twin(model, example.shape[1:], Path(folder)).path.stat().st_size
+        return timing_twin(filled, example.shape[1:], Path(folder)).path.stat().st_size
+
+
+def file_sizes(dense: nn.Module, example: Tensor) -> Callable[[nn.Module], int]:
+    """`file_bytes` of networks that are pruned from `dense`, of which one export serves for most.
+
+    A narrower network has the same operations, and as many bytes less as its values have. Measured is one
+    with other operations: a layout that is kept, narrower attention, convolutions in place of shortcuts.
+    """
+    measured, values = file_bytes(dense, example), int8_bytes(dense)
+
+    def size(network: nn.Module) -> int:
+        others = any(
+            has_layout(each) or is_narrowable(each) or isinstance(each, ChannelMap)
+            for each in network.modules()
+        )
+        if others and network is not dense:
+            return file_bytes(network, example)
+        return measured + int8_bytes(network) - values
+
+    return size
 
 
 def below(

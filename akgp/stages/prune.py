@@ -129,12 +129,12 @@ def pruned_as(
         images = _images(example)
         return fitted(lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, images), params.device)
     if params.bytes is not None:
-        from akgp.stages.file_budget import below, file_bytes  # and onnx with it
+        from akgp.stages.file_budget import below, file_sizes  # and onnx with it
 
         images = _images(example)
         return below(
             lambda values: cut(bytes=values),
-            lambda network: file_bytes(network, images),
+            file_sizes(model, images),
             model,
             bytes_of(params.bytes),
         )
