@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from akgp.cli.common import Json, say_json
-from akgp.io.terminal import aligned
+from akgp.io.terminal import aligned, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,7 @@ def prune(
     file_bytes: Annotated[str | None, typer.Option("--bytes", help="as prune.bytes")] = None,
     scope: Annotated[str, typer.Option(help="as prune.scope")] = "inside",
     round_to: Annotated[int, typer.Option(help="as prune.round_to")] = 8,
+    time_limit: Annotated[float | None, typer.Option(help="as prune.time_limit, seconds")] = None,
     steps: Annotated[int, typer.Option(min=1, max=20, help="as prune.schedule.steps; 1: one cut")] = 1,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
     layers: Annotated[str, typer.Option(help="as prune.layers, such as '{layer3.*: 0.7}'")] = "{}",
@@ -74,6 +77,7 @@ def prune(
         amount["ratio"] = 0.5
     rules = {"layers": _mapping("layers", layers), "limits": _mapping("limits", limits)}
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "skip": skip or []}
+    options["time_limit"] = time_limit
     if steps > 1:
         options["schedule"] = {"steps": steps}
     try:
@@ -138,6 +142,7 @@ def _show(
     from akgp.pruning import layers_table
     from akgp.stages.deployed import Deployed
     from akgp.stages.prune import pruned_as
+    from akgp.stages.watching import watched
 
     torch.manual_seed(0)
     channels = next(shape[0] for shape in shapes.values() if len(shape) == IMAGE)
@@ -147,7 +152,12 @@ def _show(
     before, steps = count(model, example), asked.schedule.steps if asked.schedule else 1
     network, pruned, macs = model, None, list[int]()
     for step in range(1, steps + 1):
-        pruned = pruned_as(asked, network, example, 0, None, Deployed(runtime), pruned, step / steps)
+        pruned = shown(
+            watched(
+                partial(pruned_as, asked, network, example, 0, None, Deployed(runtime), pruned, step / steps),
+                every=0.5 if sys.stderr.isatty() else 10,
+            )
+        )
         network = pruned.model
         macs.append(count(network, example).macs)
     assert pruned is not None

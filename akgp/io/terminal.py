@@ -6,9 +6,10 @@ import contextlib
 import json
 import sys
 import textwrap
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Generator, Iterable
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 WIDTH = 80
 """Columns of the usual terminal; the output of commands fits into them, also through a pipe."""
 
@@ -56,6 +57,25 @@ def aligned_blocks(rows: Iterable[Iterable[str]]) -> str:
         blocks[-1].append(cells)
         used += width
     return "\n\n".join(aligned(zip(first, *block, strict=True), left=frozenset()) for block in blocks)
+
+
+def shown(running: Generator[str, None, T]) -> T:
+    """What `running` gives, its lines on standard error: in one place of a terminal, else a line each."""
+    place = sys.stderr.isatty()
+    while True:
+        try:
+            line = next(running)
+        except StopIteration as end:
+            if place:
+                print(end="\r\033[K", file=sys.stderr, flush=True)
+            result: T = end.value
+            return result
+        print(
+            f"\r\033[K{line[:WIDTH]}" if place else line,
+            end="" if place else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _finite(content: Any) -> Any:

@@ -118,6 +118,11 @@ class Prune(Section):
         8, description="widths are multiples of this; odd widths run slower in int8"
     )
     skip: tuple[str, ...] = Field((), description="qualified names of modules left dense")
+    time_limit: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="seconds after which the search for a budget ends with the best so far; null: none, so "
+        "that a slow machine finds what a fast one does",
+    )
     schedule: Schedule | None = Field(
         None,
         description="several cuts with training between them, such as {steps: 3, recovery: {epochs: 2}}; "

@@ -19,6 +19,7 @@ from torch import Tensor
 from akgp.pruning.amount import TOLERANCE
 from akgp.pruning.bounds import Bound
 from akgp.pruning.coupling.groups import Group
+from akgp.pruning.search import ended
 
 Widths = list[int]
 
@@ -86,7 +87,7 @@ def budget_widths(
     # Rounded widths jump from one threshold to the next: the one just over the target may be nearer.
     around = (widths_at(thresholds[max(low - 1, 0)]), widths_at(thresholds[low]), narrowest(bounds, floors))
     widths = _adjusted(min(around, key=distance), bounds, distance, tolerance * target, floors)
-    if distance(widths) <= tolerance * target:
+    if distance(widths) <= tolerance * target or ended():
         return widths
     return min((widths, *_combinations(bounds, floors)), key=distance)
 
@@ -127,6 +128,8 @@ def why_missed(
         return None
     least = measure.of(narrowest(bounds, floors))
     reasons = ["every layer has its least width"] if target < least else []
+    if limit := ended():
+        reasons.append(limit)
     reasons.append(f"widths are multiples of {round_to} (round_to)")
     ruled = Counter(bound.rule for bound in bounds if bound.rule)
     if ruled:
@@ -155,7 +158,7 @@ def _adjusted(
         if bound.low < bound.high
         for move in (bound.narrower, bound.wider)
     ]
-    while distance(widths) > tolerance:
+    while distance(widths) > tolerance and not ended():
         nearest = widths
         # Pairs reach costs between those of single steps: a costly group narrower, a cheap one wider.
         for size in (1, 2):

@@ -20,6 +20,7 @@ from akgp.pruning.knapsack import Knapsack, worth
 from akgp.pruning.latency import Filters, Found, Latencies, latency_widths
 from akgp.pruning.origin import Origin
 from akgp.pruning.scoring import Scoring
+from akgp.pruning.search import doing
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
 
 
@@ -101,6 +102,7 @@ class Choice:
         return Costs(copy_network(self.model), self.groups, self.coupling, self.example_input, unit)
 
     def _within_budget(self, floors: dict[int, int]) -> Widths:
+        doing(f"searching widths of {len(self.groups)} groups of layers")
         measure = self._measure()
         absolute = self.amount.key == "bytes"
         dense = self.origin.dense

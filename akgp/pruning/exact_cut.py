@@ -15,6 +15,7 @@ from akgp.pruning.coupling.network import Coupling, Known, follow
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.coupling.trace import Conflict
 from akgp.pruning.cutting import Removal, cut, removal
+from akgp.pruning.search import doing
 from akgp.pruning.verification import Inexact, verify
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def _cut_without_conflict(
     """
     coupling = choose.coupling
     for attempt in range(ATTEMPTS):
+        doing(f"cutting, attempt {attempt + 1}")
         removed = removal(model, coupling, choose())
         smaller = copy_network(model)
         try:

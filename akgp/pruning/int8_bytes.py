@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from akgp.pruning.coupling.layers import PRUNABLE, width
 
 FILTER = 4 + 4 + 4 + 4 + 1
-"""Bias (int32), its scale (float32) and zero point (int32); of the weights scale (float32), zero point (int8)."""
+"""Bias, its scale and its zero point (4 bytes each); the weights' scale (4) and zero point (1)."""
 WEIGHT, OTHER = 1, 4
 
 

@@ -43,6 +43,7 @@ from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.origin import Origin
 from akgp.pruning.record import Layer, Pruned, layers_of, since_dense
 from akgp.pruning.scoring import Scoring
+from akgp.pruning.search import doing
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ def choice_for(
         size = count(traced, inputs)
     origin = origin or Origin(size, int8_bytes(model))
     scoring = Scoring(model, inputs, criterion, seed, evidence)
+    doing("following the channels")
     coupling, sparing = couple(model, inputs), Sparing(_skipped(model, skip), scope)
     hold_layouts(model, coupling)
     return Choice(model, coupling, sparing, inputs, origin, amount, scoring, rules, latencies)

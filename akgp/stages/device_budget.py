@@ -9,6 +9,7 @@ from torch import nn
 from akgp.microcontroller.device import Need
 from akgp.params import Device
 from akgp.pruning import NothingRemoved, Pruned, PruningError
+from akgp.pruning.search import ended
 
 RATIOS = tuple(step / 32 for step in range(32))
 
@@ -32,7 +33,7 @@ def fitted(cut: Callable[[float], Pruned], need: Callable[[nn.Module], Need], de
             "smaller network or images, scope all if it is inside, a lower round_to, or a larger device"
         )
     fits, low, high = narrowest, 0, len(RATIOS) - 1
-    while low < high:
+    while low < high and not ended():
         middle = (low + high) // 2
         candidate = _cut_or_dense(cut, RATIOS[middle])
         if need(candidate.model).excess(*limits):

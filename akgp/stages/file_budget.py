@@ -20,6 +20,7 @@ from akgp.models.attention import is_narrowable
 from akgp.models.layout import has_layout
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
 from akgp.pruning.coupling.random_weights import randomise
+from akgp.pruning.search import doing, ended
 
 AIM, LEAST = 0.99, 0.98
 """Shares of the budget: what is aimed at, and the smallest file that meets it."""
@@ -31,6 +32,7 @@ def file_bytes(model: nn.Module, example: Tensor) -> int:
 
     With random values: of biases that are all zero, as before a training, a file holds none.
     """
+    doing("writing an int8 file")
     filled = copy.deepcopy(model).cpu()
     randomise(filled)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +76,7 @@ def below(
         raise PruningError(f"prune.bytes: {asked:,} asked, but the dense network's int8 file has {dense:,}")
     values = int(AIM * asked) - (dense - int8_bytes(model))
     tried: dict[int, Pruned] = {}
-    while values > 0 and len(tried) < TRIES:
+    while values > 0 and len(tried) < TRIES and not (tried and ended()):
         try:
             pruned = cut(values)
         except NothingRemoved:
@@ -96,5 +98,5 @@ def below(
     real = max(fitting)
     pruned, why = tried[real], None
     if real < LEAST * asked:
-        why = (pruned.budget.why if pruned.budget else None) or "no cut came nearer from below"
+        why = (pruned.budget.why if pruned.budget else None) or ended() or "no cut came nearer from below"
     return replace(pruned, budget=Reached("bytes", asked, real, why))

@@ -13,6 +13,7 @@ from akgp.deployment.width_times import WidthTimes
 from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import TOLERANCE, Latencies
+from akgp.pruning.search import doing, ended
 from akgp.runtimes import RUNTIMES
 from akgp.stages.deployed import Deployed
 
@@ -53,6 +54,7 @@ def fitted(
         measure: of a pruned network, ms.
         float_ms: of the dense network in float32.
     """
+    doing("timing kernels")
     target = params.latency_ms or float_ms / _asked(params)
     aim, cuts = target, list[tuple[float, Pruned]]()
     while len(cuts) < ATTEMPTS:
@@ -63,7 +65,7 @@ def fitted(
                 raise PruningError(f"{_asked(params):g}, dense float {float_ms:.3g} ms: {error}") from error
             break  # no widths are so much faster: the nearest stands
         cuts.append((measure(pruned.model), pruned))
-        if abs(cuts[-1][0] / target - 1) <= TOLERANCE or _is_widest(pruned):
+        if abs(cuts[-1][0] / target - 1) <= TOLERANCE or _is_widest(pruned) or ended():
             break
         aim *= target / cuts[-1][0]
     measured, pruned = min(cuts, key=lambda each: abs(each[0] - target))
@@ -83,6 +85,7 @@ def _reached(
     if abs(measured / target - 1) > TOLERANCE:
         why = (
             budget.why
+            or ended()
             or f"its own file took {measured:.3g} ms where its widths promised {budget.reached:.3g}"
         )
     unit = (lambda ms: float_ms / ms) if params.speedup else (lambda ms: ms)

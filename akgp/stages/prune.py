@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
 from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
 from akgp.pruning.evidence import Evidence
+from akgp.pruning.search import search
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import ALONE, Deployed
 from akgp.stages.device_budget import fitted
@@ -26,7 +27,11 @@ from akgp.stages.pruning_evidence import evidence
 from akgp.stages.pruning_schedule import announced, cut_and_recover
 from akgp.stages.recovery_cost import RECOVERY, recovery_cost
 from akgp.stages.training_steps import Row
+from akgp.stages.watching import watched
 from akgp.workspace import METRICS, Step, Task
+
+SILENT_SECONDS = 30.0
+"""After which a line says what a cut is doing, and after each as many more."""
 
 
 def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Step]:
@@ -46,7 +51,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
 
     rows: list[Row] = []
     if params.schedule is None:
-        pruned = cut(dense)
+        pruned = yield from _with_progress(lambda: cut(dense))
     else:
         pruned, rows = yield from cut_and_recover(task, params.schedule, dense, example, cut, state)
     before, after = count(dense, example), count(pruned.model, example)
@@ -71,6 +76,18 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     write_json(out / METRICS, metrics | more)
     layouts = [f"prune: {line}"] if (line := dense_layouts(table)) else []
     yield Step(metrics | {NOTICES: [*lines, *layouts, *missed]})
+
+
+def _with_progress(compute: Callable[[], Pruned]) -> Generator[Step, None, Pruned]:
+    """What `compute` gives; of one that takes long, a line of what it is doing now and then."""
+    running = watched(compute, SILENT_SECONDS)
+    while True:
+        try:
+            line = next(running)
+        except StopIteration as end:
+            pruned: Pruned = end.value
+            return pruned
+        yield Step({NOTICES: [f"prune: {line}"]})
 
 
 def removed(metrics: Mapping[str, float]) -> str:
@@ -100,6 +117,20 @@ def pruned_as(
         after: of `prune.schedule`: the outcome of the cuts before.
         done: likewise: the share of the cuts that are made with this one.
     """
+    with search(params.time_limit):
+        return _pruned_as(params, model, example, seed, looked_at, deployed, after, done)
+
+
+def _pruned_as(
+    params: Prune,
+    model: nn.Module,
+    example: Example,
+    seed: int,
+    looked_at: Evidence | None,
+    deployed: Deployed,
+    after: Pruned | None,
+    done: float,
+) -> Pruned:
     rules: dict[str, Any] = {
         "layers": params.layers,
         "limits": {pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
