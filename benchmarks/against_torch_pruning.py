@@ -37,6 +37,10 @@ random weights. *MACs*: of the dense network's, or why there are none; *s*: proc
 with its check of every cut in float64; *MB*: by how much the process's peak of memory exceeds what it held
 before. One thread of an AMD EPYC (AVX2 only).
 
+Where akgp keeps markedly more, in MobileNetV2 and V3-small, it is the rounding alone: half of 24, 40, 72, 88
+or 120 filters lies between two multiples of 8, and akgp takes the wider, torch-pruning the narrower. All
+other layers have equal widths. `macs: 0.265` asks for a budget instead.
+
 | network | MACs, akgp | torch-pruning | s, akgp | torch-pruning | MB, akgp | torch-pruning |
 | --- | --- | --- | --- | --- | --- | --- |
 """
