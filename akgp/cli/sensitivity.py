@@ -37,6 +37,8 @@ def sensitivity(
     size: Annotated[
         int | None, typer.Option(help="of a network: pixels a side; if not given, as the images are")
     ] = None,
+    image_column: Annotated[str, typer.Option(help="of Parquet: as data.image_column")] = "image",
+    label_column: Annotated[str, typer.Option(help="of Parquet: as data.label_column")] = "label",
     gray: Annotated[bool, typer.Option("--gray", help="of a network: images of one channel")] = False,
     mean: Annotated[
         str, typer.Option(help="of a network: of each channel, such as .485,.456,.406; default: the images'")
@@ -70,7 +72,8 @@ def sensitivity(
         from akgp.stages.sensitivity import measure_anywhere
 
         options = {"ratio": 0.5, "criterion": criterion, "scope": scope, "round_to": round_to}
-        judged = _judged(network, weights, data, size, gray, mean, std)
+        columns = {"image_column": image_column, "label_column": label_column}
+        judged = _judged(network, weights, data, size, gray, mean, std, columns)
         asked = _section(Prune, options)
 
         measured = measure_anywhere(judged, asked, sorted(set(shares)), images, seconds)
@@ -93,13 +96,15 @@ def _of_workspace(
 
 
 def _judged(
-    network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str, std: str
-) -> Judged:
+    network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str, std: str,
+    columns: dict[str, str],
+) -> Judged:  # fmt: skip
     from akgp.params import Data
     from akgp.stages.sensitivity import Judged, holds_tables
 
     source = "parquet" if holds_tables(path) else "image_folder"
     given = {"source": source, "path": path, "image_size": size, "color": "gray" if gray else "rgb"}
+    given |= columns
     by_channel = [
         tuple(_numbers(option, text)) if text else None for option, text in (("--mean", mean), ("--std", std))
     ]
