@@ -223,11 +223,12 @@ epoch; mean over the seeds (how many). Rows: images a step; columns: learning ra
 linearly with the batch. One thread, fp32, AMD EPYC (AVX2). Runs of the plan: {done} of {planned}.
 
 The rule (`akgp/params/training_defaults.py`), the power of two nearest the square root of the images,
-takes 32, 32, 64 and 128 images a step for the four sizes, at 0.2: best, or within a point of the best, but for
-ShuffleNet with 600 images (16 is 1.5 points better) and the ResNet with 40,000 and 4 epochs (64: 1.3 points).
-A student learns best at the whole rate, as the rule has it. From trained weights the rule takes a tenth; here,
-where these are of 4 epochs on five other classes, that is 4 points worse than the whole rate and 3 worse than
-0.3 of it. Weights of a long training on many images, for which a tenth is usual, were not at hand.
+takes 32, 32, 64 and 128 images a step for the four sizes, at 0.2: best, or within a point of the best,
+but for ShuffleNet with 600 images (16 is 1.5 points better) and the ResNet with 40,000 and 4 epochs (64:
+1.3 points). A student learns best at the whole rate, as the rule has it. From trained weights the rule
+takes a tenth; here, where these are of 4 epochs on five other classes, that is 4 points worse than the
+whole rate and 3 worse than 0.3 of it. Weights of a long training on many images, for which a tenth is
+usual, were not at hand.
 """
 
 

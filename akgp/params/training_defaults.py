@@ -22,14 +22,15 @@ def resolved(
     """`training` with its batch size and learning rate as numbers; those that are given stay.
 
     The batch is the power of two nearest (in ratio) to the square root of the number of training images,
-    from 16 to 128, then the nearest multiple of the numbers of workers. The rate is 0.2 for 128 images and
-    proportional to the batch, given or not (Goyal et al. 2017, the linear scaling rule); a tenth of that from
-    pretrained weights. So a small set gets many small steps. Measured with 16 to 256 images a step and one or
-    two seeds on four sizes and two networks (results/defaults): the rule's batch was best or within a point
-    of the best, but for a ShuffleNet with 600 images (16 gained 1.5 points) and a narrow ResNet-20 with 40,000
-    and four epochs (64 gained 1.3). Half the rate lost up to 2 points, twice the rate gained up to 1.5. The
-    tenth is common practice for weights of a long training, which were not at hand: from weights of four
-    epochs on other classes it lost 4 points. AdamW's rate, a hundredth of SGD's, is common practice, too.
+    from 16 to 128, then the nearest multiple of the numbers of workers. The rate is 0.2 for 128 images
+    and proportional to the batch, given or not (Goyal et al. 2017, the linear scaling rule); a tenth of
+    that from pretrained weights. So a small set gets many small steps. Measured with 16 to 256 images a
+    step and one or two seeds on four sizes and two networks (results/defaults): the rule's batch was best
+    or within a point of the best, but for a ShuffleNet with 600 images (16 gained 1.5 points) and a
+    narrow ResNet-20 with 40,000 and four epochs (64 gained 1.3). Half the rate lost up to 2 points, twice
+    the rate gained up to 1.5. The tenth is common practice for weights of a long training, which were not
+    at hand: from weights of four epochs on other classes it lost 4 points. AdamW's rate, a hundredth of
+    SGD's, is common practice, too.
 
     Args:
         images: of the training split, 1 or more.
