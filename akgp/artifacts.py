@@ -1,9 +1,9 @@
 """Saves and loads networks without pickle: spec in `model.json`, weights in `model.safetensors`.
 
 A pruned network is saved as the spec of its dense network and the differences: numeric attributes of its
-modules, such as out_channels, the layouts of its layers (`akgp.models.layout`), which are buffers, and the
-names of its narrowable attention modules (`akgp.models.attention`). Its class is imported by name when it is
-loaded, never unpickled.
+modules, such as out_channels, the layouts of its layers (`akgp.models.layout`), which are buffers, the names
+of its narrowable attention modules (`akgp.models.attention`), and the sizes of views that its code fixes
+(`akgp.models.view_sizes`). Its class is imported by name when it is loaded, never unpickled.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from akgp.models.attention import (
 )
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 from akgp.models.lazy_layers import settle
+from akgp.models.view_sizes import all_view_sizes, set_all_view_sizes
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = 1
@@ -46,10 +47,13 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises:
         ModelError: no spec is known that builds this network.
     """
-    spec, attributes = describe(model)
+    spec = spec_of(model) or infer_spec(model)
+    dense = _skeleton(spec)
+    attributes = _differences(model, dense)
     # clone: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in (model.state_dict() | _cut_buffers(model, dense)).items()
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +65,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
         **vars(spec),
         "attributes": attributes,
         **({"narrowable": names} if (names := narrowable_names(model)) else {}),
+        **({"view_sizes": sizes} if (sizes := all_view_sizes(model)) else {}),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     # Last: with the digest, a crash between the two files is noticed by `load`.
@@ -106,12 +111,24 @@ def load(directory: str | Path) -> nn.Module:
             make_narrowable(module)
         for name, numbers in described["attributes"].items():
             _set_numbers(model.get_submodule(name), numbers)
+        set_all_view_sizes(model, described.get("view_sizes", {}))
         _set_tensors(model, tensors)
     except (AttributeError, KeyError) as error:
         raise ModelError(
             f"{folder}: does not fit {described['architecture']} as it is now: {error.args[0]}"
         ) from None
     return model.eval()
+
+
+def _cut_buffers(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state_dict leaves out and that the spec's network has in other shapes."""
+    shapes = {name: buffer.shape for name, buffer in dense.named_buffers()}
+    saved = model.state_dict()
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name not in saved and buffer.shape != shapes.get(name, buffer.shape)
+    }
 
 
 def infer_spec(model: nn.Module) -> Spec:
@@ -228,6 +245,7 @@ def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             path = name.rpartition(".")[0]
             set_layout(module, tensors.get(f"{path}.{INPUTS}"), tensors.get(f"{path}.{OUTPUTS}"))
     expected = set(model.state_dict(keep_vars=True))  # lazy parameters cannot be detached
+    expected |= {name for name, _ in model.named_buffers() if name in tensors}  # `_cut_buffers`
     if expected != set(tensors):
         unmatched = sorted(expected ^ set(tensors))[0]
         raise KeyError(f"the tensor {unmatched!r} is in one of them only")

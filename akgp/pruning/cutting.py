@@ -7,8 +7,8 @@ it was shared. Which units are removed is decided elsewhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from akgp.models import ChannelMap
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, set_layout
+from akgp.models.view_sizes import Changes, set_all_view_sizes
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import shrink, varying
@@ -36,12 +37,14 @@ class Removal:
         alive: whether an id's unit stays [count].
         present: whether activations hold its position: alive, or in a dense layout [count].
         adapted: layers whose inputs and outputs can be given a layout of their own.
+        view_sizes: sizes that calls in the code of modules must have, by module.
     """
 
     coupling: Coupling
     alive: Tensor
     present: Tensor
     adapted: frozenset[str]
+    view_sizes: Mapping[str, Changes] = field(default_factory=dict)
 
     def keeps(self, name: str) -> Tensor:
         """Which ids stay in the parameter `name`."""
@@ -129,6 +132,7 @@ def cut(model: nn.Module, removed: Removal) -> dict[str, tuple[Tensor, ...]]:
     _cut_shortcuts(model, removed, layers)
     for module in model.modules():
         _patch(module)
+    set_all_view_sizes(model, removed.view_sizes)
     return layers
 
 

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
+from akgp.models.view_sizes import uncounted
 from akgp.pruning.coupling.layers import PRUNABLE
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def gated(model: nn.Module, batch: Batch) -> Iterator[Gated]:
             shape = (len(output), *(s if d == channel else 1 for d, s in enumerate(output.shape) if d))
             if name not in gates:  # a layer that is called again shares its gates
                 gates[name] = output.new_ones(len(output), output.shape[channel], requires_grad=True)
-            return output * gates[name].view(shape)
+            with uncounted():
+                return output * gates[name].view(shape)
 
         return hook
 
@@ -212,7 +214,8 @@ def feature_ranks(model: nn.Module, evidence: Evidence) -> dict[str, Tensor]:
     def measure(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             maps = output.relu().movedim(channel_dimension(module, output), 1)
-            maps = maps.reshape(*maps.shape[:2], *(maps.shape[2:4] if maps.ndim == 4 else (-1, 1)))
+            with uncounted():
+                maps = maps.reshape(*maps.shape[:2], *(maps.shape[2:4] if maps.ndim == 4 else (-1, 1)))
             ranks = torch.linalg.matrix_rank(maps.float()).double().sum(0)
             sums[name] = sums[name] + ranks if name in sums else ranks
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
+from akgp.models.view_sizes import Changes, set_all_view_sizes
 from akgp.pruning.choice import Choice
-from akgp.pruning.coupling.network import Coupling, Known, follow
+from akgp.pruning.coupling.network import Known, follow
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.coupling.trace import Conflict
 from akgp.pruning.cutting import Removal, cut, removal
@@ -71,12 +74,8 @@ def _cut_without_conflict(
     coupling = choose.coupling
     for attempt in range(ATTEMPTS):
         doing(f"cutting, attempt {attempt + 1}")
-        removed = removal(model, coupling, choose())
-        smaller = copy_network(model)
         try:
-            layers = cut(smaller, removed)
-            for training in (False, True)[: 1 + coupling.trains]:
-                _check_cut(smaller, example_input, layers, coupling, training)
+            smaller, removed = cut_checked(model, example_input, removal(model, coupling, choose()))
             if not choose.provisional:
                 return smaller, removed
             choose.provisional = False
@@ -89,19 +88,25 @@ def _cut_without_conflict(
     raise AssertionError("the last attempts keep every layout")
 
 
-def _check_cut(
-    smaller: nn.Module,
-    example_input: Inputs,
-    layers: dict[str, tuple[Tensor, ...]],
-    coupling: Coupling,
-    training: bool,
-) -> None:
-    """Raise Conflict where the cut network joins channels that the given one does not."""
-    probe = copy_network(smaller).cpu()
-    example_input = example_input.map(Tensor.cpu)
-    if training:
-        probe.train()
-        follow(probe, example_input.two_or_more(), Known(coupling), layers, expected=coupling.record)
-    else:
-        with eval_mode(probe):
-            follow(probe, example_input, Known(coupling), layers, expected=coupling.record)
+def cut_checked(model: nn.Module, example_input: Inputs, removed: Removal) -> tuple[nn.Module, Removal]:
+    """A cut copy of `model`, and `removed` with the sizes that views in the network's code must have.
+
+    Raises:
+        Conflict: the cut network joins channels that the given one does not.
+    """
+    coupling, smaller = removed.coupling, copy_network(model)
+    layers = cut(smaller, removed)
+    changes: dict[str, Changes] = {}
+    for training in (False, True)[: 1 + coupling.trains]:
+        probe, example = copy_network(smaller).cpu(), example_input.map(Tensor.cpu)
+        if training:
+            probe, example = probe.train(), example.two_or_more()
+        with eval_mode(probe) if not training else contextlib.nullcontext():
+            trace = follow(
+                probe, example, Known(coupling), layers, expected=coupling.record, present=removed.present
+            )
+        for name, found in trace.changes.items():
+            for call, change in found.items():
+                changes.setdefault(name, {}).setdefault(call, {}).update(change)
+    set_all_view_sizes(smaller, changes)
+    return smaller, replace(removed, view_sizes=changes)

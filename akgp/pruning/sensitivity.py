@@ -14,7 +14,7 @@ from akgp.pruning.bounds import Rules
 from akgp.pruning.coupling.preparation import PruningError, autograd_enabled, copy_network
 from akgp.pruning.cutting import cut, removal
 from akgp.pruning.evidence import Evidence
-from akgp.pruning.exact_cut import cut_exactly
+from akgp.pruning.exact_cut import cut_checked, cut_exactly
 from akgp.pruning.selection import removed_units, shortcut_sources
 from akgp.pruning.surgery import choice_for
 
@@ -64,7 +64,8 @@ class Sensitivity:
                 criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence,
             )  # fmt: skip
             # From now on its coupling knows what layouts the network's code fixes.
-            cut_exactly(self._choice.model, self._choice.example_input, self._choice)
+            exact = cut_exactly(self._choice.model, self._choice.example_input, self._choice)
+        self._sized = bool(exact.removed.view_sizes)
         self._free = [index for index, bound in enumerate(self._choice.bounds) if bound.low < bound.high]
         if not self._free:
             raise PruningError(f"{type(model).__name__}: no layer can be cut with round_to {round_to}")
@@ -85,7 +86,16 @@ class Sensitivity:
                 widths = list(dense)
                 widths[index] = bound.nearest(bound.dense * (1 - ratio))
                 units = removed_units(choice.groups, choice.scores, widths, sources)
-                smaller = copy_network(choice.model)
-                cut(smaller, removal(choice.model, choice.coupling, units))
+                smaller = self._cut(units)
                 pruned = (group.width - len(units)) * group.filters // group.width
                 yield Point(names, ratio, group.filters, pruned, self._judge(smaller))
+
+    def _cut(self, units: list[int]) -> nn.Module:
+        """A copy without these units; where its code fixes sizes, they are looked for in each copy."""
+        choice = self._choice
+        removed = removal(choice.model, choice.coupling, units)
+        if self._sized:
+            return cut_checked(choice.model, choice.example_input, removed)[0]
+        smaller = copy_network(choice.model)
+        cut(smaller, removed)
+        return smaller

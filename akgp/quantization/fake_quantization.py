@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize
 from akgp.models import ChannelMap
 from akgp.models.eval_mode import eval_mode
 from akgp.models.layout import OUTPUTS
+from akgp.models.view_sizes import uncounted
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.saturation import LARGEST_WEIGHT, safe_scales
@@ -82,6 +83,10 @@ class RoundedWeight(nn.Module):
         self.per_channel = per_channel
 
     def forward(self, weight: Tensor) -> Tensor:
+        with uncounted():
+            return self._rounded(weight)
+
+    def _rounded(self, weight: Tensor) -> Tensor:
         factor = folded_factor(self.norm[0], weight)
         folded = weight * factor
         with torch.no_grad():

@@ -16,6 +16,7 @@ from akgp.cli import app
 from akgp.data.prepare import prepare
 from akgp.models import cifar_resnet
 from akgp.pruning import PruningError, Sensitivity
+from tests.support.further_constructions import NETWORKS
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +57,15 @@ def test_every_layer_alone_loses_its_smallest_filters() -> None:
             layer.weight[gone], layer.bias[gone] = 0, 0
         torch.testing.assert_close(got, outputs(masked), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outputs(model), outputs(plain()), rtol=0, atol=0)
+
+
+def test_where_code_fixes_sizes_each_cut_has_its_own() -> None:
+    model, images = NETWORKS["timm's attention, fused"]().eval(), torch.zeros(2, 3, 16, 16)
+    runs = Sensitivity(
+        model, images, [0.25, 0.5], lambda smaller: float(smaller(images).detach().sum()), round_to=1
+    )
+    widths = {point.pruned_width for point in runs if point.layers == ("mix.qkv",)}
+    assert widths == {36, 24}
 
 
 @pytest.mark.parametrize(

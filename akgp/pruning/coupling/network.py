@@ -15,13 +15,13 @@ from torch.utils import _pytree as pytree
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
+from akgp.pruning.coupling.functions import Functions
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import varying
 from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
 from akgp.pruning.coupling.random_weights import randomise
 from akgp.pruning.coupling.trace import (
     Conflict,
-    PlainTensors,
     Record,
     Trace,
     named_tensors,
@@ -147,6 +147,10 @@ def _follow_training(network: nn.Module, example_input: Inputs, units: Units, tr
     except Exception as error:  # whatever the user's forward pass raises
         log.debug("%s does not run in training mode: %s", type(network).__name__, message(error))
         return False
+    for call, views in training.record.views.items():
+        trace.record.views[call] += views
+    for call, scales in training.record.scales.items():
+        trace.record.scales[call] |= scales
     for name, modules in training.record.uses.items():
         trace.record.uses[name] |= modules
     for name, inputs in training.record.inputs.items():
@@ -167,13 +171,20 @@ def follow(
     layers: dict[str, tuple[Tensor, ...]],
     *,
     expected: Record | None = None,
+    present: Tensor | None = None,
     shortcuts: Record | None = None,
 ) -> Trace:
-    """Run `network`, which is changed by it, under a trace; the units of its outputs are blocked."""
+    """Run `network`, which is changed by it, under a trace; the units of its outputs are blocked.
+
+    Args:
+        expected, present: of the run that the units stem from, and whether ids' positions are there still
+            [count], where a cut network is checked.
+    """
     trace = Trace(network, units, layers, expected)
     if shortcuts is not None:
         trace.record.shortcuts = shortcuts.shortcuts
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), PlainTensors(), trace.following():
+    functions = Functions(trace, present)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), functions, trace.following():
         torch.default_generator.manual_seed(0)
         try:
             with trace:
@@ -190,6 +201,7 @@ def follow(
         marks = trace.marks.get(output) if isinstance(output, Tensor) else None
         for ids in marks.layers if marks else ():
             units.block(ids, OUTPUT)
+    trace.changes = functions.changes
     return trace
 
 

@@ -20,17 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from akgp.io.errors import message
 from akgp.models import ChannelMap
+from akgp.models.view_sizes import Changes, uncounted
 from akgp.pruning.coupling.marks import Marks, constant, shrink, unknown, varying
 from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
 from akgp.pruning.coupling.units import Units
 
+OPERATIONS = (f"torch{os.sep}", f"coupling{os.sep}", "view_sizes.py")
+"""Parts of paths of code that runs operations for the network's own."""
 Site = tuple[str, int, str]
 """File, line and operation of a call in the network's own code, not in torch."""
 
@@ -47,6 +49,10 @@ class Record:
     """Floats among the arguments at a site: a scale that follows a width changes with it."""
     uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Parameter -> the modules whose forward pass reads it."""
+    views: dict[tuple[str, int], list[tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(list))
+    """Module and number of a call in its forward pass (`models.view_sizes`) -> ids of the view it makes."""
+    scales: dict[tuple[str, int], set[float]] = field(default_factory=lambda: defaultdict(set))
+    """Likewise the scale of an attention whose code has none."""
     shortcuts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """ChannelMap -> ids of its inputs and of its outputs."""
 
@@ -57,19 +63,6 @@ class Conflict(Exception):
     def __init__(self, ids: list[Tensor], reason: str) -> None:
         super().__init__(reason)
         self.ids, self.reason = ids, reason
-
-
-class PlainTensors(TorchFunctionMode):
-    """Runs every operation so that it is seen: inference mode and autograd are off, `data` is `detach`.
-
-    In inference mode composite operations, such as linear, are not divided into those that rules know.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch.inference_mode(False), torch.no_grad():
-            if func is Tensor.data.__get__:  # type: ignore[attr-defined]
-                return args[0].detach()
-            return func(*args, **(kwargs or {}))
 
 
 class Trace(TorchDispatchMode):
@@ -91,7 +84,9 @@ class Trace(TorchDispatchMode):
         self.marks, self.sources = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self.layers = dict(layers)
         self.stack: list[str] = [""]
+        self.calls = [0]
         self.unfollowed: list[str] = []
+        self.changes: dict[str, Changes] = {}
         self.failing: tuple[str, Site | None] = ("", None)
         self.names = {id(tensor): name for name, tensor in named_tensors(model)}
         parameters = {id(each) for each in model.parameters()}
@@ -205,14 +200,16 @@ class Trace(TorchDispatchMode):
         self.record.numbers[site].add(numbers)
         known = self.expected.numbers.get(site) if self.expected is not None else None
         if known is not None and numbers not in known:
-            raise Conflict(layers, f"a number in {call.where} depends on the width")
+            assert self.expected is not None
+            ids = layers or self.expected.by_module[call.module]  # where its operands have no units
+            raise Conflict(ids, f"a number in {call.where} depends on the width")
 
     def _site(self, func: Any) -> Site:
         frame: FrameType | None = sys._getframe(2)
         name = str(func._schema.name)
         while frame is not None:
             file = frame.f_code.co_filename
-            if f"{os.sep}torch{os.sep}" not in file and f"{os.sep}coupling{os.sep}" not in file:
+            if not any(f"{os.sep}{part}" in file for part in OPERATIONS):
                 return file, frame.f_lineno, name
             frame = frame.f_back
         return "", 0, name
@@ -227,16 +224,20 @@ class Trace(TorchDispatchMode):
         def enter(name: str, module: nn.Module) -> Any:
             def hook(_: nn.Module, inputs: Any) -> None:
                 self.stack.append(name)
+                self.calls.append(0)
                 if isinstance(module, (_ConvNd, nn.Linear)):
-                    self.record.inputs[name].append(self._channels(module, inputs))
+                    with uncounted():
+                        self.record.inputs[name].append(self._channels(module, inputs))
 
             return hook
 
         def leave(name: str, module: nn.Module) -> Any:
             def hook(_: nn.Module, inputs: Any, output: Any) -> None:
                 self.stack.pop()
+                self.calls.pop()
                 if isinstance(module, ChannelMap):
-                    self._shortcut(name, module, inputs[0], output)
+                    with uncounted():
+                        self._shortcut(name, module, inputs[0], output)
 
             return hook
 
@@ -248,6 +249,11 @@ class Trace(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def next_call(self) -> tuple[str, int]:
+        """The innermost module and the number of a call in its forward pass, for each of its calls."""
+        self.calls = [calls + 1 for calls in self.calls]
+        return self.stack[-1], self.calls[-1] - 1
 
     def _channels(self, module: nn.Module, inputs: Any) -> Tensor | None:
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):

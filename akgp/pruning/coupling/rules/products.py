@@ -133,7 +133,10 @@ def result(
     if not layers and added is not None:
         for ids in added.layers:
             call.units.block(ids, f"added in {call.where} to what is not removed")
-    return Marks(tuple(layers), dead, call.weight()) if layers or call.weight() else []
+    if not layers and not call.weight():
+        # Without units, but a number that it is multiplied with may follow their width, as attention's scale.
+        return Marks((), unknown(out))
+    return Marks(tuple(layers), dead, call.weight())
 
 
 def _note(call: Call, macs: int, *sides: Tensor | None) -> None:
