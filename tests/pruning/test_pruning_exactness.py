@@ -362,3 +362,10 @@ def test_the_log_says_what_was_removed_and_kept(caplog: pytest.LogCaptureFixture
         "ratio 0.5 (the share of each layer's filters to remove). Kept: 61 of 109 filters, "
     )
     assert f"{left.macs:,} of {dense.macs:,} MACs ({100 * left.macs / dense.macs:.1f} %)" in line
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_leaves_no_zeros_in_place(inplace: bool) -> None:
+    head = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2, inplace=inplace), nn.Linear(32, 4))
+    first, last = prune(head, torch.zeros(2, 8), ratio=0.5).layers
+    assert (first.pruned_width, first.layout, last.layout) == (16, None, None)
