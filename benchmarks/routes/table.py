@@ -30,7 +30,8 @@ channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and
   statistics of images, and without half of each layer's filters. They have no accuracy: only the
   agreement says something, on 128 images at 64×64.
 - What refuses the half MobileNetV3-small is one layer, `classifier.0`: before the dropout behind it, zeros
-  are written in place of its removed filters (`layout` of the dry run), in the graph a Pad.
+  were written in place of its removed filters, in the graph a Pad. Pruning has followed dropout since; these
+  rows were measured before.
 """
 HEAD = (
     "way", "top-1, %", "as the oracle", "class as float, %", "bytes", "smaller", "ms",
