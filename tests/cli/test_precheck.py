@@ -33,7 +33,7 @@ def test_all_that_dvc_reads_must_stand_in_the_file(tmp_path: Path) -> None:
     with pytest.raises(params.ParamsError) as error:
         recipes.require_complete(file)
     assert str(error.value) == (
-        f"{file}: seed, data, teacher, folds, prune, deploy, evaluate, distill, quantize: missing, and "
+        f"{file}: seed, data, teacher, folds, prune, deploy, evaluate, quantize, distill: missing, and "
         "DVC reads what a stage depends on from this file alone: `akgp recipe use` writes a complete one"
     )
     file.write_text(params.dump(params.load(file)), encoding="utf-8")

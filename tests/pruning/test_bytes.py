@@ -27,6 +27,7 @@ def test_values_are_counted_by_kind() -> None:
     assert int8_bytes(model) == weights + 17 * filters + 4 * 2 * 48 * 16
 
 
+@pytest.mark.slow
 def test_a_narrower_network_saves_as_many_bytes_of_the_file_as_are_counted() -> None:
     model = network()
     pruned = prune(model, EXAMPLE, ratio=0.5).model

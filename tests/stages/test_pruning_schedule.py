@@ -57,6 +57,7 @@ def stepped(steps: Iterator[Step]) -> list[Step]:
     return [Step(step.row, from_disk(step.state)) for step in steps]
 
 
+@pytest.mark.slow
 def test_three_cuts_meet_the_budget_and_an_interruption_changes_nothing(root: Path, tmp_path: Path) -> None:
     task = Task("prune", checked(macs=0.4), root)
     out = task.workspace.pruned

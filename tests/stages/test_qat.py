@@ -58,6 +58,7 @@ def places(steps: Iterable[Step]) -> list[tuple[str, int]]:
     return [(step.row["network"], step.row["trained"]) for step in steps]
 
 
+@pytest.mark.slow
 def test_two_trainings_that_differ_in_the_rounding_alone_and_are_resumed(task: Task, tmp_path: Path) -> None:
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     student = artifacts.load(task.workspace.student)
