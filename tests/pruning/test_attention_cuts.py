@@ -53,7 +53,10 @@ def inner_products(model: nn.Module) -> int:
     return macs.total - sum(macs.by_parameter.values())
 
 
-@pytest.mark.parametrize(("name", "share"), [("vit", 0.58), ("swin", 0.54), ("swin_v2", 0.54)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("vit", 0.58), ("swin", 0.54), pytest.param("swin_v2", 0.54, marks=pytest.mark.slow)],
+)
 def test_cut_exact_trains_reloads(name: str, share: float, tmp_path: Path) -> None:
     model = network(name)
     pruned = prune(model, IMAGES, ratio=0.5, round_to=1, scope="inside")
