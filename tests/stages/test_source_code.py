@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -96,12 +97,14 @@ def test_whatever_runs_when_a_network_is_pruned_is_among_its_files(tmp_path: Pat
             called.add(Path(frame.f_code.co_filename))
 
     (tmp_path / "out").mkdir()
+    threading.setprofile(called_from)  # of the thread, too, in which it prunes
     sys.setprofile(called_from)
     try:
         for _ in prune.compute(task, tmp_path / "out", None):
             pass
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
     ours = {file for file in called if file.is_relative_to(ROOT / "akgp")}
     assert ROOT / "akgp/pruning/criteria.py" in ours
     assert ours - set(source_files("akgp.stages.prune")) <= set((ROOT / "akgp/params").iterdir())
