@@ -26,7 +26,7 @@ from akgp.params import Distill, Network
 from akgp.pruning import prune
 from akgp.training import cross_entropy, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, weights_from
-from experiments.resumable import Row, complete, spread
+from experiments.resumable import Row, complete, markdown, spread
 from experiments.scope import EXAMPLE, HELD_OUT, IMAGES, SIDE, WEIGHTS, dense, settings, sources
 from experiments.scope import SEEDS as EVERY_SEED
 
@@ -148,7 +148,7 @@ def table(rows: list[Row]) -> str:
             above = [row["val_top1"] - row["dense_top1"] for row in of]
             cells = [name, *map(spread, ([row["val_top1"] for row in of], gained, above))]
             lines.append("| " + " | ".join(cells) + " |")
-    return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from akgp.pruning.evidence import Evidence, distillation_curvature
 from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
 from akgp.training import cross_entropy, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
-from experiments.resumable import Row, complete, spread
+from experiments.resumable import Row, complete, markdown, spread
 
 RESULTS, WEIGHTS = Path("results/criteria"), Path("runs/criteria")
 IMAGES, HELD_OUT, JUDGED = 10_000, 10_000, 512
@@ -153,7 +153,7 @@ def table(rows: list[Row]) -> str:
         ]
         cells += [spread(lost), f"{mean(row['prune_seconds'] for row in each):.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

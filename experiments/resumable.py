@@ -45,3 +45,8 @@ def spread(values: list[float]) -> str:
     """Mean ± standard error (how many)."""
     error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
     return f"{mean(values):.2f}{error} ({len(values)})"
+
+
+def markdown(about: str, rows: list[Row], plan: Iterable[Run], lines: Iterable[str]) -> str:
+    """A table below `about`, in which {done} and {planned} are the numbers of runs."""
+    return about.format(done=len(rows), planned=len(list(plan))) + "\n".join(lines) + "\n"

@@ -32,7 +32,7 @@ from akgp.pruning import prune
 from akgp.quantization import export_onnx, quantize
 from akgp.training import Schedule, cross_entropy, learning_rate_factor, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
-from experiments.resumable import Row, complete, spread
+from experiments.resumable import Row, complete, markdown, spread
 
 RESULTS, WEIGHTS = Path("results/scope"), Path("runs/scope")
 IMAGES, HELD_OUT, SIDE = 10_000, 10_000, 16
@@ -197,7 +197,7 @@ def table(rows: list[Row]) -> str:
             *(f"{share:.3f}" for share in shares),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return ABOUT.format(done=len(rows), planned=len(list(plan()))) + "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

@@ -52,7 +52,9 @@ def with_floats(trials: Trials, table: Table, params: Quantize) -> tuple[Table, 
     if not budgets.done(now):
         alone = _alone(trials, table, params)
         for name in _ordered(alone, trials.weights):
-            if budgets.done(now) or not budgets.promising(now, alone[name], trials.weights[name]):
+            if budgets.done(now):
+                break
+            if not budgets.promising(now, alone[name], trials.weights[name]):
                 continue
             tried = trials.measured({**table, name: "float"})
             if budgets.allowed(tried, now):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from akgp import params
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
-from akgp.pruning import Limit, Pruned, PruningError, int8_bytes, prune, prune_gradually
+from akgp.pruning import Limit, Pruned, PruningError, int8_bytes, prune, prune_gradually, schedule
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -118,3 +119,8 @@ def test_one_step_is_one_cut_and_bytes_have_parts() -> None:
 def test_what_cannot_work_is_refused(steps: int, amount: dict[str, Any], message: str) -> None:
     with pytest.raises(PruningError, match=message):
         next(prune_gradually(network("resnet"), IMAGES, steps=steps, **amount))
+
+
+def test_params_and_the_library_name_the_same_amounts() -> None:
+    """Neither may import the other."""
+    assert params.SCHEDULED == schedule.SCHEDULED

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torchvision.ops import StochasticDepth
 
-from tests.support.hard_networks import Between, Build, between, conv
+from tests.support.hard_networks import Between, Build, between, by_number, conv
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -422,11 +422,4 @@ NETWORKS: dict[str, Build] = {
     "class token": ClassToken,
 }  # fmt: skip
 
-
-def __getattr__(name: str) -> Callable[..., nn.Module]:
-    """`network_3`, the builder of the fourth, by which akgp.models can name it."""
-    number = name.removeprefix("network_")
-    if not number.isdecimal():
-        raise AttributeError(name)
-    build = list(NETWORKS.values())[int(number)]
-    return lambda num_classes: build()
+__getattr__ = by_number(NETWORKS)

@@ -27,6 +27,7 @@ from tests.support.hard_networks import (
     Volume,
     Windows,
     between,
+    by_number,
     cbam,
     conv,
     csp,
@@ -223,11 +224,4 @@ NETWORKS: dict[str, Build] = {
     "windows": Windows,
 }
 
-
-def __getattr__(name: str) -> Callable[..., nn.Module]:
-    """`network_3`, the builder of the fourth, by which akgp.models can name it."""
-    number = name.removeprefix("network_")
-    if not number.isdecimal():
-        raise AttributeError(name)
-    build = list(NETWORKS.values())[int(number)]
-    return lambda num_classes: build()
+__getattr__ = by_number(NETWORKS)

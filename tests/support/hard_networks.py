@@ -366,3 +366,16 @@ class BareWeights(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(F.conv2d(self.stem(x), self.kernel, self.bias)).mean((2, 3))
         return self.head(F.relu(x @ self.matrix))
+
+
+def by_number(networks: dict[str, Callable[[], nn.Module]]) -> Callable[[str], Callable[..., nn.Module]]:
+    """A module's `__getattr__`: by `network_3` akgp.models can name the fourth."""
+
+    def builder(name: str) -> Callable[..., nn.Module]:
+        number = name.removeprefix("network_")
+        if not number.isdecimal():
+            raise AttributeError(name)
+        build = list(networks.values())[int(number)]
+        return lambda num_classes: build()
+
+    return builder

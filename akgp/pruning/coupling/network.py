@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
@@ -141,12 +140,10 @@ def folds(model: nn.Module, coupling: Coupling) -> list[Fold]:
 def _follow_training(network: nn.Module, example_input: Inputs, units: Units, trace: Trace) -> bool:
     """Trace what only training runs, such as auxiliary heads; whether the network trains at all."""
     units.training = True
-    network.train()
-    for module in network.modules():
-        if isinstance(module, _DropoutNd):  # its noise, made of empty memory, is followed nowhere
-            module.eval()
     try:
-        training = follow(network, example_input.two_or_more(), units, trace.layers, shortcuts=trace.record)
+        training = follow(
+            network.train(), example_input.two_or_more(), units, trace.layers, shortcuts=trace.record
+        )
     except Exception as error:  # whatever the user's forward pass raises
         log.debug("%s does not run in training mode: %s", type(network).__name__, message(error))
         return False
