@@ -105,7 +105,7 @@ def cifar_resnet(
     """A CIFAR ResNet with option A's parameter-free shortcuts (He et al. 2016).
 
     Args:
-        depth: 6n + 2: 20, 32, 44, 56, 110, ...
+        depth: 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
         widths: channels of the three stages; or, layer by layer, filters by convolution's name, such
             as {"layer1.0.conv1": 8}, where layers left out have the paper's widths. Layers whose
             outputs are summed must agree: all of a stage's `conv2`, with `conv1` in the first.
@@ -114,7 +114,7 @@ def cifar_resnet(
         ModelError: a depth that is not 6n + 2; widths that do not fit together.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise ModelError(f"depth of a CIFAR ResNet must be 6n + 2: 20, 32, 44, 56, 110, got {depth}")
+        raise ModelError(f"depth of a CIFAR ResNet must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, got {depth}")
     blocks = (depth - 2) // 6
     model = CifarResNet(blocks, layer_widths(blocks, widths), num_classes, in_channels)
     tag(model, Spec(f"cifar_resnet{depth}", num_classes, in_channels))

@@ -8,14 +8,14 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Address, Section
 
-CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
 
 
 class Network(Section):
     """A dense network: how it is built and, if it is trained already, from where it is taken."""
 
     architecture: str = Field(
-        description="cifar_resnet20|32|44|56|110, a torchvision classifier, or module:function"
+        description="cifar_resnet8|14|20|32|44|56|110, a torchvision classifier, or module:function"
     )
     widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None, description="cifar_resnet only: channels of its three stages; null: 16, 32, 64"

@@ -32,7 +32,7 @@ def write_params(root: Path, ray: dict[str, Any]) -> None:
     """One training of seconds, as the params.yaml of `root`."""
     tree = {
         "data": {"color": "gray", "splits": {"test": 0.25}},
-        "networks": {"small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16]}},
+        "networks": {"small": {"architecture": "cifar_resnet8", "widths": [8, 8, 16]}},
         "teachers": ["small"],
         "student": "small",
         "teacher": {"epochs": 2, "batch_size": 64, "learning_rate": 0.1},

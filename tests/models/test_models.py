@@ -112,7 +112,7 @@ def test_widths_layer_by_layer() -> None:
 @pytest.mark.parametrize(
     ("depth", "widths", "message"),
     [
-        (21, (16, 32, 64), "depth of a CIFAR ResNet must be 6n [+] 2: 20, 32, 44, 56, 110, got 21"),
+        (21, (16, 32, 64), "depth of a CIFAR ResNet must be 6n [+] 2: 8, 14, 20, 32, 44, 56, 110, got 21"),
         (2, (16, 32, 64), "must be 6n [+] 2.*got 2"),
         (20, (16, 32), r"three numbers, 1 or more each, got \[16, 32\]"),
         (20, (16, 0, 64), r"three numbers, 1 or more each, got \[16, 0, 64\]"),
@@ -192,7 +192,7 @@ def test_the_new_head_is_fresh_and_keeps_its_bias() -> None:
     ("architecture", "channels", "message"),
     [
         ("resnet19", 3, "unknown network 'resnet19', did you mean resnet1"),
-        ("zzzz", 3, "unknown network 'zzzz'. Allowed: cifar_resnet20"),
+        ("zzzz", 3, "unknown network 'zzzz'. Allowed: cifar_resnet8"),
         ("resnet18", 1, "resnet18 takes images of 3 channels, got 1; use data.color: rgb"),
     ],
 )

@@ -51,7 +51,7 @@ def write_params(root: Path, ray: dict[str, Any], epochs: int = 3, **others: Any
     (root / "my_nets.py").write_text(
         "from akgp.models import cifar_resnet\n\n"
         "def small(num_classes, in_channels):\n"
-        "    return cifar_resnet(20, widths=(8, 8, 16), num_classes=num_classes, in_channels=in_channels)\n"
+        "    return cifar_resnet(8, widths=(8, 8, 16), num_classes=num_classes, in_channels=in_channels)\n"
     )
     validated = params.validate(tree)
     (root / "params.yaml").write_text(params.dump(validated))

@@ -170,7 +170,7 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ),
         (
             {"networks__net__architecture": "resnet18", "networks__net__widths": [1, 2, 3]},
-            "widths is for cifar_resnet20",
+            "widths is for cifar_resnet8, cifar_resnet14, cifar_resnet20",
         ),
         (
             {"networks__net__architecture": "resnet18", "data__color": "gray", "data__splits__test": 0.2},

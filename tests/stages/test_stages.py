@@ -41,7 +41,7 @@ def write_params(root: Path, **changes: Any) -> params.Params:
     }  # fmt: skip
     tree = {
         "data": {"color": "gray", "splits": {"test": 0.25}},
-        "networks": {"small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16]}},
+        "networks": {"small": {"architecture": "cifar_resnet8", "widths": [8, 8, 16]}},
         "teachers": ["small"],
         "student": "small",
         "teacher": training,
