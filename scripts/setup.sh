@@ -19,11 +19,13 @@ fi
 log=$venv/install.log
 echo "setup: installing akgp[$extras] (torch with its CUDA libraries is 5.5 GB; some minutes); log: $log"
 if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-    -c constraints.txt -e ".[$extras]" 2>&1 | tee "$log" | awk '
+    --no-compile -c constraints.txt -e ".[$extras]" 2>&1 | tee "$log" | awk '
         /^ *Collecting/ && ++found % 40 == 0 { print "setup:   " found " packages found"; fflush() }
         /^Installing collected/ { print "setup:   unpacking " found " packages"; fflush() }'; then
     tail -n 15 "$log" >&2
     echo "setup: the installation failed; all of its output is in $log" >&2
     exit 1
 fi
+# By all processors, where pip takes one. It says 1 for the templates of some packages, which are no Python.
+"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true
 echo "setup: done"
