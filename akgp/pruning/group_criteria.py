@@ -122,12 +122,12 @@ def lamp(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -> Sc
     scores = {}
     for group in groups:
         for writer in group.writers:
-            weight_OK = _weights(writer)
-            squares, order = weight_OK.square().flatten().sort()
+            weight = _weights(writer)
+            squares, order = weight.square().flatten().sort()
             larger = squares.flip(0).cumsum(0).flip(0)
             shares = torch.empty_like(squares)
             shares[order] = squares / larger.clamp_min(torch.finfo(torch.float64).tiny)
-            scores[writer.name] = shares.view_as(weight_OK).sum(1)
+            scores[writer.name] = shares.view_as(weight).sum(1)
     return [_summed(group, scores) for group in groups]
 
 

@@ -32,7 +32,7 @@ def write_params(root: Path, **changes: Any) -> params.Params:
     }
     tree = {
         "data": {"color": "gray", "splits": {"test": 0.25}},
-        "networks": {"small": {"architecture": "cifar_resnet8", "widths": [8, 8, 16]}},
+        "networks": {"small": {"architecture": "cifar_resnet20", "widths": [8, 8, 16]}},
         "teachers": ["small"],
         "student": "small",
         "teacher": training,
@@ -68,7 +68,7 @@ def untrained_workspace(root: Path, **changes: Any) -> None:
     written = write_params(root, **changes)
     data.prepare(written.data, 0, prepared)
     torch.manual_seed(0)
-    network = cifar_resnet(8, widths=written.networks["small"].widths, num_classes=10, in_channels=1)
+    network = cifar_resnet(20, widths=written.networks["small"].widths, num_classes=10, in_channels=1)
     artifacts.save(network, root / "models" / "dense" / "small")
 
 
