@@ -38,6 +38,8 @@ from experiments.resumable import Row, complete, markdown, spread
 RESULTS, WEIGHTS = Path("results/criteria"), Path("runs/criteria")
 IMAGES, RECOVERY, HELD_OUT, VALIDATION, JUDGED = 10_000, 5_000, 10_000, 5_000, 512
 SIDES = {"cifar_resnet20": 16, "mobilenet_v2": 32, "resnet18": 32}
+RATES = {"mobilenet_v2": 0.05}
+"""Peak learning rates where the default, 0.2, is too high to learn in so few epochs."""
 DENSE_EPOCHS, EPOCHS = 8, 2
 SEEDS, MACS = (0, 1, 2), (0.5, 0.25)
 NAMES = (*CRITERIA, *BY_IMAGES, *BY_NETWORK)
@@ -71,6 +73,7 @@ def sources(network: str, seed: int) -> tuple[IndexedSource, IndexedSource]:
 def settings(network: str, epochs: int) -> Training:
     return Training(
         epochs=epochs, warmup_epochs=0.5, schedule="linear", keep="last", precision="fp32",
+        learning_rate=RATES.get(network),
         augment=Augment(crop_padding=SIDES[network] // 8),
     )  # fmt: skip
 

@@ -44,6 +44,22 @@ def ratio_widths(bounds: Sequence[Bound], dense: Sequence[int], ratio: float) ->
     return [bound.nearest(width * (1 - ratio)) for bound, width in zip(bounds, dense, strict=True)]
 
 
+def per_cost(scores: Sequence[Tensor], bounds: Sequence[Bound], measure: Measure) -> list[Tensor]:
+    """Scores by what a channel of the group costs, the mean between its dense and its least width.
+
+    Where a score is a change of the loss, a threshold on these spends the budget where it saves most loss,
+    the rule of thumb of a knapsack; as they are, many cheap channels would go for a few costly ones.
+    """
+    dense = [bound.dense for bound in bounds]
+    whole, weighed = measure.of(dense), []
+    for index, (each, bound) in enumerate(zip(scores, bounds, strict=True)):
+        narrow = [*dense[:index], bound.low, *dense[index + 1 :]]
+        saved = (whole - measure.of(narrow)) / max(bound.dense - bound.low, 1)
+        # A group that cannot be narrower, or whose channels cost nothing, has no say.
+        weighed.append(each / saved * whole if saved > 0 else torch.full_like(each, float("inf")))
+    return weighed
+
+
 def budget_widths(
     scores: Sequence[Tensor],
     bounds: Sequence[Bound],
@@ -62,7 +78,7 @@ def budget_widths(
     unless it `may_stay` or no group can be narrowed.
 
     Args:
-        scores: [width] for each group, divided by their mean so that groups can be compared.
+        scores: [width] for each group, comparable between groups.
         floors: index of a group -> index of the group that it must be at least as wide as.
     """
     given = [bound.dense for bound in bounds]

@@ -10,7 +10,7 @@ from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
 from akgp.pruning.bounds import Bound, Rules
-from akgp.pruning.budget import Measure, Widths, budget_widths, ratio_widths, why_missed
+from akgp.pruning.budget import Measure, Widths, budget_widths, per_cost, ratio_widths, why_missed
 from akgp.pruning.costs import Costs
 from akgp.pruning.coupling.groups import Group, Sparing, groups
 from akgp.pruning.coupling.layers import PRUNABLE
@@ -108,8 +108,9 @@ class Choice:
         dense = self.origin.dense
         target = self.amount.value * (1 if absolute else getattr(dense, self.amount.key))
         tolerance = CLOSE if absolute else TOLERANCE
+        scores = per_cost(self.scores, self.bounds, measure) if self.scoring.of_loss else self.scores
         widths = budget_widths(
-            self.scores, self.bounds, measure, target, floors, tolerance, may_stay=bool(self.origin.filters)
+            scores, self.bounds, measure, target, floors, tolerance, may_stay=bool(self.origin.filters)
         )
         self.missed = why_missed(
             widths, self.groups, self.bounds, measure, target, floors, self.rules.round_to

@@ -134,6 +134,8 @@ def lamp(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -> Sc
 BY_IMAGES: dict[str, Callable[[nn.Module, Sequence[Group], Evidence], Scores]] = {
     "taylor": taylor, "obd": obd, "hrank": hrank, "knowledge": knowledge,
 }  # fmt: skip
+OF_LOSS = ("taylor", "obd", "knowledge")
+"""Those of which the score is how much the loss changes when the channel goes."""
 BY_NETWORK: dict[str, Callable[[nn.Module, Sequence[Group], Inputs], Scores]] = {
     "bn_scale": bn_scale, "lamp": lamp,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from akgp.pruning.coupling.layers import PRUNABLE, filter_dimension
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.criteria import CRITERIA, coupled_scores
 from akgp.pruning.evidence import Evidence
-from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
+from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK, OF_LOSS
 
 NAMES = (*CRITERIA, *BY_IMAGES, *BY_NETWORK)
 
@@ -51,6 +51,11 @@ class Scoring:
     def comparable(self) -> bool:
         """Whether scores mean the same in all groups, instead of ranking within a group alone."""
         return self.criterion not in CRITERIA
+
+    @property
+    def of_loss(self) -> bool:
+        """Whether a score is a change of the loss, which can be weighed against what a channel costs."""
+        return self.criterion in OF_LOSS
 
     def of(self, groups: Sequence[Group]) -> list[Tensor]:
         """Scores [width] float64 of each group's units; ones where nothing may be removed."""

@@ -13,7 +13,7 @@ from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
 from akgp.pruning import Limit, Pruned, PruningError, prune
 from akgp.pruning.bounds import Bound
-from akgp.pruning.budget import budget_widths
+from akgp.pruning.budget import budget_widths, per_cost
 
 SMALL = torch.zeros(1, 3, 16, 16)
 
@@ -73,6 +73,39 @@ def test_the_nearest_is_that_of_all_combinations(target: float) -> None:
     }
     nearest = min(abs(each - target) for each in every - {measure.dense})
     assert abs(got - target) <= max(nearest, 0.02 * target)
+
+
+class Linear:
+    """A measure to which a channel of each group adds as much whatever the others' widths."""
+
+    def __init__(self, costs: tuple[float, ...], dense: list[int]) -> None:
+        self.costs = costs
+        self.dense = self.of(dense)
+
+    def of(self, widths: list[int]) -> float:
+        return sum(cost * width for cost, width in zip(self.costs, widths, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losses_by_cost_lose_hardly_more_than_the_best_of_all_widths(seed: int) -> None:
+    """A fractional knapsack is solved by the ratio of worth and weight, but for the last channel."""
+    dense = [14, 12, 10]
+    bounds, measure = [Bound(width, 1, 1, width) for width in dense], Linear((9.0, 3.0, 1.0), dense)
+    generator = torch.Generator().manual_seed(seed)
+    scores = [torch.rand(width, generator=generator, dtype=torch.float64) for width in dense]
+    lost = [torch.cat([torch.zeros(1), each.sort().values.cumsum(0)]) for each in scores]
+
+    def loss(widths: list[int] | tuple[int, ...]) -> float:
+        return sum(float(sums[all - kept]) for sums, all, kept in zip(lost, dense, widths, strict=True))
+
+    target = 0.5 * measure.dense
+    every = itertools.product(*(range(1, width + 1) for width in dense))
+    best = min(loss(each) for each in every if measure.of(list(each)) <= 1.02 * target)
+    by_cost, as_they_are = (
+        loss(budget_widths(given, bounds, measure, target, {}))
+        for given in (per_cost(scores, bounds, measure), scores)
+    )
+    assert best <= by_cost < 1.1 * best and by_cost < as_they_are
 
 
 def test_layers_have_ratios_of_their_own() -> None:
