@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from akgp.pruning.bounds import Bound
@@ -22,6 +23,8 @@ FINENESS = 8
 TINY = 1e-12
 LOOKAHEAD = 3
 """How many narrower widths of a group are considered at a time: some save nothing."""
+PAIRS = 64
+"""Changes of two groups at once of which the cost is asked."""
 
 
 def allowed_widths(bound: Bound) -> list[int]:
@@ -103,16 +106,54 @@ class Knapsack:
             _, cost, widths = best
         return widths
 
-    def near(self, widths: Widths, cost: float, without: Sequence[Widths]) -> Widths | None:
-        """The nearest to a cost of all that differ in a group or two from `widths`; None: there is none."""
-        steps = [
+    def near(
+        self,
+        widths: Widths,
+        cost: Callable[[Widths], float],
+        aim: float,
+        tolerance: float,
+        without: Sequence[Widths],
+    ) -> Widths | None:
+        """Widths that differ from `widths` in a group or two, by any number of steps, and cost about `aim`.
+
+        Of those within `tolerance` the ones of the greatest worth, else the nearest.
+
+        Args:
+            cost: a better one than the knapsack's own.
+            without: not these.
+
+        Returns:
+            None if there are no others.
+        """
+        ones = [
             each
             for narrower in (True, False)
-            for each in self._neighbours(widths, narrower=narrower, ahead=1)
+            for each in self._neighbours(widths, narrower=narrower, ahead=None)
         ]
-        pairs = (each for step in steps for each in self._neighbours(step, narrower=False, ahead=1))
-        every = [each for each in (*steps, *pairs) if each not in without]
-        return min(every, key=lambda each: abs(self.cost(each) - cost), default=None)
+        more = [cost(each) - cost(widths) for each in ones]
+        pairs = self._pairs(widths, ones, more, aim - cost(widths)) if ones else ()
+        every = [each for each in (*ones, *pairs) if each not in without]
+        off = [abs(cost(each) - aim) for each in every]
+        within = [each for each, distance in zip(every, off, strict=True) if distance <= tolerance]
+        if within:
+            return max(within, key=self.value)
+        return every[off.index(min(off))] if every else None
+
+    def _pairs(
+        self, widths: Widths, ones: Sequence[Widths], more: Sequence[float], aim: float
+    ) -> Iterator[Widths]:
+        """Two of the changes `ones` to different groups at once, whose sum of `more` is nearest to `aim`."""
+        start, changes = torch.tensor(widths), torch.tensor(ones) - torch.tensor(widths)
+        cost = torch.tensor(more, dtype=torch.float64)
+        off = (cost[:, None] + cost - aim).abs()
+        changed = (changes != 0).double()
+        same_group = changed @ changed.T > 0
+        off[same_group | torch.ones_like(same_group).tril()] = math.inf
+        nearest = off.flatten().sort()
+        possible = nearest.indices[nearest.values < math.inf][:PAIRS]
+        both = start + changes[possible // len(ones)] + changes[possible % len(ones)]
+        for each in both.tolist():
+            yield with_floors(each, self.bounds, self.floors)
 
     def _wider(self, widths: Widths, limit: float) -> Iterator[tuple[float, float, Widths]]:
         """Value, cost and widths, within the limit, with a group wider and perhaps another narrower."""
@@ -127,11 +168,13 @@ class Knapsack:
                 if self.value(both) > value and (cost := self.cost(both)) <= limit:
                     yield self.value(both), cost, both
 
-    def _neighbours(self, widths: Widths, *, narrower: bool, ahead: int = LOOKAHEAD) -> Iterator[Widths]:
-        """Widths with one group narrower or wider, and others where `floors` asks for it."""
+    def _neighbours(
+        self, widths: Widths, *, narrower: bool, ahead: int | None = LOOKAHEAD
+    ) -> Iterator[Widths]:
+        """Widths with a group narrower or wider by up to `ahead` steps, and others as `floors` asks."""
         for group, allowed in enumerate(self.allowed):
             if narrower:
-                others = [each for each in allowed if each < widths[group]][-ahead:]
+                others = [each for each in reversed(allowed) if each < widths[group]][:ahead]
             else:
                 others = [each for each in allowed if each > widths[group]][:ahead]
             for other in others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,10 +14,13 @@ from akgp.pruning.coupling.groups import Group, layer_filters
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.knapsack import Knapsack
+from akgp.pruning.table_correction import CorrectedTable, Parts
 
 TOLERANCE = 0.03
 """A time is met if it differs from what was asked by at most this share."""
-ROUNDS = 8
+CLOSE = TOLERANCE / 4
+"""Networks this share from what is asked differ by their worth alone."""
+ROUNDS = 10
 """Networks that are timed at most, beside the widest and the narrowest."""
 
 LayerWidths = Mapping[str, int]
@@ -105,8 +108,9 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
     """Widths whose network takes `target_ms`, within 3 % or as near as the rounds come.
 
     Each round fills the knapsack up to the table's time that lies between those of two networks as the target
-    lies between their measured times: the nearest that are slower and faster. If the widest network is fast
-    enough, it is the answer.
+    lies between their measured times: the nearest that are slower and faster. Full knapsacks are far apart,
+    so from the first that comes no nearer on a group or two of the nearest network are changed, by the table
+    as the networks that were timed correct it. If the widest network is fast enough, it is the answer.
 
     Args:
         knapsack: whose cost is what the table says.
@@ -115,38 +119,73 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
         PruningError: the narrowest network is slower than that.
     """
 
-    def time(table_ms: float, widths: Widths) -> Timed:
-        return Timed(widths, table_ms, latencies.measured(filters.of(widths)))
+    def time(widths: Widths) -> Timed:
+        return Timed(widths, knapsack.cost(widths), latencies.measured(filters.of(widths)))
 
-    widest = time(*knapsack.path[0])
+    def parts(widths: Widths) -> dict[str, float]:
+        return latencies.by_part(filters.of(widths))
+
+    widest = time(knapsack.widest)
     if widest.measured_ms <= target_ms * (1 + TOLERANCE):
         met = widest.measured_ms >= target_ms * (1 - TOLERANCE)
         why = None if met else "as wide as it may be it is faster than that, so nothing more is cut"
         return Found(widest.widths, widest.measured_ms, widest.measured_ms, why)
-    narrowest = time(*knapsack.path[-1])
+    narrowest = time(knapsack.path[-1][1])
     if narrowest.measured_ms > target_ms * (1 + TOLERANCE):
         raise PruningError(
             f"{target_ms:.3g} ms are asked, but the fastest widths take {narrowest.measured_ms:.3g} ms in "
             f"int8 (dense {widest.measured_ms:.3g} ms): ask for less speed, take scope all if it is inside, "
             "a lower round_to, or a smaller network"
         )
-    timed, predicted = [widest, narrowest], {id(narrowest): narrowest.measured_ms}
+    timed = [narrowest, widest]
+    predicted, filling = {id(narrowest): narrowest.measured_ms}, True
     for _ in range(ROUNDS):
-        line = _line(timed, target_ms)
-        before, limit = [each.widths for each in timed], line.table_ms(target_ms)
-        widths: Widths | None = knapsack.fill(limit)
-        if widths in before:  # of the greatest worth, but not near enough
-            widths = knapsack.near(line.fast.widths, limit, before)
-        if widths is None:
-            break
-        timed.append(time(knapsack.cost(widths), widths))
-        predicted[id(timed[-1])] = line.measured_ms(timed[-1].table_ms)
+        nearest = _nearest(timed, target_ms)
+        if filling:
+            widths, ms = _filled(knapsack, timed, target_ms)
+            filling = all(widths != each.widths for each in timed)
+        if not filling:
+            changed = _nearer(knapsack, parts, timed, target_ms)
+            if changed is None:
+                break
+            widths, ms = changed
+        timed.append(time(widths))
+        predicted[id(timed[-1])] = ms
+        filling = filling and _nearest((nearest, timed[-1]), target_ms) is timed[-1]
         if abs(timed[-1].measured_ms / target_ms - 1) <= TOLERANCE / 2:
             break
-    nearest = min(timed[1:], key=lambda each: abs(each.measured_ms - target_ms))
+    nearest = _nearest([each for each in timed if each is not widest], target_ms)
     met = abs(nearest.measured_ms / target_ms - 1) <= TOLERANCE
     why = None if met else f"no nearer widths were met in {len(timed)} networks that were timed"
     return Found(nearest.widths, predicted[id(nearest)], nearest.measured_ms, why)
+
+
+def _filled(knapsack: Knapsack, timed: Sequence[Timed], target_ms: float) -> tuple[Widths, float]:
+    """Widths of the greatest worth, and their time, by the line through the networks next to the target."""
+    line = _line(timed, target_ms)
+    widths = knapsack.fill(line.table_ms(target_ms))
+    return widths, line.measured_ms(knapsack.cost(widths))
+
+
+def _nearer(
+    knapsack: Knapsack, parts: Callable[[Widths], Parts], timed: Sequence[Timed], target_ms: float
+) -> tuple[Widths, float] | None:
+    """The nearest network with a group or two changed, and its time; None if all such were timed."""
+    table = CorrectedTable([parts(each.widths) for each in timed], [each.measured_ms for each in timed])
+    nearest = _nearest(timed, target_ms)
+    # Of this one the time is known: the table only says what a change makes of it.
+    off = nearest.measured_ms - table.of(parts(nearest.widths))
+
+    def expected(widths: Widths) -> float:
+        return table.of(parts(widths)) + off
+
+    without = [each.widths for each in timed]
+    widths = knapsack.near(nearest.widths, expected, target_ms, CLOSE * target_ms, without)
+    return (widths, expected(widths)) if widths else None
+
+
+def _nearest(timed: Sequence[Timed], target_ms: float) -> Timed:
+    return min(timed, key=lambda each: abs(each.measured_ms - target_ms))
 
 
 @dataclass(frozen=True)
@@ -169,7 +208,7 @@ class _Line:
 def _line(timed: Sequence[Timed], target_ms: float) -> _Line:
     """Through the networks next to the target."""
     fast = max((each for each in timed if each.measured_ms <= target_ms), key=lambda each: each.measured_ms,
-               default=timed[1])  # the narrowest, up to 3 % above  # fmt: skip
+               default=timed[0])  # the narrowest, up to 3 % above  # fmt: skip
     slow = min((each for each in timed if each.measured_ms > max(target_ms, fast.measured_ms)),
                key=lambda each: each.measured_ms)  # fmt: skip
     return _Line(fast, slow)
