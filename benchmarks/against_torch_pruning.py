@@ -5,19 +5,21 @@
 Each network of benchmarks.families, at a ratio of .5 in multiples of 8 by FPGM, everything but the classifier
 allowed: `akgp.pruning.prune` with its checks, and torch-pruning's `BasePruner` with the importance
 `FPGMImportance`, nothing else set but, for attention, the number of heads. Random weights (seed 0), 10
-classes, one thread. A row a run, in a process of its own, so that its peak of memory is known; started again,
-the missing ones are done.
+classes, one thread. A row a run, in a process of its own, so that its peak of memory is known; it ends after
+SECONDS of processor time, and where it asks for more than BYTES. Started again, the missing ones are done.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,8 @@ from benchmarks.families import NAMES, PIXELS, tried
 from experiments.resumable import Row, complete
 
 RESULTS = Path("results/against-torch-pruning")
+SECONDS, BYTES = 180, 12 * 2**30
+"""What a run may take: processor time, and address space beside what the network has."""
 HEADER = """# Pruned by akgp and by torch-pruning
 
 `python -m benchmarks.against_torch_pruning`, see the head of that file: a ratio of .5, multiples of 8, FPGM,
@@ -88,6 +92,18 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def limit() -> None:
+    """Raise in what runs beyond SECONDS of processor time or BYTES."""
+
+    def end(*_: Any) -> NoReturn:
+        raise TimeoutError(f"no end after {SECONDS} s")
+
+    signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES,) * 2)
+
+
 def run_alone(run: Run) -> Row:
     """The row of a run, in a process that does nothing else. Its MACs, or the error in a line."""
     torch.set_num_threads(1)
@@ -97,7 +113,9 @@ def run_alone(run: Run) -> Row:
     example = torch.zeros(1, 3, pixels, pixels)
     dense = count(model, example).macs
     before, start = peak(), time.process_time()
+    limit()
     smaller = tried(lambda: TOOLS[run.tool](model, example))
+    signal.setitimer(signal.ITIMER_PROF, 0)
     seconds, memory = time.process_time() - start, peak() - before
     share = tried(lambda: count(smaller, example).macs / dense) if isinstance(smaller, nn.Module) else smaller
     return {"macs": share, "processor_seconds": round(seconds, 1), "megabytes": round(memory / 1e6)}

@@ -16,7 +16,7 @@ from akgp import artifacts
 from akgp.evaluation.cost import count, count_macs
 from akgp.models import Spec, create
 from akgp.pruning import Pruned, prune
-from tests.support import further_constructions, hard_constructions
+from tests.support import further_constructions, hard_constructions, published_constructions
 from tests.support.further_constructions import ATTENTION
 
 IMAGES = torch.zeros(2, 3, 16, 16)
@@ -26,6 +26,7 @@ BARE = {
     "weight_norm", "GroupNorm", "LayerNorm", "InstanceNorm", "RMSNorm", "bare weights", "embedding",
     "transformer", "windows", "tied autoencoder", "dynamic convolution", "gated MLP", "pooling as mixing",
     "response normalisation", "GRU over rows", "class token", "scaled weight", "global filter",
+    "MLP-Mixer", "cosine similarity", "deformable convolution", "Fourier operator", "simple gates",
 }  # fmt: skip
 LEFT_WHOLE = {"roll", "GRU over rows"}  # every channel is summed with every other; an LSTM and a GRU stay
 
@@ -40,9 +41,9 @@ CASES = [
     pytest.param(
         f"{module.__name__}:network_{number}", name, id=name,
         # The quick ones are of one kind each.
-        marks=[pytest.mark.slow] if module is further_constructions and name not in ATTENTION else [],
+        marks=[] if module is hard_constructions or name in ATTENTION else [pytest.mark.slow],
     )
-    for module in (hard_constructions, further_constructions)
+    for module in (hard_constructions, further_constructions, published_constructions)
     for number, name in enumerate(module.NETWORKS)
 ]  # fmt: skip
 
@@ -103,3 +104,14 @@ def test_pruned_exact_trains_and_reloads(spec: str, name: str, tmp_path: Path) -
     for network in (pruned.model, loaded):
         trained = pytree.tree_leaves(network.train()(x))
         sum(each.sum() for each in trained if each.requires_grad).backward()
+
+
+def test_budget_of_weights_that_are_computed() -> None:
+    model = published_constructions.NETWORKS["rotated kernels"]()
+    smaller = prune(model, IMAGES, macs=0.5, round_to=1).model
+    assert count(smaller, IMAGES).macs == pytest.approx(0.5 * count(model, IMAGES).macs, rel=0.02)
+
+
+def test_number_that_is_a_tensor_in_training() -> None:
+    model = published_constructions.NETWORKS["shake-shake"]()
+    assert count(prune(model, IMAGES, ratio=0.5).model, IMAGES).macs < 0.3 * count(model, IMAGES).macs

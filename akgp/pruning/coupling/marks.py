@@ -79,7 +79,8 @@ def along(ids: Tensor, dim: int) -> Tensor:
 
 def constants(dead: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Dead values along `dim` [K], and whether each is one and the same number everywhere else [K]."""
-    rows = along(dead, dim).double()
+    rows = along(dead, dim)
+    rows = rows if rows.is_complex() else rows.double()
     if rows.shape[1] < dead.shape[dim]:
         rows = rows.expand(-1, dead.shape[dim])
     first = rows[0]

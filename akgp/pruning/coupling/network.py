@@ -96,6 +96,7 @@ def couple(model: nn.Module, example_input: Inputs) -> Coupling:
         if name not in trace.record.uses:
             for each in ids:
                 units.block(each, "not reached from the input")
+    units.block_columns()
     labels = units.labels()
     blocked, held = units.reasons(labels, units.blocked), units.reasons(labels, units.held)
     return Coupling(units, trace.layers, trace.record, labels, blocked, held, trains, example_input)
@@ -108,7 +109,7 @@ def _fresh_layers(model: nn.Module, units: Units) -> dict[str, tuple[Tensor, ...
     }
     layers = {}
     for name, tensor in named_tensors(model):
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             dims = range(min(2, tensor.ndim)) if id(tensor) in kernels else range(tensor.ndim)
             layers[name] = tuple(
                 units.fresh(tensor.shape[d])
@@ -151,6 +152,8 @@ def _follow_training(network: nn.Module, example_input: Inputs, units: Units, tr
         trace.record.views[call] += views
     for call, scales in training.record.scales.items():
         trace.record.scales[call] |= scales
+    for site, numbers in training.record.numbers.items():
+        trace.record.numbers[site] |= numbers
     for name, modules in training.record.uses.items():
         trace.record.uses[name] |= modules
     for name, inputs in training.record.inputs.items():

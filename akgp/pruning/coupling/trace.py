@@ -90,6 +90,7 @@ class Trace(TorchDispatchMode):
         self.failing: tuple[str, Site | None] = ("", None)
         self.names = {id(tensor): name for name, tensor in named_tensors(model)}
         parameters = {id(each) for each in model.parameters()}
+        self.memory = {each.untyped_storage()._cdata for each in model.parameters()}
         self.model = model
         for name, tensor in named_tensors(model):
             if name in layers:
@@ -114,7 +115,7 @@ class Trace(TorchDispatchMode):
                 self.record.uses[name].add(self.stack[-1])
         call = Call(
             func, before, kwargs, out, self.units, self.stack[-1], self.marks.get,
-            lambda tensor: self.names.get(id(tensor)), self._replace,
+            lambda tensor: self.names.get(id(tensor)), self._replace, self._owned,
         )  # fmt: skip
         self._note(call, site, marked)
         self._apply(call, args, marked)
@@ -177,6 +178,9 @@ class Trace(TorchDispatchMode):
             marks = self.marks.get(tensor)
             for ids in marks.layers if marks else ():
                 (self.units.block if marks.weight else self.units.hold)(ids, reason)
+
+    def _owned(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self.memory
 
     def _replace(self, tensor: Tensor, marks: Marks) -> None:
         self.marks[tensor] = marks

@@ -40,7 +40,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Product:
-    """A product of two activations, such as of queries and keys: it costs less without units.
+    """A product without a parameter, such as of queries and keys: it costs less without units.
 
     Attributes:
         macs: of the example's whole batch.
@@ -68,6 +68,7 @@ class Units:
     in_groups: set[str] = field(default_factory=set)
     foldable: frozenset[str] = frozenset()
     training: bool = False
+    whole: list[tuple[Tensor, str]] = field(default_factory=list)
     _blocked: Tensor = field(default_factory=lambda: torch.zeros(1024, dtype=torch.bool))
 
     def fresh(self, size: int) -> Tensor:
@@ -93,6 +94,18 @@ class Units:
         if len(ids):
             self._blocked[ids] = True
             self.blocked.append((ids, reason))
+
+    def read_whole(self, ids: Tensor, reason: str) -> None:
+        """Never remove units of a parameter if a layer reads them as its columns, which are not zero."""
+        self.whole.append((shrink(ids).reshape(-1), reason))
+
+    def block_columns(self) -> None:
+        """Block the columns among what `read_whole` was given so far."""
+        columns = torch.zeros(self.count, dtype=torch.bool)
+        for ids in self.columns:
+            columns[ids] = True
+        for ids, reason in self.whole:
+            self.block(ids[columns[ids]], reason)
 
     def is_blocked(self, ids: Tensor) -> Tensor:
         """Whether each of `ids` has been blocked itself, whatever it is united with."""

@@ -20,7 +20,8 @@ class Call:
 
     Attributes:
         where: the operation and the innermost module, for reasons.
-        parameter: name of the parameter or buffer that a tensor is, else None.
+        parameter_of: name of the parameter or buffer that a tensor is, else None.
+        owned: whether a tensor is a parameter or a view of one, whose products are counted as its own.
     """
 
     func: Any
@@ -32,6 +33,7 @@ class Call:
     marks_of: Callable[[Tensor], Marks | None]
     parameter_of: Callable[[Tensor], str | None]
     replace: Callable[[Tensor, Marks], None]
+    owned: Callable[[Tensor], bool]
 
     @property
     def name(self) -> str:

@@ -8,6 +8,9 @@ from torch import Tensor
 from akgp.pruning.coupling.marks import Marks, constant, shrink, tidy, varying
 from akgp.pruning.coupling.rules.call import Call, Result, Rule
 
+FACTORS = ("mul", "div")
+"""Operations that give zero where their first operand, or one of them, is zero."""
+
 
 def pointwise(call: Call) -> Result:
     """Unite the units at equal positions; a size of 1 broadcasts and unites nothing."""
@@ -18,8 +21,12 @@ def pointwise(call: Call) -> Result:
         if marks is None or tensor.ndim > out.ndim:
             continue
         for ids in marks.layers:
-            if not marks.weight or not _meets_unmarked(call, tensor, ids, out):
-                merge(call, layers, ids.expand(out.shape))
+            if marks.weight and _meets_unmarked(call, tensor, ids, out):
+                continue
+            if not marks.weight and call.name.strip("_") not in FACTORS and _beside(call, tensor, ids, out):
+                call.units.hold(ids, f"{call.where} joins them with what has none of them")
+                continue
+            merge(call, layers, ids.expand(out.shape))
     if not layers and not call.weight():
         return []
     found = [
@@ -30,8 +37,8 @@ def pointwise(call: Call) -> Result:
     return Marks(tuple(layers), _dead(call, out), call.weight())
 
 
-def noise(call: Call) -> Result:
-    """Memory in the shape of a tensor, or random numbers, such as dropout's: nothing of its units."""
+def made(call: Call) -> Result:
+    """A tensor in the shape of another, such as dropout's noise: it has nothing of its units."""
     return []
 
 
@@ -78,6 +85,22 @@ def _meets_unmarked(call: Call, tensor: Tensor, ids: Tensor, out: Tensor) -> boo
     return False
 
 
+def _beside(call: Call, tensor: Tensor, ids: Tensor, out: Tensor) -> bool:
+    """Whether another activation has units along other dimensions alone, such as channels beside tokens.
+
+    Its values are there where those of `ids` are not.
+    """
+    dims = {d + out.ndim - tensor.ndim for d in varying(ids)}
+    for other in call.tensors:
+        marks, shift = call.marks_of(other), out.ndim - other.ndim
+        if other is tensor or marks is None or marks.weight or not marks.layers:
+            continue
+        full = {d for d in dims if d >= shift and other.shape[d - shift] > 1}
+        if full and not full & {d + shift for each in marks.layers for d in varying(each)}:
+            return True
+    return False
+
+
 def _dead(call: Call, out: Tensor) -> Tensor:
     dead = call.on_dead(shrink)
     dead = dead.to(out.dtype) if dead.dtype != out.dtype else dead
@@ -96,4 +119,8 @@ _prelu_kernel prelu rrelu rrelu_with_noise native_dropout dropout celu _to_copy 
 masked_fill masked_fill_ hardswish hardswish_
 """
 POINTWISE: dict[str, Rule] = dict.fromkeys(NAMES.split(), pointwise)
-POINTWISE |= dict.fromkeys(("empty_like", "rand_like", "randn_like", "new_empty"), noise)
+MADE = """
+empty_like zeros_like ones_like full_like rand_like randn_like randint_like
+new_empty new_zeros new_ones new_full new_empty_strided
+"""
+POINTWISE |= dict.fromkeys(MADE.split(), made)

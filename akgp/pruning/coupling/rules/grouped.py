@@ -7,6 +7,9 @@ from torch import Tensor
 from akgp.pruning.coupling.marks import Marks, along, constant, shrink, varying
 from akgp.pruning.coupling.rules.call import Call, Result
 
+IMAGES = ("convolution", "deform_conv2d")
+"""Products whose outputs have their channels in dimension 1."""
+
 
 def grouped(
     call: Call, source: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool
@@ -108,7 +111,7 @@ def _with_bias(call: Call, out: Tensor, wide: Tensor, bias: Tensor | None) -> Ma
 
 
 def unite_bias(call: Call, bias: Marks, layers: list[Tensor], out: Tensor) -> None:
-    dim = 1 if call.name == "convolution" else out.ndim - 1
+    dim = 1 if call.name in IMAGES else out.ndim - 1
     for ids in bias.layers:
         vector = shrink(ids).reshape(-1)
         if ids.ndim > 1 or len(vector) != out.shape[dim]:

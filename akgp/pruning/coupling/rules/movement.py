@@ -108,11 +108,56 @@ def padded(call: Call) -> Result:
                 own[back : back + 2] = [0] * len(own[back : back + 2])
         layers.append(torch.constant_pad_nd(small, own, 0).expand(out.shape))
     scalar = shrink(marks.dead)
-    if scalar.numel() == 1 and float(scalar.reshape(-1)[0]) == float(value or 0):
+    if scalar.numel() == 1 and bool(scalar == (value or 0)):
         dead = scalar.reshape(-1)[0].expand(out.shape)
     else:
         dead = tidy(_apply(call, marks.dead)[0])
     return [Marks(tuple(layers), dead, marks.weight)]
+
+
+def patches(call: Call) -> Result:
+    """im2col: a channel's patches are its own, also where zeros around it are among them."""
+    marks, out = call.marks_of(call.args[0]), call.outputs[0]
+    if marks is None:
+        return None
+    channels = out.ndim - 2
+    if any(varying(ids) != (channels,) for ids in marks.layers) or shrink(marks.dead).any():
+        return moved(call)
+    shape = [1] * channels + [-1, 1]
+    copies = out.shape[channels] // call.args[0].shape[channels]
+    layers = [
+        shrink(ids).reshape(-1).repeat_interleave(copies).reshape(shape).expand(out.shape)
+        for ids in marks.layers
+    ]
+    return [Marks(tuple(layers), constant(out, 0), marks.weight)]
+
+
+def restrided(call: Call) -> Result:
+    """as_strided: the same tensor where the strides differ along dimensions of one position alone."""
+    source, size, stride = call.args[:3]
+    marks = call.marks_of(source)
+    alike = tuple(size) == tuple(source.shape) and all(
+        one == other for length, one, other in zip(size, stride, source.stride(), strict=True) if length > 1
+    )
+    return [Marks(marks.layers, marks.dead, marks.weight)] if marks is not None and alike else None
+
+
+def as_complex(call: Call) -> Result:
+    """view_as_complex and view_as_real: without, and with, a last dimension of two parts."""
+    source, out = call.args[0], call.outputs[0]
+    marks = call.marks_of(source)
+    if marks is None:
+        return None
+    layers = []
+    for ids in marks.layers:
+        if out.ndim > source.ndim:
+            layers.append(ids[..., None].expand(out.shape))
+        elif source.ndim - 1 in varying(ids):
+            (call.units.block if marks.weight else call.units.hold)(ids, f"the two parts of {call.where}")
+        else:
+            layers.append(ids[..., 0])
+    zero = not shrink(marks.dead).any()
+    return [Marks(tuple(layers), constant(out, 0 if zero else 1), marks.weight)]
 
 
 def concatenated(call: Call) -> Result:
@@ -198,7 +243,7 @@ MOVES = """
 view _unsafe_view reshape _reshape_alias transpose permute t expand squeeze unsqueeze select diagonal unfold
 movedim swapaxes unbind alias detach lift_fresh view_as slice_copy numpy_T
 clone contiguous flip roll index index_select gather repeat tile repeat_interleave pixel_shuffle
-pixel_unshuffle channel_shuffle native_channel_shuffle im2col rot90 take_along_dim _pad_circular
+pixel_unshuffle channel_shuffle native_channel_shuffle rot90 take_along_dim _pad_circular
 reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
 triu tril
 """
@@ -208,6 +253,9 @@ MOVEMENT: dict[str, Rule] = {
     **dict.fromkeys(SPLITS.split(), split),
     "slice": sliced,
     "constant_pad_nd": padded,
+    "im2col": patches,
+    **dict.fromkeys(("view_as_complex", "view_as_real"), as_complex),
+    **dict.fromkeys(("as_strided", "as_strided_"), restrided),
     "cat": concatenated,
     "stack": concatenated,
     "copy_": copied,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from akgp.pruning.coupling.marks import Marks, along, constant, constants, shrink, unknown, varying
 from akgp.pruning.coupling.rules.call import Call, Result, Rule
-from akgp.pruning.coupling.rules.grouped import grouped, unite_bias
+from akgp.pruning.coupling.rules.grouped import IMAGES, grouped, unite_bias
 from akgp.pruning.coupling.units import Product
 
 
@@ -65,6 +65,8 @@ def read(call: Call, source: Tensor, dim: int, weight: Tensor, column: int, padd
         return
     vector = shrink(columns[0]).reshape(-1)
     call.units.columns.append(vector)
+    if call.units.whole:
+        call.units.block_columns()
     kept = call.units.is_blocked(vector) | (rows == 0).any(0)
     values, constant_there = constants(marks.dead, dim)
     zero = constant_there & (values == 0)
@@ -119,14 +121,14 @@ def result(
         if added is None:
             dead = (
                 dead + bias.reshape(1, -1, *[1] * (out.ndim - 2))[:, : out.shape[1]]
-                if call.name == "convolution"
+                if call.name in IMAGES
                 else dead + bias
             )
             dead = dead.expand(out.shape)
         elif shrink(added.dead).any():
             dead = unknown(out)
         else:
-            if any(out.ndim - 1 not in varying(ids) for ids in layers) and call.name != "convolution":
+            if any(out.ndim - 1 not in varying(ids) for ids in layers) and call.name not in IMAGES:
                 # Units of the rows get it all the same, those of the columns lose it.
                 dead = bias.expand(out.shape) if len(layers) == 1 else unknown(out)
             unite_bias(call, added, layers, out)
@@ -140,17 +142,16 @@ def result(
 
 
 def _note(call: Call, macs: int, *sides: Tensor | None) -> None:
-    """Note the cost of a product of activations; each of `sides` has units of its own, or None."""
+    """Note the cost of a product without a parameter; each of `sides` has units of its own, or None."""
     layers = tuple(shrink(ids).reshape(-1) for ids in sides if ids is not None)
     if layers and not call.units.training:
         call.units.products.append(Product(macs, layers))
 
 
 def _along(call: Call, tensor: Tensor, dim: int) -> Tensor | None:
-    """The ids of an activation that vary along a dimension."""
+    """The ids of a tensor that vary along a dimension."""
     marks = call.marks_of(tensor)
-    layers = marks.layers if marks is not None and not marks.weight else ()
-    return next((ids for ids in layers if dim in varying(ids)), None)
+    return next((ids for ids in (marks.layers if marks else ()) if dim in varying(ids)), None)
 
 
 def matmul(call: Call) -> Result:
@@ -162,7 +163,7 @@ def matmul(call: Call) -> Result:
     batch = one.ndim - 2 if one.ndim > 2 else 0
     d1, d2 = one.ndim - 1, batch
     contract(call, one, d1, other, d2)
-    if not any(marks is not None and marks.weight for marks in map(call.marks_of, (one, other))):
+    if not any(map(call.owned, (one, other))):
         summed = _along(call, one, d1)
         summed = _along(call, other, d2) if summed is None else summed
         rows_of, columns_of = _along(call, one, max(d1 - 1, 0)), _along(call, other, other.ndim - 1)
@@ -210,13 +211,31 @@ def convolution(call: Call) -> Result:
     padded = any(padding) or transposed
     if groups == 1:
         contract(call, source, 1, weight, column, padded)
+        if not call.owned(weight):
+            macs = (source if transposed else out).numel() * weight[0].numel()
+            _note(call, macs, _along(call, weight, row), _along(call, weight, column))
         return result(call, out, [(weight, {row: 1})], bias)
     return grouped(call, source, weight, bias, groups, bool(transposed))
+
+
+def deformable(call: Call) -> Result:
+    """torchvision's deformable convolution: offsets and masks are read whole."""
+    source, weight, offset, mask, bias = call.args[:5]
+    for tensor in (offset, mask):
+        marks = call.marks_of(tensor)
+        for ids in marks.layers if marks else ():
+            call.units.hold(ids, f"{call.where} reads all of them")
+    weights, groups = call.marks_of(weight), call.args[11]
+    if groups > 1 or weights is None or not weights.weight:
+        return None
+    contract(call, source, 1, weight, 1, padding=True)
+    return result(call, call.outputs[0], [(weight, {0: 1})], bias)
 
 
 PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_addmm_activation"), matmul),
     "convolution": convolution,
+    "deform_conv2d": deformable,
     **dict.fromkeys(("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
                      "_scaled_dot_product_fused_attention_overrideable"), attention),
 }  # fmt: skip

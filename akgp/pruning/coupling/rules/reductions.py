@@ -6,6 +6,7 @@ from torch import Tensor
 
 from akgp.pruning.coupling.marks import Marks, constant, shrink, tidy, unknown, varying
 from akgp.pruning.coupling.rules.call import Call, Result, Rule
+from akgp.pruning.coupling.rules.elementwise import merge
 
 # Zeros among their operands change none of these, so that nothing is lost with units that are zero.
 SUMS = ("sum", "linalg_vector_norm", "norm", "nansum", "frobenius_norm")
@@ -41,7 +42,8 @@ def reduced(call: Call) -> Result:
 def _read(call: Call, marks: Marks, ids: Tensor) -> None:
     """Units that a reduction reads: a sum of zeros lacks nothing, a mean has another divisor."""
     if marks.weight:  # only the rows of a weight are zero; columns of removed inputs are not
-        call.units.block(ids, f"{call.where} computes with the whole weight")
+        reason = f"{call.where} computes with the whole weight"
+        (call.units.read_whole if call.name in SUMS else call.units.block)(ids, reason)
     elif call.name not in SUMS or shrink(marks.dead).any():
         call.units.hold(ids, f"{call.where} is over the channels")
 
@@ -85,6 +87,41 @@ def pooled(call: Call) -> Result:
         return []
     dead = constant(out, 0) if not shrink(marks.dead).any() else tidy(call.on_dead())
     return [Marks(tuple(layers), dead, marks.weight)]
+
+
+def scattered(call: Call) -> Result:
+    """scatter_add, index_add: positions are summed along a dimension; the units of others pass."""
+    target, dim, _, source = call.args[:4]
+    out, dim, by = call.outputs[0], dim % call.args[0].ndim, call.arg(4, "reduce", "sum")
+    both = [(each, call.marks_of(each)) for each in (target, source)]
+    layers: list[Tensor] = []
+    for tensor, marks in both:
+        for ids in marks.layers if marks else ():
+            alike = all(tensor.shape[d] == out.shape[d] for d in varying(ids))
+            if dim in varying(ids) or not alike or (marks and marks.weight) or by == "prod":
+                return None
+            small = ids
+            for d in set(range(ids.ndim)) - set(varying(ids)):
+                small = small.narrow(d, 0, 1)
+            merge(call, layers, small.expand(out.shape))
+    zero = not any((tensor if marks is None else shrink(marks.dead)).any() for tensor, marks in both)
+    return [Marks(tuple(layers), constant(out, 0) if zero else unknown(out))]
+
+
+def transformed(call: Call) -> Result:
+    """A Fourier transform over some dimensions: zeros stay zeros where units lie along others."""
+    source, dims, out = call.args[0], call.args[1], call.outputs[0]
+    marks = call.marks_of(source)
+    if marks is None or marks.weight:
+        return None
+    layers = []
+    for ids in marks.layers:
+        if {d % ids.ndim for d in dims} & set(varying(ids)):
+            call.units.hold(ids, f"{call.where} is over the channels")
+        else:
+            layers.append(shrink(ids).expand(out.shape))
+    zero = not shrink(marks.dead).any()
+    return [Marks(tuple(layers), constant(out, 0) if zero else constant(out, 1))]
 
 
 def normalised(call: Call) -> Result:
@@ -148,9 +185,12 @@ upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact
 upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
 """
 NORMALISED = "_softmax _log_softmax softmax log_softmax cumsum cumprod sort topk"
+SCATTERED = "scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_"
 REDUCTIONS: dict[str, Rule] = {
     **dict.fromkeys((*SUMS, *TIES, *REDUCED.split()), reduced),
     **dict.fromkeys(POOLED.split(), pooled),
     **dict.fromkeys(NORMALISED.split(), normalised),
+    **dict.fromkeys(SCATTERED.split(), scattered),
+    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), transformed),
     "glu": glu,
 }
