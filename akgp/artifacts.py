@@ -24,11 +24,12 @@ from torch.overrides import TorchFunctionMode
 from akgp.io.atomic import atomic_file
 from akgp.models import ModelError, Spec, create, spec_of
 from akgp.models.attention import (
-    ADDED,
+    added_layers,
     make_narrowable,
     narrowable,
     narrowable_names,
     original_kind,
+    takes_several,
 )
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 from akgp.models.lazy_layers import settle
@@ -36,6 +37,8 @@ from akgp.models.view_sizes import all_view_sizes, set_all_view_sizes
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = 1
+SEVERAL = "several_sequences"
+"""The narrowable modules that take different tensors as query, key and value."""
 
 
 def save(model: nn.Module, directory: str | Path) -> None:
@@ -65,6 +68,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
         **vars(spec),
         "attributes": attributes,
         **({"narrowable": names} if (names := narrowable_names(model)) else {}),
+        **({SEVERAL: several} if (several := _several(model)) else {}),
         **({"view_sizes": sizes} if (sizes := all_view_sizes(model)) else {}),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -108,7 +112,7 @@ def load(directory: str | Path) -> nn.Module:
         for name in described.get("narrowable", ()):
             if narrowable(module := model.get_submodule(name)) is None:
                 raise AttributeError(f"{name} is a {type(module).__name__}")
-            make_narrowable(module)
+            make_narrowable(module, name in described.get(SEVERAL, ()))
         for name, numbers in described["attributes"].items():
             _set_numbers(model.get_submodule(name), numbers)
         set_all_view_sizes(model, described.get("view_sizes", {}))
@@ -118,6 +122,10 @@ def load(directory: str | Path) -> nn.Module:
             f"{folder}: does not fit {described['architecture']} as it is now: {error.args[0]}"
         ) from None
     return model.eval()
+
+
+def _several(model: nn.Module) -> list[str]:
+    return [name for name in narrowable_names(model) if takes_several(model.get_submodule(name))]
 
 
 def _cut_buffers(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
@@ -189,7 +197,11 @@ class _EmptyOnMeta(TorchFunctionMode):
 def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
     """Names and classes of all modules: what pruning leaves as it is."""
     # By name: a parametrised layer, such as one of weight_norm, has a class of its own.
-    added = {f"{name}.{ADDED}".lstrip(".") for name in narrowable_names(model)}
+    added = {
+        f"{name}.{each}".lstrip(".")
+        for name, module in model.named_modules()
+        for each in added_layers(module)
+    }
     kinds = ((name, original_kind(module)) for name, module in model.named_modules() if name not in added)
     return [(name, kind.__module__, kind.__qualname__) for name, kind in kinds]
 
@@ -201,7 +213,7 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
         )
     for name in narrowable_names(model):
-        make_narrowable(dense.get_submodule(name))
+        make_narrowable(dense.get_submodule(name), takes_several(model.get_submodule(name)))
     differences = {}
     for (name, module), other in zip(model.named_modules(), dense.modules(), strict=True):
         before = _numbers(other)

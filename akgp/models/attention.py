@@ -4,28 +4,33 @@
 their input, and call functions with their weights. A *narrowable* one computes the same, but takes the width
 from its weights, calls its projections as layers, and keeps the scale of the dense head, so that the
 queries, keys and values of all heads can be cut. It is a subclass and keeps the parameters' names, except
-for `in_proj_weight` and `in_proj_bias`, which become those of a layer `in_proj`.
+for `in_proj_weight` and `in_proj_bias`, which become those of a layer `in_proj`; of an attention that is
+called with several sequences, of layers `q_proj`, `k_proj` and `v_proj`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOWS = "torchvision.models.swin_transformer"
-ADDED = "in_proj"
-"""The layer that a narrowable MultiheadAttention has beyond those of the original."""
 
 
-def narrowable(module: Any) -> type[nn.Module] | None:
-    """The class of the narrowable module that computes the same, if there is one."""
+def narrowable(module: Any, several: bool = False) -> type[nn.Module] | None:
+    """The class of the narrowable module that computes the same, if there is one.
+
+    Args:
+        several: it is called with different tensors as query, key and value.
+    """
     kind = type(module)
     if kind is nn.MultiheadAttention:
-        plain = module.bias_k is None and not module.add_zero_attn and module.in_proj_weight is not None
-        return NarrowableMultihead if plain else None
+        if module.bias_k is not None or module.add_zero_attn:
+            return None
+        return NarrowableCross if several or module.in_proj_weight is None else NarrowableMultihead
     if kind.__module__ == WINDOWS and kind.__name__.startswith("ShiftedWindowAttention"):
         from akgp.models.window_attention import NARROWABLE  # imports torchvision
 
@@ -33,25 +38,48 @@ def narrowable(module: Any) -> type[nn.Module] | None:
     return None
 
 
-def make_narrowable(module: Any) -> None:
-    """Change the class of a module for which there is a narrowable one, in place."""
-    kind = narrowable(module)
+def make_narrowable(module: Any, several: bool = False) -> None:
+    """Change the class of a module for which there is a narrowable one, in place; see `narrowable`."""
+    kind = narrowable(module, several)
     assert kind is not None
-    if kind is NarrowableMultihead:
-        weight, bias = module.in_proj_weight, module.in_proj_bias
-        del module.in_proj_weight, module.in_proj_bias
-        module.register_parameter("in_proj_weight", None)
-        module.register_parameter("in_proj_bias", None)
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        layer.weight, layer.bias = weight, bias
+    if issubclass(kind, nn.MultiheadAttention):
         after = module._modules.pop("out_proj")
-        module.add_module(ADDED, layer.train(module.training))
+        for name, layer in _projections(module, kind).items():
+            module.add_module(name, layer.train(module.training))
+        for name in PROJECTIONS:
+            delattr(module, name)
+            module.register_parameter(name, None)
         module.add_module("out_proj", after)
         heads, width = module.num_heads, module.embed_dim
     else:
         heads, width = module.num_heads, module.proj.in_features
     module.scale = (width // heads) ** -0.5
     module.__class__ = kind
+
+
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
+
+
+def _projections(module: Any, kind: type[nn.Module]) -> Mapping[str, nn.Linear]:
+    """The layers of a narrowable MultiheadAttention, by name, that have the parameters of the original."""
+    weight, bias = module.in_proj_weight, module.in_proj_bias
+    if kind is NarrowableMultihead:
+        return {"in_proj": _layer(weight, bias)}
+    separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    weights = separate if weight is None else _thirds(weight)
+    biases = (None, None, None) if bias is None else _thirds(bias)
+    return dict(zip(NarrowableCross.added, map(_layer, weights, biases), strict=True))
+
+
+def _thirds(parameter: nn.Parameter) -> list[nn.Parameter]:
+    parts = parameter.detach().chunk(3)
+    return [nn.Parameter(each.clone(), parameter.requires_grad) for each in parts]
+
+
+def _layer(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+    return layer
 
 
 def original_kind(module: nn.Module) -> type[nn.Module]:
@@ -65,41 +93,59 @@ def is_narrowable(module: nn.Module) -> bool:
     return hasattr(type(module), "narrowable_of")
 
 
+def takes_several(module: nn.Module) -> bool:
+    """Whether it is a narrowable module for different tensors as query, key and value."""
+    return isinstance(module, NarrowableCross)
+
+
 def narrowable_names(model: nn.Module) -> list[str]:
     """The names of a network's narrowable modules."""
     return [name for name, module in model.named_modules() if is_narrowable(module)]
 
 
+def added_layers(module: nn.Module) -> tuple[str, ...]:
+    """The names of layers that a narrowable module has beyond those of the original."""
+    return getattr(type(module), "added", ())
+
+
 def given_name(model: nn.Module, name: str) -> str:
-    """The name of a layer's weight or layer in the network that `model` was before `make_narrowable`."""
+    """The name of a layer's weight or layer in the network that `model` was before `make_narrowable`.
+
+    Of a weight that was one for queries, keys and values of several sequences, that of each part, as torch
+    names them where they are apart: `q_proj_weight`.
+    """
     parent, _, leaf = name.rpartition(".")
-    added = leaf == ADDED and is_narrowable(model.get_submodule(parent))
-    return f"{name}_weight" if added else name
+    return f"{name}_weight" if leaf in added_layers(model.get_submodule(parent)) else name
 
 
-class NarrowableMultihead(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` of one sequence with itself; see its documentation for the arguments."""
+def weight_names(name: str) -> list[str]:
+    """What `given_name` may call the layers of the MultiheadAttention `name`."""
+    return [f"{name}.{each}_weight" for each in (*NarrowableMultihead.added, *NarrowableCross.added)]
+
+
+class _Narrowable(nn.MultiheadAttention):
+    """`nn.MultiheadAttention`; see its documentation for the arguments."""
 
     narrowable_of = nn.MultiheadAttention
-    in_proj: nn.Linear
     scale: float
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [.., T, heads · d] of sequences [.., T, C]."""
+        raise NotImplementedError
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
         need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """As the original; is_causal, a hint that attn_mask is causal, makes no difference.
-
-        Raises:
-            ValueError: query, key and value are different tensors.
-        """
-        if query is not key or key is not value:
-            raise ValueError("this pruned attention takes one tensor as query, key and value")
+        """As the original; is_causal, a hint that attn_mask is causal, makes no difference."""
         transposed = query.ndim == 3 and not self.batch_first
-        x = query.transpose(0, 1) if transposed else query  # [.., T, C]
-        qkv = self.in_proj(x)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).transpose(-4, -2).unbind(-3)  # [.., heads, T, d]
+        given = [each.transpose(0, 1) for each in (query, key, value)] if transposed else [query, key, value]
+        if query is key and key is value:
+            given = [given[0]] * 3
+        q, k, v = (
+            each.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2) for each in self._projected(*given)
+        )  # [.., heads, T, d]
         bias = self._bias(q, key_padding_mask, attn_mask)
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -121,6 +167,31 @@ class NarrowableMultihead(nn.MultiheadAttention):
         if padding is not None:
             padding = padding[..., None, None, :]
         return mask if padding is None else padding if mask is None else mask + padding
+
+
+class NarrowableMultihead(_Narrowable):
+    """Of one sequence with itself."""
+
+    added: ClassVar = ("in_proj",)
+    in_proj: nn.Linear
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if query is not key or key is not value:
+            raise ValueError("this pruned attention takes one tensor as query, key and value")
+        q, k, v = self.in_proj(query).chunk(3, -1)
+        return q, k, v
+
+
+class NarrowableCross(_Narrowable):
+    """Of several sequences, such as queries with what an encoder remembers."""
+
+    added: ClassVar = ("q_proj", "k_proj", "v_proj")
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q_proj(query), self.k_proj(key), self.v_proj(value)
 
 
 def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,28 +18,31 @@ from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
 def with_narrowable_attention(model: nn.Module, example_input: Inputs, skipped: set[nn.Module]) -> nn.Module:
     """`model`, or a copy whose attention modules, except those skipped, are `models.attention`'s.
 
-    Cross-attention, whose queries and keys stem from different tensors, stays as it is.
+    A module that is not called stays as it is, and one of several sequences whose weights others have too.
     """
     names = [name for name, module in model.named_modules() if module not in skipped and narrowable(module)]
     if not names:
         return model
-    names = sorted(set(names) - _cross_attention(model, example_input, names))
     twin = copy_network(model)
-    for name in names:
-        make_narrowable(twin.get_submodule(name))
+    users = Counter(id(each) for module in twin.modules() for each in module._parameters.values())
+    for name, several in _called_with_several(model, example_input, names).items():
+        module = twin.get_submodule(name)
+        shared = any(users[id(each)] > 1 for each in module.parameters(recurse=False))
+        if not (several and shared):
+            make_narrowable(module, several)
     return twin
 
 
-def _cross_attention(model: nn.Module, example_input: Inputs, names: list[str]) -> set[str]:
-    """Those modules that are called with several tensors, or not at all."""
+def _called_with_several(model: nn.Module, example_input: Inputs, names: list[str]) -> dict[str, bool]:
+    """Of those modules that are called, whether it is with different tensors as query, key and value."""
     probe = copy_network(model)
     seen: dict[str, bool] = {}
 
     def observe(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             given = [*args, *(kwargs[key] for key in ("query", "key", "value") if key in kwargs)][:3]
-            alike = all(each is given[0] for each in given)
-            seen[name] = alike and seen.get(name, True)
+            several = any(each is not given[0] for each in given)
+            seen[name] = several or seen.get(name, False)
 
         return hook
 
@@ -47,4 +51,4 @@ def _cross_attention(model: nn.Module, example_input: Inputs, names: list[str]) 
     failure = f"cannot be traced with {example_input}"
     with as_pruning_error(model, failure), torch.no_grad(), eval_mode(probe):
         example_input.run(probe)
-    return {name for name in names if not seen.get(name, False)}
+    return seen

@@ -22,7 +22,7 @@ from akgp.pruning.origin import Origin
 class Layer:
     """What pruning did to one convolution or linear layer of the given network."""
 
-    name: str  # of the module; of the parameter in_proj_weight of a MultiheadAttention
+    name: str  # of the module; of a parameter such as in_proj_weight in a MultiheadAttention
     kept: tuple[int, ...]  # indices of the surviving filters, sorted
     dense_width: int
     pruned_width: int

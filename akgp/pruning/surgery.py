@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from akgp.evaluation.cost import count
-from akgp.models.attention import ADDED, given_name
+from akgp.models.attention import given_name, weight_names
 from akgp.models.inputs import Example, Inputs
 from akgp.models.memory_format import format_of
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
@@ -172,9 +172,12 @@ def require_names(model: nn.Module, rules: Rules, skip: Sequence[str]) -> None:
     """Raise PruningError if `rules` or `skip` name what `model` does not have; nothing is run."""
     rules.require_matches(
         [
-            f"{name}.{ADDED}_weight" if isinstance(module, nn.MultiheadAttention) else given_name(model, name)
+            each
             for name, module in model.named_modules()
             if isinstance(module, (*PRUNABLE, nn.MultiheadAttention))
+            for each in (
+                weight_names(name) if isinstance(module, nn.MultiheadAttention) else [given_name(model, name)]
+            )
         ]
     )
     _skipped(model, skip)

@@ -16,12 +16,12 @@ CAUSAL = torch.triu(torch.ones(5, 5), 1).bool()
 PADDING = (torch.arange(5) > 2).expand(3, 5)
 
 
-def both(module: nn.Module) -> tuple[nn.Module, nn.Module]:
+def both(module: nn.Module, several: bool = False) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     twin = copy.deepcopy(module)
-    make_narrowable(twin)
+    make_narrowable(twin, several)
     return module.eval(), twin.eval()
 
 
@@ -41,6 +41,18 @@ def test_multihead_as_torch(options: dict[str, Any], batch_first: bool) -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"kdim": 12, "vdim": 8}, {"bias": False}, {"batch_first": False}])
+def test_several_sequences_as_torch(options: dict[str, Any]) -> None:
+    dense, twin = both(nn.MultiheadAttention(16, 4, **{"batch_first": True} | options), several=True)
+    sizes = ((5, 16), (7, options.get("kdim", 16)), (7, options.get("vdim", 16)))
+    given = [torch.randn(3, *size) for size in sizes]
+    given = given if dense.batch_first else [each.transpose(0, 1) for each in given]
+    padding = (torch.arange(7) > 4).expand(3, 7)
+    for mask in ({}, {"key_padding_mask": padding}, {"attn_mask": torch.randn(5, 7), "need_weights": False}):
+        for expected, got in zip(dense(*given, **mask), twin(*given, **mask), strict=True):
+            torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("kind", [ShiftedWindowAttention, ShiftedWindowAttentionV2])
 @pytest.mark.parametrize("size", [(8, 8), (4, 10), (3, 4)])
 @pytest.mark.parametrize("shift", [[0, 0], [2, 2], [2, 0]])
@@ -56,13 +68,13 @@ def test_others_have_no_narrowable() -> None:
 
     given = (
         Mine(16, 4),
-        nn.MultiheadAttention(16, 4, kdim=8),
+        nn.MultiheadAttention(16, 4, add_bias_kv=True),
         nn.MultiheadAttention(16, 4, add_zero_attn=True),
     )
-    assert [narrowable(each) for each in given] == [None] * 3
+    assert [narrowable(each, several) for each in given for several in (False, True)] == [None] * 6
 
 
-def test_cross_attention_in_one_line() -> None:
+def test_one_sequence_only_in_one_line() -> None:
     _, twin = both(nn.MultiheadAttention(16, 4))
     x = torch.randn(5, 3, 16)
     with pytest.raises(ValueError, match="takes one tensor as query, key and value"):

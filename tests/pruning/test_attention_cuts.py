@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -35,14 +36,17 @@ def masked(model: nn.Module, pruned: Pruned) -> nn.Module:
     for layer in pruned.layers:
         gone = sorted(set(range(layer.dense_width)) - set(layer.kept))
         parent, _, leaf = layer.name.rpartition(".")
-        bare = leaf == "in_proj_weight"
-        names = (
-            [layer.name, f"{parent}.in_proj_bias"]
-            if bare
-            else [f"{layer.name}.{each}" for each in ("weight", "bias")]
-        )
+        if leaf.endswith("_proj_weight"):  # a part of all three, apart or in one
+            attention, part = model.get_submodule(parent), "qkv".find(leaf[0])
+            part = max(part, 0) * layer.dense_width
+            whole = attention.in_proj_weight is not None
+            rows = torch.tensor(gone, dtype=torch.long)
+            attention.in_proj_bias.data[part + rows] = 0
+            weight = attention.in_proj_weight if whole else getattr(attention, leaf)
+            weight.data[rows + part if whole else rows] = 0
+            continue
         for name, parameter in model.named_parameters():
-            if name in names:
+            if name in (f"{layer.name}.weight", f"{layer.name}.bias"):
                 parameter.data[gone] = 0
     return model
 
@@ -55,7 +59,7 @@ def inner_products(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("vit", 0.58), ("swin", 0.54), pytest.param("swin_v2", 0.54, marks=pytest.mark.slow)],
+    [("vit", 0.58), ("swin", 0.54), ("Cross", 0.55), pytest.param("swin_v2", 0.54, marks=pytest.mark.slow)],
 )
 def test_cut_exact_trains_reloads(name: str, share: float, tmp_path: Path) -> None:
     model = network(name)
@@ -108,10 +112,15 @@ def outputs(model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 def test_left_as_they_are() -> None:
-    """Attention to another sequence, and what is skipped."""
-    cross = prune(network("Cross"), IMAGES, ratio=0.5)
-    assert narrowable_names(cross.model) == []
+    """What is skipped, and weights that two attentions to other sequences share."""
     model = network("vit")
     names = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     skipped = prune(model, IMAGES, ratio=0.5, skip=names[:1]).model
     assert narrowable_names(skipped) == names[1:]
+    cross = network("Cross")
+    decoder: Any = cross.decoder
+    decoder.self_attn.in_proj_weight = decoder.multihead_attn.in_proj_weight
+    smaller: Any = prune(cross, IMAGES, ratio=0.5).model
+    assert narrowable_names(smaller) == ["attention", "decoder.self_attn"]
+    tied = smaller.decoder.self_attn.in_proj.weight
+    assert tied is smaller.decoder.multihead_attn.in_proj_weight

@@ -27,18 +27,20 @@ def swin_v2(num_classes: int) -> nn.Module:
 
 
 class Cross(nn.Module):
-    """Learned queries attend to patches."""
+    """Learned queries attend to patches of another width, then a decoder's block to both."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, 32, 8, 8)
+        self.patches = nn.Conv2d(3, 24, 8, 8)
         self.queries = nn.Embedding(4, 32)
-        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
-        self.hidden, self.head = nn.Linear(32, 64), nn.Linear(64, num_classes)
+        self.attention = nn.MultiheadAttention(32, 4, kdim=24, vdim=24, batch_first=True)
+        self.wide = nn.Linear(24, 32)
+        self.decoder = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(32, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         queries = self.queries.weight.expand(len(x), -1, -1)
-        found = self.attention(queries, tokens, tokens)[0].mean(1)
-        logits: Tensor = self.head(self.hidden(found).relu())
+        answers = self.attention(queries, tokens, tokens)[0]
+        logits: Tensor = self.head(self.decoder(answers, self.wide(tokens)).mean(1))
         return logits

@@ -17,7 +17,7 @@ def contract(call: Call, one: Tensor, d1: int, other: Tensor, d2: int, padding: 
     if m1 is not None and m2 is not None and m1.weight and not m2.weight:
         contract(call, other, d2, one, d1, padding)
         return
-    if m2 is not None and m2.weight and not (m1 is not None and m1.weight):
+    if m2 is not None and m2.weight and not (m1 is not None and m1.weight) and not _in_heads(call, other, d2):
         read(call, one, d1, other, d2, padding)
         return
     l1 = [ids for ids in (m1.layers if m1 else ()) if d1 in varying(ids)]
@@ -31,6 +31,13 @@ def contract(call: Call, one: Tensor, d1: int, other: Tensor, d2: int, padding: 
         # Batch dimensions lie in front of both; the rows of one are not those of the other.
         first, second = (_last(ids, d) for ids, d in ((l1[0], d1), (l2[0], d2)))
         call.units.unite(first, second, call.where)
+
+
+def _in_heads(call: Call, tensor: Tensor, dim: int) -> bool:
+    """Whether a tensor is computed from parameters, such as learned queries, and divided among heads."""
+    marks = call.marks_of(tensor)
+    layers = [ids for ids in (marks.layers if marks else ()) if dim in varying(ids)]
+    return not call.owned(tensor) and any(len(varying(ids)) > 1 for ids in layers)
 
 
 def _last(ids: Tensor, dim: int) -> Tensor:
@@ -108,12 +115,17 @@ def result(
 ) -> Result:
     """Marks of a product: units of the operands' remaining dimensions, zero where the operand's are."""
     layers, dead = [], constant(out, 0)
-    for tensor, taken in operands:
-        own = passed(call, tensor, taken, out)
-        marks = call.marks_of(tensor)
+    sides = [(passed(call, tensor, taken, out), call.marks_of(tensor)) for tensor, taken in operands]
+    zero = [bool(own) and marks is not None and not shrink(marks.dead).any() for own, marks in sides]
+    for (own, marks), is_zero in zip(sides, zero, strict=True):
         if marks is not None and marks.weight:
             call.units.rows += [shrink(ids).reshape(-1) for ids in own]
-        if own and marks is not None and shrink(marks.dead).any():
+        # Such as the rows of attention, one a query: they stay; the columns are zero with their units.
+        if own and not is_zero and any(zero):
+            for ids in own:
+                _keep(call, ids, marks)
+            continue
+        if own and not is_zero:
             dead = unknown(out)
         layers += own
     added = call.marks_of(bias) if bias is not None else None
