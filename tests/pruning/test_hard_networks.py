@@ -27,6 +27,7 @@ BARE = {
     "transformer", "windows", "tied autoencoder", "dynamic convolution", "gated MLP", "pooling as mixing",
     "response normalisation", "GRU over rows", "class token", "scaled weight", "global filter",
     "MLP-Mixer", "cosine similarity", "deformable convolution", "Fourier operator", "simple gates",
+    "generated kernels",
 }  # fmt: skip
 LEFT_WHOLE = {"roll", "GRU over rows"}  # every channel is summed with every other; an LSTM and a GRU stay
 

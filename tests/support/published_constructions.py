@@ -101,6 +101,18 @@ class FourierOperator(Between):
         return F.gelu(torch.fft.irfft2(low, s=x.shape[-2:]) + self.skip(x))
 
 
+class GeneratedKernels(Between):
+    """A hypernetwork: the kernels are computed from codes."""
+
+    def __init__(self) -> None:
+        super().__init__(24)
+        self.codes = nn.Parameter(torch.randn(24, 8))
+        self.generator = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 144))
+
+    def hard(self, x: Tensor) -> Tensor:
+        return F.relu(F.conv2d(x, 0.1 * self.generator(self.codes).view(24, 16, 3, 3), padding=1))
+
+
 NETWORKS: dict[str, Build] = {
     "shake-shake": between(shake_shake, one=lambda: conv(16, 16), two=lambda: conv(16, 16)),
     "rotated kernels": between(rotated_kernels, 24, side=lambda: nn.Conv2d(16, 24, 3, bias=False)),
@@ -115,6 +127,7 @@ NETWORKS: dict[str, Build] = {
     "deformable convolution": Deformable,
     "scatter_add": between(clustered, 24, project=lambda: nn.Linear(16, 24)),
     "Fourier operator": FourierOperator,
+    "generated kernels": GeneratedKernels,
 }  # fmt: skip
 
 __getattr__ = by_number(NETWORKS)

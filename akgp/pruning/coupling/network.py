@@ -152,6 +152,7 @@ def _follow_training(network: nn.Module, example_input: Inputs, units: Units, tr
         trace.record.views[call] += views
     for call, scales in training.record.scales.items():
         trace.record.scales[call] |= scales
+    trace.record.unfollowed |= training.record.unfollowed
     for site, numbers in training.record.numbers.items():
         trace.record.numbers[site] |= numbers
     for name, modules in training.record.uses.items():
@@ -198,7 +199,7 @@ def follow(
             if expected is None:
                 raise
             raise _conflict(trace, expected, error) from error
-    for each in trace.unfollowed:
+    for each in trace.record.unfollowed.values():
         log.debug("not followed: %s", each)
     for output in pytree.tree_leaves(outputs):
         marks = trace.marks.get(output) if isinstance(output, Tensor) else None

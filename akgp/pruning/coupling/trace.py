@@ -47,6 +47,8 @@ class Record:
     by_module: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     numbers: dict[Site, set[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(set))
     """Floats among the arguments at a site: a scale that follows a width changes with it."""
+    unfollowed: dict[Site, str] = field(default_factory=dict)
+    """Why an operation's rule does not know what it does there."""
     uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Parameter -> the modules whose forward pass reads it."""
     views: dict[tuple[str, int], list[tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(list))
@@ -85,7 +87,6 @@ class Trace(TorchDispatchMode):
         self.layers = dict(layers)
         self.stack: list[str] = [""]
         self.calls = [0]
-        self.unfollowed: list[str] = []
         self.changes: dict[str, Changes] = {}
         self.failing: tuple[str, Site | None] = ("", None)
         self.names = {id(tensor): name for name, tensor in named_tensors(model)}
@@ -146,13 +147,15 @@ class Trace(TorchDispatchMode):
                 self.sources[output] = args[0]
 
     def _result(self, call: Call, rule: Rule) -> Result:
-        if self.expected is not None:
+        site = self.failing[1]
+        assert site is not None
+        if self.expected is not None and site not in self.expected.unfollowed:
             return rule(call)
         try:
             return rule(call)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             # Arguments that a rule does not know: the operation is not followed, as others without a rule.
-            self.unfollowed.append(f"{call.where}: {message(error)}")
+            self.record.unfollowed[site] = f"{call.where}: {message(error)}"
             return None
 
     def _rewrites(self, call: Call, tensor: Tensor) -> bool:

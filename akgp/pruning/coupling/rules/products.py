@@ -37,7 +37,7 @@ def _in_heads(call: Call, tensor: Tensor, dim: int) -> bool:
     """Whether a tensor is computed from parameters, such as learned queries, and divided among heads."""
     marks = call.marks_of(tensor)
     layers = [ids for ids in (marks.layers if marks else ()) if dim in varying(ids)]
-    return not call.owned(tensor) and any(len(varying(ids)) > 1 for ids in layers)
+    return call.name not in IMAGES and not call.owned(tensor) and any(len(varying(ids)) > 1 for ids in layers)
 
 
 def _last(ids: Tensor, dim: int) -> Tensor:
