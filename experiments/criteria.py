@@ -122,7 +122,7 @@ def evidence(criterion: str, model: nn.Module, images: IndexedSource) -> Evidenc
 
 def measured(run: Run) -> dict[str, Any]:
     """Top-1 before and after the recovery, %; the dense network's; seconds of the scoring and cutting."""
-    images, validation = sources(run.network, run.seed)
+    images, _ = sources(run.network, run.seed)
     (model, reference), side = dense(run.network, run.seed), SIDES[run.network]
     start = time.perf_counter()
     pruned = prune(
@@ -130,13 +130,19 @@ def measured(run: Run) -> dict[str, Any]:
         seed=run.seed, evidence=evidence(run.criterion, model, images),
     ).model  # fmt: skip
     seconds = time.perf_counter() - start
+    before, after = recovered(pruned, run.network, run.seed)
+    return {"dense": reference, "before": before, "after": after, "prune_seconds": round(seconds, 1)}
+
+
+def recovered(pruned: nn.Module, network: str, seed: int) -> tuple[float, float]:
+    """Top-1 of a pruned network before and after the recovery, %, which trains it."""
+    (images, validation), (teacher, _) = sources(network, seed), dense(network, seed)
     before = accuracy(predict_logits(pruned, validation, device="cpu"), validation.labels)
     pruned.requires_grad_(True)
-    params, objective = settings(run.network, EPOCHS), taught(model)
+    params, objective = settings(network, EPOCHS), taught(teacher)
     taught_on = images.take(drawn(RECOVERY))
-    rows = train(pruned, taught_on, validation, params=params, objective=objective, seed=run.seed)
-    after = [epoch.row["val_top1"] for epoch in rows][-1]
-    return {"dense": reference, "before": before, "after": after, "prune_seconds": round(seconds, 1)}
+    rows = train(pruned, taught_on, validation, params=params, objective=objective, seed=seed)
+    return before, [epoch.row["val_top1"] for epoch in rows][-1]
 
 
 ABOUT = """# Pruning criteria at equal cost

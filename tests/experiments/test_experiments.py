@@ -18,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from akgp import evaluation, models
 from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import ablation, criteria, defaults, mobile, paper, scope, views
+from experiments import ablation, against_torch_pruning, criteria, defaults, mobile, paper, scope, views
 from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
@@ -355,6 +356,31 @@ def test_the_papers_experiment_has_a_teacher_a_seed() -> None:
     row = {"seed": 0, "scale": 1, "teacher_top1": 95, "dense_top1": 92, "student_top1": 93, "macs_share": 0.5}
     rows = [row | {"int8_top1": 92.5, "int8_bytes": 4000}, row | {"int8_top1": 93.5, "int8_bytes": 4000}]
     assert "int8 − dense: +1.00 ± 0.50 points over 2 seeds." in paper.table(rows)
+
+
+@pytest.mark.slow
+def test_torch_pruning_cuts_to_half_of_the_macs() -> None:
+    model, example = models.cifar_resnet(8, (8, 16, 32)), torch.zeros(1, 3, 8, 8)
+    smaller = against_torch_pruning.by_torch_pruning(model, example, 0.5, everywhere=False)
+    macs = [evaluation.count(each, example).macs for each in (smaller, model)]
+    assert macs[0] == pytest.approx(0.5 * macs[1], rel=0.1)  # the streams, whose cut would not run, stay
+
+
+def test_torch_pruning_is_compared_with_a_row_of_the_criteria(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"network": "resnet18", "seed": 1, "macs": 0.5, "criterion": "fpgm"}
+    row = {"dense": 71.0, "before": 10.0, "after": 66.0, "prune_seconds": 2.0}
+    (tmp_path / "table.json").write_text(json.dumps([asked | row]), encoding="utf-8")
+    monkeypatch.setattr(criteria, "RESULTS", tmp_path)
+    run = against_torch_pruning.Run("resnet18", 1, "akgp")
+    found = asdict(run) | against_torch_pruning.measured(run)
+    failed = {"network": "resnet18", "seed": 1, "tool": "torch-pruning", "dense": 71.0, "error": "no"}
+    lines = against_torch_pruning.table([found, failed]).splitlines()[-2:]
+    assert lines == [
+        "| resnet18 | akgp | 0.500 | 10.00 (1) | 66.00 (1) | 5.00 (1) |",
+        "| resnet18 | torch-pruning | no | | | |",
+    ]
 
 
 def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
