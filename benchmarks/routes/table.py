@@ -29,9 +29,6 @@ channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and
   2,000 held-out training images at 64×64. **The others are not trained**: initialized, with BatchNorm
   statistics of images, and without half of each layer's filters. They have no accuracy: only the
   agreement says something, on 128 images at 64×64.
-- What refuses the half MobileNetV3-small is one layer, `classifier.0`: before the dropout behind it, zeros
-  were written in place of its removed filters, in the graph a Pad. Pruning has followed dropout since; these
-  rows were measured before.
 """
 HEAD = (
     "way", "top-1, %", "as the oracle", "class as float, %", "bytes", "smaller", "ms",
