@@ -36,9 +36,11 @@ def pack(
     from akgp.deployment.package import model_file
     from akgp.io.atomic import atomic_file
     from akgp.quantization.weight_sharing import share_weights
+    from akgp.runtimes.onnx_file import read_onnx
 
     file = model_file(model)
     target = output or file.with_suffix(download.SUFFIX)
+    read_onnx(file)
     with tempfile.TemporaryDirectory() as folder:
         shared = file
         if centroids is not None:

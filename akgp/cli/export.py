@@ -54,6 +54,10 @@ def export(
     from akgp.reporting.targets import targets_table
 
     names = _listed(to)
+    if not names:
+        raise typer.BadParameter(f"{to!r}: name at least one target", param_hint="--to")
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output}: is a file, must be a folder", param_hint="--output")
     for each in names:
         if each not in (*TARGETS, C):
             raise typer.BadParameter(f"{each}: must be one of {', '.join([*TARGETS, C])}", param_hint="--to")

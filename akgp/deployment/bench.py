@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from akgp.data import read_summary
 from akgp.evaluation import Latency, Ratio, latency, speedup
 from akgp.io.terminal import aligned, wrapped
 from akgp.params import Evaluate
 from akgp.runtimes import RUNTIMES, GraphError, Runtime, require_installed, runtime_for
+from akgp.runtimes.onnx_file import one_input
 from akgp.workspace import Workspace
 
 AGAIN = "A/A"
@@ -88,12 +87,11 @@ def image_shape(files: Sequence[Path], root: Path) -> tuple[int, ...]:
     """(channels, H, W) of the images that the files take: an ONNX file says it, or the data prepared here.
 
     Raises:
-        DataError: neither does; what is missing.
+        DataError: neither does; what is missing. GraphError: a file is no ONNX file, or leaves it open.
     """
     for file in files:
         if file.suffix == ".onnx":
-            (given,) = onnx.load(str(file)).graph.input
-            return tuple(dim.dim_value for dim in given.type.tensor_type.shape.dim[1:])
+            return one_input(file)
     summary = read_summary(Workspace(root).data)
     return (summary.channels, *summary.image_size)
 

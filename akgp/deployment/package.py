@@ -20,6 +20,7 @@ from akgp import __version__
 from akgp.data import DataError, Preprocessing, Summary
 from akgp.io.atomic import write_json
 from akgp.runtimes import RUNTIMES
+from akgp.runtimes.onnx_file import read_onnx
 
 MODEL, PREPROCESSING = "model.onnx", "preprocessing.json"
 FILES = (MODEL, PREPROCESSING)
@@ -79,10 +80,10 @@ def read_preprocessing(file: Path) -> Preprocessing:
     Files without metadata were written by earlier versions.
 
     Raises:
-        DataError: neither holds it, or not as quantize writes it.
+        DataError: neither holds it, or not as quantize writes it. GraphError: it is no ONNX file.
     """
     if file.suffix == ".onnx" and file.exists():
-        metadata = {each.key: each.value for each in onnx.load(str(file)).metadata_props}
+        metadata = {each.key: each.value for each in read_onnx(file).metadata_props}
         if set(Preprocessing.model_fields) <= set(metadata):
             known = ", ".join(f'"{key}": {metadata[key]}' for key in Preprocessing.model_fields)
             return parse_preprocessing(f"{{{known}}}", f"{file}: its metadata")

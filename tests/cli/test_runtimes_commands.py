@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 from akgp.data import Preprocessing
@@ -37,6 +38,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quantize(root / "float.onnx", images, Quantize(), file)
     about = Preprocessing(classes=CLASSES, image_size=(4, 4), channels=1, mean=(0.5,), std=(0.5,))
     write_metadata(file, about, None)
+    (root / "text.onnx").write_text("no")
+    given = [helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "ab"]
+    add = helper.make_node("Add", ["a", "b"], ["c"])
+    out = helper.make_tensor_value_info("c", 1, ["N", 3])
+    onnx.save(helper.make_model(helper.make_graph([add], "two", given, [out])), root / "two.onnx")
     return root
 
 
@@ -77,6 +83,12 @@ def test_verify_against_another_file_names_the_layer(
         (("verify", "--against", "nowhere"), "akgp: --against nowhere: no such file, and no runtime: onnx"),
         (("verify", "float.onnx"), "akgp: float.onnx: is no int8 file"),
         (("bench", "models/int8", "--runtime", "core"), "akgp: runtime 'core': must be one of onnxruntime"),
+        (("bench", "text.onnx"), "akgp: text.onnx: cannot be read as ONNX: "),
+        (("pack", "text.onnx"), "akgp: text.onnx: cannot be read as ONNX: "),
+        (
+            ("bench", "two.onnx"),
+            "akgp: two.onnx: must have one input of a fixed size beside the batch, got a ",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -105,6 +117,14 @@ def test_export_writes_and_measures(
     assert run(monkeypatch, "export", "--no-check", "--output", "there", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["files"] == [{"target": "onnx", "file": "there/model.onnx"}] and said["measured"] == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--to", ""), ("--output", "params.yaml")])
+def test_export_refuses_no_target_and_a_file_as_folder(
+    root: Path, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "export", option, value) == 2
+    assert f"Invalid value for {option}: " in capsys.readouterr().err
 
 
 def test_bench_times_a_file_against_itself_and_others(

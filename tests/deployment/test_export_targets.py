@@ -150,5 +150,5 @@ def test_what_is_missing_or_unknown_is_one_line() -> None:
 
 def test_what_is_no_int8_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no")
-    with pytest.raises(QuantizationError, match=r"text\.onnx: cannot be read as ONNX"):
+    with pytest.raises(GraphError, match=r"text\.onnx: cannot be read as ONNX"):
         _ = Int8File(tmp_path / "text.onnx").model

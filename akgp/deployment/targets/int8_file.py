@@ -12,12 +12,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from akgp.io.errors import first_line
 from akgp.quantization import QuantizationError
 from akgp.quantization.description import Description, describe
 from akgp.quantization.operations import Activation
 from akgp.quantization.qdq import Qdq, reference
 from akgp.quantization.simulator import Simulation, simulate
+from akgp.runtimes.onnx_file import read_onnx
 
 Kind = Literal["int8", "float", "observed"]
 """The network itself; the same operations in float32, to compare its speed with; or the network with the
@@ -34,12 +34,9 @@ class Int8File:
     def model(self) -> onnx.ModelProto:
         """
         Raises:
-            QuantizationError: it is no ONNX file with quantized activations.
+            GraphError: it is no ONNX file; QuantizationError: it has no quantized activations.
         """
-        try:
-            model = onnx.load(str(self.path))
-        except Exception as error:  # protobuf's, or the system's
-            raise QuantizationError(f"{self.path}: cannot be read as ONNX: {first_line(error)}") from error
+        model = read_onnx(self.path)
         if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
             raise QuantizationError(f"{self.path}: is no int8 file: it quantizes nothing")
         return model
