@@ -65,6 +65,14 @@ def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
     return tuple(map(str, numbers or texts))
 
 
+def named(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Classes that are numbers by their `names`; as they are where one has none or two would be alike."""
+    if not all(name.isdecimal() and int(name) < len(names) for name in classes):
+        return classes
+    by_name = tuple(names[int(name)] for name in classes)
+    return by_name if len(set(by_name)) == len(classes) else classes
+
+
 def class_indices(labels: Sequence[Label], classes: tuple[str, ...], *, known: bool) -> Tensor:
     """Class indices int64 [N]; where classes are `known`, the labels are indices already."""
     index = {name: position for position, name in enumerate(classes)}

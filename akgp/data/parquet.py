@@ -6,7 +6,9 @@ or in folders KEY=VALUE (Hive partitions), of which one key may be the label.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,10 @@ BY_NAME = (
     ("validation", re.compile("val(id(ation)?)?(?![a-z])")),
 )
 """The beginning of the names of a split's files, in any case."""
+SHARD = re.compile(r"^(.*)-(\d+)-of-(\d+)")
+"""What a set that is split over files says in their names: train-00002-of-00005.parquet."""
+HUGGING_FACE = b"huggingface"
+"""Where `datasets` describes its columns in a file's metadata."""
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive and Spark name the folder of rows without a value
 
 
@@ -50,9 +56,12 @@ def tables_by_split(path: str, names: Iterable[str]) -> dict[str, list[Table]]:
         names: of all files, relative to `path`; the one name "" if it is a file.
 
     Raises:
-        DataError: there are none, or they lie in several folders, or some but not all belong to a split.
+        DataError: there are none, or they lie in several folders, or some but not all belong to a split, or
+            a file of a set is missing.
     """
     root = path.rstrip("/")
+    names = list(names)
+    _require_whole_sets(path, names)
     grouped: dict[str | None, list[Table]] = {}
     places: dict[str, str] = {}
     for name in names:
@@ -81,6 +90,21 @@ def tables_by_split(path: str, names: Iterable[str]) -> dict[str, list[Table]]:
     if "train" not in by_split:
         raise DataError(f"{path}: {'*.parquet and '.join(by_split)}*.parquet only, no training files")
     return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+
+
+def _require_whole_sets(path: str, names: Iterable[str]) -> None:
+    """Check that all of the files are there of which one says how many there are."""
+    given: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for match in map(SHARD.match, filter(is_table, names)):
+        if match:
+            given[match[1], match[3]].add(int(match[2]))
+    for (name, count), numbers in given.items():
+        if len(numbers) < int(count):
+            there = ", ".join(map(str, sorted(numbers)[:10]))
+            raise DataError(
+                f"{path}: of the files {printable(name)}-*-of-{count} {len(numbers)} are there ({there}), "
+                "the others are missing"
+            )
 
 
 def _folder(name: str) -> tuple[str, dict[str, str | None], list[str]]:
@@ -123,6 +147,17 @@ def samples(
         readers = [_reader(files, table, image_column, label_column, numbers) for table in named]
         by_split[split] = Samples(partial(_rows, readers))
     return by_split
+
+
+def class_names(files: Files, tables: dict[str, list[Table]], label_column: str) -> tuple[str, ...]:
+    """Names of the classes 0, 1, … as Hugging Face's ClassLabel has them; empty if no file says them."""
+    with files.parquet(tables["train"][0].address) as first:
+        written = (first.schema_arrow.metadata or {}).get(HUGGING_FACE)
+    try:
+        names = json.loads(written)["info"]["features"][label_column]["names"] if written else ()
+    except (ValueError, KeyError, TypeError):  # described otherwise
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def may_hold_paths(files: Files, tables: dict[str, list[Table]], image_column: str) -> bool:

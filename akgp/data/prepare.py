@@ -14,7 +14,7 @@ from torch import Tensor
 from akgp.data.corruptions import CIFAR10_FLIPS, apply_corruption
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import class_indices, class_names
+from akgp.data.labels import class_indices, class_names, named
 from akgp.data.reading import Part, check_size, read_parts
 from akgp.data.samples import Source
 from akgp.data.sources import open_source
@@ -60,6 +60,7 @@ def prepare(
         name: class_indices(part.labels, classes, known=source.classes is not None)
         for name, part in parts.items()
     }
+    classes = named(classes, source.names)
     _check_classes(labels, classes, shares)
     positions = stratified_split(labels["train"].numpy(), shares, seed)
     true = labels["train"]

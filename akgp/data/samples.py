@@ -40,9 +40,11 @@ class Source:
     parts: samples of 'train' and, if the source has such splits, 'validation' and 'test'.
     classes: names, if the source defines them; labels are then these names or their positions.
     not_taken: number of files that are not part of it, by ending.
+    names: of the classes that are numbers, by number, of which some may have no image; empty: the numbers.
     """
 
     parts: dict[str, Samples]
     name: str
     classes: tuple[str, ...] | None = None
     not_taken: Mapping[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()

@@ -154,9 +154,9 @@ def _parquet(params: Data) -> Source:
         for name in files.names
         if name and not parquet.is_table(name) and not (by_path and ending(name) in IMAGE_SUFFIXES)
     ]
-    return Source(
-        parts, f"Parquet {params.path}", None, _not_taken(params.path.rstrip("/"), others, files.skipped)
-    )
+    not_taken = _not_taken(params.path.rstrip("/"), others, files.skipped)
+    names = parquet.class_names(files, tables, params.label_column)
+    return Source(parts, f"Parquet {params.path}", None, not_taken, names)
 
 
 SOURCES: dict[str, Callable[[Data], Source]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def test_layouts(names: tuple[str, ...], expected: dict[str, list[str]]) -> None
             r"^/d: test\*\.parquet and validation\*\.parquet only, no training",
         ),
         (("a.csv",), r"^/d: no \.parquet files"),
+        (
+            ("data/train-00000-of-00003.parquet", "data/train-00002-of-00003.parquet", "data/test-0-of-1.pq"),
+            r"^/d: of the files data/train-\*-of-00003 2 are there \(0, 2\), the others are missing$",
+        ),
     ],
 )
 def test_what_is_ambiguous_is_refused(names: tuple[str, ...], message: str) -> None:
@@ -89,6 +94,20 @@ def test_the_layout_of_hugging_face(tmp_path: Path) -> None:
     for origin, (pixels, label) in by_origin(images, origins).items():
         row = int(origin.partition("#")[2])
         assert (pixels == pixels_of(row)).all() and label == row % 2
+
+
+def test_the_class_names_of_hugging_face(tmp_path: Path) -> None:
+    """By number; a name without an image is no class, and what is said otherwise names nothing."""
+    contents, _ = twenty()
+    for names, classes in ((["ant", "wasp", "bee"], ("ant", "bee")), (["ant"], ("0", "2")), (3, ("0", "2"))):
+        features = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+        table = pa.table({"image": contents, "label": [0, 2] * 10})
+        described = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+        pq.write_table(described, tmp_path / "a.parquet")
+        summary, images, origins = prepared(tmp_path / "out", **given(tmp_path / "a.parquet"))
+        assert summary.classes == classes
+        for origin, (_, label) in by_origin(images, origins).items():
+            assert label == int(origin.partition("#")[2]) % 2
 
 
 @pytest.mark.parametrize(
