@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import safetensors.torch
 import torch
@@ -27,7 +29,7 @@ def load_checkpoint(model: nn.Module, path_or_url: str | Path, *, other_classes:
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, or one that all names share) and an outer `state_dict` or
     the like are removed, sparse tensors become dense, masks of `torch.nn.utils.prune` are applied and other
-    precisions converted. Nothing but tensors is unpickled.
+    precisions converted. Nothing but tensors is unpickled: what a script saves beside them is passed over.
 
     Args:
         path_or_url: a file, or a URL that fsspec reads, such as s3://.
@@ -97,13 +99,8 @@ def read_checkpoint(path_or_url: str | Path) -> dict[str, Tensor]:
 
 
 def _state_dict(name: str, content: bytes) -> dict[str, Tensor]:
-    state: object
     try:
-        if name.endswith(".safetensors"):
-            state = safetensors.torch.load(content)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # about sparse and quantized tensors: see `_dense`
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = safetensors.torch.load(content) if name.endswith(".safetensors") else _unpickled(content)
     except Exception as error:  # safetensors, zipfile and pickle have their own types of errors
         raise ModelError(
             f"{name}: neither safetensors nor a state dict; write it by torch.save(model.state_dict(), ...)"
@@ -113,13 +110,46 @@ def _state_dict(name: str, content: bytes) -> dict[str, Tensor]:
             state = state[wrapper]
     if isinstance(state, Mapping) and any(str(key).endswith("_packed_params") for key in state):
         raise ModelError(f"{name}: is quantized{UNQUANTIZED}")
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items())
-    ):
+    if isinstance(state, Mapping) and not _are_weights(state):
+        inner = [each for each in state.values() if _are_weights(each)]
+        state = inner[0] if len(inner) == 1 else state
+    if isinstance(state, Passed):
+        raise ModelError(f"{name}: a whole network; write its weights: torch.save(model.state_dict(), ...)")
+    if not _are_weights(state):
         raise ModelError(f"{name}: must be a state dict of tensors, if need be under 'state_dict' or 'model'")
     return dict(state)
+
+
+def _are_weights(state: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(state, Mapping)
+        and bool(state)
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items())
+    )
+
+
+class Passed:
+    """Stands for an object of any class but tensors and containers: that class's code is never run."""
+
+    def __new__(cls, *given: Any, **named: Any) -> Passed:
+        return object.__new__(cls)
+
+    def __init__(self, *given: Any, **named: Any) -> None: ...
+
+    def passed(self, *given: Any) -> None: ...
+
+    __setstate__ = __setitem__ = append = extend = passed
+
+
+def _unpickled(content: bytes) -> Any:
+    """What torch.save wrote, with `Passed` in place of objects such as a script's arguments."""
+    with warnings.catch_warnings(action="ignore"):  # about sparse and quantized tensors: see `_dense`
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            others = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+            with torch.serialization.safe_globals([(Passed, other) for other in others]):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _unprefixed(name: str) -> str:

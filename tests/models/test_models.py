@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -401,9 +403,15 @@ def pruned_by_mask(state: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda state: {f"net.model.{name}": t for name, t in state.items()},
         lambda state: {f"module.{name}": t for name, t in state.items()} | {"n_averaged": torch.tensor(3)},
         lambda state: {"model_state_dict": state, "optimizer": {"step": 3}},
+        lambda state: {
+            "model": state,
+            "args": Namespace(data=Path()),
+            "top1": np.float64(9),
+        },  # torchvision's
+        lambda state: {"net": state, "acc": 93.1, "code that must not run": Payload()},
         pruned_by_mask,
     ],
-    ids=["sparse", "half", "prefix", "average", "wrapper", "mask"],
+    ids=["sparse", "half", "prefix", "average", "wrapper", "script", "net", "mask"],
 )
 def test_checkpoints_in_other_clothes_are_loaded(tmp_path: Path, change: Any) -> None:
     trained, model = tiny(seed=1).half().float(), tiny()
@@ -455,8 +463,8 @@ class Payload:
         (lambda: {"state_dict": {}}, "must be a state dict of tensors"),
         (lambda: {"a": 1}, "must be a state dict of tensors"),
         (lambda: [1, 2], "must be a state dict of tensors"),
-        (lambda: {"conv1.weight": Payload()}, "neither safetensors nor a state dict"),
-        (lambda: tiny(), "neither safetensors nor a state dict; write it by torch.save[(]model.state_dict"),
+        (lambda: {"conv1.weight": Payload()}, "must be a state dict of tensors"),
+        (lambda: tiny(), "a whole network; write its weights: torch.save[(]model.state_dict"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
