@@ -156,7 +156,7 @@ only, busy (seconds are wall time). Runs of the plan: {done} of {planned}.
 
 taylor, obd and knowledge are weighed by what a filter costs. By the loss alone (the same runs of
 cifar_resnet20 at commit e9514e0) they recovered to 64.55, 63.06 and 64.25 at half of the MACs, to
-56.37, 55.30 and 57.07 at a quarter. Criteria by the weights alone do at least as well here.
+56.37, 55.30 and 57.07 at a quarter. There, criteria by the weights alone still do at least as well.
 
 | network | MACs | criterion | before recovery | after | less than dense | seconds to prune |
 | --- | --- | --- | --- | --- | --- | --- |
