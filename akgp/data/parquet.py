@@ -103,7 +103,7 @@ def _require_whole_sets(path: str, names: Iterable[str]) -> None:
             there = ", ".join(map(str, sorted(numbers)[:10]))
             raise DataError(
                 f"{path}: of the files {printable(name)}-*-of-{count} {len(numbers)} are there ({there}), "
-                "the others are missing"
+                "the others are missing: add them, or rename these"
             )
 
 

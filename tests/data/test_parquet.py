@@ -65,7 +65,8 @@ def test_layouts(names: tuple[str, ...], expected: dict[str, list[str]]) -> None
         (("a.csv",), r"^/d: no \.parquet files"),
         (
             ("data/train-00000-of-00003.parquet", "data/train-00002-of-00003.parquet", "data/test-0-of-1.pq"),
-            r"^/d: of the files data/train-\*-of-00003 2 are there \(0, 2\), the others are missing$",
+            r"^/d: of the files data/train-\*-of-00003 2 are there \(0, 2\), "
+            r"the others are missing: add them, or rename these$",
         ),
     ],
 )
