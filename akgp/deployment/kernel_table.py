@@ -23,6 +23,7 @@ from onnx import helper
 from akgp.data.cache import user_cache
 from akgp.evaluation.latency import Block, clock
 from akgp.io.atomic import atomic_file, write_json
+from akgp.io.search import counted, doing, ended
 from akgp.quantization.kernel_graphs import KernelGraph, Size
 from akgp.runtimes import Runtime
 
@@ -34,6 +35,11 @@ ROUNDS = 25
 BLOCK_SECONDS = 0.0005
 WARM_UP_SECONDS = 0.001
 REFERENCE = "reference"
+MORE = "allow more, or start again, which continues from there"
+
+
+class TimeLimitError(ValueError):
+    """A limit of time ended the timing of kernels."""
 
 
 def graph_timer(runtime: Runtime, threads: int) -> Timer:
@@ -82,10 +88,15 @@ class KernelTable:
             self.times = json.loads(file.read_text(encoding="utf-8"))
 
     def measure(self, wanted: Mapping[str, Callable[[], onnx.ModelProto]]) -> int:
-        """Measure what is not known yet: signatures and how their graphs are made. Returns how many."""
+        """Measure what is not known yet: signatures and how their graphs are made. Returns how many.
+
+        Raises:
+            TimeLimitError: the search has to end before all are known; those that are stay known.
+        """
         missing = [signature for signature in wanted if signature not in self.times]
         if not missing:
             return 0
+        doing("timing kernels")
         self._file.parent.mkdir(parents=True, exist_ok=True)
         if REFERENCE not in self.times:
             reference = wanted[missing[0]]()
@@ -96,6 +107,11 @@ class KernelTable:
         try:
             for start in range(0, len(missing), TOGETHER):
                 these = missing[start : start + TOGETHER]
+                # Never before the first: with any limit each start comes nearer to the whole table.
+                if start and (why := ended()):
+                    done = f"{start} of {len(missing)} kernels were timed"
+                    raise TimeLimitError(f"{why}: {done} and are kept; {MORE}")
+                counted(start, len(missing), "kernels")
                 rounds = np.array(self._timer([reference, *(wanted[signature]() for signature in these)]))
                 ratios = np.median(rounds[:, 1:] / rounds[:, :1], axis=0)
                 self.times |= dict(zip(these, (ratios * self.times[REFERENCE]).tolist(), strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from akgp.io.search import doing
 from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
@@ -20,7 +21,6 @@ from akgp.pruning.knapsack import Knapsack, worth
 from akgp.pruning.latency import Filters, Found, Latencies, latency_widths
 from akgp.pruning.origin import Origin
 from akgp.pruning.scoring import Scoring
-from akgp.pruning.search import doing
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from akgp.io.search import doing
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
 from akgp.models.view_sizes import Changes, set_all_view_sizes
@@ -18,7 +19,6 @@ from akgp.pruning.coupling.network import Known, follow
 from akgp.pruning.coupling.preparation import PruningError, copy_network
 from akgp.pruning.coupling.trace import Conflict
 from akgp.pruning.cutting import Removal, cut, removal
-from akgp.pruning.search import doing
 from akgp.pruning.verification import Inexact, verify
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.masking import Different
+from akgp.pruning.module_progress import module_progress
 
 NORMS = (_BatchNorm,)
 COMPARED = 2
@@ -63,7 +64,7 @@ def run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
             handles.append(module.register_forward_hook(hook(name, channels)))
     try:
         torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
-        with torch.no_grad(), eval_mode(model):
+        with torch.no_grad(), eval_mode(model), module_progress(model):
             outputs = pytree.tree_leaves(noise.run(model))
     finally:
         for handle in handles:

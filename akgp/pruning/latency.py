@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from akgp.io.search import doing, ended
 from akgp.pruning.budget import Widths
 from akgp.pruning.coupling.groups import Group, layer_filters
 from akgp.pruning.coupling.network import Coupling
@@ -119,18 +120,19 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
         PruningError: the narrowest network is slower than that.
     """
 
-    def time(widths: Widths) -> Timed:
+    def time(widths: Widths, number: int) -> Timed:
+        doing(f"timing network {number} of at most {ROUNDS + 2}")
         return Timed(widths, knapsack.cost(widths), latencies.measured(filters.of(widths)))
 
     def parts(widths: Widths) -> dict[str, float]:
         return latencies.by_part(filters.of(widths))
 
-    widest = time(knapsack.widest)
+    widest = time(knapsack.widest, 1)
     if widest.measured_ms <= target_ms * (1 + TOLERANCE):
         met = widest.measured_ms >= target_ms * (1 - TOLERANCE)
         why = None if met else "as wide as it may be it is faster than that, so nothing more is cut"
         return Found(widest.widths, widest.measured_ms, widest.measured_ms, why)
-    narrowest = time(knapsack.path[-1][1])
+    narrowest = time(knapsack.path[-1][1], 2)
     if narrowest.measured_ms > target_ms * (1 + TOLERANCE):
         raise PruningError(
             f"{target_ms:.3g} ms are asked, but the fastest widths take {narrowest.measured_ms:.3g} ms in "
@@ -139,7 +141,7 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
         )
     timed = [narrowest, widest]
     predicted, filling = {id(narrowest): narrowest.measured_ms}, True
-    for _ in range(ROUNDS):
+    while len(timed) < ROUNDS + 2 and not ended():
         nearest = _nearest(timed, target_ms)
         if filling:
             widths, ms = _filled(knapsack, timed, target_ms)
@@ -149,14 +151,14 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
             if changed is None:
                 break
             widths, ms = changed
-        timed.append(time(widths))
+        timed.append(time(widths, len(timed) + 1))
         predicted[id(timed[-1])] = ms
         filling = filling and _nearest((nearest, timed[-1]), target_ms) is timed[-1]
         if abs(timed[-1].measured_ms / target_ms - 1) <= TOLERANCE / 2:
             break
     nearest = _nearest([each for each in timed if each is not widest], target_ms)
     met = abs(nearest.measured_ms / target_ms - 1) <= TOLERANCE
-    why = None if met else f"no nearer widths were met in {len(timed)} networks that were timed"
+    why = None if met else (ended() or f"no nearer widths were met in {len(timed)} networks that were timed")
     return Found(nearest.widths, predicted[id(nearest)], nearest.measured_ms, why)
 
 

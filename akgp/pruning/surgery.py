@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from akgp.evaluation.cost import count
+from akgp.io.search import doing
 from akgp.models.attention import given_name, weight_names
 from akgp.models.inputs import Example, Inputs
 from akgp.models.memory_format import format_of
@@ -43,7 +44,6 @@ from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.origin import Origin
 from akgp.pruning.record import Layer, Pruned, layers_of, since_dense
 from akgp.pruning.scoring import Scoring
-from akgp.pruning.search import doing
 
 log = logging.getLogger(__name__)
 

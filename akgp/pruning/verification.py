@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.io.errors import message
+from akgp.io.search import doing
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.marks import shrink
@@ -69,6 +70,7 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
     """
     kind = type(model).__name__
     with autograd_enabled(), torch.random.fork_rng(devices=[]):
+        doing("comparing the cut network with the masked one, given weights")
         twin = _verified_cut(model, removed, example_input, random=False).twin
         # What was compared is a cut of a copy: `smaller`, which the caller gets, must hold the same values.
         pairs = zip(twin.named_parameters(), smaller.parameters(), strict=True)
@@ -86,6 +88,7 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
         if different:
             raise PruningError(f"{kind} without the removed channels holds other values in {different[0]}")
         del twin  # before the next copy is made
+        doing("comparing the cut network with the masked one, random weights")
         compared = _verified_cut(model, removed, example_input, random=True)
         deviation = _deviation(model, compared)
         # Last, as training mode changes the running statistics of the copy.

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from akgp.io.search import ended
 from akgp.microcontroller.device import Need
 from akgp.params import Device
 from akgp.pruning import NothingRemoved, Pruned, PruningError
-from akgp.pruning.search import ended
 
 RATIOS = tuple(step / 32 for step in range(32))
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from akgp.deployment.measurement import timing_twin
+from akgp.io.search import doing, ended
 from akgp.models import ChannelMap
 from akgp.models.attention import is_narrowable
 from akgp.models.layout import has_layout
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
 from akgp.pruning.coupling.random_weights import randomise
-from akgp.pruning.search import doing, ended
 
 AIM, LEAST = 0.99, 0.98
 """Shares of the budget: what is aimed at, and the smallest file that meets it."""

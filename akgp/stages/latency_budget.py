@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from akgp.deployment.width_times import WidthTimes
+from akgp.io.search import doing, ended
 from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import TOLERANCE, Latencies
-from akgp.pruning.search import doing, ended
 from akgp.runtimes import RUNTIMES
 from akgp.stages.deployed import Deployed
 
@@ -34,6 +34,7 @@ def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed:
     Raises:
         PruningError: no widths are so fast, or the runtime cannot time them.
     """
+    doing("timing the dense network")
     with tempfile.TemporaryDirectory() as folder:
         try:
             times = WidthTimes(
@@ -54,7 +55,6 @@ def fitted(
         measure: of a pruned network, ms.
         float_ms: of the dense network in float32.
     """
-    doing("timing kernels")
     target = params.latency_ms or float_ms / _asked(params)
     aim, cuts = target, list[tuple[float, Pruned]]()
     while len(cuts) < ATTEMPTS:

@@ -13,12 +13,12 @@ from akgp import artifacts
 from akgp.data import read_summary
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
+from akgp.io.search import search
 from akgp.models.inputs import Example
 from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
 from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
 from akgp.pruning.evidence import Evidence
-from akgp.pruning.search import search
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import ALONE, Deployed
 from akgp.stages.device_budget import fitted

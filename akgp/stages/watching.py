@@ -9,7 +9,7 @@ from contextvars import copy_context
 from threading import Thread
 from typing import TypeVar
 
-from akgp.pruning.search import search
+from akgp.io.search import search
 
 T = TypeVar("T")
 
@@ -33,4 +33,4 @@ def watched(compute: Callable[[], T], every: float) -> Generator[str, None, T]:
             except TimeoutError:
                 if future.done():
                     raise
-                yield f"{current.doing}, {time.monotonic() - start:.0f} s"
+                yield f"{current}, {time.monotonic() - start:.0f} s"

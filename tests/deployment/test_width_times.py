@@ -12,8 +12,9 @@ from onnx import helper
 from torch import nn
 
 from akgp.deployment import shortest
-from akgp.deployment.kernel_table import REFERENCE, ROUNDS, KernelTable, between
+from akgp.deployment.kernel_table import REFERENCE, ROUNDS, TOGETHER, KernelTable, TimeLimitError, between
 from akgp.deployment.width_times import WidthTimes, thinned
+from akgp.io.search import search
 from akgp.runtimes import RUNTIMES
 
 
@@ -46,6 +47,22 @@ def test_times_of_a_slow_hour_are_those_of_a_quick_one(tmp_path: Path) -> None:
     before = timer.timed
     assert again.measure(wanted) == 0 and timer.timed == before
     assert again.times == table.times and set(json.loads(file.read_text())) == {REFERENCE, *wanted}
+
+
+def test_a_limit_of_time_ends_the_timing_and_what_is_timed_is_kept(tmp_path: Path) -> None:
+    wanted = {f"{size}": (lambda size=size: graph(size)) for size in range(TOGETHER + 2)}  # type: ignore[misc]
+    table = tmp_path / "table.json"
+
+    class EndingTimer(CountingTimer):
+        def __call__(self, graphs: Sequence[onnx.ModelProto]) -> list[list[float]]:
+            if len(graphs) > 1:
+                current.end = 0
+            return super().__call__(graphs)
+
+    why = r"the search ended after 9 s \(time_limit\): 8 of 10 kernels were timed and are kept; allow more"
+    with search(9) as current, pytest.raises(TimeLimitError, match=why):
+        KernelTable(table, EndingTimer()).measure(wanted)
+    assert KernelTable(table, CountingTimer()).measure(wanted) == 2
 
 
 def test_a_table_without_its_reference_is_measured_again(tmp_path: Path) -> None:

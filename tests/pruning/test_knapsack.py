@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from akgp.io.search import search
 from akgp.models import cifar_resnet
 from akgp.pruning import PruningError, prune
 from akgp.pruning.bounds import Bound
@@ -135,6 +136,15 @@ def test_a_time_that_no_widths_meet_is_refused() -> None:
     with pytest.raises(PruningError, match=r"0.01 ms are asked, but the fastest widths take .* \(dense"):
         prune(cifar_resnet(8), IMAGE, latency_ms=0.01, latencies=clock)
     assert len(clock.timed) == 2  # the widest and the narrowest
+
+
+def test_the_timing_of_networks_ends_with_the_nearest_so_far() -> None:
+    clock = Clock()
+    with search(1e-9):
+        pruned = prune(cifar_resnet(8), IMAGE, latency_ms=4, latencies=clock)
+    assert len(clock.timed) == 2 and pruned.budget is not None  # the widest and the narrowest
+    assert pruned.budget.why == "the search ended after 1e-09 s (time_limit)"
+    assert pruned.budget.reached == clock.true(clock.timed[1])
 
 
 def test_a_network_that_is_fast_enough_stays_whole_and_it_is_said() -> None:

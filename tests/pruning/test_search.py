@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from akgp.io.search import counted, doing, ended, search
 from akgp.pruning import Pruned, PruningError, Reached, int8_bytes, prune
-from akgp.pruning.search import doing, ended, search
+from akgp.pruning.module_progress import module_progress
 from akgp.stages.file_budget import below
 from akgp.stages.watching import watched
 
@@ -23,7 +24,25 @@ def test_a_search_ends_and_an_outer_one_goes_on() -> None:
             assert inner is outer and ended() == "the search ended after 1e-09 s (time_limit)"
         assert ended() is None
         doing("this")
-        assert outer.doing == "this"
+        counted(2, 3, "parts")
+        assert str(outer) == "this, 2 of 3 parts"
+        doing("that")
+        assert str(outer) == "that"
+
+
+def test_the_modules_of_a_network_that_ran_are_counted() -> None:
+    twice = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), twice, nn.Conv2d(4, 4, 1), twice)
+    with search() as current:
+        doing("running")
+        with module_progress(network):
+            network[:2](EXAMPLE)
+            assert str(current) == "running, 2 of 3 modules"
+            network(EXAMPLE)
+        assert str(current) == "running, 3 of 3 modules"
+        doing("running again")
+        network(EXAMPLE)
+        assert str(current) == "running again"
 
 
 def test_a_budget_has_the_nearest_so_far() -> None:

@@ -27,6 +27,7 @@ from akgp.pruning.coupling.trace import (
     named_tensors,
 )
 from akgp.pruning.coupling.units import Fold, Units
+from akgp.pruning.module_progress import module_progress
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,8 @@ def follow(
     if shortcuts is not None:
         trace.record.shortcuts = shortcuts.shortcuts
     functions = Functions(trace, present)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), functions, trace.following():
+    shown = module_progress(network)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), functions, trace.following(), shown:
         torch.default_generator.manual_seed(0)
         try:
             with trace:

@@ -12,11 +12,21 @@ from dataclasses import dataclass
 
 @dataclass
 class Search:
-    """seconds: it may take; None: as long as it needs. doing: in words, for a person who waits."""
+    """What is asked of a search, and how far it is.
+
+    Attributes:
+        seconds: it may take; None: as long as it needs.
+        end: of these, by `time.monotonic`.
+        doing, counted: in words, for a person who waits; what it is at, and how much of that is done.
+    """
 
     seconds: float | None = None
     end: float = math.inf
     doing: str = "preparing"
+    counted: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.doing}, {self.counted}" if self.counted else self.doing
 
 
 _CURRENT: ContextVar[Search | None] = ContextVar("search", default=None)
@@ -40,7 +50,13 @@ def search(seconds: float | None = None) -> Iterator[Search]:
 def doing(what: str) -> None:
     """Note what the search is at."""
     if current := _CURRENT.get():
-        current.doing = what
+        current.doing, current.counted = what, ""
+
+
+def counted(done: int, total: int, unit: str) -> None:
+    """Note how much is done of what the search is at; `unit` in the plural, such as modules."""
+    if current := _CURRENT.get():
+        current.counted = f"{done} of {total} {unit}"
 
 
 def ended() -> str | None:
