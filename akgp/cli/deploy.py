@@ -113,7 +113,7 @@ def bench(
         for folder in folders:
             folder.mkdir()
         files = [located(model, folder) for model, folder in zip(models, folders, strict=True)]
-        rows = bench(files, runtime or (), image_shape(files, Path()), params, seed)
+        rows = bench(files, runtime or (), image_shape(files[0]), params, seed)
     if as_json:
         timed = [asdict(row) | {"verdict": row.ratio.verdict} for row in rows]
         say_json(threads=threads, rounds=rounds, seed=seed, timed=timed)

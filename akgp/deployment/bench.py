@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from akgp.data import read_summary
 from akgp.evaluation import Latency, Ratio, latency, speedup
 from akgp.io.terminal import aligned, wrapped
 from akgp.params import Evaluate
 from akgp.runtimes import RUNTIMES, GraphError, Runtime, require_installed, runtime_for
 from akgp.runtimes.onnx_file import one_input
-from akgp.workspace import Workspace
 
 AGAIN = "A/A"
 """Name of the first file, loaded a second time: what its ratio shows is the measurement's own error."""
@@ -83,17 +82,18 @@ def pinned(threads: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def image_shape(files: Sequence[Path], root: Path) -> tuple[int, ...]:
-    """(channels, H, W) of the images that the files take: an ONNX file says it, or the data prepared here.
+def image_shape(file: Path) -> tuple[int, ...]:
+    """The sizes of an image that a file takes, (channels, H, W).
 
     Raises:
-        DataError: neither does; what is missing. GraphError: a file is no ONNX file, or leaves it open.
+        GraphError: it cannot be read, its runtime is not installed, or it leaves them open.
     """
-    for file in files:
-        if file.suffix == ".onnx":
-            return one_input(file)
-    summary = read_summary(Workspace(root).data)
-    return (summary.channels, *summary.image_size)
+    if file.suffix == ".onnx":
+        return one_input(file)
+    runtime = runtime_for(file)
+    require_installed(runtime)
+    with closing(runtime.load(file, threads=1)) as network:
+        return network.image_shape
 
 
 def table(rows: Sequence[Timed], params: Evaluate) -> str:

@@ -46,6 +46,8 @@ class ExecuTorchNetwork:
             # By its path: a program loaded from bytes reads them as long as it lives.
             self._tensor = torch.from_numpy
             self._program: Any = portable_lib._load_for_executorch(str(path))
+            given = self._program.method_meta("forward").input_tensor_meta(0)
+            self.image_shape = tuple(given.sizes()[1:])
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.outputs(inputs)[0]

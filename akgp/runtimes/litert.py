@@ -42,7 +42,8 @@ class LiteRtNetwork:
 
             self._interpreter: Any = Interpreter(str(path), num_threads=threads or os.cpu_count() or 1)
             self._interpreter.allocate_tensors()
-            self._input = self._interpreter.get_input_details()[0]["index"]
+            given = self._interpreter.get_input_details()[0]
+            self._input, self.image_shape = given["index"], tuple(map(int, given["shape"][1:]))
             self._outputs = [each["index"] for each in self._interpreter.get_output_details()]
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,6 +96,7 @@ class TfliteMicroNetwork:
             content = path.read_bytes()
             self._outputs = schema.Model.GetRootAs(content).Subgraphs(0).OutputsLength()
             self._interpreter: Any = runtime.Interpreter.from_bytes(content)
+            self.image_shape = tuple(map(int, self._interpreter.get_input_details(0)["shape"][1:]))
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         self._invoke(inputs)

@@ -44,7 +44,8 @@ class OnnxNetwork:
     def __init__(self, path: Path, threads: int) -> None:
         self._failed = f"{path}: onnxruntime cannot run it"
         self._session = session(path, threads=threads)
-        self._input = self._session.get_inputs()[0].name
+        given = self._session.get_inputs()[0]
+        self._input, self.image_shape = given.name, tuple(given.shape[1:])
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.outputs(inputs)[0]

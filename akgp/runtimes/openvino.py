@@ -52,14 +52,16 @@ class OpenVinoNetwork:
             )
             self._request: Any = compiled.create_infer_request()
             self._outputs = list(compiled.outputs)
-            self._image = [dim.get_length() for dim in list(compiled.inputs[0].partial_shape)[1:]]
+            self.image_shape = tuple(dim.get_length() for dim in list(compiled.inputs[0].partial_shape)[1:])
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.outputs(inputs)[0]
 
     def outputs(self, inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-        if list(inputs.shape[1:]) != self._image:  # openvino would run all the same
-            raise GraphError(f"{self._failed}: takes images {self._image}, got {list(inputs.shape[1:])}")
+        if inputs.shape[1:] != self.image_shape:  # openvino would run all the same
+            raise GraphError(
+                f"{self._failed}: takes images {list(self.image_shape)}, got {list(inputs.shape[1:])}"
+            )
         try:
             results = self._request.infer({0: inputs})
         except Exception as error:

@@ -25,10 +25,15 @@ class LoadedNetwork(Protocol):
 
     Attributes:
         largest_batch: images that one run takes at most; None: any number.
+        image_shape: of the first input, without the batch's size: (channels, H, W). What an ONNX file leaves
+            open is a name or None.
     """
 
     @property
     def largest_batch(self) -> int | None: ...
+
+    @property
+    def image_shape(self) -> tuple[Any, ...]: ...
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits [N, classes] of normalised images [N, channels, H, W], N at least 1.

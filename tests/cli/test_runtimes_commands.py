@@ -104,7 +104,7 @@ def test_errors_are_one_line(
 
 
 def test_export_writes_and_measures(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [name for name in ("onnx", "openvino", "litert") if installed(TARGETS[name].runtime)]
     assert run(monkeypatch, "export", "--to", ",".join(names)) == 0
@@ -114,6 +114,10 @@ def test_export_writes_and_measures(
     ]
     assert "as oracle" in out and "On 8 test images" in out
     assert all((root / "exported" / TARGETS[name].file).is_file() for name in names)
+    monkeypatch.chdir(tmp_path)  # where no data are prepared: the file says what images it takes
+    assert run(monkeypatch, "bench", str(root / "exported" / TARGETS[names[-1]].file), "--rounds", "3") == 0
+    monkeypatch.chdir(root)
+    capsys.readouterr()
     assert run(monkeypatch, "export", "--no-check", "--output", "there", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["files"] == [{"target": "onnx", "file": "there/model.onnx"}] and said["measured"] == []

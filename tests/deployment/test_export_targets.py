@@ -40,6 +40,7 @@ def logits(source: Int8File, target: Target, folder: Path, kind: Kind = "int8") 
     """All outputs for the first images."""
     network = target.runtime.load(target.write(source, folder, kind), threads=1)
     images = next(SOURCE.ordered(batch_size=24)).inputs.numpy()
+    assert network.image_shape == images.shape[1:]
     size = network.largest_batch or 24
     parts = [network.outputs(images[at : at + size]) for at in range(0, 24, size)]
     network.close()

@@ -278,7 +278,7 @@ def test_a_block_takes_ten_milliseconds() -> None:
     class Counted:
         """A network that counts its inferences."""
 
-        largest_batch = None
+        largest_batch, image_shape = None, (1, 64, 64)
 
         def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
             runs.append(inputs)

@@ -43,7 +43,7 @@ class Reference:
 
 
 class ReferenceNetwork:
-    largest_batch = 4
+    largest_batch, image_shape = 4, (1, 6, 6)
 
     def __init__(self, runtime: Reference, path: Path) -> None:
         self.runtime, self.evaluator = runtime, ReferenceEvaluator(str(path))
@@ -130,6 +130,7 @@ def test_what_cannot_be_run_is_one_line(runtime: Runtime, folder: Path) -> None:
         runtime.load(file, threads=1)
     assert "\n" not in str(raised.value)
     network = runtime.load(folder / "model.onnx", threads=1)
+    assert network.image_shape == (1, 6, 6)
     with pytest.raises(GraphError, match=rf"model\.onnx: {runtime.name} cannot run it: ") as raised:
         network.run(np.zeros((1, 1, 7, 6), np.float32))
     assert "\n" not in str(raised.value)
