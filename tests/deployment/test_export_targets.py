@@ -13,6 +13,7 @@ from torch import nn
 from akgp.data import IndexedSource
 from akgp.deployment.agreement import compare, first_deviation, oracle
 from akgp.deployment.targets import TARGETS, Int8File, Kind, Target, activations, chosen
+from akgp.deployment.targets.torch_program import TorchProgram
 from akgp.evaluation import runtime_logits
 from akgp.quantization import QuantizationError
 from akgp.quantization import operations as ops
@@ -68,6 +69,16 @@ def test_every_runtime_computes_the_network(kinds: Int8File, target: Target, tmp
         return  # which lacks functions: its float twin is of use for its speed alone
     floats = logits(kinds, target, tmp_path, "float")[0]
     assert 0 < np.abs(floats - expected).max() < 0.2 * np.abs(expected).max()
+
+
+def test_a_pytorch_program_concatenates_at_one_scale(kinds: Int8File) -> None:
+    """As ExecuTorch's XNNPACK asks for; it fails where the file is run."""
+    network = kinds.description
+    program = torch.export.export(TorchProgram(network).eval(), (torch.zeros(1, *network.input.shape),))
+    (cat,) = (node for node in program.graph.nodes if "cat" in str(node.target))
+    (quantize,) = cat.users
+    parts = [part.args[1:3] for part in cat.args[0]]
+    assert len(parts) == 2 and all(part == quantize.args[1:3] for part in parts)
 
 
 def test_microcontroller_kernels_run_the_litert_file(kinds: Int8File, tmp_path: Path) -> None:

@@ -92,12 +92,21 @@ class TorchProgram(nn.Module):
             q, float(like.scale), int(like.zero) - SIGNED, -128, 127, torch.int8
         )
 
+    def rescaled(self, x: Tensor, given: ops.Activation, like: ops.Activation) -> Tensor:
+        """A part of a concatenation: XNNPACK joins integers of one scale alone, that of what it writes."""
+        if (given.scale, given.zero) == (like.scale, like.zero):
+            return x
+        return self.dequantized(self.quantized(x, like), like)
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         network = self.network
         tensors = {network.input.name: self.quantized(image, network.input)}
         for index, operation in enumerate(network.operations):
             inputs = operation.inputs if hasattr(operation, "inputs") else (operation.input,)
             values = [self.dequantized(tensors[each.name], each) for each in inputs]
+            if isinstance(operation, ops.Concat):
+                pairs = zip(values, inputs, strict=True)
+                values = [self.rescaled(value, each, operation.output) for value, each in pairs]
             if isinstance(operation, (ops.Convolution, ops.Gemm)):
                 values += self.weights(index)
             result = COMPUTES[type(operation)](operation, *values)
