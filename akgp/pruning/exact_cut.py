@@ -60,7 +60,7 @@ def _keep_before(layer: str, removed: Removal) -> None:
     if not len(gone):
         gone = (~removed.alive).nonzero().flatten()
     reason = f"without it {layer} computes other values: an operation before it turns zeros into others"
-    coupling.blocked |= dict.fromkeys(coupling.labels[gone].tolist(), reason)
+    coupling.keep([gone], reason)
 
 
 def _cut_without_conflict(
@@ -69,20 +69,24 @@ def _cut_without_conflict(
     """A cut copy of `model` in which every operation joins what it joined before.
 
     Where the code of the network fixes a size or an order, the units there keep their layout, and the cut is
-    made again.
+    made again. Where that does not help, as a module's out_channels may be read, they stay.
     """
     coupling = choose.coupling
     for attempt in range(ATTEMPTS):
         doing(f"cutting, attempt {attempt + 1}")
+        removed = removal(model, coupling, choose())
         try:
-            smaller, removed = cut_checked(model, example_input, removal(model, coupling, choose()))
+            smaller, removed = cut_checked(model, example_input, removed)
             if not choose.provisional:
                 return smaller, removed
             choose.provisional = False
         except Conflict as conflict:
             log.debug("%s: %s", type(model).__name__, conflict.reason)
             everything = [ids for layers in coupling.layers.values() for ids in layers]
-            progress = attempt < ATTEMPTS - 3 and coupling.hold(conflict.ids, conflict.reason)
+            gone = [ids[~removed.alive[ids]] for ids in conflict.ids]
+            progress = attempt < ATTEMPTS - 3 and (
+                coupling.hold(conflict.ids, conflict.reason) or coupling.keep(gone, conflict.reason)
+            )
             if not progress and not coupling.hold(everything, conflict.reason):
                 raise PruningError(f"{type(model).__name__} cannot be cut: {conflict.reason}") from conflict
     raise AssertionError("the last attempts keep every layout")

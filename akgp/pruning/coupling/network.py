@@ -62,6 +62,12 @@ class Coupling:
         self.held |= dict.fromkeys(new, reason)
         return bool(new)
 
+    def keep(self, ids: Iterable[Tensor], reason: str) -> bool:
+        """Never remove these units; False if there are none."""
+        roots = {label for each in ids for label in self.labels[each].unique().tolist() if label}
+        self.blocked |= dict.fromkeys(roots, reason)
+        return bool(roots)
+
     def is_summed(self) -> Tensor:
         """Whether activations are added up in a unit, by label [count]."""
         summed = torch.zeros(self.units.count, dtype=torch.bool)
