@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.layers import PRUNABLE
+from akgp.pruning.coupling.outputs import output_tensors
 from akgp.pruning.masking import Different
 from akgp.pruning.module_progress import module_progress
 
@@ -65,11 +65,15 @@ def run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
     try:
         torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
         with torch.no_grad(), eval_mode(model), module_progress(model):
-            outputs = pytree.tree_leaves(noise.run(model))
+            outputs = list(output_tensors(noise.run(model)))
     finally:
         for handle in handles:
             handle.remove()
-    for index, output in enumerate(each for each in outputs if isinstance(each, Tensor)):
+    if not outputs:
+        raise ValueError(
+            "its forward pass returns no tensor, or in an object other than a tuple, list, dict or dataclass"
+        )
+    for index, output in enumerate(outputs):
         feature(f"{OUTPUT} {index}", output, 1 if output.ndim > 1 else 0)
 
 

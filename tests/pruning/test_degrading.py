@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from akgp.pruning import prune
-from tests.support.hard_networks import Between
+from tests.support.hard_networks import Between, between
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 
@@ -33,3 +39,54 @@ class Modulated(Between):
 
 def test_layers_whose_width_the_code_reads_stay_dense_alone() -> None:
     assert widths(Modulated()) == {"stem.0": 0.5, "side": 1, "film": 1, "after.0": 0.5, "head": 1}
+
+
+class Ending(nn.Module):
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.stem, self.head, self.end = nn.Conv2d(3, 8, 3), nn.Linear(8, 6), end
+
+    def forward(self, x: Tensor) -> Any:
+        return self.end(self.head(F.relu(self.stem(x)).mean((2, 3))))
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+class Named(OrderedDict[str, Tensor]):
+    pass
+
+
+def written(logits: Tensor) -> Tensor:
+    out = torch.zeros(len(logits), 8)
+    out[:, 1:7] = logits
+    return out
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda y: y.log_softmax(1),
+        lambda y: torch.log(y.softmax(1) + 1e-6),
+        lambda y: y.argmax(1),
+        lambda y: y.topk(3)[1],
+        lambda y: Output(y),
+        lambda y: Named(logits=y),
+        written,
+    ],
+    ids=["log_softmax", "log of softmax", "argmax", "topk", "dataclass", "dictionary", "written"],
+)
+def test_classes_are_not_removed(end: Callable[[Tensor], Any]) -> None:
+    assert widths(Ending(end)) == {"stem": 0.5, "head": 1}
+
+
+def test_probabilities_within_the_network_are_cut() -> None:
+    gated = between(lambda net, x: x * net.gate(x).softmax(1), gate=lambda: nn.Conv2d(16, 16, 1))
+    assert widths(gated())["gate"] == 0.5
+
+
+def test_object_without_tensors_that_are_seen() -> None:
+    with pytest.raises(ValueError, match="returns no tensor"):
+        prune(Ending(lambda y: {1, 2}), IMAGES, ratio=0.5)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils import _pytree as pytree
 
 from akgp.io.errors import message
 from akgp.models.eval_mode import eval_mode
@@ -18,14 +17,11 @@ from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.functions import Functions
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.marks import varying
+from akgp.pruning.coupling.outputs import output_tensors
 from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
 from akgp.pruning.coupling.random_weights import randomise
-from akgp.pruning.coupling.trace import (
-    Conflict,
-    Record,
-    Trace,
-    named_tensors,
-)
+from akgp.pruning.coupling.record import Record
+from akgp.pruning.coupling.trace import Conflict, Trace, named_tensors
 from akgp.pruning.coupling.units import Fold, Units
 from akgp.pruning.module_progress import module_progress
 
@@ -209,9 +205,9 @@ def follow(
             raise _conflict(trace, expected, error) from error
     for each in trace.record.unfollowed.values():
         log.debug("not followed: %s", each)
-    for output in pytree.tree_leaves(outputs):
-        marks = trace.marks.get(output) if isinstance(output, Tensor) else None
-        for ids in marks.layers if marks else ():
+    for output in output_tensors(outputs):
+        marks = trace.marks.get(output)
+        for ids in (*(marks.layers if marks else ()), trace.shown.of(output)):
             units.block(ids, OUTPUT)
     trace.changes = functions.changes
     return trace

@@ -11,9 +11,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -28,35 +26,13 @@ from akgp.io.errors import message
 from akgp.models import ChannelMap
 from akgp.models.view_sizes import Changes, uncounted
 from akgp.pruning.coupling.marks import Marks, constant, shrink, unknown, varying
+from akgp.pruning.coupling.record import Record, Site
 from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
+from akgp.pruning.coupling.shown import Shown
 from akgp.pruning.coupling.units import Units
 
 OPERATIONS = (f"torch{os.sep}", f"coupling{os.sep}", "view_sizes.py")
 """Parts of paths of code that runs operations for the network's own."""
-Site = tuple[str, int, str]
-"""File, line and operation of a call in the network's own code, not in torch."""
-
-
-@dataclass
-class Record:
-    """What a traced run leaves for surgery: by module, by call site, by parameter."""
-
-    inputs: dict[str, list[Tensor | None]] = field(default_factory=lambda: defaultdict(list))
-    """Module -> the ids along the channels of its input, at each of its calls."""
-    by_site: dict[Site, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    by_module: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    numbers: dict[Site, set[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(set))
-    """Floats among the arguments at a site: a scale that follows a width changes with it."""
-    unfollowed: dict[Site, str] = field(default_factory=dict)
-    """Why an operation's rule does not know what it does there."""
-    uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Parameter -> the modules whose forward pass reads it."""
-    views: dict[tuple[str, int], list[tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(list))
-    """Module and number of a call in its forward pass (`models.view_sizes`) -> ids of the view it makes."""
-    scales: dict[tuple[str, int], set[float]] = field(default_factory=lambda: defaultdict(set))
-    """Likewise the scale of an attention whose code has none."""
-    shortcuts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """ChannelMap -> ids of its inputs and of its outputs."""
 
 
 class Conflict(Exception):
@@ -83,7 +59,7 @@ class Trace(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.units, self.record, self.expected = units, Record(), expected
-        self.marks, self.sources = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
+        self.marks, self.sources, self.shown = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), Shown()
         self.layers = dict(layers)
         self.stack: list[str] = [""]
         self.calls = [0]
@@ -102,27 +78,49 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        marked = [each for each in tensors if each in self.marks]
+        operands = [(each, self.marks.get(each)) for each in tensors]
+        marked = [each for each, marks in operands if marks is not None]
         site = self._site(func) if marked else None
         self.failing = (self.stack[-1], site)
         before = args
         if marked and func._schema.is_mutable and isinstance(args[0], Tensor) and args[0] not in self.marks:
             before = (args[0].clone(), *args[1:])  # the rule needs what it held before
         out = func(*args, **kwargs)
-        if not marked:
-            return out
+        if marked:
+            self._follow(func, before, kwargs, out, tensors, marked)
+        for output in pytree.tree_leaves(out):
+            if isinstance(output, Tensor):
+                self._pass_on(func, args, operands, output)
+        return out
+
+    def _follow(
+        self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor], marked: list[Tensor]
+    ) -> None:
         for tensor in tensors:
             if (name := self.names.get(id(tensor))) is not None:
                 self.record.uses[name].add(self.stack[-1])
         call = Call(
-            func, before, kwargs, out, self.units, self.stack[-1], self.marks.get,
+            func, args, kwargs, out, self.units, self.stack[-1], self.marks.get,
             lambda tensor: self.names.get(id(tensor)), self._replace, self._owned,
         )  # fmt: skip
-        self._note(call, site, marked)
-        self._apply(call, args, marked)
-        return out
+        self._note(call, self.failing[1], marked)
+        self._apply(call, marked)
 
-    def _apply(self, call: Call, args: Any, marked: list[Tensor]) -> None:
+    def _pass_on(
+        self, func: Any, args: Any, operands: list[tuple[Tensor, Marks | None]], output: Tensor
+    ) -> None:
+        """Note what an output is a view of, and which units it shows."""
+        operation, marks = str(func._schema.name).split("::")[-1], self.marks.get(output)
+        self.shown.follow(operation, operands, output, marks is None or not marks.layers)
+        if func.is_view and isinstance(args[0], Tensor):
+            self.sources[output] = args[0]
+        elif func._schema.is_mutable:
+            part = output
+            while (whole := self.sources.get(part)) is not None:
+                self.shown.follow("", [(part, None)], whole, False)
+                part = whole
+
+    def _apply(self, call: Call, marked: list[Tensor]) -> None:
         rule = RULES.get(call.name)
         if rule is None and torch.Tag.pointwise in call.func.tags:
             rule = pointwise
@@ -143,8 +141,6 @@ class Trace(TorchDispatchMode):
                     self._remember(call.module, self.failing[1], ids)
             elif output in self.marks:
                 del self.marks[output]
-            if call.func.is_view and isinstance(args[0], Tensor):
-                self.sources[output] = args[0]
 
     def _result(self, call: Call, rule: Rule) -> Result:
         site = self.failing[1]
