@@ -117,6 +117,8 @@ def _verified_cut(model: nn.Module, removed: Removal, example_input: Inputs, *, 
                 expected_name,
                 f"gives {list(value.shape)} in {name} in place of {list(right.shape)} in {expected_name}",
             )
+        if not value.numel():
+            return  # nothing of the noise arrives, such as at an expert that is not chosen
         right, value = right.double(), value.double()
         if name.startswith(OUTPUT):
             outputs.append((right, value))

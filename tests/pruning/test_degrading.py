@@ -90,3 +90,26 @@ def test_probabilities_within_the_network_are_cut() -> None:
 def test_object_without_tensors_that_are_seen() -> None:
     with pytest.raises(ValueError, match="returns no tensor"):
         prune(Ending(lambda y: {1, 2}), IMAGES, ratio=0.5)
+
+
+def routed(net: Any, x: Tensor) -> Tensor:
+    """A mixture of experts of which the last is never chosen."""
+    tokens = x.flatten(2).transpose(1, 2).reshape(-1, 16)
+    chosen = net.gate(tokens)[:, :2].argmax(1)
+    out = torch.zeros(len(tokens), 24)
+    for number, expert in enumerate(net.experts):
+        rows = (chosen == number).nonzero()[:, 0]
+        out[rows] = expert(tokens[rows])
+    return out.reshape(len(x), -1, 24).transpose(1, 2).reshape(len(x), 24, *x.shape[2:])
+
+
+def test_expert_at_which_nothing_arrives_stays_dense() -> None:
+    build = between(
+        routed,
+        24,
+        gate=lambda: nn.Linear(16, 3),
+        experts=lambda: nn.ModuleList(nn.Linear(16, 24) for _ in range(3)),
+    )
+    model = build()
+    kept = widths(model)
+    assert kept["experts.2"] == 1 and kept["after.0"] == 0.5

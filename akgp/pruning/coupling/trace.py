@@ -121,6 +121,12 @@ class Trace(TorchDispatchMode):
                 part = whole
 
     def _apply(self, call: Call, marked: list[Tensor]) -> None:
+        if call.outputs and not any(output.numel() for output in call.outputs):
+            # Tensors without positions have no ids, so that what a weight reads of them is not known.
+            if not call.weight():
+                weights = [each for each in marked if self.marks[each].weight]
+                self._lose(weights, f"nothing of the example arrives in {call.where}")
+            return
         rule = RULES.get(call.name)
         if rule is None and torch.Tag.pointwise in call.func.tags:
             rule = pointwise
