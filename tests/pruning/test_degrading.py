@@ -113,3 +113,29 @@ def test_expert_at_which_nothing_arrives_stays_dense() -> None:
     model = build()
     kept = widths(model)
     assert kept["experts.2"] == 1 and kept["after.0"] == 0.5
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation as timm has it: by batch_norm of the weight, or by var_mean."""
+
+    def __init__(self, *args: int, by: str, groups: int = 1) -> None:
+        super().__init__(*args, groups=groups)
+        self.gain, self.by = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5), by
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by == "var_mean":
+            variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+            weight = (self.weight - mean) * torch.rsqrt(variance + 1e-6) * self.gain
+        else:
+            rows = self.weight.reshape(1, self.out_channels, -1)
+            weight = F.batch_norm(rows, None, None, self.gain.view(-1), training=True).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, groups=self.groups)
+
+
+@pytest.mark.parametrize("by", ["var_mean", "batch_norm"])
+def test_filters_whose_weights_are_standardised_are_cut(by: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), Standardised(8, 16, 1, by=by), nn.ReLU(),
+        Standardised(16, 16, 3, by=by, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5),
+    )  # fmt: skip
+    assert widths(model) == {"0": 0.5, "2": 0.5, "4": 0.5, "7": 1}

@@ -82,8 +82,17 @@ class Functions(TorchFunctionMode):
         if given is None or not found or any(each != found[0] for each in found) or found[0] is None:
             return {}
         first, sizes = given
+        marks = self.trace.marks.get(args[0])
+        if marks is not None and marks.weight and _fits(args[0], sizes):
+            return {}  # a layer's weight loses its filters even where activations keep their layout
         said = {first + position: size for position, size in enumerate(sizes)}
         return {str(dim): size for dim, size in found[0].items() if said.get(dim, size) not in (-1, size)}
+
+
+def _fits(tensor: Tensor, sizes: list[int]) -> bool:
+    """Whether a tensor can be viewed with these sizes, among which -1 may be."""
+    known = math.prod(size for size in sizes if size != -1)
+    return known == tensor.numel() or (-1 in sizes and known > 0 and tensor.numel() % known == 0)
 
 
 def _sizes(layers: tuple[Tensor, ...], present: Tensor) -> dict[int, int] | None:

@@ -28,6 +28,10 @@ def batch_norm(call: Call) -> Result:
     source, weight, bias, mean, variance = call.args[:5]
     marks, out = call.marks_of(source), call.outputs[0]
     layers = list(marks.layers) if marks else []
+    if marks is not None and marks.weight:  # weight standardisation: statistics of each filter
+        for ids in [each for each in layers if varying(each) != (1,)]:
+            call.units.block(ids, f"{call.where} computes with the whole weight")
+        layers = [each for each in layers if varying(each) == (1,)]
     _affine(call, [weight, bias, mean, variance], layers, out, range(1, 2))
     training = bool(call.arg(5, "training", False)) and "no_training" not in call.name
     if not layers:
@@ -38,7 +42,7 @@ def batch_norm(call: Call) -> Result:
         dead = unknown(out) if training else _standardised(marks, out, mean, variance, eps)
         if training and marks is not None and not shrink(marks.dead).any():
             dead = constant(out, 0)
-    return [Marks(tuple(layers), dead)]
+    return [Marks(tuple(layers), dead, marks is not None and marks.weight)]
 
 
 def _standardised(marks: Marks | None, out: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:

@@ -11,6 +11,8 @@ from akgp.pruning.coupling.rules.elementwise import merge
 # Zeros among their operands change none of these, so that nothing is lost with units that are zero.
 SUMS = ("sum", "linalg_vector_norm", "norm", "nansum", "frobenius_norm")
 TIES = ("amax", "amin", "max", "min")
+ALIKE = ("var_mean", "std_mean")
+"""Their two outputs have the same units."""
 
 
 def reduced(call: Call) -> Result:
@@ -36,7 +38,7 @@ def reduced(call: Call) -> Result:
     dead = tidy(call.on_dead()) if layers or marks.weight else unknown(out)
     dead = dead.to(out.dtype).expand(out.shape) if dead.ndim == out.ndim else unknown(out)
     first = Marks(tuple(each for each in kept if varying(each)), dead, marks.weight)
-    return [first] if first.layers or marks.weight else []
+    return [first] * (2 if call.name in ALIKE else 1) if first.layers or marks.weight else []
 
 
 def _read(call: Call, marks: Marks, ids: Tensor) -> None:
