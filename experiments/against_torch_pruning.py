@@ -120,7 +120,7 @@ def measured(run: Run) -> dict[str, Any]:
 
 ABOUT = """# After the same recovery: pruned by akgp and by torch-pruning
 
-Cut inside the blocks, the pipeline's default, akgp loses least on each of the three networks, by less than two
+Cut inside the blocks, the default of the pipeline, akgp loses least on each of the three, by less than two
 standard errors; cut everywhere it is level with torch-pruning or behind. The criterion makes more of a
 difference: `knowledge` leaves MobileNetV2 0.6 and ResNet-18 1.3 points below the dense network
 ([criteria](../criteria/table.md)).
