@@ -35,6 +35,10 @@ class Costs:
         for index, group in enumerate(groups):
             number[group.units] = index
         removable = ~coupling.mask(coupling.held)
+        in_adapted = torch.zeros_like(removable)  # ids of layers that lose filters whatever layouts stay
+        for name, layers in coupling.layers.items():
+            for ids in layers if nothing.owners(name) else ():
+                in_adapted[shrink(ids)] = True
         shares, costs = [], []
         self.dense, by_parameter = _dense(model, example_input, unit)
         for name, parameter in model.named_parameters():
@@ -49,7 +53,8 @@ class Costs:
             shares.append([_shares(ids, number, cuttable, coupling, groups)])
             costs.append(float(FILTER * width(module)))
         for product in coupling.units.products if unit == "MACs" else ():
-            shares.append([_shares(ids, number, removable, coupling, groups) for ids in product.layers])
+            cuttable = removable | in_adapted if product.weight else removable
+            shares.append([_shares(ids, number, cuttable, coupling, groups) for ids in product.layers])
             costs.append(product.macs / coupling.example_input.batch)
         self._shares = torch.zeros(
             len(shares), max(map(len, shares), default=1), len(groups), dtype=torch.float64

@@ -139,3 +139,5 @@ def test_filters_whose_weights_are_standardised_are_cut(by: str) -> None:
         Standardised(16, 16, 3, by=by, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5),
     )  # fmt: skip
     assert widths(model) == {"0": 0.5, "2": 0.5, "4": 0.5, "7": 1}
+    budget = prune(model, IMAGES, macs=0.5, round_to=1).budget
+    assert budget is not None and budget.reached == pytest.approx(0.5, rel=0.02)

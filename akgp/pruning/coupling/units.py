@@ -45,10 +45,13 @@ class Product:
     Attributes:
         macs: of the example's whole batch.
         layers: ids [n] of its rows, of its columns, and of what is summed over, where they have units.
+        weight: whether one of its sides is computed from parameters, which lose filters even where
+            activations keep their layout.
     """
 
     macs: int
     layers: tuple[Tensor, ...]
+    weight: bool = False
 
 
 @dataclass

@@ -153,11 +153,11 @@ def result(
     return Marks(tuple(layers), dead, call.weight())
 
 
-def _note(call: Call, macs: int, *sides: Tensor | None) -> None:
+def _note(call: Call, macs: int, *sides: Tensor | None, weight: bool = False) -> None:
     """Note the cost of a product without a parameter; each of `sides` has units of its own, or None."""
     layers = tuple(shrink(ids).reshape(-1) for ids in sides if ids is not None)
     if layers and not call.units.training:
-        call.units.products.append(Product(macs, layers))
+        call.units.products.append(Product(macs, layers, weight))
 
 
 def _along(call: Call, tensor: Tensor, dim: int) -> Tensor | None:
@@ -221,11 +221,12 @@ def convolution(call: Call) -> Result:
         if any(d != 1 for d in varying(ids)):
             call.units.hold(ids, f"{call.where} is over the channels")
     padded = any(padding) or transposed
+    if not call.owned(weight):
+        macs = (source if transposed else out).numel() * weight[0].numel()
+        of_parameters = (marks := call.marks_of(weight)) is not None and marks.weight
+        _note(call, macs, _along(call, weight, row), _along(call, weight, column), weight=of_parameters)
     if groups == 1:
         contract(call, source, 1, weight, column, padded)
-        if not call.owned(weight):
-            macs = (source if transposed else out).numel() * weight[0].numel()
-            _note(call, macs, _along(call, weight, row), _along(call, weight, column))
         return result(call, out, [(weight, {row: 1})], bias)
     return grouped(call, source, weight, bias, groups, bool(transposed))
 
