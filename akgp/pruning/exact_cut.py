@@ -83,11 +83,12 @@ def _cut_without_conflict(
         except Conflict as conflict:
             log.debug("%s: %s", type(model).__name__, conflict.reason)
             everything = [ids for layers in coupling.layers.values() for ids in layers]
+            if attempt < ATTEMPTS - 3 and coupling.hold(conflict.ids, conflict.reason):
+                continue
+            if coupling.hold(everything, conflict.reason):
+                continue
             gone = [ids[~removed.alive[ids]] for ids in conflict.ids]
-            progress = attempt < ATTEMPTS - 3 and (
-                coupling.hold(conflict.ids, conflict.reason) or coupling.keep(gone, conflict.reason)
-            )
-            if not progress and not coupling.hold(everything, conflict.reason):
+            if attempt == ATTEMPTS - 1 or not coupling.keep(gone, conflict.reason):
                 raise PruningError(f"{type(model).__name__} cannot be cut: {conflict.reason}") from conflict
     raise AssertionError("the last attempts keep every layout")
 
