@@ -12,6 +12,7 @@ import io
 import logging
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,14 @@ from akgp.quantization.exact_scales import move_activation_scales, move_weight_s
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.layers import keep_in_float, layers, precisions
+from akgp.quantization.qdq import attributes
 from akgp.quantization.tables import round_alike
 from akgp.quantization.weight_sharing import FOUR_BITS, share_layers
 from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +90,7 @@ def quantize(
                 str(quantized),
                 reader,
                 quant_format=QuantFormat.QDQ,
-                nodes_to_exclude=floats,
+                nodes_to_exclude=[*floats, *_with_unwritable_bias(floating)],
                 per_channel=True,
                 # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
                 activation_type=QuantType.QUInt8,
@@ -109,6 +114,15 @@ def quantize(
     onnx.checker.check_model(graph)
     onnx.save(graph, str(destination))
     return convolution_kernels(destination)
+
+
+def _with_unwritable_bias(model: ModelProto) -> list[str]:
+    """Names of convolutions whose bias the quantizer cannot write: it has a scale for each filter of a group."""
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" and len(node.input) > 2 and attributes(node).get("group", 1) > 1
+    ]
 
 
 def prepare(fp32_path: str | Path, destination: Path) -> None:

@@ -97,7 +97,7 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             for name, q in zip(node.output, moved, strict=True):
                 values[name] = Quantized(inputs[0].scale, inputs[0].zero, q, name)
                 simulation.steps.append(Step(node, inputs, values[name]))
-        elif any(isinstance(value, Quantized) for value in inputs):
+        elif len(node.output) == 1 and any(isinstance(value, Quantized) for value in inputs):
             values[node.output[0]] = Pending(node, inputs)
         else:
             results = _float(node, inputs, simulation.floating)

@@ -313,6 +313,29 @@ def test_a_convolution_left_in_float_is_counted(files: Files, tmp_path: Path) ->
     assert convolution_kernels(tmp_path / "mixed.onnx") == Kernels(integer=CONVOLUTIONS - 2, floating=2)
 
 
+class Chosen(nn.Module):
+    """The largest positions of each channel, of a transposed convolution in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2, groups=2)
+        self.out = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest, _ = self.up(self.stem(x).relu()).flatten(2).topk(3, dim=2)
+        return self.out(largest.flatten(1))
+
+
+def test_operations_of_several_outputs_or_without_a_reference_are_simulated(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = inputs(8)
+    export_onnx(Chosen().eval(), x, tmp_path / "float.onnx")
+    quantize(tmp_path / "float.onnx", x, Quantize(), tmp_path / "int8.onnx")
+    simulation = simulate(onnx.load(str(tmp_path / "int8.onnx")), x.numpy())
+    assert {"ConvTranspose", "TopK"} <= set(simulation.floating)
+    torch.testing.assert_close(torch.from_numpy(simulation.logits), run(tmp_path / "int8.onnx", x))
+
+
 def test_quantizing_again_gives_the_same_file(files: Files, tmp_path: Path) -> None:
     """From more images of which as many are used, and from an array."""
     more = torch.cat([inputs(), 100 * inputs(8, seed=5)]).numpy()
