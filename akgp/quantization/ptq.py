@@ -117,7 +117,7 @@ def quantize(
 
 
 def _with_unwritable_bias(model: ModelProto) -> list[str]:
-    """Names of convolutions whose bias the quantizer cannot write: it has a scale for each filter of a group."""
+    """Names of convolutions whose bias the quantizer cannot write: it has as many scales as a group filters."""
     return [
         node.name
         for node in model.graph.node
