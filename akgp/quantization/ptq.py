@@ -117,7 +117,7 @@ def quantize(
 
 
 def _with_unwritable_bias(model: ModelProto) -> list[str]:
-    """Names of convolutions whose bias the quantizer cannot write: it has as many scales as a group filters."""
+    """Names of convolutions whose bias the quantizer cannot write: it scales the filters of one group."""
     return [
         node.name
         for node in model.graph.node
