@@ -69,7 +69,7 @@ def _cut_without_conflict(
     """A cut copy of `model` in which every operation joins what it joined before.
 
     Where the code of the network fixes a size or an order, the units there keep their layout, and the cut is
-    made again. Where that does not help, as a module's out_channels may be read, they stay.
+    made again. Where that does not help, such as where it reads a layer's out_channels, they stay.
     """
     coupling = choose.coupling
     for attempt in range(ATTEMPTS):
