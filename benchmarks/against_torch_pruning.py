@@ -43,7 +43,7 @@ before. One thread of an AMD EPYC (AVX2 only).
 
 akgp prunes all 23; torch-pruning fails on seven: both RegNets, ResNeXt, ShuffleNet, the Swins, which ask for
 more than 12 GiB, and MaxViT, which takes more than 180 s. On ViT it stops at two thirds of the MACs. Where
-both prune, akgp takes up to 15 times the processor time and 6 times the memory, most of it for the check.
+both prune, akgp takes up to 15 times the processor time and 6 times the memory, its checks included.
 
 Where akgp keeps markedly more, in MobileNetV2 and V3-small, it is the rounding alone: half of 24, 40, 72, 88
 or 120 filters lies between two multiples of 8, and akgp takes the wider, torch-pruning the narrower. All

@@ -152,7 +152,7 @@ One thread, fp32, AMD EPYC, 2 cores, AVX2 only. Runs of the plan: {done} of {pla
 
 def line(removed: str, rows: list[Row]) -> str:
     cells = [removed, *(f"{mean(row[key] for row in rows):.3f}" for key in ("kept", "executed"))]
-    cells.append(" ".join(str(row["channels"]) for row in rows))
+    cells.append(", ".join(dict.fromkeys(str(row["channels"]) for row in rows)))
     cells += [spread([row[key] for row in rows]) for key in ("before", "after")]
     cells.append(spread([row["dense"] - row["after"] for row in rows]))
     return f"| {' | '.join(cells)} |"
