@@ -9,6 +9,7 @@ networks in runs/scope are used where they are there.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,10 +40,12 @@ WIDE_EPOCHS = 24
 class Arm:
     """How a student is made of its dense network; by default what all others are compared with.
 
+    macs: the share that it keeps; 1: a control, the dense network itself trained on.
     teacher: its own dense network; or wide, with twice the channels, trained for as long by mixed images.
     training, augment, distill: what differs from `scope.settings` and the defaults.
     """
 
+    macs: float = 0.5
     scope: str = "inside"
     teacher: str = "own"
     epochs: int = 16
@@ -67,6 +70,8 @@ ARMS = {
     "averages: ema 0.99": Arm(training={"ema": 0.99}),
     "epochs: 64": Arm(epochs=64),
     "wide, mixup, 64": Arm(teacher="wide", epochs=64, augment={"mixup": 1.0}),
+    "not pruned, labels, 64": Arm(macs=1, epochs=64, distill={"strategy": "labels"}),
+    "not pruned, wide, mixup, 64": Arm(macs=1, teacher="wide", epochs=64, augment={"mixup": 1.0}),
 }
 
 
@@ -116,7 +121,8 @@ def measured(run: Run) -> dict[str, Any]:
     """The accuracy of the student's last epoch and of its dense network, %."""
     arm, (model, dense_top1) = ARMS[run.changed], dense(run.seed)
     images, validation = sources(run.seed)
-    student = prune(model, EXAMPLE, macs=0.5, scope=arm.scope).model.requires_grad_(True)
+    pruned = prune(model, EXAMPLE, macs=arm.macs, scope=arm.scope).model if arm.macs < 1 else model
+    student = copy.deepcopy(pruned).requires_grad_(True)  # as a teacher the dense network is frozen
     teachers = [wide(run.seed), model] if arm.teacher == "wide" else [model]
     own = Teacher([model]) if arm.teacher == "wide" else None
     data = ask_teachers([Teacher([teachers[0]])], own, images, validation, calibration())
@@ -130,7 +136,7 @@ ABOUT = """# What a pruned network learns by
 CIFAR-10-J75 at 16×16, half of the MACs kept inside the blocks, 16 epochs by akgp, taught by the dense network
 (24 epochs by labels); in each line one thing is changed. Validation top-1 of the last epoch, %, and what is
 gained over *nothing changed* and over the dense network of the same seed, points; mean ± standard error over
-the seeds (how many). One thread, fp32, AMD EPYC, 2 cores, AVX2 only. Runs of the plan: {done} of {planned}.
+the seeds (how many). One thread, fp32, Intel Xeon, 2 cores, AVX-512. Runs of the plan: {done} of {planned}.
 
 | changed | top-1 | gained | above dense |
 | --- | --- | --- | --- |

@@ -74,15 +74,17 @@ def space(name: str, folder: Path, needed: int, remedy: str) -> Check:
 
 
 def device() -> Check:
-    """The devices: the processor, whether it multiplies in bf16, and GPUs."""
+    """The devices: the processor, whether it is faster in bf16 than in fp32, and GPUs."""
     try:
         import torch
+
+        from akgp.training import fast_bf16
     except ImportError as error:
         return Check("device", f"torch cannot be imported ({error})", INSTALL)
     cores = (
         f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
     )
-    bf16 = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no bf16"
+    bf16 = "bf16" if fast_bf16() else "fp32"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Check("device", f"{cores} ({bf16}), " + (f"GPUs: {', '.join(gpus)}" if gpus else "no GPU"))
 

@@ -85,7 +85,7 @@ class Training(Section):
         description="best | balanced (best by the mean over classes) | last epoch, on validation",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: GPU only"
+        "auto", description="auto: bf16 where the device is faster in it, else fp32; fp16: GPU only"
     )
     freeze: tuple[str, ...] = Field(
         (),

@@ -16,7 +16,7 @@ from akgp.training.errors import TrainingError
 from akgp.training.loop import JUDGED_BY, Epoch, train
 from akgp.training.objective import Objective, cross_entropy
 from akgp.training.schedule import Schedule, learning_rate_factor
-from akgp.training.step import autocast_dtype
+from akgp.training.step import autocast_dtype, fast_bf16
 from akgp.training.validation import Metrics, evaluate
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "autocast_dtype",
     "cross_entropy",
     "evaluate",
+    "fast_bf16",
     "learning_rate_factor",
     "train",
 ]

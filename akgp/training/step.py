@@ -159,7 +159,7 @@ def _optimizer(groups: list[dict[str, Any]], params: Training) -> torch.optim.Op
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type in which `device` computes forward passes; None: fp32 throughout.
 
-    `auto` is bf16 where the processor multiplies in it: emulated, it is slower than fp32.
+    `auto` is bf16 where the device is faster in it than in fp32.
 
     Raises:
         TrainingError: fp16 on a processor.
@@ -170,12 +170,21 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         return torch.float16
     if precision == "auto":
         native = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if device.type == "cuda"
-            else bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+            torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else fast_bf16()
         )
         return torch.bfloat16 if native else None
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def fast_bf16() -> bool:
+    """Whether this processor computes faster in bf16 than in fp32.
+
+    AMX does, and AMD's AVX-512-BF16. Intel's AVX-512-BF16 alone multiplies no faster than its fp32 units, so
+    that converting only costs (results/speed); emulated it is slower by far.
+    """
+    has = torch.cpu.get_capabilities()
+    of_intel = "intel" in str(has.get("cpu_name", "")).lower()
+    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and not of_intel))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

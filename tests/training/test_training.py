@@ -430,13 +430,21 @@ def test_graphs_on_a_processor_are_refused() -> None:
         run(Training(epochs=2, cuda_graphs=True))
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_auto_is_bf16_where_the_processor_multiplies_in_it(
-    native: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, None),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+        ({"avx2": True}, None),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_is_faster_in_it(
+    has: dict[str, Any], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     cpu = torch.device("cpu")
-    assert autocast_dtype("auto", cpu) == (torch.bfloat16 if native else None)
+    assert autocast_dtype("auto", cpu) == expected
     assert autocast_dtype("bf16", cpu) == torch.bfloat16 and autocast_dtype("fp32", cpu) is None
 
 
