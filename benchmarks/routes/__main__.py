@@ -2,8 +2,8 @@
 
     AKGP_CIFAR10=DIR python -m benchmarks.routes [NETWORK …]
 
-A row a network and way, written to results/routes as soon as it is measured; started again, the missing ones
-are done. Needs `.[openvino,executorch,litert]`, gcc, and for the other quantizers nncf and torchao
+A row a network and way, written as soon as it is measured to the folder of results/routes that is named for
+the processor's integer instructions; started again, the missing ones are done. Needs `.[openvino,executorch,litert]`, gcc, and for the other quantizers nncf and torchao
 (executorch brings it), which may be in an environment of their own: what is not installed is left out.
 Trained networks are read from runs/routes and runs/mobile (`cases.TRAINED`); the others are initialized.
 """
@@ -20,6 +20,7 @@ from benchmarks.routes.cases import CASES, TRAINED, Case
 from benchmarks.routes.measuring import C, measured
 from benchmarks.routes.table import table
 from benchmarks.routes.ways import WAYS
+from benchmarks.speed.machine import kernels
 from experiments.resumable import complete
 
 RESULTS = Path("results/routes")
@@ -46,7 +47,7 @@ def all_ways(network: str) -> None:
             return CASES[network](Path(folder))
 
         plan = [Run(network, way) for way in (*ways, C)]
-        complete(RESULTS, plan, lambda run: measured(case(), run.way), table)
+        complete(RESULTS / kernels(), plan, lambda run: measured(case(), run.way), table)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import sqrt
 
+from benchmarks.speed.machine import described
 from experiments.resumable import Row
 
 ABOUT = """# Every route from a network to a runtime
@@ -12,7 +13,7 @@ ABOUT = """# Every route from a network to a runtime
 `AKGP_CIFAR10=DIR python -m benchmarks.routes`, see the head of that file. akgp's rows are one int8
 file, written in five formats; beside them the quantizers of onnxruntime (its defaults, and per
 channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and 256 calibration images
-(64 where nothing is trained). AMD EPYC, 2 cores, AVX2 only, busy with other work.
+(64 where nothing is trained). {machine}, busy with other work.
 
 - *as the oracle*: images of which all logits are bit for bit those of the exact integer arithmetic.
   *class as float*: of which the class is the float student's.
@@ -23,9 +24,9 @@ channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and
   ratios within a round with 95 % intervals. The same file timed twice came out {low:.2f} to {high:.2f}
   times as fast (nine rows in ten).
 - Images are CIFAR-10-J75's. **Trained**: half ResNet-20 (`prune: {{ratio: 0.5, scope: all}}`, trained
-  on 5,000 images: [runtimes](../runtimes/README.md)) and ResNet-20 at half of the MACs
-  ([cifar10-quick](../cifar10-quick/README.md)), on the first 2,000 test images; MobileNetV3-small, not
-  pruned ([mobile](../mobile/table.md)), and its half (`ratio: 0.5`, six epochs of distillation), on
+  on 5,000 images: [runtimes](../../runtimes/README.md)) and ResNet-20 at half of the MACs
+  ([cifar10-quick](../../cifar10-quick/README.md)), on the first 2,000 test images; MobileNetV3-small, not
+  pruned ([mobile](../../mobile/table.md)), and its half (`ratio: 0.5`, six epochs of distillation), on
   2,000 held-out training images at 64×64. **The others are not trained**: initialized, with BatchNorm
   statistics of images, and without half of each layer's filters. They have no accuracy: only the
   agreement says something, on 128 images at 64×64.
@@ -43,7 +44,7 @@ def table(rows: list[Row]) -> str:
     """Markdown: a table for each network, in the order in which they were measured, and the goals."""
     again = sorted(row["a_a"]["median"] for row in rows if "a_a" in row) or [1.0]
     cut = len(again) // 20
-    text = [ABOUT.format(low=again[cut], high=again[-1 - cut])]
+    text = [ABOUT.format(machine=described(), low=again[cut], high=again[-1 - cut])]
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
         text += [f"## {network}", "", _line(HEAD), _line(["---"] * len(HEAD))]
