@@ -3,9 +3,10 @@
     AKGP_CIFAR10=DIR python -m benchmarks.routes [NETWORK …]
 
 A row a network and way, written as soon as it is measured to the folder of results/routes that is named for
-the processor's integer instructions; started again, the missing ones are done. Needs `.[openvino,executorch,litert]`, gcc, and for the other quantizers nncf and torchao
-(executorch brings it), which may be in an environment of their own: what is not installed is left out.
-Trained networks are read from runs/routes and runs/mobile (`cases.TRAINED`); the others are initialized.
+the processor's integer instructions; started again, the missing ones are done. Trained networks are read from
+runs/routes and runs/mobile (`cases.TRAINED`); the others are initialized. Needs
+`.[openvino,executorch,litert]`, gcc, and for the other quantizers nncf and torchao (executorch brings it),
+which may be in an environment of their own: what is not installed is left out.
 """
 
 from __future__ import annotations
