@@ -32,7 +32,7 @@ from akgp.quantization import correct_biases, equalize, export_onnx, quantize
 from akgp.workspace import Workspace
 from benchmarks.routes import half_mobile
 from experiments.defaults import MEAN_STD, cifar10
-from experiments.mobile import HELD_OUT, SIDE, WEIGHTS
+from experiments.mobile import HELD_OUT, SIDE
 
 RUNS = Path("runs/routes")
 CALIBRATION, CALIBRATION_UNTRAINED = 256, 64
@@ -127,18 +127,15 @@ def preprocessing(side: int) -> Preprocessing:
     return Preprocessing(classes=CLASSES, image_size=(side, side), channels=3, mean=mean, std=std)
 
 
-def mobile(folder: Path) -> Case:
-    """MobileNetV3-small as experiments.mobile trains it: not pruned, judged on its held-out images."""
-    model = create(Spec("mobilenet_v3_small", 10, 3))
-    state = torch.load(WEIGHTS / "mobilenet_v3_small-0.pt", weights_only=True)
-    model.load_state_dict(state["kept"])
-    images = enlarged(0, JUDGED, SIDE)
-    return Case(model.eval(), model, images, calibration(SIDE), preprocessing(SIDE), True, folder)
+def mobile(name: str, folder: Path) -> Case:
+    """A network as experiments.mobile trains it: not pruned, judged on its held-out images."""
+    model = half_mobile.dense_network(name)
+    return Case(model, model, enlarged(0, JUDGED, SIDE), calibration(SIDE), preprocessing(SIDE), True, folder)
 
 
-def half_mobile_case(folder: Path) -> Case:
+def half_of_mobile(name: str, folder: Path) -> Case:
     """The same network, and its half, distilled from it."""
-    dense, half = half_mobile.networks()
+    dense, half = half_mobile.networks(name)
     return Case(dense, half, enlarged(0, JUDGED, SIDE), calibration(SIDE), preprocessing(SIDE), True, folder)
 
 
@@ -173,18 +170,21 @@ def with_statistics(model: nn.Module, inputs: Tensor) -> nn.Module:
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "half ResNet-20": lambda folder: of_workspace("half-resnet20", folder),
     "ResNet-20, half of the MACs": lambda folder: of_workspace("resnet20", folder),
-    "MobileNetV3-small": mobile,
     "half ResNet-18": lambda folder: initialized("resnet18", folder),
-    "half MobileNetV3-small": half_mobile_case,
-    "half EfficientNet-B0": lambda folder: initialized("efficientnet_b0", folder),
+    "MobileNetV3-small": lambda folder: mobile("mobilenet_v3_small", folder),
+    "half MobileNetV3-small": lambda folder: half_of_mobile("mobilenet_v3_small", folder),
+    "EfficientNet-B0": lambda folder: mobile("efficientnet_b0", folder),
+    "half EfficientNet-B0": lambda folder: half_of_mobile("efficientnet_b0", folder),
     "half DenseNet-121": lambda folder: initialized("densenet121", folder),
     "half Swin V2-T": lambda folder: initialized("swin_v2_t", folder),
 }
 TRAINED: Mapping[str, Path] = {
     "half ResNet-20": RUNS / "half-resnet20",
     "ResNet-20, half of the MACs": RUNS / "resnet20",
-    "MobileNetV3-small": WEIGHTS,
-    "half MobileNetV3-small": half_mobile.FILE,
+    "MobileNetV3-small": half_mobile.dense_file("mobilenet_v3_small"),
+    "half MobileNetV3-small": half_mobile.half_file("mobilenet_v3_small"),
+    "EfficientNet-B0": half_mobile.dense_file("efficientnet_b0"),
+    "half EfficientNet-B0": half_mobile.half_file("efficientnet_b0"),
 }
 """What must be there for a case."""
 

@@ -1,16 +1,18 @@
-"""Trains the half of MobileNetV3-small that `benchmarks.routes` measures.
+"""Trains the halves of mobile networks that `benchmarks.routes` measures.
 
-    AKGP_CIFAR10=DIR python -m benchmarks.routes.half_mobile
+    AKGP_CIFAR10=DIR python -m benchmarks.routes.half_mobile [NETWORK …]
 
-The dense network is experiments.mobile's, of seed 0. Half of the filters of each layer are cut, and the rest
-is distilled from it on the same images. A checkpoint after each epoch; started again, it resumes.
+The dense networks are experiments.mobile's, of seed 0. Half of the filters of each layer are cut, and the
+rest is distilled from it on the same images. A checkpoint after each epoch; started again, it resumes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from torch import nn
 
 from akgp.models import Spec, create
@@ -18,17 +20,27 @@ from akgp.params import Augment, Training
 from akgp.pruning import prune
 from akgp.training import train
 from experiments.defaults import taught
-from experiments.mobile import SIDE, WEIGHTS, sources, trained
+from experiments.mobile import NETWORKS, SIDE, WEIGHTS, sources, trained
 
-NAME = "mobilenet_v3_small"
-FILE = Path("runs/routes") / f"{NAME}-half.pt"
 RATIO, EPOCHS = 0.5, 6
 
 
-def networks() -> tuple[nn.Module, nn.Module]:
+def dense_file(name: str) -> Path:
+    return WEIGHTS / f"{name}-0.pt"
+
+
+def half_file(name: str) -> Path:
+    return Path("runs/routes") / f"{name}-half.pt"
+
+
+def networks(name: str) -> tuple[nn.Module, nn.Module]:
     """The dense network and its half, with the weights of the last epochs that are done."""
-    dense = _with_weights(create(Spec(NAME, 10, 3)), WEIGHTS / f"{NAME}-0.pt")
-    return dense, _with_weights(_half_of(dense), FILE)
+    dense = dense_network(name)
+    return dense, _with_weights(_half_of(dense), half_file(name))
+
+
+def dense_network(name: str) -> nn.Module:
+    return _with_weights(create(Spec(name, 10, 3)), dense_file(name))
 
 
 def _half_of(dense: nn.Module) -> nn.Module:
@@ -40,20 +52,21 @@ def _with_weights(model: nn.Module, file: Path) -> nn.Module:
     return model.eval()
 
 
-def main() -> None:
-    """Train what is not trained yet of the dense network, then of its half."""
+def main(names: Annotated[list[str] | None, typer.Argument(metavar="NETWORK")] = None) -> None:
+    """Train what is not trained yet of the dense networks, then of their halves."""
     torch.set_num_threads(1)
     images, validation = sources()
-    dense = trained(NAME, 0, images, validation).eval()
     params = Training(epochs=EPOCHS, keep="last", precision="fp32", augment=Augment(crop_padding=SIDE // 8))
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    state = torch.load(FILE, weights_only=True) if FILE.exists() else None
-    for epoch in train(
-        _half_of(dense), images, validation, params=params, objective=taught(dense), seed=0, state=state
-    ):
-        torch.save(epoch.state, FILE)
-        print(epoch.row, flush=True)
+    for name in names or NETWORKS:
+        dense, file = trained(name, 0, images, validation).eval(), half_file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        state = torch.load(file, weights_only=True) if file.exists() else None
+        for epoch in train(
+            _half_of(dense), images, validation, params=params, objective=taught(dense), seed=0, state=state
+        ):
+            torch.save(epoch.state, file)
+            print(name, epoch.row, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
