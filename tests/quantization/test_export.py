@@ -104,6 +104,19 @@ def test_a_graph_of_another_network_is_found_out(tmp_path: Path) -> None:
         require_same(model, tmp_path / "model.onnx", EXAMPLE)
 
 
+def test_a_network_that_amplifies_rounding_is_exported_and_still_compared(tmp_path: Path) -> None:
+    class Amplifier(Pooled):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.sin(1e6 * x.cumsum(3) / 3))
+
+    model = Amplifier().eval()
+    export_onnx(model, EXAMPLE, tmp_path / "model.onnx")
+    with torch.no_grad():
+        model.head.bias += 1
+    with pytest.raises(QuantizationError, match="differ by"):
+        require_same(model, tmp_path / "model.onnx", EXAMPLE)
+
+
 def test_the_first_layer_that_is_not_finite_is_named() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
