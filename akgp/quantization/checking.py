@@ -32,7 +32,7 @@ def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> N
         example_input: [any N, C, H, W], on the network's device.
 
     Raises:
-        QuantizationError: the logits differ or are not finite.
+        QuantizationError: the logits differ or are not finite, or the network's output is not a tensor.
         GraphError: onnxruntime cannot run the graph.
     """
     generator, running = torch.Generator().manual_seed(0), session(path, threads=1)
@@ -40,7 +40,13 @@ def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> N
         images = torch.randn(count, *example_input.shape[1:], generator=generator)
         require_finite(model, images.to(example_input.device))
         with torch.no_grad():
-            expected = model(images.to(example_input.device)).cpu()
+            output = model(images.to(example_input.device))
+        if not isinstance(output, Tensor):
+            raise QuantizationError(
+                f"{type(model).__name__}: its forward gives a {type(output).__name__}, must be a tensor "
+                "[N, classes]"
+            )
+        expected = output.cpu()
         with guarded(f"{type(model).__name__}: onnxruntime cannot run its graph for a batch of {count}"):
             (got,) = running.run(None, {running.get_inputs()[0].name: images.numpy()})
         if got.shape != expected.shape:

@@ -34,7 +34,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
 
     Raises:
         QuantizationError: a weight is not float32, torch.export cannot trace the network for any batch size,
-            or the graph does not compute what the network does.
+            its output is not a tensor, or the graph does not compute what the network does.
     """
     import onnx
 

@@ -39,6 +39,11 @@ class Numbered(Pooled):
         return self.head(features.reshape(int(features.shape[0]) * 2, 4).reshape(len(features), 8))
 
 
+class Pair(Pooled):
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(features), features  # type: ignore[return-value]
+
+
 class Looping(Pooled):
     def logits(self, features: Tensor) -> Tensor:
         return torch.stack([self.head(each) for each in features])  # the loop
@@ -82,6 +87,7 @@ def test_any_batch_size_is_taken_and_quantized(kind: type[Pooled], tmp_path: Pat
     [
         (Looping, "a constant, as a loop over the images does; .*test_export.py:{the loop}, in "),
         (Asking, "data-dependent .*test_export.py:{the question}, in logits$"),
+        (Pair, r"Pair: its forward gives a tuple, must be a tensor \[N, classes\]"),
         (Infinite, "Infinite: layer head gives values that are not finite"),
     ],
 )
