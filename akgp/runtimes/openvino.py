@@ -30,29 +30,38 @@ class OpenVino:
 
 
 class OpenVinoNetwork:
-    """One input [N, channels, H, W]; the first output is [N, classes]."""
+    """One input [N, channels, H, W]; the first output is [N, classes].
+
+    It is compiled for each N that it is given: with N left open OpenVINO can take four times as long.
+    """
 
     largest_batch = None
 
     def __init__(self, path: Path, threads: int) -> None:
         self._failed = f"{path}: openvino cannot run it"
+        self._settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Its default is bfloat16 where the processor has it: float networks would be none.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,  # the caller decides on which core it runs
+        }
+        self._compiled: dict[int, Any] = {}
         with loading(path, OpenVino()):
             import openvino
 
-            compiled = openvino.Core().compile_model(
-                str(path),
-                "CPU",
-                {
-                    "INFERENCE_NUM_THREADS": threads,
-                    "NUM_STREAMS": 1,
-                    # Its default is bfloat16 where the processor has it: float networks would be none.
-                    "INFERENCE_PRECISION_HINT": "f32",
-                    "ENABLE_CPU_PINNING": False,  # the caller decides on which core it runs
-                },
-            )
-            self._request: Any = compiled.create_infer_request()
-            self._outputs = list(compiled.outputs)
-            self.image_shape = tuple(dim.get_length() for dim in list(compiled.inputs[0].partial_shape)[1:])
+            self._core = openvino.Core()
+            self._network = self._core.read_model(str(path))
+            given = list(self._network.inputs[0].partial_shape)
+            self.image_shape = tuple(dim.get_length() for dim in given[1:])
+            self._for_batch(1)
+
+    def _for_batch(self, size: int) -> Any:
+        if size not in self._compiled:
+            self._network.reshape([size, *self.image_shape])
+            compiled = self._core.compile_model(self._network, "CPU", self._settings)
+            self._compiled[size] = compiled.create_infer_request()
+        return self._compiled[size]
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.outputs(inputs)[0]
@@ -63,10 +72,10 @@ class OpenVinoNetwork:
                 f"{self._failed}: takes images {list(self.image_shape)}, got {list(inputs.shape[1:])}"
             )
         try:
-            results = self._request.infer({0: inputs})
+            results = self._for_batch(len(inputs)).infer({0: inputs})
         except Exception as error:
             raise GraphError(f"{self._failed}: {one_line(error)}") from error
-        return [results[output] for output in self._outputs]
+        return [results[index] for index in range(len(results))]
 
     def close(self) -> None:
-        del self._request
+        del self._compiled

@@ -71,6 +71,19 @@ def test_every_runtime_computes_the_network(kinds: Int8File, target: Target, tmp
     assert 0 < np.abs(floats - expected).max() < 0.2 * np.abs(expected).max()
 
 
+def test_an_openvino_file_is_of_a_fixed_size(kinds: Int8File, tmp_path: Path) -> None:
+    """Or it would run several times as long; other numbers of images give the same all the same."""
+    needed(TARGETS["openvino"])
+    import openvino
+
+    file = TARGETS["openvino"].write(kinds, tmp_path)
+    assert list(openvino.Core().read_model(file).inputs[0].shape) == [1, 3, 8, 8]
+    network = RUNTIMES["openvino"].load(file, threads=1)
+    images = next(SOURCE.ordered(batch_size=24)).inputs.numpy()
+    one_by_one = np.concatenate([network.run(image[None]) for image in images])
+    np.testing.assert_array_equal(network.run(images), one_by_one)
+
+
 def test_a_pytorch_program_concatenates_at_one_scale(kinds: Int8File) -> None:
     """As ExecuTorch's XNNPACK asks for; it fails where the file is run."""
     network = kinds.description
