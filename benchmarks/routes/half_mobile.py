@@ -20,7 +20,7 @@ from akgp.params import Augment, Training
 from akgp.pruning import prune
 from akgp.training import train
 from experiments.defaults import taught
-from experiments.mobile import NETWORKS, SIDE, WEIGHTS, sources, trained
+from experiments.mobile import NETWORKS, SIDE, TRAINING, WEIGHTS, sources, trained
 
 RATIO, EPOCHS = 0.5, 6
 
@@ -56,8 +56,13 @@ def main(names: Annotated[list[str] | None, typer.Argument(metavar="NETWORK")] =
     """Train what is not trained yet of the dense networks, then of their halves."""
     torch.set_num_threads(1)
     images, validation = sources()
-    params = Training(epochs=EPOCHS, keep="last", precision="fp32", augment=Augment(crop_padding=SIDE // 8))
     for name in names or NETWORKS:
+        params = Training(
+            **(TRAINING[name] | {"epochs": EPOCHS}),
+            keep="last",
+            precision="fp32",
+            augment=Augment(crop_padding=SIDE // 8),
+        )
         dense, file = trained(name, 0, images, validation).eval(), half_file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         state = torch.load(file, weights_only=True) if file.exists() else None
