@@ -25,6 +25,7 @@ from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.layers import keep_in_float, layers, precisions
 from akgp.quantization.qdq import attributes
+from akgp.quantization.rewriting import restore_hard_swish
 from akgp.quantization.tables import round_alike
 from akgp.quantization.weight_sharing import FOUR_BITS, share_layers
 from akgp.quantization.weights import make_safe
@@ -76,6 +77,8 @@ def quantize(
         with guarded(failure):
             prepare(fp32_path, prepared)
         floating = onnx.load(str(prepared))
+        restore_hard_swish(floating)
+        onnx.save(floating, str(prepared))
         precision = precisions(floating, params.precision)
         floats = [
             node.name

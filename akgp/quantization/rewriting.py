@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,34 @@ def use_integer_operations(model: ModelProto) -> None:
             nodes.append(node)
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
+
+
+def restore_hard_swish(model: ModelProto) -> None:
+    """Replace, in place, x · hardsigmoid(x) by HardSwish, which onnxruntime's preparation has taken apart.
+
+    As one function of one tensor it is rounded once, and every runtime but onnxruntime has a kernel for it.
+    """
+    from onnx import helper
+
+    body = model.graph
+    uses = Counter(name for node in body.node for name in node.input)
+    gates = {node.output[0]: node for node in body.node if _is_gate(node) and uses[node.output[0]] == 1}
+    nodes: list[NodeProto] = []
+    for node in body.node:
+        gate = next((gates[name] for name in node.input if name in gates), None)
+        if node.op_type == "Mul" and gate is not None and gate.input[0] in node.input:
+            nodes.remove(gate)
+            nodes.append(helper.make_node("HardSwish", gate.input, node.output, node.name))
+        else:
+            nodes.append(node)
+    body.ClearField("node")
+    body.node.extend(nodes)
+
+
+def _is_gate(node: NodeProto) -> bool:
+    """Whether it computes hardsigmoid(x) = max(0, min(1, x / 6 + 1 / 2))."""
+    given = {"alpha": 0.2, "beta": 0.5} | attributes(node)
+    return node.op_type == "HardSigmoid" and abs(given["alpha"] - 1 / 6) < 1e-6 and given["beta"] == 0.5
 
 
 def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:
