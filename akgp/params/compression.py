@@ -173,8 +173,10 @@ class Download(Section):
 class Quantize(Section):
     """Static int8: unsigned activations a tensor, signed weights a channel."""
 
-    calibration: Literal["minmax", "entropy", "percentile"] = Field(
-        "minmax", description="how activation ranges are chosen: minmax | entropy | percentile"
+    calibration: Literal["auto", "minmax", "averaged", "entropy", "percentile"] = Field(
+        "auto",
+        description="how activation ranges are chosen: minmax (of all images) | averaged (of every four, on "
+        "average) | entropy | percentile; auto: minmax, or averaged where int8 loses much by that",
     )
     images: Annotated[int, Field(ge=1)] = Field(
         512, description="images of the calibration split used, at most"

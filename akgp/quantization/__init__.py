@@ -1,5 +1,6 @@
 """int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic."""
 
+from akgp.quantization.average_ranges import average_ranges
 from akgp.quantization.bias_correction import correct_biases
 from akgp.quantization.checking import QuantizationError, require_finite
 from akgp.quantization.equalization import equalize
@@ -19,6 +20,7 @@ __all__ = [
     "Plan",
     "QuantizationError",
     "Verification",
+    "average_ranges",
     "convolution_kernels",
     "correct_biases",
     "equalize",

@@ -38,7 +38,12 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 """Calibration images in memory at a time, with all their activations."""
-METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+AVERAGED = 4
+"""Images whose extremes are averaged with those of others: fewer clip more, more let one image count."""
+METHODS = {
+    "auto": "MinMax", "minmax": "MinMax", "averaged": "MinMax",
+    "entropy": "Entropy", "percentile": "Percentile",
+}  # fmt: skip
 """How onnxruntime calls them."""
 
 
@@ -52,8 +57,9 @@ def quantize(
 ) -> Kernels:
     """Quantize a float ONNX graph and write it; returns the kernels of its convolutions.
 
-    Activation ranges: `minmax` takes the extremes over the calibration images, `percentile` cuts
-    off 0.001 % and `entropy` minimises the Kullback-Leibler divergence of the histograms.
+    Activation ranges: `minmax` and `auto` take the extremes over the calibration images, `averaged` the mean
+    over every four images of their extremes, `percentile` cuts off 0.001 % and `entropy` minimises the
+    Kullback-Leibler divergence of the histograms.
 
     Args:
         fp32_path: as `export_onnx` writes it.
@@ -70,7 +76,8 @@ def quantize(
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    reader = _Batches(_checked(fp32_path, inputs)[: params.images])
+    averaged = params.calibration == "averaged"
+    reader = _Batches(_checked(fp32_path, inputs)[: params.images], AVERAGED if averaged else BATCH)
     failure = f"{fp32_path}: onnxruntime cannot quantize it"
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
@@ -99,7 +106,8 @@ def quantize(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod[METHODS[params.calibration]],
-                extra_options={"CalibStridedMinMax": 1},  # merged batch by batch, in bounded memory
+                # Averages over batches; or extremes, merged batch by batch in bounded memory.
+                extra_options={"CalibMovingAverage": True} if averaged else {"CalibStridedMinMax": 1},
                 calibration_cache_path=ranges,
             )
         graph = onnx.load(str(quantized))
@@ -151,8 +159,8 @@ class _Batches:
     With CalibStridedMinMax it asks for ranges of batches, one after another, by `set_range`.
     """
 
-    def __init__(self, inputs_NCHW: NDArray[np.float32]) -> None:
-        self.batches = np.array_split(inputs_NCHW, -(-len(inputs_NCHW) // BATCH))
+    def __init__(self, inputs_NCHW: NDArray[np.float32], size: int) -> None:
+        self.batches = np.array_split(inputs_NCHW, -(-len(inputs_NCHW) // size))
         self.remaining = iter(self.batches)
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from akgp.quantization import (
     Judgement,
     Measures,
     Plan,
+    average_ranges,
     convolution_kernels,
     correct_biases,
     equalize,
@@ -38,6 +39,7 @@ from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
 PLAN, TO_EDIT, COMPARISON = "precision.csv", "precision.yaml", "qat.csv"
+AVERAGED = "averaged_ranges"
 BUDGETS = ("agreement", "bytes", "latency_ms", "download")
 BESIDE_INT8: tuple[Precision, ...] = ("float", "int4")
 
@@ -114,6 +116,9 @@ def _candidates(
     learned = params.model_copy(
         update={
             "precision": made[qat.STUDENT].planned.precision,
+            "calibration": _calibration(bool(made[qat.STUDENT].improvement.get(AVERAGED)))
+            if params.calibration == "auto"
+            else params.calibration,
             **dict.fromkeys(BUDGETS),
             "equalization": False,
             "bias_correction": False,
@@ -146,15 +151,27 @@ def _candidate(
     return Candidate(file, *_improved(floating, inputs, params, measures, file))
 
 
+def _calibration(averaged: bool) -> str:
+    """What `calibration: auto` has come to."""
+    return "averaged" if averaged else "minmax"
+
+
 def _improved(
     floating: Path, inputs: Tensor, params: Quantize, measures: Measures, model_file: Path
 ) -> tuple[Plan, dict[str, float]]:
-    """Equalise, give each layer its precision, correct biases, as far as params.yaml asks for, in both files.
+    """Choose ranges, equalise, give each layer its precision, correct biases, as far as params.yaml asks for.
+
+    In both files.
 
     Returns:
         The precision of each layer; and for the metrics what came of each.
     """
     judgements: dict[str, Judgement | None] = {}
+    if params.calibration == "auto":
+        judgements[AVERAGED] = averaged = average_ranges(floating, inputs, params, model_file)
+        params = params.model_copy(
+            update={"calibration": _calibration(averaged is not None and averaged.kept)}
+        )
     if params.equalization:
         judgements["equalization"] = equalize(floating, inputs, params, model_file)
     planned = plan(floating, inputs, params, measures)

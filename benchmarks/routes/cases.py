@@ -28,7 +28,7 @@ from akgp.evaluation import predict_logits
 from akgp.models import Spec, create
 from akgp.params import Quantize
 from akgp.pruning import prune
-from akgp.quantization import correct_biases, equalize, export_onnx, quantize
+from akgp.quantization import average_ranges, correct_biases, equalize, export_onnx, quantize
 from akgp.workspace import Workspace
 from benchmarks.routes import half_mobile
 from experiments.defaults import MEAN_STD, cifar10
@@ -77,6 +77,9 @@ class Case:
         file, floating, params = self.folder / "int8.onnx", self.folder / "equalized.onnx", Quantize()
         floating.write_bytes(self.float_file.read_bytes())  # which equalization changes
         quantize(floating, self.calibration, params, file)
+        averaged = average_ranges(floating, self.calibration, params, file)
+        if averaged and averaged.kept:
+            params = Quantize(calibration="averaged")
         equalize(floating, self.calibration, params, file)
         correct_biases(floating, self.calibration, file)
         write_metadata(file, self.preprocessing, None)
