@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": {"io", "params"},
     "origin": {"params", "stages", "workspace"},
     "sweep": LIBRARY | {"orchestration", "recipes", "stages", "workspace"},
-    "doctor": {"params", "recipes"},
+    "doctor": {"params", "recipes", "training"},
     "precheck": {"doctor", "microcontroller", "params", "runtimes", "stages"},
     "cli": LIBRARY
     | {"doctor", "orchestration", "origin", "precheck", "recipes", "stages", "sweep", "workspace"},
