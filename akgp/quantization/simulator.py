@@ -20,7 +20,7 @@ import numpy as np
 
 from akgp.quantization.integer_kernels import KERNELS, Array, Quantized, clipped, max_pool
 from akgp.quantization.qdq import attributes, reference
-from akgp.quantization.tables import FUNCTIONS, is_clear, table
+from akgp.quantization.tables import FUNCTIONS, is_clear, magnitudes, table
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -133,7 +133,7 @@ def quantized(value: Any, scale: Array, zero: Array, floating: Counter[str]) -> 
     ):
         x = value.inputs[0]
         values = table(value.node, x.scale, x.zero)
-        if not is_clear(values, scale, zero):
+        if not is_clear(values, magnitudes(value.node, x.scale, x.zero), scale, zero):
             floating[value.node.op_type] += 1
         steps = np.rint(values / float(scale))[x.q] + zero.astype(np.float64)
     else:

@@ -34,7 +34,7 @@ FUNCTIONS = frozenset(
     ]
 )
 APPROXIMATION = 2.0**-20
-"""Largest error of a float32 approximation: relative, and absolute below 1; tests require half of it."""
+"""Largest error of a float32 approximation, as a share of its `magnitudes`; tests require half of it."""
 DIVISION = 2.0**-14
 """Largest error of a float32 division by the scale, in steps, for results of up to 256 steps."""
 CANDIDATES, FINENESS = 4000, 2.0**-18
@@ -56,26 +56,49 @@ def round_alike(model: ModelProto) -> None:
             continue  # the function or its result stays in floating point
         zero_in = graph.constant(inputs.zero_point) if inputs.zero_point else np.zeros((), np.uint8)
         values = table(node, graph.constant(inputs.scale), zero_in)
+        sizes = magnitudes(node, graph.constant(inputs.scale), zero_in)
         (quantizer,) = quantizers
         scale, zero = graph.constant(quantizer.input[1]), graph.constant(quantizer.input[2])
         larger = scale.astype(np.float64) * (1 + FINENESS * np.arange(CANDIDATES))
         clear = (
-            each.astype(scale.dtype) for each in larger if is_clear(values, each.astype(scale.dtype), zero)
+            each.astype(scale.dtype)
+            for each in larger
+            if is_clear(values, sizes, each.astype(scale.dtype), zero)
         )
         graph.write(quantizer.input[1], next(clear, scale))
 
 
 def table(node: NodeProto, scale: NDArray[np.float32], zero: NDArray[Any]) -> Values:
     """The function's value at each of the 256 integers, float64."""
-    inputs = (np.arange(256) - int(zero)).astype(np.float32) * scale
-    (values,) = reference(node, (inputs.astype(np.float64),))
+    (values,) = reference(node, (_every(scale, zero),))
     return values
 
 
-def is_clear(values: Values, scale: NDArray[np.float32] | np.float32, zero: NDArray[Any]) -> bool:
-    """Whether no value lies, within the errors of float32, in the middle between two of the 256 steps."""
+def magnitudes(node: NodeProto, scale: NDArray[np.float32], zero: NDArray[Any]) -> Values:
+    """What errors of its float32 approximation are a share of, at each of the 256 integers.
+
+    The value itself, or 1 if it is less; of HardSwish, which is x times a number in [0, 1], |x|.
+    """
+    if node.op_type == "HardSwish":
+        return np.abs(_every(scale, zero))
+    return np.maximum(1, np.abs(table(node, scale, zero)))
+
+
+def _every(scale: NDArray[np.float32], zero: NDArray[Any]) -> Values:
+    """What the 256 integers stand for."""
+    return ((np.arange(256) - int(zero)).astype(np.float32) * scale).astype(np.float64)
+
+
+def is_clear(
+    values: Values, sizes: Values, scale: NDArray[np.float32] | np.float32, zero: NDArray[Any]
+) -> bool:
+    """Whether no value lies, within the errors of float32, in the middle between two of the 256 steps.
+
+    Args:
+        values, sizes: as `table` and `magnitudes` give them.
+    """
     exact = values / float(scale)
-    errors = APPROXIMATION * np.maximum(1, np.abs(values)) / float(scale) + DIVISION
+    errors = APPROXIMATION * sizes / float(scale) + DIVISION
     inside = (exact + int(zero) > -1) & (exact + int(zero) < 256)  # beyond, all are clipped alike
     distance = np.abs(exact - np.floor(exact) - 0.5)
     return bool((distance > errors)[inside].all())

@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.simulator import simulate
-from akgp.quantization.tables import APPROXIMATION, FUNCTIONS, is_clear, round_alike, table
+from akgp.quantization.tables import APPROXIMATION, FUNCTIONS, is_clear, magnitudes, round_alike, table
 from akgp.runtimes.onnxruntime import session
 
 RUN = sorted(FUNCTIONS - {"Celu", "Mish", "Selu", "Softsign"})
@@ -50,7 +50,8 @@ def test_the_runtime_approximates_no_worse_than_is_assumed(function: str) -> Non
     single = x.astype(np.float32)
     (computed,) = session(model.SerializeToString(), threads=1).run(None, {"x": single})
     exact = ReferenceEvaluator(model).run(None, {"x": single.astype(np.float64)})[0]
-    assert (np.abs(computed - exact) <= APPROXIMATION * np.maximum(1, np.abs(exact)) / 2).all()
+    sizes = np.abs(x) if function == "HardSwish" else np.maximum(1, np.abs(exact))
+    assert (np.abs(computed - exact) <= APPROXIMATION * sizes / 2).all()
 
 
 @pytest.mark.parametrize("function", RUN)
@@ -61,15 +62,16 @@ def test_every_integer_is_rounded_alike_whatever_the_approximation(function: str
     for _ in range(20):
         scale, zero = float(generator.uniform(0.01, 0.08)), int(generator.integers(60, 200))
         model = graph(function, scale, zero, 1 / 255, 0)
-        values = table(model.graph.node[2], np.float32(scale), np.uint8(zero))
+        node, given = model.graph.node[2], (np.float32(scale), np.uint8(zero))
+        values, sizes = table(node, *given), magnitudes(node, *given)
         low, high = min(values.min(), 0), values.max()
         out, zero_out = np.float32((high - low) / 255), round(-low / (high - low) * 255)
         model = graph(function, scale, zero, float(out), zero_out)
-        unclear += not is_clear(values, out, np.uint8(zero_out))
+        unclear += not is_clear(values, sizes, out, np.uint8(zero_out))
         round_alike(model)
         used = Qdq(model).constant("t")
-        assert out <= used <= 1.02 * out and is_clear(values, used, np.uint8(zero_out))
-        error = APPROXIMATION * np.maximum(1, np.abs(values))
+        assert out <= used <= 1.02 * out and is_clear(values, sizes, used, np.uint8(zero_out))
+        error = APPROXIMATION * sizes
         steps = [np.clip(np.rint((values + e) / float(used)) + zero_out, 0, 255) for e in (-error, 0, error)]
         assert (steps[0] == steps[1]).all() and (steps[1] == steps[2]).all()
         images = every(scale, zero)
@@ -80,6 +82,16 @@ def test_every_integer_is_rounded_alike_whatever_the_approximation(function: str
 
 
 def test_a_scale_on_a_boundary_is_told() -> None:
-    values = np.linspace(0, 1, 256)
-    assert is_clear(values, np.float32(1 / 255), np.uint8(0))
-    assert not is_clear(values + 0.5 / 255, np.float32(1 / 255), np.uint8(0))
+    values, ones = np.linspace(0, 1, 256), np.ones(256)
+    assert is_clear(values, ones, np.float32(1 / 255), np.uint8(0))
+    assert not is_clear(values + 0.5 / 255, ones, np.float32(1 / 255), np.uint8(0))
+
+
+def test_a_hard_swish_of_small_numbers_is_clear() -> None:
+    """Its error is a share of its input, however small; an absolute one would be steps of such a scale."""
+    model = graph("HardSwish", 1e-5, 128, 4e-6, 120)
+    round_alike(model)
+    images = every(1e-5, 128)
+    simulated = simulate(model, images)
+    (logits,) = session(model.SerializeToString(), threads=1).run(None, {"x": images})
+    assert not simulated.floating and (simulated.logits == logits).all()
