@@ -57,7 +57,7 @@ def table(rows: list[Row]) -> str:
         "# Cached views: what they cost in accuracy", "",
         "`python -m experiments.views`: validation top-1, %, of ResNet-20 at half of its MACs, 2,500 images",
         f"of CIFAR-10-J75 at 16×16, {EPOCHS} epochs taught by the dense network; mean over seeds (how many).",
-        "One thread, fp32, Intel Xeon, AVX-512.", "", "| views | top-1 |", "| --- | --- |",
+        "One thread, fp32, AMD EPYC, AVX2 only.", "", "| views | top-1 |", "| --- | --- |",
     ]  # fmt: skip
     for views in VIEWS:
         each = [row["val_top1"] for row in rows if row["views"] == views]
