@@ -44,7 +44,8 @@ PAGE = """# Targets of latency
 *parts*: kernels that were not in the table yet; *cpu_s*: processor time of pruning, timing and that table,
 without the dense network's export.
 
-{machine}. Of {rows} targets {met} are met within 3 % by the pruned network's own file, and {again} when
+{machine}, busy.
+Of {rows} targets {met} are met within 3 % by the pruned network's own file, and {again} when
 that is loaded and timed again.
 
 """
