@@ -72,7 +72,7 @@ def test_every_runtime_computes_the_network(kinds: Int8File, target: Target, tmp
 
 
 def test_an_openvino_file_is_of_a_fixed_size(kinds: Int8File, tmp_path: Path) -> None:
-    """Or it would run several times as long; other numbers of images give the same, to a step of the logits."""
+    """Or it would run several times as long. Other numbers of images give the same, to two steps."""
     needed(TARGETS["openvino"])
     import openvino
 
