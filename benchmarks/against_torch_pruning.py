@@ -29,7 +29,7 @@ from akgp.evaluation.cost import count
 from akgp.models import Spec, create
 from akgp.pruning import prune
 from benchmarks.families import NAMES, PIXELS, tried
-from experiments.resumable import Row, complete
+from experiments.resumable import Row, complete, markdown
 
 RESULTS = Path("results/against-torch-pruning")
 SECONDS, BYTES = 180, 12 * 2**30
@@ -39,7 +39,7 @@ HEADER = """# Pruned by akgp and by torch-pruning
 `python -m benchmarks.against_torch_pruning`, see the head of that file: a ratio of .5, multiples of 8, FPGM,
 random weights. *MACs*: of the dense network's, or why there are none; *s*: processor time of the call, akgp's
 with its check of every cut in float64; *MB*: by how much the process's peak of memory exceeds what it held
-before. One thread of an AMD EPYC (AVX2 only).
+before. One thread. {machines}.
 
 akgp prunes all 23; torch-pruning fails on seven: both RegNets, ResNeXt, ShuffleNet, the Swins, which ask for
 more than 12 GiB, and MaxViT, which takes more than 180 s. On ViT it stops at two thirds of the MACs. Where
@@ -139,11 +139,11 @@ def table(rows: list[Row]) -> str:
             value = found.get((network, tool), {}).get(key, "")
             yield f"{value:.3f}" if isinstance(value, float) and key == "macs" else str(value)
 
-    text = HEADER
+    lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
         cells = [cell for key in ("macs", "processor_seconds", "megabytes") for cell in shown(network, key)]
-        text += f"| {network} | {' | '.join(cells)} |\n"
-    return text
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return markdown(HEADER, rows, plan(), lines)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from akgp.models import Spec, create
 from akgp.params import Quantize
 from akgp.pruning import Pruned, prune
 from akgp.quantization import export_onnx, quantize
-from experiments.resumable import Row, complete
+from experiments.resumable import Row, complete, markdown
 
 NAMES = """
 alexnet vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 squeezenet1_1 mobilenet_v2
@@ -40,7 +40,7 @@ network | pixels | layers cut | MACs at ratio .5 | MACs at macs .5 | prune, s | 
 """
 HEADER = """# Which of torchvision's classifiers are pruned
 
-`python -m benchmarks.families`; docs/reference/families.md says what the columns are.
+`python -m benchmarks.families`; docs/reference/families.md says what the columns are. {machines}.
 
 """
 
@@ -51,6 +51,10 @@ class Network:
 
     network: str
     pixels: int
+
+
+def plan(names: Iterable[str]) -> Iterator[Network]:
+    yield from (Network(name, PIXELS.get(name, 64)) for name in names)
 
 
 def tried(action: Callable[[], Any]) -> Any:
@@ -116,15 +120,14 @@ def table(rows: list[Row]) -> str:
     )
     lines = [f"| {' | '.join(keys)} |", "|" + " --- |" * len(keys)]
     lines += [f"| {' | '.join(str(row.get(key, '')) for key in keys)} |" for row in rows]
-    return HEADER + "\n".join(lines) + "\n"
+    return markdown(HEADER, rows, plan(NAMES.split()), lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", default=NAMES.split())
     names = parser.parse_args().names
-    plan = [Network(name, PIXELS.get(name, 64)) for name in names]
-    complete(Path("results/families"), plan, measured, table)
+    complete(Path("results/families"), plan(names), measured, table)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +27,8 @@ from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, prune
 from akgp.runtimes import RUNTIMES
 from akgp.stages.latency_budget import fitted
-from benchmarks.speed.machine import described, kernels
-from experiments.resumable import Row, complete
+from experiments.machine import kernels
+from experiments.resumable import Row, complete, markdown
 
 TARGETS = {
     ("cifar_resnet20", 32): (1.05, 1.08, 1.1, 1.15, 1.2, 1.22, 1.25),
@@ -44,8 +45,8 @@ PAGE = """# Targets of latency
 *parts*: kernels that were not in the table yet; *cpu_s*: processor time of pruning, timing and that table,
 without the dense network's export.
 
-{machine}, busy.
-Of {rows} targets {met} are met within 3 % by the pruned network's own file, and {again} when
+{machines}, busy.
+Of {done} targets {met} are met within 3 % by the pruned network's own file, and {again} when
 that is loaded and timed again.
 
 """
@@ -71,6 +72,11 @@ class Target:
     network: str
     pixels: int
     faster: float
+
+
+def plan() -> Iterator[Target]:
+    for network, targets in TARGETS.items():
+        yield from (Target(*network, faster) for faster in targets)
 
 
 @lru_cache(maxsize=1)
@@ -124,13 +130,11 @@ def table(rows: list[Row]) -> str:
     said = ((row, row.get("refused") or row.get("missed")) for row in rows)
     notes = [f"- {row['network']}, {row['asked']}: {why}" for row, why in said if why]
     lines += ["", *notes]
-    head = PAGE.format(machine=described(), rows=len(rows), met=met[0], again=met[1])
-    return head + "\n".join(lines) + "\n"
+    return markdown(PAGE, rows, plan(), lines, met=met[0], again=met[1])
 
 
 def main() -> None:
-    plan = [Target(*network, faster) for network, targets in TARGETS.items() for faster in targets]
-    complete(RESULTS / kernels(), plan, measured, table)
+    complete(RESULTS / kernels(), plan(), measured, table)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ them as recovery, taught by the dense network. Validation top-1 of the last epoc
 over the seeds (how many). *akgp* cuts everywhere (its share is what was asked, met within 2 %), *inside*
 leaves the residual streams whole, the default of the pipeline; *torch-pruning* removes one ratio from every
 layer, *global* by the scores of all layers. In cifar_resnet20 torch-pruning's cut of the parameter-free
-shortcuts does not run, so the streams were kept from it. One thread, fp32, AMD EPYC, 2 cores, AVX2 only.
-Runs of the plan: {done} of {planned}.
+shortcuts does not run, so the streams were kept from it. One thread, fp32.
+{machines}. Runs of the plan: {done} of {planned}.
 
 | network | tool | MACs | before recovery | after | less than dense |
 | --- | --- | --- | --- | --- | --- |

@@ -159,8 +159,8 @@ ResNet-18. On ResNet-20 criteria by the weights alone do as well at half of the 
 (the dense cifar_resnet20 trained for 24 epochs at 16×16, the others for 8 at 32×32),
 the MACs of all met within 2 %, two epochs over 5,000 of the images as recovery, taught by the dense network
 at 0.3: short, so that what a criterion leaves can be told from what training brings back. Validation top-1 of
-the last epoch, %, mean ± standard error over the seeds (how many). One thread, fp32, AMD EPYC, 2 cores, AVX2
-only, busy (seconds are wall time). Runs of the plan: {done} of {planned}.
+the last epoch, %, mean ± standard error over the seeds (how many). One thread, fp32,
+busy (seconds are wall time). {machines}. Runs of the plan: {done} of {planned}.
 
 taylor, obd and knowledge are weighed by what a filter costs. By the loss alone (the same runs of
 cifar_resnet20 at commit e9514e0) they recovered to 64.55, 63.06 and 64.25 at half of the MACs, to
@@ -207,7 +207,7 @@ def table(rows: list[Row]) -> str:
         ]
         cells += [spread(lost), f"{mean(row['prune_seconds'] for row in each):.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return markdown(ABOUT.replace("{summary}", summary(arms)), rows, plan(), lines)
+    return markdown(ABOUT, rows, plan(), lines, summary=summary(arms))
 
 
 def main(

@@ -29,7 +29,7 @@ from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune
 from akgp.training import Objective, TrainingError, cross_entropy, train
-from experiments.resumable import Row, complete
+from experiments.resumable import Row, complete, markdown
 
 RESULTS = Path("results/defaults")
 WEIGHTS = Path("runs/defaults")
@@ -220,7 +220,7 @@ ABOUT = """# Batch size and learning rate by the number of images
 
 `AKGP_CIFAR10=DIR python -m experiments.defaults`, see the head of that file: validation top-1, %, of the kept
 epoch; mean over the seeds (how many). Rows: images a step; columns: learning rate for 128 images, scaled
-linearly with the batch. One thread, fp32, AMD EPYC (AVX2). Runs of the plan: {done} of {planned}.
+linearly with the batch. One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
 The rule (`akgp/params/training_defaults.py`), the power of two nearest the square root of the images,
 takes 32, 32, 64 and 128 images a step for the four sizes, at 0.2: best, or within a point of the best,
@@ -240,18 +240,17 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         cells = found[row["network"], row["images"], row["start"]]
         cells[row["batch"], row["rate"]].append(row["val_top1"])
-    lines = [ABOUT.format(done=len(rows), planned=len(list(plan())))]
+    lines: list[str] = []
     for (network, images, start), cells in sorted(found.items(), key=lambda item: (item[0][2], item[0])):
         rates = sorted({rate for _, rate in cells})
-        lines += [f"## {network}, {images:,} images, {EPOCHS[images]} epochs, {start}", ""]
+        lines += ["", f"## {network}, {images:,} images, {EPOCHS[images]} epochs, {start}", ""]
         lines.append("| batch | " + " | ".join(f"{rate:g}" for rate in rates) + " |")
         lines.append("| --- " * (len(rates) + 1) + "|")
         for batch in sorted({batch for batch, _ in cells}):
             each = [cells.get((batch, rate), []) for rate in rates]
             said = [f"{mean(values):.1f} ({len(values)})" if values else "" for values in each]
             lines.append(f"| {batch} | " + " | ".join(said) + " |")
-        lines.append("")
-    return "\n".join(lines)
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

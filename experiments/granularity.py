@@ -143,7 +143,7 @@ ABOUT = """# Channels or kernels
 two epochs of recovery those of [criteria](../criteria/table.md), by l1. *Kept*: the MACs without those of
 zero weights. *Executed*: what a runtime for dense tensors computes, which does not skip a kernel of zeros; no
 runtime of akgp does. Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many).
-One thread, fp32, AMD EPYC, 2 cores, AVX2 only. Runs of the plan: {done} of {planned}.
+One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
 | removed | MACs kept | executed | channels that went | before recovery | after | less than dense |
 | --- | --- | --- | --- | --- | --- | --- |

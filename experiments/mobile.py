@@ -30,7 +30,7 @@ from akgp.params import Augment, Network, Quantize, Training
 from akgp.quantization import average_ranges, correct_biases, export_onnx, quantize
 from akgp.training import cross_entropy, train
 from experiments.defaults import MEAN_STD, cifar10
-from experiments.resumable import Row, complete
+from experiments.resumable import Row, complete, markdown
 
 RESULTS, WEIGHTS = Path("results/mobile"), Path("runs/mobile")
 NETWORKS, SEEDS = ("mobilenet_v3_small", "efficientnet_b0"), (0, 1, 2)
@@ -46,7 +46,7 @@ ABOUT = """# What int8 costs mobile networks
 images of CIFAR-10-J75 at 64×64, calibrated with 512 of them, judged on 10,000 other training images. Ranges
 are those of `calibration: auto`: EfficientNet-B0 had 13.03 % in int8 by the extremes of all images.
 Agreement: share of these images that int8 classifies as the float network does.
-Intel Xeon, 2 cores, AVX-512-VNNI.
+{machines}. Runs of the plan: {done} of {planned}.
 
 | network | seed | float, % | int8, % | agreement, % | corrected, % | agreement, % | kept |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -134,7 +134,7 @@ def table(rows: list[Row]) -> str:
         if len(mine) > 1:
             means = [f"**{mean(row[key] for row in mine):.2f}**" for key in keys]
             lines.append("| " + " | ".join([name, "mean", *means, ""]) + " |")
-    return ABOUT + "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

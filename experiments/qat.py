@@ -34,7 +34,7 @@ from akgp.pruning import prune
 from akgp.quantization import correct_biases, equalize, export_onnx, fake_quantized, quantize
 from akgp.training import cross_entropy, train
 from experiments import defaults, mobile
-from experiments.resumable import Row, complete, spread
+from experiments.resumable import Row, complete, markdown, spread
 
 RESULTS = Path("results/qat")
 RESNET, MOBILENET = "cifar_resnet20", "mobilenet_v3_small"
@@ -174,17 +174,21 @@ def int8_of(network: nn.Module, images: Tensor, file: Path, ranges: Path | None)
 KEYS = ("student_float", "student", "control_float", "control", "qat")
 
 
+ABOUT = """# Quantization-aware training against training as long in float
+
+`AKGP_CIFAR10=DIR python -m experiments.qat`, see the head of that file: half of the filters of every layer
+removed, recovered by distillation, then trained on in float (control) and with int8's rounding (qat). Top-1,
+%, of 5,000 images of CIFAR-10-J75 by which nothing was chosen; gain: of qat over the control, points, ± the
+standard error of the difference over the images (last line: over the seeds). One thread, fp32. {machines}.
+Runs of the plan: {done} of {planned}.
+
+| network | seed | student, float | int8 | control, float | int8 | qat, int8 | gain |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
 def table(rows: list[Row]) -> str:
-    lines = [
-        "# Quantization-aware training against training as long in float", "",
-        "`AKGP_CIFAR10=DIR python -m experiments.qat`, see the head of that file: half of the filters of",
-        "every layer removed, recovered by distillation, then trained on in float (control) and with int8's",
-        f"rounding (qat). Top-1, %, of {JUDGING:,} images of CIFAR-10-J75 by which nothing was chosen; gain:",
-        "of qat over the control, points, ± the standard error of the difference over the images (last line:",
-        "over the seeds). One thread, fp32, AMD EPYC, 2 cores, AVX2 only.", "",
-        "| network | seed | student, float | int8 | control, float | int8 | qat, int8 | gain |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+    lines = []
     for name in EPOCHS:
         mine = [row for row in rows if row["network"] == name]
         for row in mine:
@@ -193,7 +197,7 @@ def table(rows: list[Row]) -> str:
         if len(mine) > 1:
             means = [mean(row[key] for row in mine) for key in KEYS]
             lines.append(_line(name, "mean", means, spread([row["qat"] - row["control"] for row in mine])))
-    return "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def _line(name: str, seed: str, values: list[float], gain: str) -> str:

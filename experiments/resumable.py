@@ -1,17 +1,27 @@
-"""A table of runs that is resumed: written after each run; started again, the missing ones are done."""
+"""A table of runs that is resumed: written after each run; started again, the missing ones are done.
+
+Each row says on which machine and with which commit it was measured: a table may be begun on one and ended on
+another.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
 import torch
 
+from experiments.machine import described
+
+CODE = ("akgp", "experiments", "benchmarks")
 Row = dict[str, Any]
 Run = TypeVar("Run")
 """A dataclass that says what is done."""
@@ -34,11 +44,19 @@ def complete(
         if any(asked.items() <= row.items() for row in rows):
             continue
         start = time.perf_counter()
-        rows.append(asked | measured(run) | {"seconds": round(time.perf_counter() - start, 1)})
+        seconds = round(time.perf_counter() - start, 1)
+        rows.append(asked | measured(run) | {"seconds": seconds, "machine": described(), "commit": commit()})
         print(rows[-1], flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
         (folder / "table.md").write_text(table(rows), encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + if its code has been changed since."""
+    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    head = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    return head + "+" * bool(git(["git", "status", "--porcelain", "--", *CODE]).stdout)
 
 
 def spread(values: list[float]) -> str:
@@ -47,6 +65,17 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.2f}{error} ({len(values)})"
 
 
-def markdown(about: str, rows: list[Row], plan: Iterable[Run], lines: Iterable[str]) -> str:
-    """A table below `about`, in which {done} and {planned} are the numbers of runs."""
-    return about.format(done=len(rows), planned=len(list(plan))) + "\n".join(lines) + "\n"
+def machines(rows: list[Row]) -> str:
+    """The machines that the rows were measured on, with their numbers of rows if there are several."""
+    counts = Counter(str(row["machine"]) for row in rows)
+    return "; ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.items())
+
+
+def markdown(about: str, rows: list[Row], plan: Iterable[Run], lines: Iterable[str], **values: object) -> str:
+    """A table below `about`, where {done} and {planned} are numbers of runs and {machines} their machines.
+
+    Args:
+        values: what else stands in braces there.
+    """
+    known = {"done": len(rows), "planned": len(list(plan)), "machines": machines(rows)}
+    return about.format(**known, **values) + "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
 """What K cached views of each image cost in accuracy, against asking the teacher in every step.
 
 `AKGP_CIFAR10=DIR python -m experiments.views`: the dense network of `experiments.scope` (seed 0) teaches its
-copy, pruned inside the blocks to half of the MACs, on 2,500 of its images at 16×16 for 20 epochs; all is
-judged on 10,000 others, by the last epoch. Writes results/views/table.json and table.md after each run;
-started again, it does those that are missing.
+copy, pruned inside the blocks to half of the MACs, on 2,500 of its images at 16×16 for 10, 20 and 40 epochs;
+all is judged on 10,000 others, by the last epoch. Writes results/views/table.json and table.md after each
+run; started again, it does those that are missing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 import torch
 import typer
@@ -20,24 +19,27 @@ from akgp.distillation import Distillation, Teacher, ask_teachers
 from akgp.params import Distill
 from akgp.pruning import prune
 from experiments import scope
-from experiments.resumable import Row, complete
+from experiments.resumable import Row, complete, markdown, spread
 
 RESULTS = Path("results/views")
-IMAGES, EPOCHS, SEEDS = 2500, 20, (0, 1)
-VIEWS = (None, 2, 5, 10)
+IMAGES, SEEDS = 2500, (0, 1, 2)
+EPOCHS = (10, 20, 40)
+VIEWS = (None, 5, 10, 20)
 
 
 @dataclass(frozen=True)
 class Run:
-    """views: None: the teacher is asked in the step."""
+    """views: fewer than the epochs; None: the teacher is asked in the step."""
 
+    epochs: int
     views: int | None
     seed: int
 
 
 def plan() -> Iterator[Run]:
     for seed in SEEDS:
-        yield from (Run(views, seed) for views in VIEWS)
+        for epochs in EPOCHS:
+            yield from (Run(epochs, views, seed) for views in VIEWS if (views or 0) < epochs)
 
 
 def measured(run: Run) -> Row:
@@ -47,23 +49,34 @@ def measured(run: Run) -> Row:
     images, validation = scope.sources(0)
     images = images.take(torch.arange(IMAGES))
     data = ask_teachers([Teacher([teacher])], None, images, validation, validation.take(torch.arange(1000)))
-    params = Distill(strategy="fixed", w0=0.3, teacher_views=run.views, training=scope.settings(EPOCHS))
+    params = Distill(strategy="fixed", w0=0.3, teacher_views=run.views, training=scope.settings(run.epochs))
     rows = [epoch.row for epoch in Distillation(student, data, params, seed=run.seed)]
     return {"val_top1": rows[-1]["val_top1"]}
 
 
+ABOUT = """# Cached views: what they cost in accuracy
+
+`AKGP_CIFAR10=DIR python -m experiments.views`, see the head of that file: validation top-1, %, of the last
+epoch, ResNet-20 at half of its MACs, 2,500 images of CIFAR-10-J75 at 16×16, taught by the dense network;
+mean ± standard error over the seeds (how many). One thread, fp32. {machines}. Runs of the plan: {done} of
+{planned}.
+
+| epochs | views | top-1 | lost |
+| --- | --- | --- | --- |
+"""
+
+
 def table(rows: list[Row]) -> str:
-    lines = [
-        "# Cached views: what they cost in accuracy", "",
-        "`python -m experiments.views`: validation top-1, %, of ResNet-20 at half of its MACs, 2,500 images",
-        f"of CIFAR-10-J75 at 16×16, {EPOCHS} epochs taught by the dense network; mean over seeds (how many).",
-        "One thread, fp32, AMD EPYC, AVX2 only.", "", "| views | top-1 |", "| --- | --- |",
-    ]  # fmt: skip
-    for views in VIEWS:
-        each = [row["val_top1"] for row in rows if row["views"] == views]
-        if each:
-            lines.append(f"| {views or 'asked in the step'} | {mean(each):.2f} ({len(each)}) |")
-    return "\n".join(lines) + "\n"
+    """Markdown: a line for each number of epochs and of views; what is lost is paired by seed."""
+    found = {(row["epochs"], row["views"], row["seed"]): row["val_top1"] for row in rows}
+    lines = []
+    for epochs, views in dict.fromkeys((row["epochs"], row["views"]) for row in rows):
+        seeds = [seed for seed in SEEDS if (epochs, views, seed) in found]
+        top1 = [found[epochs, views, seed] for seed in seeds]
+        lost = [found[epochs, None, seed] - value for seed, value in zip(seeds, top1, strict=True)]
+        shown = spread(lost) if views else ""
+        lines.append(f"| {epochs} | {views or 'asked in the step'} | {spread(top1)} | {shown} |")
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:

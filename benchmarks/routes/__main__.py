@@ -21,7 +21,7 @@ from benchmarks.routes.cases import CASES, TRAINED, Case
 from benchmarks.routes.measuring import C, measured
 from benchmarks.routes.table import table
 from benchmarks.routes.ways import WAYS
-from benchmarks.speed.machine import kernels
+from experiments.machine import kernels
 from experiments.resumable import complete
 
 RESULTS = Path("results/routes")

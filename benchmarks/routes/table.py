@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import sqrt
 
-from benchmarks.speed.machine import described
-from experiments.resumable import Row
+from experiments.resumable import Row, machines
 
 ABOUT = """# Every route from a network to a runtime
 
 `AKGP_CIFAR10=DIR python -m benchmarks.routes`, see the head of that file. akgp's rows are one int8
 file, written in five formats; beside them the quantizers of onnxruntime (its defaults, and per
 channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and 256 calibration images
-(64 where nothing is trained). {machine}, busy with other work.
+(64 where nothing is trained). {machines}, busy with other work.
 
 - *as the oracle*: images of which all logits are bit for bit those of the exact integer arithmetic.
   *class as float*: of which the class is the float student's.
@@ -44,7 +43,7 @@ def table(rows: list[Row]) -> str:
     """Markdown: a table for each network, in the order in which they were measured, and the goals."""
     again = sorted(row["a_a"]["median"] for row in rows if "a_a" in row) or [1.0]
     cut = len(again) // 20
-    text = [ABOUT.format(machine=described(), low=again[cut], high=again[-1 - cut])]
+    text = [ABOUT.format(machines=machines(rows), low=again[cut], high=again[-1 - cut])]
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
         text += [f"## {network}", "", _line(HEAD), _line(["---"] * len(HEAD))]

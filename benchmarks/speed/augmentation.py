@@ -24,7 +24,7 @@ from torch import Tensor
 from akgp.data.augmentation import augmented, draw
 from akgp.data.mixing import mixed_pixels
 from akgp.params import Augment
-from benchmarks.speed.machine import described
+from experiments.machine import described
 
 RESULTS = Path("results/speed")
 SIZES = {32: 128, 224: 16}

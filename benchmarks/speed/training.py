@@ -27,7 +27,7 @@ from akgp.models import cifar_resnet
 from akgp.params import Distill, Training
 from akgp.pruning import prune
 from akgp.training import Epoch, Objective, autocast_dtype, cross_entropy, train
-from benchmarks.speed.machine import described
+from experiments.machine import described
 
 RESULTS = Path("results/speed")
 BATCH, STEPS, ROUNDS = 128, 6, 7

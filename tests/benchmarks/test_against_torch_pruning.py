@@ -11,7 +11,7 @@ from benchmarks.against_torch_pruning import TOOLS, plan, table
 def test_every_network_is_given_to_both_and_a_refusal_stands_in_its_place() -> None:
     runs = list(plan())
     assert len(runs) == len(set(runs)) and {run.tool for run in runs} == set(TOOLS)
-    measured = {"macs": 0.25, "processor_seconds": 1.5, "megabytes": 20}
+    measured = {"macs": 0.25, "processor_seconds": 1.5, "megabytes": 20, "machine": "A"}
     text = table([asdict(runs[0]) | measured, asdict(runs[1]) | measured | {"macs": "it cannot be traced"}])
     assert f"| {runs[0].network} | 0.250 | it cannot be traced | 1.5 | 1.5 | 20 | 20 |" in text
 

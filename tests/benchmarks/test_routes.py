@@ -14,7 +14,7 @@ RATIO = {"median": 2.6, "low": 2.5, "high": 2.7}
 def row(way: str, **given: Any) -> dict[str, Any]:
     made = {
         "network": "net", "way": way, "images": 200, "as_float": 199, "top1": 50.0, "bytes": 1000, "ms": 0.5,
-        "times": RATIO, "times_same": RATIO, "a_a": RATIO,
+        "times": RATIO, "times_same": RATIO, "a_a": RATIO, "machine": "A",
     }  # fmt: skip
     return made | given
 
@@ -39,7 +39,7 @@ def test_a_row_says_what_was_measured(rows: list[dict[str, Any]]) -> None:
 def test_an_untrained_network_has_no_accuracy_and_a_refusal_its_message(rows: list[dict[str, Any]]) -> None:
     untrained = row("akgp, onnxruntime", network="other")
     del untrained["top1"]
-    refused = {"network": "net", "way": "akgp, C", "refused": "Softmax cannot be exported"}
+    refused = {"network": "net", "way": "akgp, C", "refused": "Softmax cannot be exported", "machine": "A"}
     text = table([*rows, refused, untrained])
     assert "| akgp, onnxruntime | not trained |" in text
     assert "| akgp, C | refused: Softmax cannot be exported |" in text

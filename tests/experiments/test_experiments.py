@@ -295,7 +295,7 @@ def test_the_defaults_are_measured_on_four_sizes_and_two_networks_each_run_once(
     assert {run.images for run in runs} == set(defaults.EPOCHS) == {600, 1078, 5000, 40000}
     assert {run.network for run in runs} == set(defaults.SIDE)
     assert all(run.training.learning_rate == run.rate * run.batch / 128 for run in runs)
-    rows = [asdict(run) | {"val_top1": 40.0 + run.seed} for run in runs]
+    rows = [asdict(run) | {"val_top1": 40.0 + run.seed, "machine": "A"} for run in runs]
     table = defaults.table(rows)
     assert f"{len(runs)} of {len(runs)}" in table and "| 32 |" in table and "40.5 (2)" in table
 
@@ -308,26 +308,28 @@ def test_an_ablation_changes_one_thing_and_says_what_it_gains() -> None:
         if name.startswith(("views", "loss", "averages")):
             assert given.model_dump() != base and arm.epochs == 16
     rows = [
-        asdict(ablation.Run(seed, changed)) | {"val_top1": top1 + seed, "dense_top1": 70.0 + seed}
+        asdict(ablation.Run(seed, changed))
+        | {"val_top1": top1 + seed, "dense_top1": 70.0 + seed, "machine": "AB"[seed]}
         for seed in (0, 1)
         for changed, top1 in (("nothing", 71.0), ("epochs: 32", 72.5))
     ]
     text = ablation.table(rows)
     assert "| epochs: 32 | 73.00 ± 0.50 (2) | 1.50 ± 0.00 (2) | 2.50 ± 0.00 (2) |" in text
-    assert f"Runs of the plan: 4 of {2 * len(ablation.ARMS)}." in text
+    assert f"A (2); B (2). Runs of the plan: 4 of {2 * len(ablation.ARMS)}." in text
 
 
 def test_scope_compares_at_equal_cost() -> None:
     """Iterative pruning costs no more than at once, and its phases share one decay of the learning rate."""
     runs = list(scope.plan())
-    assert len(set(runs)) == len(runs) == 24
+    assert len(set(runs)) == len(runs) == 30
     for macs, steps in scope.STEPS.items():
         costs = [sum(epochs * (3 * share + 1) for share, epochs in each)
                  for each in (steps, scope.Run(0, macs).steps)]  # fmt: skip
         assert steps[-1][0] == macs and 0.97 < costs[0] / costs[1] <= 1
     phases = [scope.part_of(done, 4)(step, 5, scope.settings(1)) for done in range(4) for step in range(1, 6)]
     assert phases[4] == 1 and phases[5:] == sorted(phases[5:], reverse=True)
-    row = {"seed": 0, "val_top1": 70.0, "macs_share": 0.5, "params_share": 0.5, "latency_share": 0.8}
+    row = {"seed": 0, "val_top1": 70.0, "macs_share": 0.5, "params_share": 0.5, "latency_share": 0.8,
+           "machine": "A"}  # fmt: skip
     text = scope.table(
         [
             asdict(scope.Run(0, schedule="labels")) | row,
@@ -339,7 +341,7 @@ def test_scope_compares_at_equal_cost() -> None:
 
 def test_mobile_tables_a_network_a_line_and_its_mean() -> None:
     row = {"network": "mobilenet_v3_small", "float": 70.0, "int8": 60.0, "int8_agreement": 80.0,
-           "corrected": 69.0, "corrected_agreement": 95.0, "kept": True}  # fmt: skip
+           "corrected": 69.0, "corrected_agreement": 95.0, "kept": True, "machine": "A"}  # fmt: skip
     text = mobile.table([row | {"seed": 0}, row | {"seed": 1, "corrected": 68.0}])
     assert "| mobilenet_v3_small | 0 | 70.00 | 60.00 | 80.00 | 69.00 | 95.00 | yes |" in text
     assert "| mobilenet_v3_small | mean | **70.00** | **60.00** | **80.00** | **68.50** |" in text
@@ -374,8 +376,8 @@ def test_torch_pruning_is_compared_with_a_row_of_the_criteria(
     (tmp_path / "table.json").write_text(json.dumps([asked | row]), encoding="utf-8")
     monkeypatch.setattr(criteria, "RESULTS", tmp_path)
     run = against_torch_pruning.Run("resnet18", 1, "akgp")
-    found = asdict(run) | against_torch_pruning.measured(run)
-    failed = {"network": "resnet18", "seed": 1, "tool": "torch-pruning", "dense": 71.0, "error": "no"}
+    found = asdict(run) | against_torch_pruning.measured(run) | {"machine": "A"}
+    failed = {"network": "resnet18", "tool": "torch-pruning", "dense": 71.0, "error": "no", "machine": "A"}
     lines = against_torch_pruning.table([found, failed]).splitlines()[-2:]
     assert lines == [
         "| resnet18 | akgp | 0.500 | 10.00 (1) | 66.00 (1) | 5.00 (1) |",
@@ -386,7 +388,8 @@ def test_torch_pruning_is_compared_with_a_row_of_the_criteria(
 def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
     plan = list(criteria.plan())
     assert len(plan) == len(set(plan)) == 3 * 3 * 2 * len(criteria.NAMES)
-    row = {"network": "resnet18", "macs": 0.5, "dense": 70.0, "before": 20.0, "prune_seconds": 1.0}
+    row = {"network": "resnet18", "macs": 0.5, "dense": 70.0, "before": 20.0, "prune_seconds": 1.0,
+           "machine": "A"}  # fmt: skip
     text = criteria.table(
         [row | {"seed": seed, "criterion": name, "after": after + seed}
          for name, after in (("fpgm", 60.0), ("knowledge", 65.0)) for seed in (0, 2)]
@@ -398,22 +401,23 @@ def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
 
 
 def test_a_table_is_resumed_after_the_last_run(tmp_path: Path) -> None:
-    runs = [views.Run(number, seed) for seed in (0, 1) for number in (None, 2)]
+    runs = [views.Run(20, number, seed) for seed in (0, 1) for number in (None, 5)]
     done: list[views.Run] = []
 
     def measured(run: views.Run) -> dict[str, Any]:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(run)
-        return {"val_top1": 60.0 + run.seed}
+        return {"val_top1": 60.0 + run.seed - (run.views or 0)}
 
     with pytest.raises(KeyboardInterrupt):
         complete(tmp_path, runs, measured, views.table)
     rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert [(row["views"], row["seed"]) for row in rows] == [(None, 0), (2, 0), (None, 1)] and done == runs[
+    assert [(row["views"], row["seed"]) for row in rows] == [(None, 0), (5, 0), (None, 1)] and done == runs[
         :3
     ]
     done.clear()
     complete(tmp_path, runs, measured, views.table)
     assert done == runs[3:]
-    assert "| asked in the step | 60.50 (2) |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| 20 | 5 | 55.50 ± 0.50 (2) | 5.00 ± 0.00 (2) |" in text
