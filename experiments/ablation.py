@@ -61,6 +61,7 @@ ARMS = {
     "epochs: 32": Arm(epochs=32),
     "views: mixup": Arm(augment={"mixup": 1.0}),
     "views: cutmix": Arm(augment={"cutmix": 1.0}),
+    "views: mixup of half": Arm(augment={"mixup": 1.0, "mix_share": 0.5}),
     "loss: labels": Arm(distill={"strategy": "labels"}),
     "loss: fixed": Arm(distill={"strategy": "fixed"}),
     "loss: teacher": Arm(distill={"strategy": "teacher"}),

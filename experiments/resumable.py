@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
@@ -44,8 +43,9 @@ def complete(
         if any(asked.items() <= row.items() for row in rows):
             continue
         start = time.perf_counter()
+        row = asked | measured(run)
         seconds = round(time.perf_counter() - start, 1)
-        rows.append(asked | measured(run) | {"seconds": seconds, "machine": described(), "commit": commit()})
+        rows.append(row | {"seconds": seconds, "machine": described(), "commit": commit()})
         print(rows[-1], flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
@@ -54,9 +54,14 @@ def complete(
 
 def commit() -> str:
     """The commit that is checked out, with a + if its code has been changed since."""
-    git = partial(subprocess.run, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
-    head = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-    return head + "+" * bool(git(["git", "status", "--porcelain", "--", *CODE]).stdout)
+    changed = _git("status", "--porcelain", "--", *CODE)
+    return _git("rev-parse", "--short", "HEAD").strip() + "+" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", check=True)
+    return done.stdout
 
 
 def spread(values: list[float]) -> str:

@@ -92,9 +92,9 @@ def test_what_differs_is_named_with_both_values(tmp_path: Path, old: str, new: s
 
 def test_parameters_that_change_no_artifact_are_left_out(tmp_path: Path) -> None:
     ran(tmp_path)
-    (tmp_path / "params.yaml").write_text(SETTINGS + "ray: {workers: 2}\nevaluate: {rounds: 5}\n")
+    (tmp_path / "params.yaml").write_text(SETTINGS + "ray: {workers: 2}\nevaluate: {rounds: 6}\n")
     assert origin.outdated(tmp_path, "quantize") == ""
-    assert "evaluate.rounds 20 (now 5)" in origin.outdated(tmp_path, "evaluate")
+    assert "evaluate.rounds 20 (now 6)" in origin.outdated(tmp_path, "evaluate")
 
 
 def test_a_run_that_was_interrupted_halfway(tmp_path: Path) -> None:

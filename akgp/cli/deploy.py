@@ -70,15 +70,17 @@ def verify(
 def _other(source: Int8File, against: str | None, scratch: Path) -> tuple[Path, Runtime]:
     """The file to compare, and its runtime; written here for a runtime of another format."""
     from akgp.data import DataError
+    from akgp.deployment.package import model_file
     from akgp.deployment.targets import TARGETS
     from akgp.runtimes import RUNTIMES, require_installed, runtime_for
 
     runtime = RUNTIMES.get(against or "onnxruntime")
     if runtime is None:
         assert against is not None
-        if not Path(against).is_file():
+        file = model_file(Path(against))
+        if not file.is_file():
             raise DataError(f"--against {against}: no such file, and no runtime: {', '.join(RUNTIMES)}")
-        return Path(against), runtime_for(against)
+        return file, runtime_for(file)
     require_installed(runtime)
     if source.path.suffix in runtime.suffixes:
         return source.path, runtime
@@ -95,7 +97,7 @@ def bench(
         list[str] | None, typer.Option(help="time every file in it; may be repeated; default: the file's own")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="of each runtime, and cores that are used")] = 1,
-    rounds: Annotated[int, typer.Option(min=3, max=1000, help="each times every file once")] = 40,
+    rounds: Annotated[int, typer.Option(min=6, max=1000, help="each times every file once")] = 40,
     seed: Annotated[int, typer.Option(help="of the input, the order and the intervals")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -115,7 +117,7 @@ def bench(
         files = [located(model, folder) for model, folder in zip(models, folders, strict=True)]
         rows = bench(files, runtime or (), image_shape(files[0]), params, seed)
     if as_json:
-        timed = [asdict(row) | {"verdict": row.ratio.verdict} for row in rows]
+        timed = [asdict(row) | {"verdict": row.verdict} for row in rows]
         say_json(threads=threads, rounds=rounds, seed=seed, timed=timed)
     else:
         typer.echo(table(rows, params))

@@ -34,13 +34,15 @@ def pack(
     """
     from akgp.deployment import download
     from akgp.deployment.package import model_file
+    from akgp.deployment.targets import Int8File
     from akgp.io.atomic import atomic_file
     from akgp.quantization.weight_sharing import share_weights
-    from akgp.runtimes.onnx_file import read_onnx
 
     file = model_file(model)
     target = output or file.with_suffix(download.SUFFIX)
-    read_onnx(file)
+    Int8File(file).checked()
+    if target.resolve() == file.resolve():
+        raise typer.BadParameter(f"{target}: is the model itself", param_hint="--output")
     with tempfile.TemporaryDirectory() as folder:
         shared = file
         if centroids is not None:

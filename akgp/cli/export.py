@@ -12,12 +12,13 @@ from akgp.cli.common import Json, is_here, say_json
 from akgp.cli.deploy import HERE, Model
 
 if TYPE_CHECKING:
+    from akgp.data import IndexedSource
     from akgp.deployment.targets import Int8File, Target
     from akgp.params import Params
     from akgp.reporting.targets import Row
 
 app = typer.Typer()
-C = "c"
+NAME, C = "network", "c"
 """The target that is source code: no runtime runs it, and its exactness is proven when it is written."""
 
 
@@ -33,7 +34,7 @@ def export(
     check: Annotated[
         bool, typer.Option(help="run and time each on the test images of this workspace")
     ] = True,
-    name: Annotated[str, typer.Option(help="c: prefix of names in C")] = "network",
+    name: Annotated[str, typer.Option(help="c: prefix of names in C")] = NAME,
     cores: Annotated[
         str, typer.Option(help="c: count instructions under emulation, of M0, M3, M4F, M7, M33, M55")
     ] = "",
@@ -62,16 +63,25 @@ def export(
         if each not in (*TARGETS, C):
             raise typer.BadParameter(f"{each}: must be one of {', '.join([*TARGETS, C])}", param_hint="--to")
     targets = chosen([each for each in names if each != C])
+    for option, given in (("--name", name != NAME), ("--cores", cores), ("--flash", flash), ("--ram", ram)):
+        if given and C not in names:
+            raise typer.BadParameter(f"is for the target {C} alone, got --to {to}", param_hint=option)
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         _ = source.description  # refuses what cannot be exported before anything is written
+        for target in targets:
+            if (output / target.file).resolve() == source.path.resolve():
+                raise typer.BadParameter(f"{output}: {target.file} there is the model", param_hint="--output")
+        images = _images(source) if check and targets else None  # before anything is written, too
         said = []
         if C in names:
             _require_fit(source, flash, ram, model)
             said = [_c(source.path, output, name, _listed(cores))]
         output.mkdir(parents=True, exist_ok=True)
         files = {target.name: target.write(source, output) for target in targets}
-        rows = _measured(source, targets, files, Path(scratch)) if check and targets else []
+        if files:
+            said += _preprocessing(source.path, output)
+        rows = _measured(source, targets, files, images, Path(scratch)) if images else []
     if as_json:
         written = [{"target": target, "file": str(file)} for target, file in files.items()]
         say_json(model=model, files=written, measured=rows, c=said or None)
@@ -110,14 +120,38 @@ def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
     )
 
 
-def _measured(source: Int8File, targets: list[Target], files: dict[str, Path], scratch: Path) -> list[Row]:
+def _preprocessing(model: Path, output: Path) -> list[str]:
+    """Write preprocessing.json beside files that cannot hold it; a line if the model has none."""
+    from akgp.data import DataError
+    from akgp.deployment.package import write_preprocessing
+
+    try:
+        write_preprocessing(output, model)
+    except DataError as error:
+        return [f"{output}: without preprocessing.json: {error}"]
+    return []
+
+
+def _images(source: Int8File) -> IndexedSource:
+    """The test images of this workspace."""
+    from akgp.data import DataError
+    from akgp.deployment.model_files import split_for
+
+    try:
+        return split_for(source.path, Path())
+    except DataError as error:
+        raise DataError(f"{error}; --no-check writes the files without running them") from error
+
+
+def _measured(
+    source: Int8File, targets: list[Target], files: dict[str, Path], images: IndexedSource, scratch: Path
+) -> list[Row]:
     """A row for each target, on the test images of this workspace."""
     from akgp import params
     from akgp.deployment.agreement import oracle
     from akgp.deployment.measurement import measure
-    from akgp.deployment.model_files import split_for
 
-    images, settings = split_for(source.path, Path()), params.load()
+    settings = params.load()
     exact, dense = oracle(source, images), _dense(source, settings, scratch)
     seed = settings.seed
     return [

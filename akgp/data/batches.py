@@ -18,10 +18,9 @@ from torch import Tensor
 from akgp.data.augmentation import augmented, draw
 from akgp.data.images import Images
 from akgp.data.mixing import Mixed, mixed_pixels
+from akgp.data.normalization import normalize
 from akgp.data.views import VIEW, Views
 from akgp.params import Augment
-
-NCHW = torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,9 @@ class IndexedSource:
 
     mean, std: of each channel, in units of 255.
     positions: [N] into `pixels` alone, not labels or columns; None: all of them, in order.
+
+    Raises:
+        ValueError: pixels, labels, mean or std are not as above.
     """
 
     pixels: Pixels
@@ -146,6 +148,25 @@ class IndexedSource:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     positions: Tensor | None = None
     views: Views | None = None
+
+    def __post_init__(self) -> None:
+        kind = getattr(self.pixels, "dtype", torch.uint8)  # of what is not in memory, known when it is read
+        if kind != torch.uint8 or len(self.pixels.shape) != 4:
+            raise ValueError(
+                f"pixels must be uint8 [N, C, H, W], 0 to 255, got {kind} {list(self.pixels.shape)}"
+            )
+        images = self.pixels.shape[0] if self.positions is None else len(self.positions)
+        if self.labels.dtype != torch.int64 or self.labels.shape != (images,):
+            raise ValueError(
+                f"labels must be int64 [{images}], one an image, got {self.labels.dtype} "
+                f"{list(self.labels.shape)}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.pixels.shape[1] or (name == "std" and min(values) <= 0):
+                raise ValueError(
+                    f"{name} must be {self.pixels.shape[1]} numbers{' above 0' * (name == 'std')}, one a "
+                    f"channel, got {list(values)}"
+                )
 
     @classmethod
     def of(cls, images: Images, mean: Sequence[float], std: Sequence[float]) -> IndexedSource:
@@ -265,33 +286,3 @@ class IndexedSource:
         columns = {name: column[index] for name, column in self.columns.items()}
         columns |= {} if view is None else {VIEW: view}
         return Batch(index, inputs, self.labels[index], columns, mixed)
-
-
-def normalize(
-    pixels: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
-) -> Tensor:
-    """(pixels / 255 − mean) / std, by channel.
-
-    Args:
-        pixels: uint8 [N, C, H, W].
-        mean, std: [C], in units of 255.
-    """
-    shape = (1, len(mean), 1, 1)
-    # pixels · scale − shift: one product and one difference a pixel.
-    scale = 1 / (255 * torch.tensor(std, device=pixels.device).view(shape))
-    shift = torch.tensor(mean, device=pixels.device).view(shape) / torch.tensor(
-        std, device=pixels.device
-    ).view(shape)
-    return in_memory_format(pixels.float() * scale - shift, torch.channels_last if channels_last else NCHW)
-
-
-def in_memory_format(images_NCHW: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """The images in this memory format, strides included; copied only if they are in another.
-
-    With one channel both formats have the same memory, so `contiguous` leaves the strides unchanged; but a
-    convolution chooses the format of its output by the strides. `view` sets them.
-    """
-    if memory_format is NCHW:
-        return images_NCHW.contiguous().flatten().view(images_NCHW.shape)
-    images_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
-    return images_NHWC.flatten().view(images_NHWC.shape).permute(0, 3, 1, 2)

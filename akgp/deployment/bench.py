@@ -28,6 +28,11 @@ class Timed:
     latency: Latency
     ratio: Ratio
 
+    @property
+    def verdict(self) -> str:
+        """Whether it is faster or slower; empty for the first file against itself, which is neither."""
+        return "" if self.name == AGAIN else self.ratio.verdict
+
 
 def bench(
     files: Sequence[Path], runtimes: Sequence[str], shape: Sequence[int], params: Evaluate, seed: int
@@ -103,7 +108,7 @@ def table(rows: Sequence[Timed], params: Evaluate) -> str:
         time, ratio = row.latency, row.ratio
         cells = ["", ""]
         if row is not rows[0]:
-            cells = [f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})", ratio.verdict]
+            cells = [f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})", row.verdict]
         milliseconds = f"{time.median_ms:.3f} ({time.low_ms:.3f}–{time.high_ms:.3f})"
         lines.append([row.name, row.runtime, milliseconds, *cells])
     clock = "CPU time" if params.threads == 1 else "wall time"

@@ -40,6 +40,15 @@ def complete(folder: Path, summary: Summary, license: str | None) -> None:
     write_json(folder / PREPROCESSING, {"source": summary.source} | _needed(summary))
 
 
+def write_preprocessing(folder: Path, model: Path) -> None:
+    """Write the preprocessing of a model's file beside other files of it, which cannot hold it.
+
+    Raises:
+        DataError: it has none.
+    """
+    write_json(folder / PREPROCESSING, _needed(read_preprocessing(model)))
+
+
 def write_metadata(file: Path, preprocessing: Preprocessing, license: str | None) -> None:
     """Add preprocessing and license to the metadata of a model's file, in place."""
     needed = _needed(preprocessing)

@@ -9,7 +9,7 @@ from typing import Any
 
 from akgp import params
 from akgp.data import DataError, read_image
-from akgp.data.batches import normalize
+from akgp.data.normalization import normalize
 from akgp.deployment import release
 from akgp.deployment.image_files import ImageFiles
 from akgp.deployment.package import model_file, read_preprocessing
@@ -57,6 +57,11 @@ class Classifier:
             logits = self.network.run(inputs.numpy())
         except GraphError as error:
             raise GraphError(f"{image}: {error}") from error
+        if logits.shape[1:] != (len(self.expected.classes),):
+            raise GraphError(
+                f"{image}: the network gives {list(logits.shape[1:])} logits for "
+                f"{len(self.expected.classes)} classes"
+            )
         # In float64, and a stable order: equal logits are listed by class.
         shares = torch.from_numpy(logits)[0].double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()

@@ -14,6 +14,7 @@ from akgp.distillation.run import (
     training_of,
 )
 from akgp.distillation.strategies import distillation_objective, teacher_weights
+from akgp.distillation.strategies.heads import check_heads
 from akgp.distillation.strategies.self_distillation import SelfDistillation, self_distillation_loss
 from akgp.distillation.strategies.several_teachers import LearnedTeachers
 from akgp.distillation.teacher_weight.answers import (
@@ -40,6 +41,7 @@ __all__ = [
     "WeightEstimate",
     "ask_teachers",
     "calibration_temperature",
+    "check_heads",
     "compute_of",
     "cross_fitted",
     "distillation_loss",

@@ -82,11 +82,14 @@ def ask_teachers(
         device: where they compute; afterwards they are on the CPU.
 
     Raises:
-        ValueError: as `profile_data` and `out_of_fold`.
+        ValueError: the networks differ in their number of classes, or as `profile_data` and `out_of_fold`.
     """
 
     def outputs(networks: Sequence[Teacher]) -> TeacherOutputs:
-        logits = mean_teacher(torch.stack([each.out_of_fold_logits(images, device) for each in networks]))
+        answers = [each.out_of_fold_logits(images, device) for each in networks]
+        if len(classes := {each.shape[1] for each in answers}) > 1:
+            raise ValueError(f"teachers must know the same classes, got {sorted(classes)} of them")
+        logits = mean_teacher(torch.stack(answers))
         held_out = torch.stack([each.held_out_logits(calibration, device) for each in networks])
         profile = profile_data(
             mean_teacher(held_out), calibration.labels, train_logits=logits, train_labels=images.labels
@@ -96,6 +99,9 @@ def ask_teachers(
         return TeacherOutputs(logits, held_out, profile)
 
     taught, of_dense = outputs(teachers), None if dense is None else outputs([dense])
+    if of_dense and of_dense.logits.shape != taught.logits.shape:
+        known = [each.logits.shape[1] for each in (of_dense, taught)]
+        raise ValueError("dense must know the classes of the teachers: {} and {}".format(*known))
     judges = [taught]
     if of_dense and all(len(each.networks) == 1 for each in teachers):
         judges.append(of_dense)

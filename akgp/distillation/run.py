@@ -23,7 +23,7 @@ from akgp.distillation.strategies import (
     teacher_weights,
 )
 from akgp.distillation.strategies.inputs import ObjectiveInputs
-from akgp.distillation.strategies.self_distillation import heads_macs
+from akgp.distillation.strategies.self_distillation import SelfDistillation, heads_macs
 from akgp.distillation.strategies.several_teachers import LearnedTeachers
 from akgp.distillation.teacher_weight.answers import WeightEstimate, estimate_w0
 from akgp.distillation.teacher_weight.branches import train_measured
@@ -42,7 +42,8 @@ class Distilled:
 
     student: the given network, with the weights to keep, in eval mode on the CPU.
     weights: float32 [N] in [0, 1], the teacher's for each training image; None where the strategy has none
-        before training.
+        before training. Mixed images have the teacher alone, whatever these are.
+    teacher_passes: over the training images, by each teacher.
     profile: of the data.
     w0: as measured; None where it was given, or the strategy has none.
     shares: float [K], each teacher's share of the teachers' weight; None if they are averaged. For a
@@ -52,10 +53,19 @@ class Distilled:
 
     student: nn.Module
     weights: Tensor | None
+    teacher_passes: int
     profile: DataProfile
     w0: WeightEstimate | None
     shares: Tensor | None
     training: Training
+
+    @property
+    def mean_weight(self) -> float | None:
+        """Of the teacher, in [0, 1], over the images as they are trained on, the mixed ones among them."""
+        if self.weights is None:
+            return None
+        mixed = self.training.augment.mixed_share
+        return mixed + (1 - mixed) * float(self.weights.mean())
 
 
 class Distillation:
@@ -123,12 +133,18 @@ class Distillation:
             views = self._ask_about_views()
             objective = self.objective()
             splits = (self.images(), self.data.validation)
-            for epoch in train(self.student, *splits, objective=objective, **self._common()):
-                yield replace(epoch, state=epoch.state | views)
+            try:
+                for epoch in train(self.student, *splits, objective=objective, **self._common()):
+                    yield replace(epoch, state=epoch.state | views)
+            finally:
+                if isinstance(objective, SelfDistillation):
+                    objective.remove_hooks()
             if isinstance(objective, LearnedTeachers):
                 shares = _mean_shares(objective, self.student, self.data, self.device)
-        student = self.student.cpu()
-        self.result = Distilled(student, self.weights(), self.data.profile, estimate, shares, self.training)
+        passes = (self.params.teacher_views or self.params.epochs) if self._asks_teachers() else 0
+        self.result = Distilled(
+            self.student.cpu(), self.weights(), passes, self.data.profile, estimate, shares, self.training
+        )
 
     def weights(self, w0: float | None = None) -> Tensor | None:
         """The teacher's weight of each training image, see `teacher_weights`; w0: if not that of `params`."""
@@ -155,14 +171,18 @@ class Distillation:
             classes = data.profile.classes
             inputs = ObjectiveInputs(self.student, self.teachers, params, data.example_input, classes, prior)
             return OBJECTIVES[params.strategy](inputs)
-        # Where no image has a weight above 0 the teachers' forward passes would be wasted.
+        teachers = self.teachers if self._asks_teachers(w0) else []
+        return distillation_objective(teachers, params, prior=prior)
+
+    def _asks_teachers(self, w0: float | None = None) -> bool:
+        """Whether any image has a teacher's weight above 0: else their forward passes would be wasted."""
         weights = self.weights(w0)
-        any_weight = weights is None or bool((weights > 0).any())
-        return distillation_objective(self.teachers if any_weight else [], params, prior=prior)
+        weighed = weights is None or bool((weights > 0).any())
+        return bool(self.teachers) and (weighed or self.training.augment.mixes)
 
     def _ask_about_views(self) -> dict[str, Any]:
         """Ask the teachers about `params.teacher_views`, if any; the answers, to be kept in the state."""
-        if self.params.teacher_views is None or not self.teachers:
+        if self.params.teacher_views is None or not self._asks_teachers():
             return {}
         self.source, self.teachers, answers = ask_about_views(
             self.source, self.teachers, self.params, classes=self.data.profile.classes, seed=self.seed,
@@ -214,11 +234,10 @@ def compute_of(params: Distill, student: nn.Module, example_input: Tensor) -> fl
     Raises:
         ValueError: it cannot have the heads that params name, see `SelfDistillation`.
     """
-    if params.w0_source == "branches":
-        return 1 + (params.epochs - params.training.epochs) / params.training.epochs
-    if not params.facts.heads:
-        return 1.0
-    return 1 + heads_macs(student, params, example_input) / count(student, example_input).macs
+    compute = params.epochs / params.training.epochs
+    if params.facts.heads:
+        compute += heads_macs(student, params, example_input) / count(student, example_input).macs
+    return compute
 
 
 def _frozen(

@@ -21,11 +21,11 @@ TeacherFn = Callable[[Batch], Tensor]
 def frozen_teacher(
     network: nn.Module, *, dtype: torch.dtype | None = None, channels_last: bool = True
 ) -> TeacherFn:
-    """`network` as a teacher: frozen, in eval mode, computing in `dtype` (None: as its weights are).
+    """`network` as a teacher: in eval mode, without gradients, in `dtype` (None: as its weights are).
 
     It sees every image as the student does, with the same augmentation.
     """
-    network.requires_grad_(False).eval()
+    network.eval()
     settled = False  # the memory format is chosen at the first batch, which shows the images' size
 
     def logits(batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from akgp.deployment.measurement import timing_twin
@@ -17,7 +18,9 @@ PIXEL_VALUES = 256
 CODE = 4096
 """Bytes of the kernels' machine code that are assumed; 2 to 3 kB were counted on the cores of `emulator`."""
 STACK = 512
-"""Bytes of stack that are assumed; 0.4 kB were measured."""
+"""Bytes of stack that are assumed, beside the logits; 0.4 kB were measured."""
+CLASS_NAME = 20
+"""Bytes that are assumed of the name of a class and the pointer to it."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Need:
     """Bytes that a network takes of a device; the program around it is not counted.
 
     Attributes:
-        flash: weights, parameters, tables and kernels.
-        ram: the arena and the stack.
+        flash: weights, parameters, tables, kernels, names of classes and the test vector.
+        ram: the arena and the stack, on which the logits lie.
         layer: the one that runs while most of the arena is in use.
     """
 
@@ -53,8 +56,10 @@ def need(network: Description) -> Need:
     constants = Constants()
     made = plan(network, constants)
     largest = max(made.costs, key=lambda cost: cost.ram)
-    tables = network.input.shape[0] * PIXEL_VALUES
-    return Need(constants.flash + tables + CODE, made.arena.size + STACK, largest.name)
+    tables, classes = network.input.shape[0] * PIXEL_VALUES, network.output.shape[0]
+    test_vector = int(np.prod(network.input.shape)) + classes
+    flash = constants.flash + tables + CODE + CLASS_NAME * classes + test_vector
+    return Need(flash, made.arena.size + STACK + classes, largest.name)
 
 
 def need_of(model: nn.Module, example: Tensor) -> Need:

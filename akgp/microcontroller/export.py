@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from akgp import __version__
 from akgp.data import Preprocessing
-from akgp.data.batches import normalize
+from akgp.data.normalization import normalize
 from akgp.deployment.package import digest, model_file, read_preprocessing
 from akgp.microcontroller.emulator import CORES, Emulation, EmulationError, emulate
 from akgp.microcontroller.filling import filled
@@ -32,6 +32,11 @@ from akgp.quantization import QuantizationError
 from akgp.quantization.description import Description, describe
 from akgp.quantization.simulator import quantized, simulate
 
+HEADERS = """
+assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg
+stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype
+"""
+"""Of the C library: a NAME.h on the compiler's path would hide one of the same name."""
 FILES = {
     "host.c": "examples/host/main.c",
     "sketch.ino": "examples/classify/classify.ino",
@@ -59,6 +64,8 @@ def export(
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"--name {name}: must be a C identifier in lower case: letters, digits and _")
+    if name in HEADERS.split():
+        raise ValueError(f"--name {name}: {name}.h would hide the header of the C library")
     unknown = set(cores) - set(CORES)
     if unknown:
         raise ValueError(f"--cores {', '.join(sorted(unknown))}: must be among {', '.join(CORES)}")

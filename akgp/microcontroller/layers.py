@@ -26,24 +26,21 @@ class Layer:
         inputs: their names; of a fused addition the residual is the last.
         output: the activation that is written.
         add: of a convolution or fully connected layer: the addition to its result.
+        add_first: whether that result is its first summand.
     """
 
     operation: Operation
     inputs: tuple[str, ...]
     output: Activation
     add: ops.Add | None = None
-
-    @property
-    def residual(self) -> str | None:
-        """The name of the other summand."""
-        return self.inputs[-1] if self.add else None
+    add_first: bool = True
 
 
 def layers(network: Description) -> tuple[list[Layer], str]:
     """The layers in order, and the name of the activation that holds the logits.
 
     Raises:
-        QuantizationError: names a reshape after which elements would have to be moved.
+        QuantizationError: names a reshape after which elements would have to be moved, or the logits are one.
     """
     source: dict[str, str] = {}  # a reshaped activation's name → that of the one in memory
     flattened: dict[str, Activation] = {}  # a vector's name → the feature map that it is
@@ -62,6 +59,11 @@ def layers(network: Description) -> tuple[list[Layer], str]:
         if isinstance(operation, ops.Gemm) and operation.input.name in flattened:
             operation = _reordered(operation, flattened[operation.input.name])
         made.append(Layer(operation, names, operation.output))
+    if network.output.name in flattened:
+        raise QuantizationError(
+            f"{network.output.name}: C cannot be written for logits that are a flattened feature map, here "
+            f"of {flattened[network.output.name].pixels} pixels, whose channels lie side by side in memory"
+        )
     return list(_fused(made)), source.get(network.output.name, network.output.name)
 
 
@@ -107,6 +109,7 @@ def _fused(made: list[Layer]) -> Iterator[Layer]:
         if added is not None:
             assert isinstance(added.operation, ops.Add)
             (other,) = set(added.inputs) - {layer.output.name}
-            yield Layer(layer.operation, (*layer.inputs, other), added.output, added.operation)
+            first = added.inputs[0] == layer.output.name
+            yield Layer(layer.operation, (*layer.inputs, other), added.output, added.operation, first)
         elif id(layer) not in taken:
             yield layer

@@ -84,11 +84,7 @@ def program(network: Description, about: About) -> Program:
     source = "\n\n".join(
         [
             _opening(about),
-            *(
-                (KERNELS / f"{file}.c").read_text(encoding="utf-8").strip()
-                for file in ORDER
-                if file in kernels
-            ),
+            *(_kernel(file) for file in ORDER if file in kernels),
             *constants.declarations,
             *_texts(about),
             run,

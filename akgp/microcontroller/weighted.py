@@ -38,7 +38,7 @@ def _addition(layer: Layer, name: str, constants: Constants) -> str:
     form = requantization.add(layer.add)
     require(form.proven, layer.add)
     a, b = form.multipliers
-    if layer.add.inputs[0].name != layer.operation.output.name:  # the kernel adds its result as a
+    if not layer.add_first:  # the kernel adds its result as a
         a, b = b, a
     return add_structure(name, form.constant, a, b, constants)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import in_memory_format
+from akgp.data.normalization import in_memory_format
 from akgp.models.eval_mode import eval_mode
 
 log = logging.getLogger(__name__)

@@ -145,6 +145,11 @@ class Distill(Section):
                 "training.augment.mixup and cutmix leave mixed images to the teacher: they need a strategy "
                 f"of {able}, without w0_from: branches, got {self.strategy!r}"
             )
+        if self.w0 is not None and "w0" in facts.reads and self.training.augment.mixed_share == 1:
+            raise ValueError(
+                "w0 weighs images that are not mixed, and there are none: training.augment.mix_share must be "
+                f"below 1, or w0 null, got {self.w0:g}"
+            )
         for key, value, largest in (("alpha", self.alpha, facts.alpha_max), ("w0", self.w0, facts.w0_max)):
             if value is not None and value > largest:
                 raise ValueError(

@@ -34,6 +34,15 @@ def folds_are_trained(params: Params) -> None:
             )
 
 
+def folds_have_their_teachers(params: Params) -> None:
+    """Their networks would be trained for nothing."""
+    if params.folds and not params.distill.facts.teachers:
+        raise ValueError(
+            f"folds: {params.folds}, but distill.strategy {params.distill.strategy!r} asks no teacher: folds "
+            "must be null, or the strategy another one"
+        )
+
+
 def normalization_fits_color(params: Params) -> None:
     channels = 1 if params.data.color == "gray" else 3
     for name, network in params.networks.items():
@@ -115,6 +124,7 @@ RULES: tuple[Callable[[Params], None], ...] = (
     names_are_networks,
     each_teacher_once,
     folds_are_trained,
+    folds_have_their_teachers,
     normalization_fits_color,
     torchvision_sees_color,
     trainings_fit_workers,

@@ -40,7 +40,7 @@ class Strategy:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "labels": Strategy(reads=()),
+    "labels": Strategy(reads=(), teachers=0),
     "teacher": Strategy(mixes=True),
     # Above 1 the label is learnt against: Das & Sanghavi 2023 gain by that where many labels are wrong.
     "fixed": Strategy(reads=("w0", *SOFTENED), w0_max=2.0, mixes=True),

@@ -52,6 +52,11 @@ class Augment(Section):
         """Whether images are mixed with others."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def mixed_share(self) -> float:
+        """The share of the images that are mixed with others."""
+        return self.mix_share if self.mixes else 0.0
+
 
 class Training(Section):
     """One training: SGD with Nesterov momentum or AdamW, warm-up, then decay to zero."""
@@ -72,7 +77,9 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         5e-4, description="L2, adamw: decoupled, where 0.05 is usual; not applied to norms and biases"
     )
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(1.0, description="linear rise from zero")
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="linear rise from zero; null: 1, or a quarter of the epochs if that is less"
+    )
     schedule: Literal["cosine", "linear"] = Field("cosine", description="cosine | linear decay")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each label spread over all classes"
@@ -104,10 +111,15 @@ class Training(Section):
     )
     augment: Augment = Field(default_factory=Augment)
 
+    @property
+    def warmup(self) -> float:
+        """Epochs of the linear rise."""
+        return min(1.0, self.epochs / 4) if self.warmup_epochs is None else self.warmup_epochs
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup}) must be below epochs ({self.epochs})")
         if self.compile and self.cuda_graphs:
             raise ValueError("compile and cuda_graphs are both true: at most one of them may be")
         return self

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from akgp.models.inputs import Example
-from akgp.pruning.bounds import Limit
+from akgp.pruning.amount import MEANING, chosen
+from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.record import Pruned
@@ -39,15 +40,18 @@ def prune_gradually(
     Raises:
         PruningError: `steps` is less than 1, the amount is another one, or as `prune`.
     """
-    if steps < 1:
-        raise PruningError(f"steps must be 1 or more, got {steps}")
+    if not isinstance(steps, int) or steps < 1:
+        raise PruningError(f"steps must be a whole number of 1 or more, got {steps}")
     if steps > 1 and not any(options.get(key) is not None for key in SCHEDULED):
         raise PruningError(f"steps above 1 need one of {', '.join(SCHEDULED)}, got {', '.join(options)}")
+    # Before parts of them are computed, which would hide what was asked.
+    chosen(**{key: options.get(key) for key in MEANING})
+    Rules(options.get("round_to", 8), options.get("layers", {}), options.get("limits", {}))
     pruned: Pruned | None = None
     for step in range(1, steps + 1):
         network = pruned.model if pruned else model
         part = partial_amount(options, step / steps, network, pruned)
-        pruned = prune(network, example_input, **options | part, after=pruned)
+        pruned = prune(network, example_input, **options | part, after=pruned, more_follow=step < steps)
         yield pruned
 
 

@@ -69,6 +69,7 @@ def prune(
     seed: int = 0,
     evidence: Evidence | None = None,
     after: Pruned | None = None,
+    more_follow: bool = False,
 ) -> Pruned:
     """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
@@ -108,6 +109,7 @@ def prune(
         after: what an earlier cut came to, of whose network `model` has the shape, trained or not. Then all
             shares, in `layers` and `limits` too, are of the dense network, and `Pruned.layers` says what
             became of that one. What the earlier cut removed may suffice. See `schedule.prune_gradually`.
+        more_follow: other cuts will; this one need not remove anything.
 
     Raises:
         PruningError: an argument is out of its range; the network cannot be traced (it is scripted, compiled
@@ -127,14 +129,15 @@ def prune(
         )  # fmt: skip
         smaller, removed, deviation = cut_exactly(choose.model, choose.example_input, choose)
         pruned_layers = layers_of(choose, removed)
-        asked = amount != Amount("ratio", 0) and choose.timed is None and after is None
-        if removed.alive.all() and (asked or (rules.remove and after is None)):
-            raise NothingRemoved(_nothing_removed(model, amount, pruned_layers))
+        since = since_dense(pruned_layers, after) if after else pruned_layers
+        asked = bool(rules.remove) or (amount != Amount("ratio", 0) and choose.timed is None)
+        whole = all(layer.pruned_width == layer.dense_width for layer in since)
+        if asked and not more_follow and removed.alive.all() and (after is None or whole):
+            raise NothingRemoved(_nothing_removed(model, amount, since))
         budget = _report(choose, pruned_layers, smaller)
         if (layout := format_of(model)) != torch.contiguous_format:
             smaller.to(memory_format=layout)
         origin = choose.origin.after(choose, removed)
-    since = since_dense(pruned_layers, after) if after else pruned_layers
     return Pruned(smaller, since, budget, deviation, origin, choose.part_ms)
 
 

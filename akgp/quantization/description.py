@@ -21,24 +21,13 @@ from akgp.quantization.layers import layer_of
 from akgp.quantization.operations import Activation, Operation
 from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
 from akgp.quantization.simulator import Pending, Step, quantized, simulate
-from akgp.quantization.tables import FUNCTIONS
+from akgp.quantization.tables import FUNCTIONS, function_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-ELEMENTWISE = FUNCTIONS | {
-    "Abs",
-    "Add",
-    "Clip",
-    "Div",
-    "LeakyRelu",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "Relu",
-    "Sub",
-}
+ARITHMETIC = {"Abs", "Add", "Clip", "Div", "LeakyRelu", "Max", "Min", "Mul", "Neg", "Relu", "Sub"}
+ELEMENTWISE = FUNCTIONS | ARITHMETIC
 """Operations that are a table if all of their inputs but one are single constants."""
 
 
@@ -60,10 +49,16 @@ def describe(model: ModelProto) -> Description:
     """The operations of an int8 file for one image.
 
     Raises:
-        QuantizationError: names the first node that computes something else.
+        QuantizationError: names the first node that computes something else, or an input that is no image
+            of a fixed size.
     """
+    if len(model.graph.input) != 1:
+        names = ", ".join(each.name for each in model.graph.input)
+        raise QuantizationError(f"it must have one input, the images, got {names}")
     (given,) = model.graph.input
     dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim[1:]]
+    if not all(dims):
+        raise QuantizationError(f"the size of its images must be fixed, got {given.name} of {dims}, 0: open")
     # The steps are the same for every image.
     steps = simulate(model, np.zeros((1, *dims), np.float32)).steps
     reader = _Reader(Qdq(model))
@@ -106,6 +101,9 @@ class _Reader:
         known = step.node.op_type in OPERATIONS and len(step.node.output) == 1
         if not known or not all(isinstance(value, Quantized) for value in inputs[: _values(step.node)]):
             refuse(step.node)
+        constants = [value for value in inputs if getattr(value, "name", "") in self.graph.tensors]
+        if constants and step.node.op_type not in WEIGHTED:
+            refuse(step.node, "of a constant tensor")
         if attributes(step.node).get("auto_pad", b"NOTSET") != b"NOTSET":
             refuse(step.node, "with auto_pad")
         return OPERATIONS[step.node.op_type](self, step.node, step)
@@ -171,7 +169,8 @@ def _table(reader: _Reader, name: str, step: Step) -> ops.Table:
     # Two shapes: an activation and one number, added in float32 as all processors do.
     if set(floating) - {"Add of two shapes"} and step.node is not None:
         refuse(step.node, "with values that processors round differently")
-    return ops.Table(_name(step), reader.activation(step.output), reader.activation(x), name, table)
+    function = name if step.node is None else function_name(step.node)
+    return ops.Table(_name(step), reader.activation(step.output), reader.activation(x), function, table)
 
 
 def _weighted(reader: _Reader, node: NodeProto, step: Step, *, rows: bool) -> dict[str, Any]:

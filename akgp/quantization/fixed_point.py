@@ -58,14 +58,16 @@ Function = Callable[[Integers], NDArray[Any]]
 
 
 def fit(function: Function, low_C: Integers, high_C: Integers, factors_C: NDArray[Any]) -> FixedPoint:
-    """The fixed-point form of `function`.
+    """The fixed-point form of `function`; none is proven where sums may have more than LARGEST_SUM bits.
 
     Args:
         function: sums [C, N] → 0 to 255 [C, N]; in each channel it never falls.
         low_C, high_C: the sums that can occur, both included.
         factors_C: its slope, output steps by unit of the sum; positive.
     """
-    assert max(-low_C.min(), high_C.max()) < 2**LARGEST_SUM, "64 bits would not hold the products"
+    if max(-low_C.min(), high_C.max()) >= 2**LARGEST_SUM:  # 64 bits would not hold the products
+        none = np.zeros(len(low_C), np.int64)
+        return FixedPoint(none, none, 0, none, none.astype(bool))
     thresholds_CK = _thresholds(function, low_C, high_C)
     # Where the function is to be compared: it is constant between these sums.
     edges = [low_C[:, None], thresholds_CK - 1, thresholds_CK, high_C[:, None]]

@@ -51,15 +51,17 @@ class Quantized(Affine):
 
     def floats(self) -> Array:
         """float32, as DequantizeLinear computes it."""
-        scale, zero = self.scale, self.zero.astype(np.int32)
-        if scale.ndim:
-            shape = [-1 if axis == self.axis % self.q.ndim else 1 for axis in range(self.q.ndim)]
-            scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return ((self.q.astype(np.int32) - zero).astype(f32) * scale).astype(f32)
+        return (self.centred(f32) * self._by_axis(self.scale)).astype(f32)
 
     def centred(self, kind: type[np.floating[Any]] = np.float64) -> Array:
         """q − zero as floats; in float64 sums of products are exact."""
-        return self.q.astype(kind) - kind(self.zero.reshape(-1)[0])
+        return self.q.astype(kind) - self._by_axis(self.zero).astype(kind)
+
+    def _by_axis(self, values: Array) -> Array:
+        """Scales or zero points in the shape in which they meet the integers."""
+        if values.size == 1:
+            return values.reshape(())
+        return values.reshape([-1 if axis == self.axis % self.q.ndim else 1 for axis in range(self.q.ndim)])
 
     @property
     def largest(self) -> int:
@@ -145,7 +147,7 @@ def _conv(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     begin, end = np.split(np.array(given.get("pads", [0] * 2 * spatial)), 2)
     # ONNX: all begins, then all ends, first axis first. F.pad: (begin, end) by axis, last axis first.
     padding = [int(side) for pair in zip(begin[::-1], end[::-1], strict=True) for side in pair]
-    weights = weight.q.astype(np.float64)
+    weights = weight.centred()
     biases = bias[0].q.astype(np.float64) if bias else np.zeros(len(weights))
     kind = _exact_in(x, weights, biases)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[spatial - 1]
@@ -174,7 +176,7 @@ def _gemm(node: NodeProto, inputs: tuple[Any, ...], scale: Array, zero: Array) -
     x, weight, *bias = inputs
     given = attributes(node)
     left = x.centred().T if given.get("transA") else x.centred()
-    right = weight.q.astype(np.float64)
+    right = weight.centred()
     sums = left @ (right.T if given.get("transB") else right)
     if bias and bias[0] is not None:
         sums = sums + bias[0].q.astype(np.float64)

@@ -176,7 +176,12 @@ class Concat(_Operation):
 
 @dataclass(frozen=True)
 class Table(_Operation):
-    """Any function of one element, also a change of scale. table: uint8 [256], by the input's integer."""
+    """Any function of one element, also a change of scale.
+
+    Attributes:
+        function: its name, with the parameters that are not the usual ones.
+        table: uint8 [256], by the input's integer.
+    """
 
     input: Activation
     function: str

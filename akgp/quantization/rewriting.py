@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def use_integer_operations(model: ModelProto) -> None:
-    """Replace, in place, means over all pixels and batch normalizations that follow no convolution.
+    """Replace, in place, means over all pixels, batch normalizations that follow no convolution, some pools.
 
     Means become GlobalAveragePool: a mean in floating point depends on the order of summation, and so on the
     processor. Batch normalizations, where no convolution can absorb them, become depthwise 1×1 convolutions.
+    Average pools that count their padding, and whose windows may reach past it (ceil_mode), are padded by an
+    operation of its own and count no padding: onnxruntime's integer kernel divides by the whole window.
     """
     from onnx import numpy_helper, shape_inference
 
@@ -30,7 +32,9 @@ def use_integer_operations(model: ModelProto) -> None:
         rank = ranks.get(node.input[0], 0) if node.input else 0
         values = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
         # Axes, scales and shifts must be constants, and the input must have pixels: [N, C, ...].
-        if rank < 3 or not values or len(values) != len(node.input) - 1:
+        if _counts_padding_and_more(node):
+            nodes += _padded_pool(model, node)
+        elif rank < 3 or not values or len(values) != len(node.input) - 1:
             nodes.append(node)
         elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
             nodes += _pooling(model, node)
@@ -68,6 +72,27 @@ def _is_gate(node: NodeProto) -> bool:
     """Whether it computes hardsigmoid(x) = max(0, min(1, x / 6 + 1 / 2))."""
     given = {"alpha": 0.2, "beta": 0.5} | attributes(node)
     return node.op_type == "HardSigmoid" and abs(given["alpha"] - 1 / 6) < 1e-6 and given["beta"] == 0.5
+
+
+def _counts_padding_and_more(node: NodeProto) -> bool:
+    given = attributes(node) if node.op_type == "AveragePool" else {}
+    return bool(given.get("ceil_mode") and given.get("count_include_pad"))
+
+
+def _padded_pool(model: ModelProto, node: NodeProto) -> list[NodeProto]:
+    from onnx import helper
+
+    given = attributes(node)
+    pads = given.pop("pads", [0, 0, 0, 0])
+    del given["count_include_pad"]  # of what is left, everything counts but what lies beyond the map
+    source = node.input[0]
+    nodes = []
+    if any(pads):
+        sides = len(pads) // 2
+        source, amounts = f"{node.output[0]}_padded", f"{node.output[0]}_pads"
+        _constant(model, amounts, np.array([0, 0, *pads[:sides], 0, 0, *pads[sides:]]))
+        nodes = [helper.make_node("Pad", [node.input[0], amounts], [source], f"{node.name}_pad")]
+    return [*nodes, helper.make_node("AveragePool", [source], node.output, node.name, **given)]
 
 
 def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:

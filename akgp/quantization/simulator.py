@@ -82,12 +82,14 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
     for node in model.graph.node:
         inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
         if node.op_type == "QuantizeLinear":
-            q = quantized(inputs[0], inputs[1], inputs[2], simulation.floating)
+            zero = inputs[2] if len(inputs) > 2 else np.zeros((), np.uint8)
+            q = quantized(inputs[0], inputs[1], zero, simulation.floating)
             values[node.output[0]] = simulation.integers[node.output[0]] = q
-            simulation.steps.append(_step(inputs[0], Quantized(inputs[1], inputs[2], q, node.output[0])))
+            simulation.steps.append(_step(inputs[0], Quantized(inputs[1], zero, q, node.output[0])))
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
-            values[node.output[0]] = Quantized(inputs[1], inputs[2], inputs[0], node.input[0], axis)
+            zero = inputs[2] if len(inputs) > 2 else np.zeros((), inputs[0].dtype)
+            values[node.output[0]] = Quantized(inputs[1], zero, inputs[0], node.input[0], axis)
         elif node.op_type == "MaxPool" and isinstance(inputs[0], Quantized):
             values[node.output[0]] = max_pool(node, inputs[0])
             simulation.steps.append(Step(node, inputs, values[node.output[0]]))

@@ -7,32 +7,27 @@ another down. So the output's scale is enlarged, by less than 2 %, until none of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import Qdq, reference
+from akgp.quantization.qdq import Qdq, attributes, reference
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-FUNCTIONS = frozenset(
-    [
-        "Celu",
-        "Elu",
-        "Erf",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Mish",
-        "Selu",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Tanh",
-    ]
-)
+FUNCTIONS = frozenset({"Celu", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid"})
+FUNCTIONS |= {"Softplus", "Softsign", "Tanh"}
+USUAL: Mapping[str, dict[str, Any]] = {
+    "Elu": {"alpha": 1.0},
+    "Gelu": {"approximate": b"none"},
+    "HardSigmoid": {"alpha": float(np.float32(1 / 6)), "beta": 0.5},
+}
+"""Parameters of functions that runtimes know by name."""
+IMPLIED: Mapping[str, dict[str, Any]] = {"HardSigmoid": {"alpha": 0.2}}
+"""ONNX's parameters that are left out, where they are others."""
 APPROXIMATION = 2.0**-20
 """Largest error of a float32 approximation, as a share of its `magnitudes`; tests require half of it."""
 DIVISION = 2.0**-14
@@ -41,6 +36,14 @@ CANDIDATES, FINENESS = 4000, 2.0**-18
 """Number of scales that are tried, and the spacing between them as a share of the original scale."""
 
 Values = NDArray[np.float64]
+
+
+def function_name(node: NodeProto) -> str:
+    """The operation's type; with its parameters where they are not the usual ones."""
+    usual = USUAL.get(node.op_type, {})
+    own = IMPLIED.get(node.op_type, {}) | attributes(node)
+    changed = [f"{key} {value}" for key, value in own.items() if value != usual.get(key)]
+    return " ".join([node.op_type, *changed])
 
 
 def round_alike(model: ModelProto) -> None:

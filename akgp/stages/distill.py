@@ -85,10 +85,9 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
         | {
             "compute": compute_of(params.distill, result.student, data.example_input)
             + recovery_compute(task),
-            "teacher_weight": None if result.weights is None else float(result.weights.mean()),
+            "teacher_weight": result.mean_weight,
             "folds": params.folds,
-            # Over the training images, by each teacher.
-            "teacher_passes": params.distill.teacher_views or params.distill.epochs,
+            "teacher_passes": result.teacher_passes,
         }
         | step_size(result.training)
         | ({"w0": vars(result.w0)} if result.w0 else {})

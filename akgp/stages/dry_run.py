@@ -15,16 +15,16 @@ import torch.distributed as dist
 from torch import nn
 
 from akgp.data import Summary, read_summary
+from akgp.distillation import check_heads
 from akgp.evaluation.cost import count
 from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import Deployed
+from akgp.stages.module_names import check_module_names
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
-from akgp.training import TrainingError
-from akgp.training.freezing import frozen
 from akgp.workspace import StageError, Task
 
 IMAGES = 4
@@ -75,7 +75,9 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     # A generator of its own: the training that follows draws the numbers that it would without this.
     noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     require_finite(model, noise)
-    _check_frozen(model, name, params)
+    check_module_names(model, name, params)
+    if name == params.student and params.distill.facts.heads:
+        check_heads(model, params.distill, example)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
     timed = not ours and (student or name in params.teachers)  # evaluate times these in a runtime
     if timed or (student and params.quantize.precision):  # whose names may match no layer
@@ -90,21 +92,6 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
-
-
-def _check_frozen(model: nn.Module, name: str, params: Params) -> None:
-    """Raise TrainingError if a training names a module to freeze that this network does not have."""
-    trainings = {"teacher": params.teacher}
-    if name == params.student:  # its pruned copy has the same modules
-        trainings["distill.training"] = params.distill.training
-        if schedule := params.prune.schedule:
-            trainings["prune.schedule.recovery"] = schedule.recovery
-    for section, training in trainings.items():
-        try:
-            with frozen(model, training.freeze):
-                pass
-        except TrainingError as error:
-            raise TrainingError(f"{section}.{error}") from None
 
 
 def preview(name: str, pruned: Pruned, macs: float) -> str:

@@ -1,7 +1,7 @@
 """Checks of the networks in params.yaml that need no computation: they import, build, fit their checkpoints.
 
-akgp's CIFAR ResNets without a checkpoint need no check, unless `prune` names layers: torch is imported only
-for the others. Checks that take a forward pass or an export are in `dry_run`.
+akgp's CIFAR ResNets without a checkpoint need no check, unless their modules are named: torch is imported
+only for the others. Checks that take a forward pass or an export are in `dry_run`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from akgp.params import CIFAR_RESNETS, Network, Params, Prune
+from akgp.params import CIFAR_RESNETS, Network, Params
+from akgp.stages.module_names import check_module_names, names_modules
 from akgp.stages.network_files import located, sources
 from akgp.workspace import StageError, Workspace
 
@@ -24,14 +25,13 @@ GUESSED_CLASSES = 10
 def check(params: Params, root: Path) -> None:
     """Build every network and read its checkpoint, if any; compare both once the images are prepared.
 
-    Names and patterns of prune.layers, limits and skip are looked for in the student's network.
+    Modules that params.yaml names are looked for in their network.
 
     Raises:
         StageError: a network is wrong; the message names it and the reason.
     """
-    prune = params.prune
     for name, network in params.networks.items():
-        named = name == params.student and bool(prune.layers or prune.limits or prune.skip)
+        named = names_modules(name, params)
         if network.checkpoint or network.architecture not in CIFAR_RESNETS or named:
             try:
                 # A network of the user's own may read files by relative paths.
@@ -42,23 +42,12 @@ def check(params: Params, root: Path) -> None:
                     f"networks.{name}.{error}" if _named(error) else f"networks.{name}: {error}"
                 ) from error
             if named:
-                _check_names(model, prune)
+                check_module_names(model, name, params)
 
 
 def _named(error: ValueError) -> bool:
     """Whether the message begins with the name of a network's parameter."""
     return str(error).partition(":")[0] in Network.model_fields
-
-
-def _check_names(model: nn.Module, prune: Prune) -> None:
-    """Raise StageError if prune.layers, limits or skip name what the student does not have."""
-    from akgp.pruning import Limit, PruningError, Rules, require_names
-
-    limits = {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}
-    try:
-        require_names(model, Rules(prune.round_to, prune.layers, limits), prune.skip)
-    except PruningError as error:
-        raise StageError(f"prune.{error}") from None
 
 
 def _check(network: Network, root: Path, workspace: Workspace, channels: int) -> nn.Module:

@@ -153,7 +153,8 @@ def _pruned_as(
     if done < 1:
         asked = {key: getattr(params, key) for key in SCHEDULED}
         asked["bytes"] = None if params.bytes is None else bytes_of(params.bytes)
-        return cut(**asked | partial_amount(asked | rules, done, model, after))
+        part = partial_amount(asked | rules, done, model, after)
+        return cut(**asked | part, more_follow=True)
     if params.device:
         from akgp.microcontroller.device import need_of  # and onnx with it
 

@@ -96,7 +96,7 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
         raise StageError(
             f"{verdict}, and its loss is {history[-1]['loss']:.3g}: the training has diverged; lower "
             f"teacher.learning_rate ({training.learning_rate}) or raise teacher.warmup_epochs "
-            f"({training.warmup_epochs})"
+            f"({training.warmup:g})"
         )
     else:
         log.warning(

@@ -29,8 +29,10 @@ def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Module]]:
     for parameter in stopped:
         parameter.requires_grad_(False)
     try:
-        if names and not any(parameter.requires_grad for parameter in model.parameters()):
-            raise TrainingError(f"freeze: {', '.join(names)} leave no parameter of the network to train")
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            if names:
+                raise TrainingError(f"freeze: {', '.join(names)} leave no parameter of the network to train")
+            raise TrainingError("there is nothing to train: requires_grad is False for every parameter")
         yield chosen
     finally:
         for parameter in stopped:

@@ -177,7 +177,7 @@ def _require_sane(name: str, value: float, epoch: int, params: Training, below: 
     if not value < below:  # false of NaN too
         raise TrainingError(
             f"{name} is {value:.3g} in epoch {epoch + 1}: lower learning_rate ({params.learning_rate}) "
-            f"or raise warmup_epochs ({params.warmup_epochs})"
+            f"or raise warmup_epochs ({params.warmup:g})"
         )
 
 

@@ -14,10 +14,10 @@ Schedule = Callable[[int, int, Training], float]
 def learning_rate_factor(step: int, steps: int, params: Training) -> float:
     """Share of the peak learning rate in `step` (from 1), of `steps` an epoch: in (0, 1].
 
-    Rises linearly over `params.warmup_epochs`, then falls to zero by a half cosine
+    Rises linearly over `params.warmup` epochs, then falls to zero by a half cosine
     (Loshchilov & Hutter 2017, eq. 5 without restarts) or linearly.
     """
-    warmup, total = params.warmup_epochs * steps, params.epochs * steps
+    warmup, total = params.warmup * steps, params.epochs * steps
     if step <= warmup:
         return step / warmup
     # The first step after the warm-up has the full peak, the last one is a step above zero: none is wasted.

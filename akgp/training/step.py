@@ -99,8 +99,14 @@ class Optimization:
         if self.to_capture:
             self.forward, self.to_capture = _captured(self.model, batch.inputs, self.dtype), False
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits = self.forward(batch.inputs).float()
+            logits = self.forward(batch.inputs)
+        if not isinstance(logits, Tensor):
+            raise TrainingError(
+                f"the network must give logits [B, C] in training too, got {type(logits).__name__}: leave "
+                "out its auxiliary outputs"
+            )
         # The loss in fp32: a softmax over differences of half precision loses the small probabilities.
+        logits = logits.float()
         loss = self.objective(batch, logits, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()

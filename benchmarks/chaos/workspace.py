@@ -39,7 +39,7 @@ PARAMS = {
     "prune": {"ratio": 0.5, "round_to": 2},
     "distill": {"training": TRAINING},
     "quantize": {"images": 64},
-    "evaluate": {"rounds": 3, "warmup_seconds": 0.0, "speed_gate": "warn"},
+    "evaluate": {"rounds": 6, "warmup_seconds": 0.0, "speed_gate": "warn"},
     "ray": {"cpus_per_worker": 1},
 }
 TRAININGS = ("teacher", "distill")

@@ -115,16 +115,22 @@ def test_export_writes_and_measures(
     assert "as oracle" in out and "On 8 test images" in out
     assert all((root / "exported" / TARGETS[name].file).is_file() for name in names)
     monkeypatch.chdir(tmp_path)  # where no data are prepared: the file says what images it takes
-    assert run(monkeypatch, "bench", str(root / "exported" / TARGETS[names[-1]].file), "--rounds", "3") == 0
+    assert run(monkeypatch, "bench", str(root / "exported" / TARGETS[names[-1]].file), "--rounds", "6") == 0
+    assert run(monkeypatch, "export", str(root / "models/int8")) == 1  # said before anything is written
+    assert "--no-check writes the files" in capsys.readouterr().err and not (tmp_path / "exported").exists()
     monkeypatch.chdir(root)
+    assert (root / "exported/preprocessing.json").is_file()
+    assert run(monkeypatch, "verify", "--against", "exported") == 0
     capsys.readouterr()
     assert run(monkeypatch, "export", "--no-check", "--output", "there", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["files"] == [{"target": "onnx", "file": "there/model.onnx"}] and said["measured"] == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("--to", ""), ("--output", "params.yaml")])
-def test_export_refuses_no_target_and_a_file_as_folder(
+@pytest.mark.parametrize(
+    ("option", "value"), [("--to", ""), ("--output", "params.yaml"), ("--output", "models/int8")]
+)
+def test_export_refuses_no_target_a_file_as_folder_and_the_models_own(
     root: Path, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "export", option, value) == 2
@@ -134,9 +140,13 @@ def test_export_refuses_no_target_and_a_file_as_folder(
 def test_bench_times_a_file_against_itself_and_others(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "bench", "models/int8", "float.onnx", "--rounds", "3", "--json") == 0
+    assert run(monkeypatch, "bench", "models/int8", "float.onnx", "--rounds", "6", "--json") == 0
     rows = json.loads(capsys.readouterr().out)["timed"]
     assert [row["name"] for row in rows] == ["models/int8/model.onnx", "A/A", "float.onnx"]
-    assert rows[0]["ratio"]["median"] == 1 and all(row["latency"]["median_ms"] > 0 for row in rows)
-    assert run(monkeypatch, "bench", "models/int8", "--rounds", "3") == 0
+    assert (
+        rows[1]["verdict"] == ""
+        and rows[0]["ratio"]["median"] == 1
+        and all(row["latency"]["median_ms"] > 0 for row in rows)
+    )
+    assert run(monkeypatch, "bench", "models/int8", "--rounds", "6") == 0
     assert "A/A" in capsys.readouterr().out

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from akgp.data.augmentation import augmented, draw
-from akgp.data.batches import IndexedSource, normalize
+from akgp.data.batches import IndexedSource
+from akgp.data.normalization import normalize
 from akgp.params import Augment
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -23,6 +24,23 @@ def random_images(count: int, height: int = 8, width: int = 8) -> IndexedSource:
     generator = torch.Generator().manual_seed(count)
     pixels = torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
     return IndexedSource(pixels, torch.arange(count) % 5, MEAN, STD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": torch.rand(4, 3, 2, 2)}, r"pixels must be uint8 \[N, C, H, W\], .* got torch.float32"),
+        ({"pixels": torch.zeros(4, 2, 2, dtype=torch.uint8)}, r"got torch.uint8 \[4, 2, 2\]"),
+        ({"labels": torch.arange(4, dtype=torch.int32)}, r"labels must be int64 \[4\], .* got torch.int32"),
+        ({"labels": torch.arange(3)}, r"labels must be int64 \[4\], .* got torch.int64 \[3\]"),
+        ({"mean": (0.5,)}, r"mean must be 3 numbers, one a channel, got \[0.5\]"),
+        ({"std": (0.5, 0.5, 0)}, r"std must be 3 numbers above 0, one a channel, got \[0.5, 0.5, 0\]"),
+    ],
+)
+def test_what_is_no_set_of_images_is_refused(changes: dict[str, Any], message: str) -> None:
+    source = random_images(4, 2, 2)
+    with pytest.raises(ValueError, match=message):
+        IndexedSource(**vars(source) | changes)
 
 
 def test_normalize() -> None:

@@ -10,7 +10,9 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from typer.testing import CliRunner
 
+from akgp.cli import app
 from akgp.deployment.download import HEADER, MAGIC, DownloadError, compressed, pack, unpack
 from akgp.models import cifar_resnet
 from akgp.params import Quantize
@@ -111,6 +113,15 @@ def test_a_number_of_centroids_that_is_none(int8: Path, tmp_path: Path, centroid
 def test_a_graph_without_int8_weights_is_refused(int8: Path, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=r"float\.onnx: no layer has int8 weights"):
         share_weights(int8.with_name("float.onnx"), 16, tmp_path / "model.onnx")
+
+
+def test_a_file_is_not_packed_onto_itself_and_a_float_one_not_at_all(int8: Path) -> None:
+    before = int8.read_bytes()
+    result = CliRunner().invoke(app, ["pack", str(int8), "--output", str(int8)])
+    assert result.exit_code == 2 and "is the model itself" in result.output
+    assert int8.read_bytes() == before
+    result = CliRunner().invoke(app, ["pack", str(int8.with_name("float.onnx"))])
+    assert "is no int8 file: it quantizes nothing" in str(result.exception)
 
 
 def test_any_onnx_file_can_be_packed() -> None:

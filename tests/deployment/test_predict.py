@@ -10,6 +10,7 @@ from PIL import Image
 
 from akgp.data import DataError
 from akgp.deployment.predict import Classifier
+from akgp.runtimes import GraphError
 
 CLASSES = ["dark", "middle", "bright"]
 MEAN, STD = 0.4, 0.2
@@ -53,6 +54,14 @@ def test_probabilities_follow_the_preprocessing(folder: Path, gray: int, size: t
     assert dict(guesses) == pytest.approx(expected, rel=1e-4)
     shares = [share for _, share in guesses]
     assert shares == sorted(shares, reverse=True)
+
+
+def test_logits_and_classes_must_be_as_many(folder: Path) -> None:
+    content = json.loads((folder / "preprocessing.json").read_text()) | {"classes": CLASSES[:2]}
+    (folder / "preprocessing.json").write_text(json.dumps(content))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "image.png")
+    with pytest.raises(GraphError, match=r"image.png: the network gives \[3\] logits for 2 classes"):
+        Classifier(folder)(folder / "image.png")
 
 
 def test_what_is_missing_is_named(folder: Path) -> None:

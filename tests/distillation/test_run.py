@@ -75,12 +75,19 @@ def test_a_distillation_needs_tensors_and_networks_alone(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("w0", "asked"), [(0.0, False), (0.5, True)])
+HALF_MIXED = Augment(mixup=0.2, mix_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("w0", "augment", "asked"), [(0.0, Augment(), False), (0.0, HALF_MIXED, True), (0.5, Augment(), True)]
+)
 def test_teachers_whose_weight_is_0_everywhere_are_not_asked(
-    data: DistillationData, w0: float, asked: bool
+    data: DistillationData, w0: float, augment: Augment, asked: bool
 ) -> None:
-    """The weight comes as a column of the images: the teacher's of each, by its position."""
-    params, batches = Distill(strategy="fixed", w0=w0), list[Batch]()
+    """The weight comes as a column of the images: the teacher's of each, by its position. Mixed images have
+    no other label than the teacher's.
+    """
+    params, batches = Distill(strategy="fixed", w0=w0, training=Training(augment=augment)), list[Batch]()
 
     def teacher(batch: Batch) -> Tensor:
         batches.append(batch)
@@ -91,6 +98,42 @@ def test_teachers_whose_weight_is_0_everywhere_are_not_asked(
     assert batch.columns[TEACHER_WEIGHT].tolist() == [w0] * 48
     run.objective()(batch, torch.zeros(48, 3), 0.0)
     assert bool(batches) == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "passes", "weight"),
+    [
+        ({"strategy": "labels"}, 0, 0.0),
+        ({"strategy": "labels", "augment": {}}, 0, 0.0),
+        ({"strategy": "fixed", "w0": 0.0}, 0, 0.0),
+        ({"strategy": "fixed", "w0": 0.25}, 3, 0.25),
+        ({"strategy": "fixed", "w0": 0.25, "teacher_views": 2}, 2, 0.25),
+        ({"strategy": "fixed", "w0": 0.25, "augment": {"mixup": 0.2, "mix_share": 0.5}}, 3, 0.625),
+        ({"strategy": "dist"}, 3, None),
+        ({"strategy": "self_distillation", "heads": ("0",)}, 0, None),
+    ],
+    ids=str,
+)
+def test_what_the_teachers_did_is_told(
+    data: DistillationData, given: dict[str, Any], passes: int, weight: float | None
+) -> None:
+    """Their passes over the images, and their mean weight, which is 1 for mixed images."""
+    training = TRAINING.model_dump() | {"augment": given.pop("augment", TRAINING.augment.model_dump())}
+    student = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(64, 3))
+    run = Distillation(student, data, Distill.model_validate({"training": training, **given}))
+    list(run)
+    assert run.result.teacher_passes == passes
+    assert run.result.mean_weight == (None if weight is None else pytest.approx(weight))
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in student.modules())
+
+
+def test_networks_that_know_other_classes_are_refused() -> None:
+    splits = (brightness(48, 0), brightness(24, 1), brightness(30, 2))
+    other = Teacher([nn.Sequential(nn.Flatten(), nn.Linear(16, 4))])
+    with pytest.raises(ValueError, match=r"teachers must know the same classes, got \[3, 4\] of them"):
+        ask_teachers([Teacher([linear(1)]), other], None, *splits)
+    with pytest.raises(ValueError, match="dense must know the classes of the teachers: 4 and 3"):
+        ask_teachers([Teacher([linear(1)])], other, *splits)
 
 
 @pytest.mark.parametrize(

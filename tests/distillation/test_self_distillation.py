@@ -160,8 +160,9 @@ def test_heads_that_cannot_be(
         {"precision": "fp32", "channels_last": False},
         {"precision": "bf16", "ema": 0.9},
         {"precision": "fp32", "compile": True},
+        {"precision": "fp32", "freeze": ("layer1",)},
     ],
-    ids=["plain", "bf16 and average", "compiled"],
+    ids=["plain", "bf16 and average", "compiled", "a frozen stage"],
 )
 def test_self_distillation_trains(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = torch.compile

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import IndexedSource, normalize
+from akgp.data.batches import IndexedSource
+from akgp.data.normalization import normalize
 from akgp.evaluation import (
     Latency,
     Ratio,

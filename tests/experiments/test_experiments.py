@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
@@ -408,6 +409,7 @@ def test_a_table_is_resumed_after_the_last_run(tmp_path: Path) -> None:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(run)
+        time.sleep(0.06)
         return {"val_top1": 60.0 + run.seed - (run.views or 0)}
 
     with pytest.raises(KeyboardInterrupt):
@@ -420,4 +422,6 @@ def test_a_table_is_resumed_after_the_last_run(tmp_path: Path) -> None:
     complete(tmp_path, runs, measured, views.table)
     assert done == runs[3:]
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert all(row["seconds"] >= 0.1 and row["machine"] and row["commit"] for row in rows)
     assert "| 20 | 5 | 55.50 ± 0.50 (2) | 5.00 ± 0.00 (2) |" in text

@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import normalize
+from akgp.data.normalization import normalize
 from akgp.deployment.package import read_preprocessing
 from akgp.microcontroller.source import KERNELS
-from akgp.quantization import requantization
+from akgp.quantization import QuantizationError, requantization
 from akgp.quantization.operations import Add
 from akgp.runtimes.onnxruntime import session
 from tests.quantization.test_description import Kinds, int8_file
@@ -90,6 +90,33 @@ def onnxruntimes(exported: Exported, pixels_NHWC: np.ndarray) -> np.ndarray:
 def as_floats(exported: Exported, integers: np.ndarray) -> np.ndarray:
     output = exported.network.output
     return (integers.astype(np.int32) - output.zero).astype(np.float32) * output.scale
+
+
+class Summed(nn.Module):
+    """A sum whose second summand is a convolution's result behind a reshape, and its other one scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.point = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).mean((2, 3))
+        return self.point(x[:, :, None, None]).flatten(1) + 3 * x
+
+
+@needs_compiler
+def test_summands_keep_their_scales_behind_reshapes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = classifier(Summed(), 1, (6, 6), 4, tmp_path)
+    pixels = random_pixels(network.network, 50)
+    assert (as_floats(network, network.computed(pixels, ["-O2"])) == onnxruntimes(network, pixels)).all()
+
+
+def test_logits_that_are_a_flattened_feature_map_are_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    with pytest.raises(QuantizationError, match="logits that are a flattened feature map, here of 4 pixels"):
+        classifier(model, 1, (6, 6), 8, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["kinds", "others"])

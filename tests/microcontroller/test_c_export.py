@@ -44,6 +44,7 @@ def test_a_file_without_exact_forms_is_refused_by_the_name_of_its_layer(tmp_path
     ("arguments", "message"),
     [
         (["--name", "Digits 1"], "--name Digits 1: must be a C identifier in lower case"),
+        (["--name", "stdint"], "--name stdint: stdint.h would hide the header of the C library"),
         (["--cores", "M4F,M5"], "--cores M5: must be among M0, M3, M4F, M7, M33, M55"),
     ],
 )
@@ -51,6 +52,14 @@ def test_bad_options_are_refused(arguments: list[str], message: str, tmp_path: P
     command = ["export", str(HERE), "--to", "c", "--output", str(tmp_path / "c"), *arguments]
     result = CliRunner().invoke(app, command)
     assert str(result.exception).startswith(message) and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("option", ["--name", "--cores", "--flash", "--ram"])
+def test_options_of_c_ask_for_c(option: str, tmp_path: Path) -> None:
+    command = ["export", str(HERE), "--to", "onnx", "--output", str(tmp_path), option, "1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "is for the target c alone, got --to onnx" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_target_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from akgp import params
 from akgp.cli import app
-from akgp.microcontroller.device import CODE, STACK, Need, need, need_of
+from akgp.microcontroller.device import CLASS_NAME, CODE, STACK, Need, need, need_of
 from akgp.models import cifar_resnet
 from akgp.params import Device, ParamsError, Prune
 from akgp.pruning import Pruned, PruningError
@@ -21,11 +21,13 @@ from akgp.stages.prune import pruned_as
 from tests.support.c_programs import digits
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
+FLASH, RAM = 75_111 + CODE + 10 * CLASS_NAME + 64 + 10, 1_984 + STACK + 10
+"""Of the digits' student: constants, code, names of ten classes, pixels and logits of the test vector."""
 
 
 def test_the_need_is_known_before_training(tmp_path: Path) -> None:
     """Of the digits' student with other weights: what the export of the trained one counts."""
-    assert need(digits(tmp_path).network) == Need(75_111 + CODE, 1_984 + STACK, "layer3.0.conv2")
+    assert need(digits(tmp_path).network) == Need(FLASH, RAM, "layer3.0.conv2")
 
 
 @pytest.mark.parametrize("flash", [10, 100, 500, 975, 10_000])
@@ -104,8 +106,8 @@ def test_an_export_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*command, "--flash", "64k", "--ram", "1k"])
     assert (
         str(refused.exception).endswith(
-            f"does not fit: it needs {75_111 + CODE:,} bytes of flash, where 65,536 are there and "
-            f"{1_984 + STACK:,} bytes of RAM, where 1,024 are there"
+            f"does not fit: it needs {FLASH:,} bytes of flash, where 65,536 are there and "
+            f"{RAM:,} bytes of RAM, where 1,024 are there"
         )
         and not to.exists()
     )

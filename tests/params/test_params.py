@@ -163,6 +163,14 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
             {"teacher__epochs": 3, "teacher__warmup_epochs": 3.0},
             "warmup_epochs (3.0) must be below epochs (3)",
         ),
+        (
+            {"folds": 5, "distill__strategy": "labels"},
+            "folds: 5, but distill.strategy 'labels' asks no teacher: folds must be null",
+        ),
+        (
+            {"distill__w0": 0.4, "distill__training__augment__mixup": 0.2},
+            "distill: w0 weighs images that are not mixed, and there are none: training.augment.mix_share",
+        ),
         ({"networks__net__widths": [16, 32]}, "widths must be three numbers, got [16, 32]"),
         (
             {"networks__net__weights": "DEFAULT"},
@@ -228,6 +236,12 @@ def test_combinations_that_cannot_work(changes: dict[str, Any], message: str) ->
         params.validate(tree(**changes))
     section = next(iter(changes)).split("__")[0]
     assert str(error.value).startswith((section, message)), error.value
+
+
+def test_a_training_of_any_length_has_a_warm_up() -> None:
+    epochs = (1, 2, 3, 4, 20)
+    assert [params.Training(epochs=each).warmup for each in epochs] == [0.25, 0.5, 0.75, 1, 1]
+    assert params.Training(epochs=20, warmup_epochs=3).warmup == 3
 
 
 def test_missing_sections_are_defaults_but_networks_must_be_named() -> None:
@@ -343,9 +357,9 @@ OWN_OR_WSLD = {"choices": ["self_distillation", "wsld"]}
         ),
         ({"distill.training.epochs": {"min": 2, "max": 6}}, ""),
         (
-            {"distill.training.epochs": {"min": 1, "max": 6}},
-            "distill.training.epochs: 1 is valid with no other values of the space: distill.training: "
-            "warmup_epochs (1.0) must be below epochs (1)",
+            {"distill.training.warmup_epochs": {"min": 1, "max": 40}},
+            "distill.training.warmup_epochs: 40.0 is valid with no other values of the space: "
+            "distill.training: warmup_epochs (40.0) must be below epochs (20)",
         ),
         (
             {"distill.training.epochs": {"min": 2.5, "max": 6}},

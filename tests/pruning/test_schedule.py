@@ -112,13 +112,31 @@ def test_one_step_is_one_cut_and_bytes_have_parts() -> None:
 @pytest.mark.parametrize(
     ("steps", "amount", "message"),
     [
-        (0, {"macs": 0.5}, "steps must be 1 or more, got 0"),
+        (0, {"macs": 0.5}, "steps must be a whole number of 1 or more, got 0"),
+        (2.5, {"macs": 0.5}, "steps must be a whole number of 1 or more, got 2.5"),
+        (3, {"ratio": 1.5}, r"ratio must be in \[0, 1\), got 1.5"),
+        (2, {"bytes": -5}, r"bytes must be in \(0, inf\), got -5"),
+        (2, {"macs": 0.5, "layers": {"conv1": 2.0}}, r"layers: 'conv1' must be .*got 2.0"),
         (2, {"latency_ms": 1.0}, "steps above 1 need one of ratio, macs, params, bytes, got latency_ms"),
     ],
 )
-def test_what_cannot_work_is_refused(steps: int, amount: dict[str, Any], message: str) -> None:
+def test_what_cannot_work_is_refused(steps: Any, amount: dict[str, Any], message: str) -> None:
     with pytest.raises(PruningError, match=message):
         next(prune_gradually(network("resnet"), IMAGES, steps=steps, **amount))
+
+
+def test_only_the_last_cut_must_have_removed_something() -> None:
+    """A sixth of 16 filters is less than half of a step of 8."""
+    model = cifar_resnet(8, (16, 16, 16)).eval()
+    widths = [
+        [layer.pruned_width for layer in pruned.layers if layer.name.endswith("conv1")]
+        for pruned in prune_gradually(model, IMAGES, steps=3, ratio=0.5, scope="inside")
+    ]
+    assert set(widths[0]) == {16} and widths[-1].count(8) == 3
+    cuts = prune_gradually(model, IMAGES, steps=2, ratio=0.1, scope="inside")
+    next(cuts)
+    with pytest.raises(PruningError, match="nothing can be removed by ratio"):
+        next(cuts)
 
 
 def test_params_and_the_library_name_the_same_amounts() -> None:

@@ -131,6 +131,9 @@ class Refused(nn.Module):
         x = self.conv(x)
         if self.kind == "Softmax":
             return torch.softmax(self.out(x.mean((2, 3))), 1)
+        if self.kind == "Scale":
+            x = F.relu(x) * torch.arange(1, 5).float().view(1, 4, 1, 1)
+            return self.out(x.mean((2, 3)))
         if self.kind == "Transpose":
             x = x.transpose(1, 2).mean(3)
             return self.out(F.pad(x[:, :, :4], (0, 0))[:, 0])
@@ -146,8 +149,40 @@ class Refused(nn.Module):
             r"(?i)transpose: Transpose in floating point cannot be exported, only .* int8 can: Abs, ",
         ),
         ("Add", r"add_\d+: Add of two shapes cannot be exported"),
+        ("Scale", r"mul_\d+: Mul of a constant tensor cannot be exported"),
     ],
 )
 def test_other_operations_are_refused_by_name(kind: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match=message):
         describe(onnx.load(int8_file(Refused(kind), tmp_path)))
+
+
+def test_an_open_size_and_several_inputs_are_refused(file: onnx.ModelProto) -> None:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(file)
+    changed.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(QuantizationError, match=r"images must be fixed, got input of \[3, 0, 8\]"):
+        describe(changed)
+    changed.graph.input.add().name = "mask"
+    with pytest.raises(QuantizationError, match="must have one input, the images, got input, mask"):
+        describe(changed)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (nn.ELU(), "Elu"),
+        (nn.ELU(0.25), "Elu alpha 0.25"),
+        (nn.Hardsigmoid(), "HardSigmoid"),
+        (nn.GELU(), "Gelu"),
+        (nn.GELU("tanh"), "Gelu approximate b'tanh'"),
+    ],
+    ids=str,
+)
+def test_a_function_is_named_with_what_is_unusual_of_it(
+    function: nn.Module, name: str, tmp_path: Path
+) -> None:
+    """Runtimes compute it by its name alone."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), function, nn.Conv2d(4, 3, 6), nn.Flatten())
+    (table,) = of_kind(describe(onnx.load(int8_file(model, tmp_path))), ops.Table)
+    assert table.function == name

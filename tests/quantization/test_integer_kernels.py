@@ -46,6 +46,23 @@ def test_convolutions_are_exact_in_either_float_type(weight: int, groups: int) -
     assert (clipped(steps, ZERO) == np.clip(np.rint(total.astype(np.float32) * factors) + 9, 0, 255)).all()
 
 
+def test_weights_may_have_zero_points() -> None:
+    """Files of other quantizers do: unsigned weights, one zero point for all or one a channel."""
+    x = activation(2, 4, 5, 5)
+    q = RANDOM.integers(0, 256, (6, 4, 3, 3), dtype=np.uint8)
+    scale = RANDOM.uniform(0.01, 0.02, 6).astype(np.float32)
+    for zero in (np.array(120, np.uint8), RANDOM.integers(100, 150, 6).astype(np.uint8)):
+        w = Quantized(scale, zero, q, "w", 0)
+        steps = KERNELS["Conv"](helper.make_node("Conv", ["x", "w"], ["y"]), (x, w), SCALE, ZERO)
+        expected = F.conv2d(torch.from_numpy(x.floats()), torch.from_numpy(w.floats())).numpy() / SCALE + 9
+        assert np.abs(steps - expected).max() <= 0.5 + 1e-3
+        flat = replace(x, q=x.q[:, :, 0, 0])
+        v = Quantized(scale, zero, q[:, :, 0, 0], "v", 0)
+        node = helper.make_node("Gemm", ["x", "v"], ["y"], transB=1)
+        expected = flat.floats() @ v.floats().T / SCALE + 9
+        assert np.abs(KERNELS["Gemm"](node, (flat, v), SCALE, ZERO) - expected).max() <= 0.5 + 1e-3
+
+
 @pytest.mark.parametrize("kind", ["Add", "Mul"])
 def test_two_tensors_are_looked_up_with_broadcasting(kind: str) -> None:
     a, b = activation(2, 5, 4, 4), activation(2, 5, 1, 1, scale=0.02, zero=130)

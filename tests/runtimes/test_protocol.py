@@ -90,7 +90,7 @@ def test_logits_and_accuracy(folder: Path) -> None:
 
 def test_latency(folder: Path) -> None:
     reference = Reference()
-    params = Evaluate(rounds=5, warmup_seconds=0, threads=1)
+    params = Evaluate(rounds=6, warmup_seconds=0, threads=1)
     times = latency({"one": folder / "model.onnx"}, (1, 1, 6, 6), params, seed=0, runtime=reference)
     assert times["one"].median_ms > 0
     assert set(reference.batches) == {1} and reference.closed == 1

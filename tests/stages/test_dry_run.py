@@ -96,7 +96,11 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
     [
         (checked("Looping"), r"^networks.mine: .* the batch size a constant.*; dry_networks.py:\d+, in "),
         (checked("Masked"), "^networks.mine: Masked: its forward, outside of its layers, gives values"),
-        (checked("Small", prune={"ratio": 0.5, "skip": ["nowhere"]}), "^networks.mine: skip: 'nowhere' is"),
+        (checked("Small", prune={"ratio": 0.5, "skip": ["nowhere"]}), "^networks.mine: prune.skip: 'nowh"),
+        (
+            checked("Small", distill={"strategy": "self_distillation"}),
+            "^networks.mine: distill.heads: the student has no stages layer1",
+        ),
     ],
 )  # fmt: skip
 def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, root: Path) -> None:

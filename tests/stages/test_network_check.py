@@ -88,6 +88,32 @@ def test_names_of_layers_are_looked_for(
         check(checked, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("section", "given", "message"),
+    [
+        ("teacher", {"freeze": ["nowhere"]}, r"teacher\.freeze: 'nowhere' is not a module"),
+        ("distill", {"training": {"freeze": ["nowhere"]}}, r"distill\.training\.freeze: 'nowhere' is not"),
+        (
+            "distill",
+            {"strategy": "self_distillation", "heads": ["nowhere"]},
+            r"distill\.heads: 'nowhere' is not",
+        ),
+    ],
+)
+def test_names_of_modules_are_looked_for(
+    section: str, given: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    settings = asked(architecture=OURS).model_dump()
+    with pytest.raises(StageError, match=f"^{message}"):
+        check(params.validate(settings | {section: given}), tmp_path)
+
+
+def test_what_is_frozen_is_not_looked_for_in_a_network_that_is_not_trained(tmp_path: Path) -> None:
+    torch.save(models.cifar_resnet(20).state_dict(), tmp_path / "trained.pt")
+    settings = asked(architecture=OURS, checkpoint="trained.pt").model_dump()
+    check(params.validate(settings | {"teacher": {"freeze": ["nowhere"]}}), tmp_path)
+
+
 def test_a_network_of_ours_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     check(asked(architecture=OURS), tmp_path)

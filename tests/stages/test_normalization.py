@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from akgp import artifacts, params
 from akgp.data import Images, read_split
-from akgp.data.batches import Batch, normalize
+from akgp.data.batches import Batch
+from akgp.data.normalization import normalize
 from akgp.models import build, cifar_resnet
 from akgp.models.renormalized import Renormalized
 from akgp.orchestration.run import run_stage

@@ -47,7 +47,7 @@ def write_params(root: Path, **changes: Any) -> params.Params:
         "teacher": training,
         "prune": {"ratio": 0.5, "scope": "all", "round_to": 4},
         "distill": {"training": training},
-        "evaluate": {"rounds": 3, "warmup_seconds": 0.0, "speed_gate": "warn"},
+        "evaluate": {"rounds": 6, "warmup_seconds": 0.0, "speed_gate": "warn"},
         "ray": {"cpus_per_worker": 1},
     } | changes
     validated = params.validate(tree)

@@ -13,7 +13,7 @@ from akgp.data.tables import Summary, write_split
 CLASSES = ("dark", "bright")
 
 
-QUICK = "evaluate: {warmup_seconds: 0, rounds: 3}\nray: {cpus_per_worker: 1}\n"
+QUICK = "evaluate: {warmup_seconds: 0, rounds: 6}\nray: {cpus_per_worker: 1}\n"
 
 
 def graph(file: Path, weight: float, bias: float = 0) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import Batch, BatchSource, IndexedSource, normalize
+from akgp.data.batches import Batch, BatchSource, IndexedSource
+from akgp.data.normalization import normalize
 from akgp.evaluation import predict_logits
 from akgp.params import Training
 from akgp.training import Objective, cross_entropy, evaluate, train

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from akgp.data.batches import Batch, normalize
+from akgp.data.batches import Batch
+from akgp.data.normalization import normalize
 from akgp.evaluation import accuracy, balanced_accuracy
 from akgp.params import Augment, Training
 from akgp.training import (
@@ -107,6 +108,19 @@ def test_what_is_frozen_stays_and_is_trainable_again_afterwards() -> None:
 def test_what_cannot_be_frozen_is_refused(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         run(Training(epochs=2, freeze=names))
+
+
+def test_what_cannot_be_trained_is_said() -> None:
+    with pytest.raises(TrainingError, match="nothing to train: requires_grad is False for every parameter"):
+        run(Training(epochs=2), model=network().requires_grad_(False))
+
+    class Auxiliary(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(TrainingError, match=r"logits \[B, C\] in training too, got tuple: leave out its"):
+        run(Training(epochs=2), model=Auxiliary(*network()))
 
 
 def test_mixed_images_have_both_labels_by_their_shares() -> None:

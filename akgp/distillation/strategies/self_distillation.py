@@ -6,11 +6,8 @@ own classifier reads.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from torch.nn import functional as F
 
 from akgp.data.batches import Batch
 from akgp.distillation.losses import at_least_float32, check_batch, distillation_loss
+from akgp.distillation.strategies.heads import anatomy_of, chosen_heads
 from akgp.distillation.strategies.inputs import ObjectiveInputs, OwnObjective
 from akgp.evaluation.cost import count
 from akgp.params import Distill
@@ -100,14 +98,8 @@ class SelfDistillation(nn.Module):
                 names, none can be chosen; the network has no classifier.
         """
         super().__init__()
-        anatomy = _anatomy(model, example_input)
-        names = params.heads or _automatic(anatomy)
-        for name in names:
-            if name not in anatomy.maps:
-                raise ValueError(
-                    f"distill.heads: {name!r} must be a module that is called once and gives feature maps "
-                    f"[B, C, H, W], {anatomy.candidates()}"
-                )
+        anatomy = anatomy_of(model, example_input)
+        names = chosen_heads(anatomy, params)
         self.params, self.prior = params, prior
         self.map_shapes = [anatomy.maps[name] for name in names]
         self.heads = nn.ModuleList(
@@ -116,10 +108,10 @@ class SelfDistillation(nn.Module):
         self._seen: list[Tensor | None] = [None] * (len(names) + 1)  # by head, then what the classifier reads
         self._hooks = [
             *(
-                model.get_submodule(name).register_forward_hook(_keep_output(self._seen, index))
+                model.get_submodule(name).register_forward_hook(_keep_output(self._seen, index, model))
                 for index, name in enumerate(names)
             ),
-            model.get_submodule(anatomy.classifier).register_forward_pre_hook(_keep_input(self._seen)),
+            model.get_submodule(anatomy.classifier).register_forward_pre_hook(_keep_input(self._seen, model)),
         ]
 
     def forward(self, batch: Batch, logits: Tensor, progress: float) -> Tensor:
@@ -178,106 +170,25 @@ def _pooled(features: Tensor) -> Tensor:
     return features.mean((2, 3)) if features.ndim == 4 else features
 
 
-def _keep_output(seen: list[Tensor | None], index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+# Looked at is the network's mode: a module that is frozen stays in eval mode while the others are trained.
+def _keep_output(
+    seen: list[Tensor | None], index: int, model: nn.Module
+) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training:
+        if model.training:
             seen[index] = output
 
     return hook
 
 
-def _keep_input(seen: list[Tensor | None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _keep_input(
+    seen: list[Tensor | None], model: nn.Module
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module.training:
+        if model.training:
             seen[-1] = inputs[0]
 
     return hook
-
-
-@dataclass(frozen=True)
-class _Anatomy:
-    """The modules of a network that matter here, as one forward pass shows them.
-
-    maps: shape [C, H, W] of the feature map of each module that is called once and gives one.
-    classifier: the layer that gives the logits; it reads D = `features` numbers.
-    """
-
-    maps: Mapping[str, tuple[int, ...]]
-    classifier: str
-    features: int
-    classes: int
-
-    def candidates(self) -> str:
-        """Examples for `distill.heads`: the last map of each size but for the last size."""
-        last = {shape[1:]: name for name, shape in self.maps.items() if name.count(".") < 2}
-        return f"such as {', '.join(names)}" if (names := list(last.values())[:-1]) else "but it has none"
-
-
-class _Call(NamedTuple):
-    """One call of a module: its qualified name, the shapes of its first input and of its output."""
-
-    name: str
-    read: tuple[int, ...]
-    gave: tuple[int, ...]
-
-
-def _automatic(anatomy: _Anatomy) -> list[str]:
-    """The stages layer1, layer2, … of a ResNet but for the last."""
-    stages = [name for name in anatomy.maps if re.fullmatch(r"layer\d+", name)]
-    if len(stages) < 2:
-        raise ValueError(
-            "distill.heads: the student has no stages layer1, layer2, …: name modules that give feature maps "
-            f"[B, C, H, W], {anatomy.candidates()}"
-        )
-    return stages[:-1]
-
-
-def _anatomy(model: nn.Module, example_input: Tensor) -> _Anatomy:
-    calls = _calls(model, example_input)
-    times = Counter(call.name for call in calls)
-    classes = calls[-1].gave[1]  # of the network itself, which returns last
-    classifiers = [
-        call
-        for call in calls
-        if isinstance(model.get_submodule(call.name), (nn.Linear, nn.Conv2d))
-        and len(call.read) in (2, 4)
-        and call.gave[1] == classes
-    ]
-    if not classifiers:
-        raise ValueError(
-            "distill.strategy 'self_distillation' needs a student whose logits come from a linear layer or a "
-            f"convolution, got none that gives {classes} of [B, D] or [B, D, H, W]"
-        )
-    # Called once: of a shared module it would be unclear which of its feature maps is meant.
-    maps = {
-        call.name: call.gave[1:]
-        for call in calls
-        if call.name and len(call.gave) == 4 and times[call.name] == 1
-    }
-    return _Anatomy(maps, classifiers[-1].name, classifiers[-1].read[1], classes)
-
-
-def _calls(model: nn.Module, example_input: Tensor) -> list[_Call]:
-    """Every call of a module in one forward pass in eval mode, in the order of their returns."""
-    calls: list[_Call] = []
-
-    def watched(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                calls.append(_Call(name, tuple(inputs[0].shape), tuple(output.shape)))
-
-        return hook
-
-    hooks = [module.register_forward_hook(watched(name)) for name, module in model.named_modules()]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example_input)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return calls
 
 
 def heads_macs(student: nn.Module, params: Distill, example_input: Tensor) -> int:

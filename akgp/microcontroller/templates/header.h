@@ -15,7 +15,8 @@
 #define @UPPER@_CLASSES @CLASSES@
 #define @UPPER@_LAYERS @LAYERS@
 
-/* Bytes of RAM, besides some 400 of stack; of flash for weights and tables, besides some 2,500 of code. */
+/* Bytes of RAM, besides some 400 and CLASSES of stack; of flash for weights and tables, besides some 2,500 of
+   code, the names of the classes and the test vector. */
 #define @UPPER@_ARENA_BYTES @ARENA@
 #define @UPPER@_CONSTANT_BYTES @CONSTANTS@
 

@@ -1,0 +1,68 @@
+"""Modules that params.yaml names in `prune`, `freeze` and `distill.heads`: the networks must have them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from akgp.params import Params, Prune, Training
+from akgp.workspace import StageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def names_modules(name: str, params: Params) -> bool:
+    """Whether any is named that network `name` must have."""
+    prune = params.prune
+    of_student = prune.layers or prune.limits or prune.skip or params.distill.heads
+    frozen = any(training.freeze for training in _trainings(name, params).values())
+    return frozen or (name == params.student and bool(of_student))
+
+
+def check_module_names(model: nn.Module, name: str, params: Params) -> None:
+    """Raise StageError if `model`, network `name`, does not have what is named; nothing is run."""
+    for section, training in _trainings(name, params).items():
+        _check_frozen(model, section, training)
+    if name == params.student:
+        _check_heads(model, params.distill.heads)
+        _check_pruned(model, params.prune)
+
+
+def _trainings(name: str, params: Params) -> dict[str, Training]:
+    """The trainings of a network and, of the student, its pruned copy's, which has the same modules."""
+    trainings = {} if params.networks[name].trained else {"teacher": params.teacher}
+    if name == params.student:
+        trainings["distill.training"] = params.distill.training
+        if schedule := params.prune.schedule:
+            trainings["prune.schedule.recovery"] = schedule.recovery
+    return trainings
+
+
+def _check_frozen(model: nn.Module, section: str, training: Training) -> None:
+    if not training.freeze:
+        return
+    from akgp.training import TrainingError
+    from akgp.training.freezing import frozen
+
+    try:
+        with frozen(model, training.freeze):
+            pass
+    except TrainingError as error:
+        raise StageError(f"{section}.{error}") from None
+
+
+def _check_heads(model: nn.Module, heads: tuple[str, ...]) -> None:
+    modules = dict(model.named_modules())
+    for head in heads:
+        if head not in modules:
+            raise StageError(f"distill.heads: {head!r} is not a module of the network")
+
+
+def _check_pruned(model: nn.Module, prune: Prune) -> None:
+    from akgp.pruning import Limit, PruningError, Rules, require_names
+
+    limits = {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}
+    try:
+        require_names(model, Rules(prune.round_to, prune.layers, limits), prune.skip)
+    except PruningError as error:
+        raise StageError(f"prune.{error}") from None
