@@ -17,7 +17,7 @@ def params_check(
     file: ParamsFile = Path("params.yaml"),
     quiet: Annotated[bool, typer.Option("--quiet", help="say nothing if it is valid")] = False,
 ) -> None:
-    """Validate the whole file, and look at what it names; one line for each thing wrong.
+    """Validate the whole file, and look at what it names; one line for each thing wrong, or without effect.
 
     Files and folders on this disk are always looked at. Without --quiet also stores (s3://) are asked, each
     for a few seconds, and networks of your own, of torchvision and of checkpoints are built.
@@ -36,3 +36,5 @@ def params_check(
         typer.echo(
             f"{file}: valid; data {checked.data.source}, teachers {teachers}, student {checked.student}"
         )
+        for line in params.without_effect(checked):
+            typer.echo(f"{file}: {line}")

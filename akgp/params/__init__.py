@@ -28,6 +28,7 @@ from akgp.params.sweep import Range, Sweep
 from akgp.params.training import Augment, Training
 from akgp.params.validation import RETIRED, ParamsError
 from akgp.params.values import number_type, with_values
+from akgp.params.without_effect import without_effect
 
 __all__ = [
     "CIFAR_RESNETS",
@@ -63,4 +64,5 @@ __all__ = [
     "number_type",
     "validate",
     "with_values",
+    "without_effect",
 ]
