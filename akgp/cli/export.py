@@ -80,8 +80,8 @@ def export(
         output.mkdir(parents=True, exist_ok=True)
         files = {target.name: target.write(source, output) for target in targets}
         if files:
-            said += _preprocessing(source.path, output)
-        rows = _measured(source, targets, files, images, Path(scratch)) if images else []
+            _write_preprocessing(source.path, output)
+        rows = [] if images is None else _measured(source, targets, files, images, Path(scratch))
     if as_json:
         written = [{"target": target, "file": str(file)} for target, file in files.items()]
         say_json(model=model, files=written, measured=rows, c=said or None)
@@ -120,16 +120,15 @@ def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
     )
 
 
-def _preprocessing(model: Path, output: Path) -> list[str]:
-    """Write preprocessing.json beside files that cannot hold it; a line if the model has none."""
+def _write_preprocessing(model: Path, output: Path) -> None:
+    """Write it beside files that cannot hold it; say so if the model has none."""
     from akgp.data import DataError
     from akgp.deployment.package import write_preprocessing
 
     try:
         write_preprocessing(output, model)
     except DataError as error:
-        return [f"{output}: without preprocessing.json: {error}"]
-    return []
+        typer.echo(f"{output}: without preprocessing.json: {error}", err=True)
 
 
 def _images(source: Int8File) -> IndexedSource:
