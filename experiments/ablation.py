@@ -124,7 +124,7 @@ def measured(run: Run) -> dict[str, Any]:
     arm, (model, dense_top1) = ARMS[run.changed], dense(run.seed)
     images, validation = sources(run.seed)
     pruned = prune(model, EXAMPLE, macs=arm.macs, scope=arm.scope).model if arm.macs < 1 else model
-    student = copy.deepcopy(pruned).requires_grad_(True)  # as a teacher the dense network is frozen
+    student = copy.deepcopy(pruned)
     teachers = [wide(run.seed), model] if arm.teacher == "wide" else [model]
     own = Teacher([model]) if arm.teacher == "wide" else None
     data = ask_teachers([Teacher([teachers[0]])], own, images, validation, calibration())

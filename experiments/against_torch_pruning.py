@@ -63,8 +63,7 @@ def ignored(model: nn.Module) -> list[nn.Module]:
 def by_torch_pruning(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
     import torch_pruning
 
-    # It follows gradients: of a network that is frozen, as teachers are, it would remove nothing.
-    smaller = copy.deepcopy(model).requires_grad_(True)
+    smaller = copy.deepcopy(model)
     torch_pruning.pruner.BasePruner(
         smaller, example, importance=torch_pruning.importance.FPGMImportance(), pruning_ratio=ratio,
         round_to=4, ignored_layers=ignored(smaller), global_pruning=everywhere,

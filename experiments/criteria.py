@@ -138,7 +138,6 @@ def recovered(pruned: nn.Module, network: str, seed: int) -> tuple[float, float]
     """Top-1 of a pruned network before and after the recovery, %, which trains it."""
     (images, validation), (teacher, _) = sources(network, seed), dense(network, seed)
     before = accuracy(predict_logits(pruned, validation, device="cpu"), validation.labels)
-    pruned.requires_grad_(True)
     params, objective = settings(network, EPOCHS), taught(teacher)
     taught_on = images.take(drawn(RECOVERY))
     rows = train(pruned, taught_on, validation, params=params, objective=objective, seed=seed)

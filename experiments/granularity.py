@@ -109,7 +109,6 @@ def without_channels(model: nn.Module) -> tuple[nn.Module, int]:
 def hold_zeros(model: nn.Module) -> None:
     """Let kernels of zeros have no gradient, without which SGD leaves them as they are."""
     for each in convolutions(model).values():
-        each.weight.requires_grad_(True)
         kept = (norms(each) > 0)[..., None, None]
         each.weight.register_hook(lambda gradient, kept=kept: gradient * kept)
 

@@ -65,12 +65,13 @@ class Run:
 
 
 def plan() -> Iterator[Run]:
-    """The runs: seed by seed dense, the control, both scopes and more of the curve; then little by little."""
+    """The runs, seed by seed: dense, inside over MACs, little by little, the control, everywhere."""
     for seed in SEEDS:
-        yield from (Run(seed, schedule=schedule) for schedule in ("labels", "taught"))
-        yield from (Run(seed, macs, scope) for macs in (0.5, 0.25) for scope in ("inside", "all"))
-        yield from (Run(seed, macs, "inside") for macs in (0.75, 0.35))
-    yield from (Run(seed, macs, "inside", "iterative") for seed in SEEDS for macs in STEPS)
+        yield Run(seed, schedule="labels")
+        yield from (Run(seed, macs, "inside") for macs in (0.75, 0.5, 0.35, 0.25))
+        yield from (Run(seed, macs, "inside", "iterative") for macs in STEPS)
+        yield Run(seed, schedule="taught")
+        yield from (Run(seed, macs, "all") for macs in STEPS)
 
 
 def sources(seed: int) -> tuple[IndexedSource, IndexedSource]:
@@ -124,7 +125,6 @@ def student(run: Run) -> tuple[nn.Module, float]:
         model = copy.deepcopy(model)
         if share < 1:
             model = prune(model, EXAMPLE, macs=keep, scope=run.scope, round_to=round_to).model
-        model.requires_grad_(True)  # the dense network is frozen as a teacher
         rows = train(
             model, *sources(run.seed), params=settings(epochs), objective=objective,
             seed=run.seed + 100 * done, schedule=part_of(done, total),
@@ -177,8 +177,10 @@ shares of the dense network's MACs, parameters and int8 latency (batch 1, same r
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: an arm a line, with its distance to the dense network of the same seed."""
-    reference = {row["seed"]: row["val_top1"] for row in rows if row["schedule"] == "labels"}
+    """Markdown: an arm a line, with its distance to the dense network of the same seed and machine."""
+    reference = {
+        (row["machine"], row["seed"]): row["val_top1"] for row in rows if row["schedule"] == "labels"
+    }
     arms: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         arms.setdefault((row["macs"], row["scope"], row["schedule"]), []).append(row)
@@ -187,7 +189,7 @@ def table(rows: list[Row]) -> str:
         arms.items(), key=lambda item: (-item[0][0], item[0][2], item[0][1])
     ):
         name = ("dense", "", schedule) if macs == 1 else (f"{macs:g}", scope, schedule)
-        lost = [reference[row["seed"]] - row["val_top1"] for row in each]
+        lost = [reference[row["machine"], row["seed"]] - row["val_top1"] for row in each]
         shares = [mean(row[f"{key}_share"] for row in each) for key in ("macs", "params", "latency")]
         cells = [
             *name,

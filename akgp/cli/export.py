@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from akgp.reporting.targets import Row
 
 app = typer.Typer()
-NAME, C = "network", "c"
+NAME = "network"
+"""The usual prefix of names in C."""
+C = "c"
 """The target that is source code: no runtime runs it, and its exactness is proven when it is written."""
 
 
