@@ -168,7 +168,8 @@ ABOUT = """# Where to cut, and how often
 `AKGP_CIFAR10=DIR python -m experiments.scope`, see the head of that file: cifar_resnet20, 10,000 images of
 CIFAR-10-J75 at 16×16, 16 epochs taught by the dense network at 0.3 (dense: 24 by labels; taught: 16 more,
 as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many);
-shares of the dense network's MACs, parameters and int8 latency (batch 1, same rounds). One thread, fp32.
+shares of the dense network's MACs, parameters and int8 latency (batch 1, same rounds; by machine, in their
+order). One thread, fp32.
 {machines}. Runs of the plan: {done} of {planned}.
 
 | MACs | scope | how | top-1 | less than dense | MACs | params | int8 latency |
@@ -190,15 +191,19 @@ def table(rows: list[Row]) -> str:
     ):
         name = ("dense", "", schedule) if macs == 1 else (f"{macs:g}", scope, schedule)
         lost = [reference[row["machine"], row["seed"]] - row["val_top1"] for row in each]
-        shares = [mean(row[f"{key}_share"] for row in each) for key in ("macs", "params", "latency")]
-        cells = [
-            *name,
-            spread([row["val_top1"] for row in each]),
-            spread(lost),
-            *(f"{share:.3f}" for share in shares),
-        ]
+        shares = [f"{mean(row[f'{key}_share'] for row in each):.3f}" for key in ("macs", "params")]
+        times = ", ".join(
+            _latency(each, machine) for machine in dict.fromkeys(row["machine"] for row in rows)
+        )
+        cells = [*name, spread([row["val_top1"] for row in each]), spread(lost), *shares, times]
         lines.append("| " + " | ".join(cells) + " |")
     return markdown(ABOUT, rows, plan(), lines)
+
+
+def _latency(rows: list[Row], machine: str) -> str:
+    """The mean share on a machine, a dash if none of the rows is of it."""
+    shares = [row["latency_share"] for row in rows if row["machine"] == machine]
+    return f"{mean(shares):.3f}" if shares else "–"
 
 
 def main() -> None:
