@@ -173,6 +173,6 @@ def test_two_workers_agree(workers: list[dict[str, Any]]) -> None:
             "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker",
             "the loss does not depend on head.weight, head.bias: with several workers every parameter must "
             "take part; remove or freeze (requires_grad_(False)) the others, or train with one worker",
-            "loss is nan in epoch 1: lower learning_rate (0.1) or raise warmup_epochs (1.0)",
+            "loss is nan in epoch 1: lower learning_rate (0.1) or raise warmup_epochs (0.5)",
         ]
     )
