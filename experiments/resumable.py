@@ -38,6 +38,7 @@ def complete(
     torch.set_num_threads(1)
     file = folder / "table.json"
     rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    about = {"machine": described(), "commit": commit()}  # of what is loaded, whatever is edited meanwhile
     for run in plan:
         asked = asdict(run)  # type: ignore[call-overload]
         if any(asked.items() <= row.items() for row in rows):
@@ -45,7 +46,7 @@ def complete(
         start = time.perf_counter()
         row = asked | measured(run)
         seconds = round(time.perf_counter() - start, 1)
-        rows.append(row | {"seconds": seconds, "machine": described(), "commit": commit()})
+        rows.append(row | {"seconds": seconds} | about)
         print(rows[-1], flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")

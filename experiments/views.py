@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -67,15 +68,18 @@ mean ± standard error over the seeds (how many). One thread, fp32. {machines}. 
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a line for each number of epochs and of views; what is lost is paired by seed."""
-    found = {(row["epochs"], row["views"], row["seed"]): row["val_top1"] for row in rows}
+    """Markdown: a line for each number of epochs and of views; what is lost is paired by seed and machine."""
+
+    def pair(row: Row) -> tuple[Any, ...]:
+        return row["epochs"], row["seed"], row["machine"]
+
+    asked = {pair(row): row["val_top1"] for row in rows if row["views"] is None}
     lines = []
     for epochs, views in dict.fromkeys((row["epochs"], row["views"]) for row in rows):
-        seeds = [seed for seed in SEEDS if (epochs, views, seed) in found]
-        top1 = [found[epochs, views, seed] for seed in seeds]
-        lost = [found[epochs, None, seed] - value for seed, value in zip(seeds, top1, strict=True)]
-        shown = spread(lost) if views else ""
-        lines.append(f"| {epochs} | {views or 'asked in the step'} | {spread(top1)} | {shown} |")
+        mine = [row for row in rows if (row["epochs"], row["views"]) == (epochs, views)]
+        lost = [asked[pair(row)] - row["val_top1"] for row in mine if views and pair(row) in asked]
+        cells = [str(epochs), str(views or "asked in the step"), spread([row["val_top1"] for row in mine])]
+        lines.append(f"| {' | '.join(cells)} | {spread(lost) if lost else ''} |")
     return markdown(ABOUT, rows, plan(), lines)
 
 

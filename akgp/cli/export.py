@@ -71,9 +71,8 @@ def export(
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         _ = source.description  # refuses what cannot be exported before anything is written
-        for target in targets:
-            if (output / target.file).resolve() == source.path.resolve():
-                raise typer.BadParameter(f"{output}: {target.file} there is the model", param_hint="--output")
+        if output.resolve() == source.path.parent.resolve():
+            raise typer.BadParameter(f"{output}: is the model's own folder", param_hint="--output")
         images = _images(source) if check and targets else None  # before anything is written, too
         said = []
         if C in names:
@@ -81,7 +80,7 @@ def export(
             said = [_c(source.path, output, name, _listed(cores))]
         output.mkdir(parents=True, exist_ok=True)
         files = {target.name: target.write(source, output) for target in targets}
-        if files:
+        if any(file.suffix != ".onnx" for file in files.values()):
             _write_preprocessing(source.path, output)
         rows = [] if images is None else _measured(source, targets, files, images, Path(scratch))
     if as_json:
@@ -125,11 +124,12 @@ def _c(model: Path, output: Path, name: str, cores: list[str]) -> str:
 def _write_preprocessing(model: Path, output: Path) -> None:
     """Write it beside files that cannot hold it; say so if the model has none."""
     from akgp.data import DataError
-    from akgp.deployment.package import write_preprocessing
+    from akgp.deployment.package import PREPROCESSING, write_preprocessing
 
     try:
         write_preprocessing(output, model)
     except DataError as error:
+        (output / PREPROCESSING).unlink(missing_ok=True)  # of another model
         typer.echo(f"{output}: without preprocessing.json: {error}", err=True)
 
 

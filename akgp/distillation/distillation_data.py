@@ -100,8 +100,8 @@ def ask_teachers(
 
     taught, of_dense = outputs(teachers), None if dense is None else outputs([dense])
     if of_dense and of_dense.logits.shape != taught.logits.shape:
-        known = [each.logits.shape[1] for each in (of_dense, taught)]
-        raise ValueError("dense must know the classes of the teachers: {} and {}".format(*known))
+        own, known = of_dense.logits.shape[1], taught.logits.shape[1]
+        raise ValueError(f"dense must know the classes of the teachers: {own} and {known}")
     judges = [taught]
     if of_dense and all(len(each.networks) == 1 for each in teachers):
         judges.append(of_dense)

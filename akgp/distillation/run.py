@@ -32,6 +32,7 @@ from akgp.distillation.teachers import TeacherFn, weighted_ensemble
 from akgp.evaluation import predict_logits
 from akgp.evaluation.cost import count
 from akgp.params import Distill, Training
+from akgp.params.strategies import branch_epochs
 from akgp.params.training_defaults import resolved
 from akgp.training import Epoch, Objective, autocast_dtype, train
 
@@ -61,7 +62,7 @@ class Distilled:
 
     @property
     def mean_weight(self) -> float | None:
-        """Of the teacher, in [0, 1], over the images as they are trained on, the mixed ones among them."""
+        """Of the teacher, as `weights`, over the images as they are trained on, mixed ones among them."""
         if self.weights is None:
             return None
         mixed = self.training.augment.mixed_share
@@ -141,9 +142,9 @@ class Distillation:
                     objective.remove_hooks()
             if isinstance(objective, LearnedTeachers):
                 shares = _mean_shares(objective, self.student, self.data, self.device)
-        passes = (self.params.teacher_views or self.params.epochs) if self._asks_teachers() else 0
+        student, passes = self.student.cpu(), self._passes()
         self.result = Distilled(
-            self.student.cpu(), self.weights(), passes, self.data.profile, estimate, shares, self.training
+            student, self.weights(), passes, self.data.profile, estimate, shares, self.training
         )
 
     def weights(self, w0: float | None = None) -> Tensor | None:
@@ -179,6 +180,14 @@ class Distillation:
         weights = self.weights(w0)
         weighed = weights is None or bool((weights > 0).any())
         return bool(self.teachers) and (weighed or self.training.augment.mixes)
+
+    def _passes(self) -> int:
+        """How often each teacher was asked about all training images."""
+        epochs = self.training.epochs
+        if self.params.w0_source == "branches":
+            trunk, branch = branch_epochs(epochs)  # one of the two branches learns from labels alone
+            return trunk + branch + (epochs - trunk if self._asks_teachers() else 0)
+        return (self.params.teacher_views or epochs) if self._asks_teachers() else 0
 
     def _ask_about_views(self) -> dict[str, Any]:
         """Ask the teachers about `params.teacher_views`, if any; the answers, to be kept in the state."""

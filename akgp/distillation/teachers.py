@@ -23,7 +23,8 @@ def frozen_teacher(
 ) -> TeacherFn:
     """`network` as a teacher: in eval mode, without gradients, in `dtype` (None: as its weights are).
 
-    It sees every image as the student does, with the same augmentation.
+    Its mode and its memory format are changed, no parameter is. It sees every image as the student does, with
+    the same augmentation.
     """
     network.eval()
     settled = False  # the memory format is chosen at the first batch, which shows the images' size

@@ -38,7 +38,7 @@ def prune_gradually(
         options: those of `prune`; of the amounts one of SCHEDULED.
 
     Raises:
-        PruningError: `steps` is less than 1, the amount is another one, or as `prune`.
+        PruningError: `steps` is no whole number of 1 or more, the amount is another one, or as `prune`.
     """
     if not isinstance(steps, int) or steps < 1:
         raise PruningError(f"steps must be a whole number of 1 or more, got {steps}")

@@ -19,21 +19,25 @@ def use_integer_operations(model: ModelProto) -> None:
 
     Means become GlobalAveragePool: a mean in floating point depends on the order of summation, and so on the
     processor. Batch normalizations, where no convolution can absorb them, become depthwise 1×1 convolutions.
-    Average pools that count their padding, and whose windows may reach past it (ceil_mode), are padded by an
+    Average pools that count their padding, and whose last windows reach past it (ceil_mode), are padded by an
     operation of its own and count no padding: onnxruntime's integer kernel divides by the whole window.
     """
     from onnx import numpy_helper, shape_inference
 
     body = shape_inference.infer_shapes(model).graph
-    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*body.value_info, *body.input)}
+    sizes = {
+        x.name: [dim.dim_value for dim in x.type.tensor_type.shape.dim]
+        for x in (*body.value_info, *body.input)
+    }
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        rank = ranks.get(node.input[0], 0) if node.input else 0
+        size = sizes.get(node.input[0], []) if node.input else []
+        rank = len(size)
         values = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
         # Axes, scales and shifts must be constants, and the input must have pixels: [N, C, ...].
-        if _counts_padding_and_more(node):
-            nodes += _padded_pool(model, node)
+        if _counts_padding_and_more(node) and size and all(size[2:]):
+            nodes += _padded_pool(model, node, np.array(size[2:]))
         elif rank < 3 or not values or len(values) != len(node.input) - 1:
             nodes.append(node)
         elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
@@ -79,18 +83,28 @@ def _counts_padding_and_more(node: NodeProto) -> bool:
     return bool(given.get("ceil_mode") and given.get("count_include_pad"))
 
 
-def _padded_pool(model: ModelProto, node: NodeProto) -> list[NodeProto]:
+def _padded_pool(model: ModelProto, node: NodeProto, size: NDArray[np.int64]) -> list[NodeProto]:
+    """The pool, after a Pad if any of its windows reaches past the padding of the map of this size."""
     from onnx import helper
 
     given = attributes(node)
-    pads = given.pop("pads", [0, 0, 0, 0])
-    del given["count_include_pad"]  # of what is left, everything counts but what lies beyond the map
-    source = node.input[0]
-    nodes = []
-    if any(pads):
-        sides = len(pads) // 2
+    kernel, ones = np.array(given["kernel_shape"]), [1] * len(size)
+    strides, dilations = np.array(given.get("strides", ones)), np.array(given.get("dilations", ones))
+    begin, end = np.split(np.array(given.get("pads", [0] * 2 * len(size))), 2)
+    reach = (kernel - 1) * dilations + 1
+    steps = -(-(size + begin + end - reach) // strides)
+    steps -= steps * strides >= size + begin  # PyTorch has no window that begins behind the map
+    last = steps * strides + reach - begin  # where the last window ends
+    if (last <= size + end).all():
+        del given["ceil_mode"]
+        return [helper.make_node("AveragePool", node.input, node.output, node.name, **given)]
+    given.pop("pads", None)
+    del given["count_include_pad"]  # of what is left, everything counts but what lies beyond it
+    end = np.clip(last - size, 0, end)
+    source, nodes = node.input[0], []
+    if begin.any() or end.any():
         source, amounts = f"{node.output[0]}_padded", f"{node.output[0]}_pads"
-        _constant(model, amounts, np.array([0, 0, *pads[:sides], 0, 0, *pads[sides:]]))
+        _constant(model, amounts, np.array([0, 0, *begin, 0, 0, *end]))
         nodes = [helper.make_node("Pad", [node.input[0], amounts], [source], f"{node.name}_pad")]
     return [*nodes, helper.make_node("AveragePool", [source], node.output, node.name, **given)]
 

@@ -82,13 +82,13 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
     for node in model.graph.node:
         inputs: tuple[Any, ...] = tuple(values[name] if name else None for name in node.input)
         if node.op_type == "QuantizeLinear":
-            zero = inputs[2] if len(inputs) > 2 else np.zeros((), np.uint8)
+            zero = _zero(inputs, np.uint8)
             q = quantized(inputs[0], inputs[1], zero, simulation.floating)
             values[node.output[0]] = simulation.integers[node.output[0]] = q
             simulation.steps.append(_step(inputs[0], Quantized(inputs[1], zero, q, node.output[0])))
         elif node.op_type == "DequantizeLinear":
             axis = attributes(node).get("axis", 1)
-            zero = inputs[2] if len(inputs) > 2 else np.zeros((), inputs[0].dtype)
+            zero = _zero(inputs, inputs[0].dtype)
             values[node.output[0]] = Quantized(inputs[1], zero, inputs[0], node.input[0], axis)
         elif node.op_type == "MaxPool" and isinstance(inputs[0], Quantized):
             values[node.output[0]] = max_pool(node, inputs[0])
@@ -106,6 +106,11 @@ def simulate(model: ModelProto, images_NCHW: Array) -> Simulation:
             values.update(zip(node.output, results, strict=True))
     simulation.logits = _floats(values[model.graph.output[0].name], simulation.floating)
     return simulation
+
+
+def _zero(inputs: tuple[Any, ...], kind: Any) -> Array:
+    """The zero point of a quantizing node, which may be left out."""
+    return inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros((), kind)
 
 
 def _step(value: Any, output: Quantized) -> Step:

@@ -18,8 +18,10 @@ from akgp.quantization.qdq import Qdq, attributes, reference
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-FUNCTIONS = frozenset({"Celu", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Sigmoid"})
-FUNCTIONS |= {"Softplus", "Softsign", "Tanh"}
+FUNCTIONS = frozenset({
+    "Celu", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish",
+    "Mish", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh",
+})  # fmt: skip
 USUAL: Mapping[str, dict[str, Any]] = {
     "Elu": {"alpha": 1.0},
     "Gelu": {"approximate": b"none"},

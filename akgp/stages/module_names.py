@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def names_modules(name: str, params: Params) -> bool:
     """Whether any is named that network `name` must have."""
     prune = params.prune
-    of_student = prune.layers or prune.limits or prune.skip or params.distill.heads
+    of_student = prune.layers or prune.limits or prune.skip or _heads(params)
     frozen = any(training.freeze for training in _trainings(name, params).values())
     return frozen or (name == params.student and bool(of_student))
 
@@ -24,7 +24,7 @@ def check_module_names(model: nn.Module, name: str, params: Params) -> None:
     for section, training in _trainings(name, params).items():
         _check_frozen(model, section, training)
     if name == params.student:
-        _check_heads(model, params.distill.heads)
+        _check_heads(model, _heads(params))
         _check_pruned(model, params.prune)
 
 
@@ -36,6 +36,11 @@ def _trainings(name: str, params: Params) -> dict[str, Training]:
         if schedule := params.prune.schedule:
             trainings["prune.schedule.recovery"] = schedule.recovery
     return trainings
+
+
+def _heads(params: Params) -> tuple[str, ...]:
+    """Those that the strategy reads."""
+    return params.distill.heads if params.distill.facts.heads else ()
 
 
 def _check_frozen(model: nn.Module, section: str, training: Training) -> None:

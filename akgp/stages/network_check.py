@@ -42,7 +42,10 @@ def check(params: Params, root: Path) -> None:
                     f"networks.{name}.{error}" if _named(error) else f"networks.{name}: {error}"
                 ) from error
             if named:
-                check_module_names(model, name, params)
+                try:
+                    check_module_names(model, name, params)
+                except StageError as error:
+                    raise StageError(f"networks.{name}: {error}") from None
 
 
 def _named(error: ValueError) -> bool:

@@ -118,13 +118,21 @@ def test_what_the_teachers_did_is_told(
     data: DistillationData, given: dict[str, Any], passes: int, weight: float | None
 ) -> None:
     """Their passes over the images, and their mean weight, which is 1 for mixed images."""
-    training = TRAINING.model_dump() | {"augment": given.pop("augment", TRAINING.augment.model_dump())}
+    training = TRAINING.model_dump() | {"augment": given.get("augment", TRAINING.augment.model_dump())}
+    given = {key: value for key, value in given.items() if key != "augment"}
     student = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(64, 3))
     run = Distillation(student, data, Distill.model_validate({"training": training, **given}))
     list(run)
     assert run.result.teacher_passes == passes
     assert run.result.mean_weight == (None if weight is None else pytest.approx(weight))
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in student.modules())
+
+
+def test_branches_ask_the_teachers_in_one_of_two(data: DistillationData) -> None:
+    """Of three epochs the trunk is one, and a branch one; the rest asks if what was measured is above 0."""
+    run = Distillation(linear(3), data, Distill(w0=0.5, w0_from="branches", training=TRAINING))
+    list(run)
+    assert run.result.w0 and run.result.teacher_passes == 2 + 2 * (run.result.w0.weight > 0)
 
 
 def test_networks_that_know_other_classes_are_refused() -> None:

@@ -329,8 +329,8 @@ def test_scope_compares_at_equal_cost() -> None:
         assert steps[-1][0] == macs and 0.97 < costs[0] / costs[1] <= 1
     phases = [scope.part_of(done, 4)(step, 5, scope.settings(1)) for done in range(4) for step in range(1, 6)]
     assert phases[4] == 1 and phases[5:] == sorted(phases[5:], reverse=True)
-    row = {"seed": 0, "val_top1": 70.0, "macs_share": 0.5, "params_share": 0.5, "latency_share": 0.8,
-           "machine": "A"}  # fmt: skip
+    row = {"seed": 0, "val_top1": 70.0, "dense_top1": 70.0, "macs_share": 0.5, "params_share": 0.5,
+           "latency_share": 0.8, "machine": "A"}  # fmt: skip
     text = scope.table(
         [
             asdict(scope.Run(0, schedule="labels")) | row,

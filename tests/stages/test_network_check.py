@@ -84,7 +84,7 @@ def test_names_of_layers_are_looked_for(
     if message is None:
         check(checked, tmp_path)
         return
-    with pytest.raises(StageError, match=rf"^prune\.{message}"):
+    with pytest.raises(StageError, match=rf"^networks\.mine: prune\.{message}"):
         check(checked, tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_names_of_modules_are_looked_for(
     section: str, given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     settings = asked(architecture=OURS).model_dump()
-    with pytest.raises(StageError, match=f"^{message}"):
+    with pytest.raises(StageError, match=rf"^networks\.mine: {message}"):
         check(params.validate(settings | {section: given}), tmp_path)
 
 

@@ -93,7 +93,8 @@ def float_graph(model: onnx.ModelProto) -> onnx.ModelProto:
             (values,) = reference(node, tuple(graph.constant(name) for name in node.input))
             initializers.append(numpy_helper.from_array(values, node.output[0]))
         elif node.op_type == "QuantizeLinear":
-            kind = "Relu" if not graph.constant(node.input[2]).any() else "Identity"
+            zero = node.input[2] if len(node.input) > 2 else ""  # none: 0
+            kind = "Identity" if zero and graph.constant(zero).any() else "Relu"
             nodes.append(helper.make_node(kind, node.input[:1], node.output))
         elif node.op_type == "DequantizeLinear":
             nodes.append(helper.make_node("Identity", node.input[:1], node.output))

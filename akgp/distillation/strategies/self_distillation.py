@@ -171,11 +171,12 @@ def _pooled(features: Tensor) -> Tensor:
 
 
 # Looked at is the network's mode: a module that is frozen stays in eval mode while the others are trained.
+# A copy of the network, as its average is, has copies of the hooks, and is run without gradients.
 def _keep_output(
     seen: list[Tensor | None], index: int, model: nn.Module
 ) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if model.training:
+        if model.training and torch.is_grad_enabled():
             seen[index] = output
 
     return hook
@@ -185,7 +186,7 @@ def _keep_input(
     seen: list[Tensor | None], model: nn.Module
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if model.training:
+        if model.training and torch.is_grad_enabled():
             seen[-1] = inputs[0]
 
     return hook
