@@ -26,6 +26,7 @@ from akgp.data.normalization import normalize
 from akgp.deployment.package import digest, model_file, read_preprocessing
 from akgp.microcontroller.emulator import CORES, Emulation, EmulationError, emulate
 from akgp.microcontroller.filling import filled
+from akgp.microcontroller.host import check_test_vector
 from akgp.microcontroller.report import report
 from akgp.microcontroller.source import TEMPLATES, About, Example, Program, program
 from akgp.quantization import QuantizationError
@@ -57,7 +58,8 @@ def export(
         cores: of `emulator.CORES`: those whose instructions are counted, for the report.
 
     Raises:
-        QuantizationError: names the operation that C cannot be written for.
+        QuantizationError: names the operation that C cannot be written for; or the test vector fails on this
+            machine.
         DataError: the file has no preprocessing.
         ValueError: `name` is no identifier, or a core is not known.
         EmulationError: a core cannot be emulated, or gives other logits.
@@ -87,6 +89,7 @@ def export(
     for path, text in texts.items():
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
         (destination / path).write_text(text, encoding="utf-8")
+    check_test_vector(destination, name)
     counts = {core: _counted(destination / f"src/{name}.c", example, core) for core in cores}
     (destination / "REPORT.md").write_text(report(made, counts), encoding="utf-8")
     return made, counts

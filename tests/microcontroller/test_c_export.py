@@ -13,10 +13,11 @@ from akgp.cli import app
 from akgp.microcontroller.arena import Block, _placed
 from akgp.microcontroller.constants import declared, text_literal
 from akgp.microcontroller.export import export
+from akgp.microcontroller.host import check_test_vector
 from akgp.quantization import QuantizationError
 from akgp.quantization.qdq import Qdq
 from tests.portable.make import HERE
-from tests.support.c_programs import digits
+from tests.support.c_programs import NAME, digits, needs_compiler
 
 
 def test_blocks_that_live_at_once_never_share_a_byte() -> None:
@@ -103,3 +104,16 @@ def test_arrays_and_texts_are_c() -> None:
     smallest = np.array([-(2**31), 1])
     assert declared("a", smallest, np.int32) == "static const int32_t a[2] = {\n    (-2147483647 - 1), 1\n};"
     assert text_literal('é "?\\') == '"\\303\\251 \\042\\077\\134"'
+
+
+@needs_compiler
+def test_a_library_whose_test_vector_fails_is_refused(tmp_path: Path) -> None:
+    digits(tmp_path)  # whose own passes, or it would not have been written
+    source = tmp_path / f"src/{NAME}.c"
+    text = source.read_text(encoding="utf-8")
+    source.write_text(text.replace("return memcmp(logits,", "return !memcmp(logits,"), encoding="utf-8")
+    with pytest.raises(QuantizationError, match=r"network.c: its test vector does not pass .*FAILED"):
+        check_test_vector(tmp_path, NAME)
+    source.write_text("int x = ;", encoding="utf-8")
+    with pytest.raises(QuantizationError, match=r"does not pass on this machine \(.*error"):
+        check_test_vector(tmp_path, NAME)
