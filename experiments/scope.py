@@ -171,7 +171,7 @@ CIFAR-10-J75 at 16×16, 16 epochs taught by the dense network at 0.3 (dense: 24 
 as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many);
 shares of the dense network's MACs, parameters and int8 latency (batch 1, same rounds; by machine, in their
 order). One thread, fp32.
-{machines}. Runs of the plan: {done} of {planned}.
+{machines}. Runs: {done}; the plan has {planned} on one machine.
 
 | MACs | scope | how | top-1 | less than dense | MACs | params | int8 latency |
 | --- | --- | --- | --- | --- | --- | --- | --- |
