@@ -37,6 +37,8 @@ def _of_prune(params: Params) -> Iterator[tuple[str, str]]:
 
 def _of_trainings(params: Params) -> Iterator[tuple[str, str]]:
     trainings: dict[str, Training] = {"teacher": params.teacher, "distill.training": params.distill.training}
+    if schedule := params.prune.schedule:
+        trainings["prune.schedule.recovery"] = schedule.recovery
     for section, training in trainings.items():
         if _set(training.augment, "mix_share") and not training.augment.mixes:
             yield f"{section}.augment.mix_share", "without mixup or cutmix"

@@ -23,6 +23,10 @@ NETWORK = {"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": 
         ({"distill": {"strategy": "teacher", "training": {"label_smoothing": 0.1}}}, ["label_smoothing"]),
         ({"teacher": {"augment": {"mix_share": 0.5}}}, ["teacher.augment.mix_share"]),
         ({"teacher": {"augment": {"mix_share": 0.5, "cutmix": 1.0}}}, []),
+        (
+            {"prune": {"ratio": 0.5, "schedule": {"recovery": {"augment": {"mix_share": 0.5}}}}},
+            ["prune.schedule.recovery.augment.mix_share"],
+        ),
         ({"prune": {"ratio": 0.5, "images": 64, "time_limit": 3.0}}, ["prune.images", "prune.time_limit"]),
         ({"prune": {"macs": 0.5, "images": 64, "criterion": "obd", "time_limit": 3.0}}, []),
         (
