@@ -66,7 +66,11 @@ def describe(model: ModelProto) -> Description:
     for step in steps:
         if step.node is None and not isinstance(step.inputs[0], Quantized):
             reader.require_image(step, given.name)
-            first = first or reader.activation(step.output)
+            if first is not None:
+                raise QuantizationError(
+                    f"{given.name} must be quantized once, not to {step.output.name} also"
+                )
+            first = reader.activation(step.output)
         else:
             operations.append(reader.operation(step))
     assert first is not None

@@ -25,6 +25,7 @@ from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
 from akgp.quantization.layers import keep_in_float, layers, precisions
 from akgp.quantization.qdq import attributes
+from akgp.quantization.remaining import quantize_remaining
 from akgp.quantization.rewriting import restore_hard_swish
 from akgp.quantization.tables import round_alike
 from akgp.quantization.weight_sharing import FOUR_BITS, share_layers
@@ -111,6 +112,7 @@ def quantize(
                 calibration_cache_path=ranges,
             )
         graph = onnx.load(str(quantized))
+    quantize_remaining(graph, reader.extremes)
     # First the activations' scales, since a bias has that of its layer's input. Each may move the other's.
     separate_pool_scales(graph)
     round_alike(graph)
@@ -162,6 +164,11 @@ class _Batches:
     def __init__(self, inputs_NCHW: NDArray[np.float32], size: int) -> None:
         self.batches = np.array_split(inputs_NCHW, -(-len(inputs_NCHW) // size))
         self.remaining = iter(self.batches)
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The least and the largest value."""
+        return min(float(x.min()) for x in self.batches), max(float(x.max()) for x in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

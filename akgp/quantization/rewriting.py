@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def use_integer_operations(model: ModelProto) -> None:
-    """Replace, in place, means over all pixels, batch normalizations that follow no convolution, some pools.
+    """Replace, in place, means over all pixels and some pools.
 
     Means become GlobalAveragePool: a mean in floating point depends on the order of summation, and so on the
-    processor. Batch normalizations, where no convolution can absorb them, become depthwise 1×1 convolutions.
-    Average pools that count their padding, and whose last windows reach past it (ceil_mode), are padded by an
-    operation of its own and count no padding: onnxruntime's integer kernel divides by the whole window.
+    processor. Average pools that count their padding, and whose last windows reach past it (ceil_mode), are
+    padded by an operation of its own and count no padding: onnxruntime's integer kernel divides by the whole
+    window.
     """
     from onnx import numpy_helper, shape_inference
 
@@ -35,15 +35,13 @@ def use_integer_operations(model: ModelProto) -> None:
         size = sizes.get(node.input[0], []) if node.input else []
         rank = len(size)
         values = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name in constants]
-        # Axes, scales and shifts must be constants, and the input must have pixels: [N, C, ...].
+        # Axes must be constants, and the input must have pixels: [N, C, ...].
         if _counts_padding_and_more(node) and size and all(size[2:]):
             nodes += _padded_pool(model, node, np.array(size[2:]))
         elif rank < 3 or not values or len(values) != len(node.input) - 1:
             nodes.append(node)
         elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
             nodes += _pooling(model, node)
-        elif node.op_type == "BatchNormalization" and len(node.output) == 1:
-            nodes.append(_convolution(model, node, values, rank))
         else:
             nodes.append(node)
     model.graph.ClearField("node")
@@ -120,21 +118,6 @@ def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:
         helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
         helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
     ]
-
-
-def _convolution(
-    model: ModelProto, node: NodeProto, values: list[NDArray[np.float32]], rank: int
-) -> NodeProto:
-    from onnx import helper
-
-    scale, shift, mean, variance = (value.astype(np.float64) for value in values)
-    # scale · (x − mean) / √(variance + ε) + shift = factor · x + bias, in float64 so that it is rounded once.
-    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
-    weight, bias = f"{node.output[0]}_weight", f"{node.output[0]}_bias"
-    _constant(model, weight, factor.astype(np.float32).reshape(-1, *[1] * (rank - 1)))  # [C, 1, 1, 1]
-    _constant(model, bias, (shift - mean * factor).astype(np.float32))
-    inputs, kernel = [node.input[0], weight, bias], [1] * (rank - 2)
-    return helper.make_node("Conv", inputs, node.output, node.name, group=len(factor), kernel_shape=kernel)
 
 
 def _constant(model: ModelProto, name: str, value: NDArray[Any]) -> None:

@@ -132,7 +132,7 @@ class Refused(nn.Module):
         if self.kind == "Softmax":
             return torch.softmax(self.out(x.mean((2, 3))), 1)
         if self.kind == "Scale":
-            x = F.relu(x) * torch.arange(1, 5).float().view(1, 4, 1, 1)
+            x = F.relu(x) * torch.arange(1, 1 + x.shape[3]).float()  # by column
             return self.out(x.mean((2, 3)))
         if self.kind == "Transpose":
             x = x.transpose(1, 2).mean(3)
