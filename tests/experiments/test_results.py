@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    "ablation", "against_torch_pruning", "criteria", "defaults", "granularity", "int8_training", "mobile",
-    "qat", "scope", "views",
+    "ablation", "against_torch_pruning", "criteria", "defaults", "granularity", "int8_training",
+    "mixed_precision", "mobile", "qat", "scope", "views",
 )  # fmt: skip
 
 
