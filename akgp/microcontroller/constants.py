@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from akgp.quantization.fixed_point import FixedPoint
 
-C_TYPES: dict[type, str] = {np.uint8: "uint8_t", np.int8: "int8_t", np.int32: "int32_t", np.int64: "int64_t"}
+C_TYPES: dict[type, str] = {
+    np.uint8: "uint8_t", np.int8: "int8_t", np.uint16: "uint16_t", np.int32: "int32_t", np.int64: "int64_t"
+}  # fmt: skip
 STRUCTURES = {"convolution_t": 72, "depthwise_t": 52, "mul_t": 20, "window_t": 22, "fixed_t": 16, "add_t": 16}
 """Bytes of the kernels' structures on a core with pointers of 32 bits."""
 WIDTH = 116

@@ -138,6 +138,17 @@ def _concat(layer: Layer, name: str, constants: Constants) -> Emitted:
     return Emitted(("concat",), "\n    ".join(calls))
 
 
+def _select(layer: Layer, name: str, constants: Constants) -> Emitted:
+    operation = layer.operation
+    assert isinstance(operation, ops.Select)
+    index = constants.array(name, operation.index, np.uint16)
+    given = operation.input
+    call = (
+        f"select_channels({index}, {{0}}, {{out}}, {given.pixels}, {given.shape[0]}, {len(operation.index)});"
+    )
+    return Emitted(("select",), call)
+
+
 EMITTERS: Mapping[type, Callable[[Layer, str, Constants], Emitted]] = {
     ops.Convolution: convolution,
     ops.Gemm: gemm,
@@ -148,4 +159,5 @@ EMITTERS: Mapping[type, Callable[[Layer, str, Constants], Emitted]] = {
     ops.GlobalAveragePool: _global_average_pool,
     ops.Table: _table,
     ops.Concat: _concat,
+    ops.Select: _select,
 }

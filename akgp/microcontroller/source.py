@@ -20,7 +20,7 @@ from akgp.quantization.description import Description
 KERNELS, TEMPLATES = (Path(__file__).with_name(name) for name in ("kernels", "templates"))
 ORDER = (
     *("common", "pixels", "add", "add_layer", "dots", "convolution", "depthwise", "mul"),
-    *("window", "max_pool", "average_pool", "global_average_pool", "table", "concat"),
+    *("window", "max_pool", "average_pool", "global_average_pool", "table", "concat", "select"),
 )
 """Files of `kernels`, each after those that it uses."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import attributes
+from akgp.quantization.qdq import attributes, sizes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -35,14 +35,9 @@ class _Graph:
     """A float graph whose nodes are rewritten; what is made goes to its initializers."""
 
     def __init__(self, model: ModelProto) -> None:
-        from onnx import numpy_helper, shape_inference
+        from onnx import numpy_helper
 
-        self.model = model
-        body = shape_inference.infer_shapes(model).graph
-        self.sizes = {
-            x.name: [dim.dim_value for dim in x.type.tensor_type.shape.dim]
-            for x in (*body.value_info, *body.input)
-        }
+        self.model, self.sizes = model, sizes_of(model)
         self.constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         self.uses = Counter(name for node in model.graph.node for name in node.input)
         self.users: dict[str, list[NodeProto]] = defaultdict(list)

@@ -19,7 +19,7 @@ from akgp.quantization.checking import QuantizationError
 from akgp.quantization.integer_kernels import Affine, Quantized, is_global
 from akgp.quantization.layers import layer_of
 from akgp.quantization.operations import Activation, Operation
-from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
+from akgp.quantization.qdq import WEIGHTED, Qdq, attributes, reference, selected_channels
 from akgp.quantization.simulator import Pending, Step, quantized, simulate
 from akgp.quantization.tables import FUNCTIONS, function_name
 
@@ -102,7 +102,9 @@ class _Reader:
         inputs = [value for value in step.inputs if value is not None]
         if step.node.op_type in ELEMENTWISE and [_is_single(value) for value in inputs].count(False) == 1:
             return _table(self, step.node.op_type, step)
-        known = step.node.op_type in OPERATIONS and len(step.node.output) == 1
+        known = step.node.op_type in OPERATIONS and (
+            len(step.node.output) == 1 or step.node.op_type in SELECTIONS
+        )
         if not known or not all(isinstance(value, Quantized) for value in inputs[: _values(step.node)]):
             refuse(step.node)
         constants = [value for value in inputs if getattr(value, "name", "") in self.graph.tensors]
@@ -152,8 +154,8 @@ def refuse(node: NodeProto, how: str = "") -> NoReturn:
 
 
 def _values(node: NodeProto) -> int:
-    """How many inputs are values: the rest of a Reshape's or a Squeeze's are shapes."""
-    return 1 if node.op_type in RESHAPES else len(node.input)
+    """How many inputs are values: the rest of a Reshape's are shapes, of a Slice's places."""
+    return 1 if node.op_type in (*RESHAPES, *SELECTIONS) else len(node.input)
 
 
 def _is_single(value: Any) -> bool:
@@ -277,6 +279,17 @@ def _reshape(reader: _Reader, node: NodeProto, step: Step) -> Operation:
     return _identity(reader, step)
 
 
+def _select(reader: _Reader, node: NodeProto, step: Step) -> Operation:
+    x, *others = step.inputs
+    position = list(node.output).index(step.output.name)
+    index = selected_channels(
+        x.q.shape[1:], lambda positions: reference(node, (positions, *others))[position]
+    )
+    if index is None:
+        refuse(node, "of pixels")
+    return ops.Select(_name(step), reader.activation(step.output), reader.activation(x), index)
+
+
 def _identity(reader: _Reader, step: Step) -> ops.Reshape:
     output = reader.activation(step.output)
     return ops.Reshape(_name(step), output, reader.activation(step.inputs[0]))
@@ -287,6 +300,7 @@ def _name(step: Step) -> str:
 
 
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+SELECTIONS = ("Gather", "Slice", "Split")
 OPERATIONS: Mapping[str, Callable[[_Reader, NodeProto, Step], Operation]] = {
     "Conv": _convolution,
     "Gemm": _gemm,
@@ -298,4 +312,5 @@ OPERATIONS: Mapping[str, Callable[[_Reader, NodeProto, Step], Operation]] = {
     "GlobalAveragePool": _global_average_pool,
     "Concat": _concat,
     **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys(SELECTIONS, _select),
 }

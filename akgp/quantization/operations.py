@@ -195,6 +195,34 @@ class Reshape(_Operation):
     input: Activation
 
 
+@dataclass(frozen=True)
+class Select(_Operation):
+    """Channels of a tensor, in another order or some of them.
+
+    Attributes:
+        index: int64 [O], of the input's channels.
+    """
+
+    input: Activation
+    index: NDArray[np.int64]
+
+    @property
+    def begin(self) -> int | None:
+        """The first of channels that lie side by side; None if these do not."""
+        begin = int(self.index[0])
+        return begin if np.array_equal(self.index, np.arange(begin, begin + len(self.index))) else None
+
+
 Operation = (
-    Convolution | Gemm | Add | Mul | MaxPool | AveragePool | GlobalAveragePool | Concat | Table | Reshape
+    Convolution
+    | Gemm
+    | Add
+    | Mul
+    | MaxPool
+    | AveragePool
+    | GlobalAveragePool
+    | Concat
+    | Table
+    | Reshape
+    | Select
 )

@@ -6,6 +6,7 @@ Letters of shapes: O output channels, K weights of one output.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,34 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def sizes_of(model: ModelProto) -> dict[str, list[int]]:
+    """The sizes of a float graph's tensors, as far as they can be inferred; 0: open, as of the batch."""
+    from onnx import shape_inference
+
+    body = shape_inference.infer_shapes(model).graph
+    return {
+        each.name: [dim.dim_value for dim in each.type.tensor_type.shape.dim]
+        for each in (*body.value_info, *body.input)
+    }
+
+
+def selected_channels(
+    shape: tuple[int, ...], move: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+) -> NDArray[np.int64] | None:
+    """Which channels of a tensor [1, C, ...] make up what values are moved to; None if not whole channels do.
+
+    Args:
+        shape: of an image, (C, ...).
+        move: what is done to the tensor's values.
+    """
+    positions = np.arange(np.prod(shape)).reshape(1, *shape)
+    moved = move(positions)
+    if moved.ndim != positions.ndim or moved.shape[2:] != positions.shape[2:] or not moved.size:
+        return None
+    index = moved.reshape(moved.shape[1], -1)[:, 0] // int(np.prod(shape[1:]))
+    return index if np.array_equal(moved, positions[:, index]) else None
+
+
 def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:
     """A node's outputs by onnx's reference implementation; None: an optional input that is not given.
 
@@ -122,7 +151,8 @@ def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     try:
-        return list(ReferenceEvaluator(model).run(None, feed))
+        with np.errstate(over="ignore", invalid="ignore"):  # its sigmoid computes both of two branches
+            return list(ReferenceEvaluator(model).run(None, feed))
     except Exception as error:  # of whatever it has not implemented
         log.debug("%s by onnxruntime: %s", node.op_type, error)
         return list(session(model.SerializeToString(), threads=1).run(None, feed))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import attributes
+from akgp.quantization.qdq import attributes, sizes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -22,13 +22,9 @@ def use_integer_operations(model: ModelProto) -> None:
     padded by an operation of its own and count no padding: onnxruntime's integer kernel divides by the whole
     window.
     """
-    from onnx import numpy_helper, shape_inference
+    from onnx import numpy_helper
 
-    body = shape_inference.infer_shapes(model).graph
-    sizes = {
-        x.name: [dim.dim_value for dim in x.type.tensor_type.shape.dim]
-        for x in (*body.value_info, *body.input)
-    }
+    sizes = sizes_of(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
     for node in model.graph.node:

@@ -195,6 +195,13 @@ def _reshape(writer: TfliteWriter, operation: ops.Reshape) -> None:
         writer.reshaped(tensor, writer.output(operation))
 
 
+def _select(writer: TfliteWriter, operation: ops.Select) -> None:
+    index = writer.graph.constant(f"{operation.name}_channels", operation.index.astype(np.int32))
+    axis = len(operation.output.shape)
+    given = [writer[operation.input], index]
+    writer.graph.operator("GATHER", given, writer.output(operation), "GatherOptions", axis=axis)
+
+
 WRITERS: Mapping[type, Callable[[TfliteWriter, Any], None]] = {
     ops.Convolution: _convolution,
     ops.Gemm: _gemm,
@@ -206,6 +213,7 @@ WRITERS: Mapping[type, Callable[[TfliteWriter, Any], None]] = {
     ops.Concat: _concat,
     ops.Table: _table,
     ops.Reshape: _reshape,
+    ops.Select: _select,
 }
 
 

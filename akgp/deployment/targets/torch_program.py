@@ -164,6 +164,12 @@ def _ceil(operation: ops.MaxPool | ops.AveragePool, x: Tensor, padding: tuple[in
     )
 
 
+def _select(operation: ops.Select, x: Tensor) -> Tensor:
+    if operation.begin is not None:
+        return x.narrow(1, operation.begin, len(operation.index))
+    return x.index_select(1, torch.tensor(operation.index))
+
+
 COMPUTES: Mapping[type, Callable[..., Tensor]] = {
     ops.Convolution: _convolution,
     ops.Gemm: _gemm,
@@ -175,4 +181,5 @@ COMPUTES: Mapping[type, Callable[..., Tensor]] = {
     ops.Concat: lambda operation, *parts: torch.cat(parts, 1),
     ops.Table: lambda operation, x: FUNCTIONS[operation.function](x),
     ops.Reshape: lambda operation, x: x.reshape(1, *operation.output.shape),
+    ops.Select: _select,
 }

@@ -1,0 +1,71 @@
+"""Turns channel shuffles, three operations that move values, into one that gathers channels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akgp.quantization.qdq import reference, selected_channels, sizes_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+SHUFFLE = ["Reshape", "Transpose", "Reshape"]
+
+
+def gather_shuffled_channels(model: ModelProto) -> None:
+    """Replace, in place, a reshape, a transpose and a reshape that reorder channels by one Gather of them.
+
+    So ShuffleNet (Zhang et al. 2018) mixes its groups. Values are moved once, and every format has a form
+    for it.
+    """
+    from onnx import helper, numpy_helper
+
+    body = model.graph
+    sizes = sizes_of(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in body.initializer}
+    uses = Counter(name for node in body.node for name in node.input)
+    uses.update(each.name for each in body.output)
+    nodes: list[NodeProto] = []
+    for node in body.node:
+        nodes.append(node)
+        last = nodes[-len(SHUFFLE) :]
+        if not _is_chain(last, uses):
+            continue
+        index = _index(last, sizes.get(last[0].input[0], []), constants)
+        if index is not None:
+            name = f"{node.output[0]}_channels"
+            body.initializer.append(numpy_helper.from_array(index, name))
+            inputs = [last[0].input[0], name]
+            nodes[-len(SHUFFLE) :] = [helper.make_node("Gather", inputs, node.output, node.name, axis=1)]
+    body.ClearField("node")
+    body.node.extend(nodes)
+
+
+def _is_chain(nodes: list[NodeProto], uses: Counter[str]) -> bool:
+    """Whether each of a shuffle's operations alone takes what the one before it gives."""
+    kinds = [node.op_type for node in nodes]
+    return kinds == SHUFFLE and all(
+        node.input[0] == before.output[0] and uses[before.output[0]] == 1 for before, node in pairwise(nodes)
+    )
+
+
+def _index(
+    nodes: list[NodeProto], size: list[int], constants: dict[str, NDArray[np.generic]]
+) -> NDArray[np.int64] | None:
+    """The channel that each channel of their result is; None if they do anything else."""
+    if len(size) < 2 or not all(size[1:]):
+        return None
+    if not all(name in constants for node in nodes for name in node.input[1:]):
+        return None
+
+    def move(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        for node in nodes:
+            (values,) = reference(node, (values, *(constants[name] for name in node.input[1:])))
+        return values
+
+    return selected_channels(tuple(size[1:]), move)
