@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import attributes, sizes_of
+from akgp.quantization.qdq import attributes, sizes_of, write_initializer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -37,7 +37,7 @@ class _Graph:
     def __init__(self, model: ModelProto) -> None:
         from onnx import numpy_helper
 
-        self.model, self.sizes = model, sizes_of(model)
+        self.initializers, self.sizes = model.graph.initializer, sizes_of(model)
         self.constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         self.uses = Counter(name for node in model.graph.node for name in node.input)
         self.users: dict[str, list[NodeProto]] = defaultdict(list)
@@ -52,12 +52,7 @@ class _Graph:
 
     def write(self, name: str, values: Vector) -> None:
         """Make or replace a float32 initializer."""
-        from onnx import numpy_helper
-
-        self.constants[name] = values.astype(np.float32)
-        tensor = numpy_helper.from_array(self.constants[name], name)
-        known = next((each for each in self.model.graph.initializer if each.name == name), None)
-        (known or self.model.graph.initializer.add()).CopyFrom(tensor)
+        self.constants[name] = write_initializer(self.initializers, name, values.astype(np.float32))
 
 
 def fold_channel_affines(model: ModelProto) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.description import ELEMENTWISE, name_of
+from akgp.quantization.operation_readers import ELEMENTWISE, name_of
 from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
 
 if TYPE_CHECKING:

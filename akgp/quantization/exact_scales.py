@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from akgp.quantization import requantization
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.description import describe, name_of
+from akgp.quantization.description import describe
+from akgp.quantization.operation_readers import name_of
 from akgp.quantization.operations import (
     Activation,
     Add,

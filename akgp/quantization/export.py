@@ -15,7 +15,8 @@ from akgp.io.errors import first_line
 from akgp.models import ChannelMap
 from akgp.models.user_code import at, at_in
 from akgp.quantization.channel_affine import fold_channel_affines
-from akgp.quantization.channel_shuffle import gather_shuffled_channels
+from akgp.quantization.channel_layout import read_channels_in_place
+from akgp.quantization.channel_moves import gather_shuffled_channels
 from akgp.quantization.checking import QuantizationError, require_same
 from akgp.quantization.rewriting import use_integer_operations
 
@@ -57,6 +58,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         graph = _traced_by_bytecode(network, batch, failure)
     use_integer_operations(graph)
     gather_shuffled_channels(graph)
+    read_channels_in_place(graph)
     fold_channel_affines(graph)
     strip(graph)
     flatten_biases(graph)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from akgp.quantization.channels import Channels, has_rows, is_depthwise, layer_of, weight_name, weight_shape
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.description import name_of
+from akgp.quantization.operation_readers import name_of
 from akgp.quantization.qdq import Qdq, attributes
 
 if TYPE_CHECKING:

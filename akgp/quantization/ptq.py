@@ -94,8 +94,7 @@ def quantize(
             if precision.get(name) == "float"
             for node in nodes
         ]
-        # stdout: the histogram methods print
-        with guarded(failure), contextlib.redirect_stdout(io.StringIO()):
+        with guarded(failure), contextlib.redirect_stdout(io.StringIO()):  # the histogram methods print
             quantize_static(
                 str(prepared),
                 str(quantized),

@@ -6,7 +6,7 @@ Letters of shapes: O output channels, K weights of one output.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,22 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def write_initializer(
+    initializers: MutableSequence[TensorProto], name: str, values: NDArray[Any]
+) -> NDArray[Any]:
+    """Make or replace an initializer; its values."""
+    from onnx import numpy_helper
+
+    values = np.ascontiguousarray(values)
+    known = next((each for each in initializers if each.name == name), None)
+    tensor = numpy_helper.from_array(values, name)
+    if known is None:
+        initializers.append(tensor)
+    else:
+        known.CopyFrom(tensor)
+    return values
+
+
 def sizes_of(model: ModelProto) -> dict[str, list[int]]:
     """The sizes of a float graph's tensors, as far as they can be inferred; 0: open, as of the batch."""
     from onnx import shape_inference
@@ -122,14 +138,18 @@ def selected_channels(
 
     Args:
         shape: of an image, (C, ...).
-        move: what is done to the tensor's values.
+        move: what is done to the tensor's values; it may put zeros between them.
+
+    Returns:
+        For each channel of the result that of the tensor, -1 for zeros.
     """
-    positions = np.arange(np.prod(shape)).reshape(1, *shape)
+    positions = np.arange(1, 1 + np.prod(shape)).reshape(1, *shape)
     moved = move(positions)
     if moved.ndim != positions.ndim or moved.shape[2:] != positions.shape[2:] or not moved.size:
         return None
-    index = moved.reshape(moved.shape[1], -1)[:, 0] // int(np.prod(shape[1:]))
-    return index if np.array_equal(moved, positions[:, index]) else None
+    index = (moved.reshape(moved.shape[1], -1)[:, 0] - 1) // int(np.prod(shape[1:]))
+    with_zeros = np.concatenate([positions, np.zeros_like(positions[:, :1])], 1)  # -1 selects the last
+    return index if np.array_equal(moved, with_zeros[:, index]) else None
 
 
 def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:

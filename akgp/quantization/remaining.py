@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.description import ELEMENTWISE
+from akgp.quantization.operation_readers import ELEMENTWISE
 from akgp.quantization.qdq import Qdq, reference
 from akgp.quantization.simulator import MOVES
 

@@ -1,20 +1,51 @@
-"""Turns channel shuffles, three operations that move values, into one that gathers channels."""
+"""Operations that move channels: which goes where; a channel shuffle, which is three of them, as one."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import reference, selected_channels, sizes_of
+from akgp.quantization.qdq import attributes, reference, selected_channels, sizes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+MOVES = frozenset({"Gather", "Pad", "Slice", "Split"})
 SHUFFLE = ["Reshape", "Transpose", "Reshape"]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that is not written: channel c is channel index[c] of another, or fill[c] where that is -1.
+
+    total: channels of the tensor `name`.
+    """
+
+    name: str
+    index: Index
+    total: int
+    fill: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, name: str, total: int) -> Held:
+        """A tensor itself."""
+        return cls(name, np.arange(total), total, np.zeros(total, np.float32))
+
+    @property
+    def used(self) -> Index:
+        """The channels of the other tensor that it has, each once, in their order."""
+        return np.unique(self.index[self.index >= 0])
+
+    @property
+    def is_same(self) -> bool:
+        return np.array_equal(self.index, np.arange(self.total))
 
 
 def gather_shuffled_channels(model: ModelProto) -> None:
@@ -56,7 +87,7 @@ def _is_chain(nodes: list[NodeProto], uses: Counter[str]) -> bool:
 
 def _index(
     nodes: list[NodeProto], size: list[int], constants: dict[str, NDArray[np.generic]]
-) -> NDArray[np.int64] | None:
+) -> Index | None:
     """The channel that each channel of their result is; None if they do anything else."""
     if len(size) < 2 or not all(size[1:]):
         return None
@@ -69,3 +100,32 @@ def _index(
         return values
 
     return selected_channels(tuple(size[1:]), move)
+
+
+def channel_indices(
+    node: NodeProto, shape: tuple[int, ...], others: list[NDArray[Any] | None]
+) -> list[Index] | None:
+    """Which channels each result of a node of MOVES has, as `selected_channels`; None if it has others.
+
+    Args:
+        shape: of its first input, (C, ...).
+        others: its other inputs.
+    """
+    if node.op_type == "Pad":
+        mode = attributes(node).get("mode", b"constant")
+        if mode != b"constant" or any(each is not None and each.any() for each in others[1:2]):
+            return None
+        others = [others[0], *(None for _ in others[1:2]), *others[2:]]  # zeros of the positions' type
+    indices = []
+    for place in range(len(node.output)):
+        index = selected_channels(shape, partial(_result, node, others, place))
+        if index is None:
+            return None
+        indices.append(index)
+    return indices
+
+
+def _result(
+    node: NodeProto, others: list[NDArray[Any] | None], place: int, values: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    return reference(node, (values, *others))[place]
