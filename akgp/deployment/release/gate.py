@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preprocessing
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
-from akgp.deployment.release.store import ReleaseCandidate
+from akgp.deployment.release.records import ReleaseCandidate
 from akgp.params import Params, Release
 from akgp.reporting.metrics import read_metrics
 from akgp.reporting.table import latency as latency_text
@@ -45,7 +45,7 @@ class Review:
 
     Attributes:
         network: the new one; its row as measured now.
-        rows: of "in production", if there is one, and "new"; empty if the new one is known.
+        rows: of "in production", if there is one, and "new"; empty if there is nothing new.
         production: version of the release in production, if any.
         known: version under which the new one has been released before, if it has.
     """
@@ -70,11 +70,15 @@ class Review:
         return "\n".join([*rows, *self.decision.reasons])
 
 
-def review(root: Path, params: Params) -> Review:
+def review(root: Path, params: Params, *, force: bool = False) -> Review:
     """Compare the workspace's int8 network with the one in production, without changing anything.
 
+    Args:
+        force: promote a new network whatever the gate says.
+
     Raises:
-        ReleaseError: nothing to release, or the release in production is damaged.
+        ReleaseError: nothing to release, the networks can't be compared, or the release in production is
+            damaged.
     """
     where = store.place(root, params)
     new, production = candidate(root), store.current(where)
@@ -82,12 +86,22 @@ def review(root: Path, params: Params) -> Review:
         state = "is in production" if known == production else "was in production before"
         return Review(new, {}, production, known, Decision(False, (f"nothing new: {known} {state}",)))
     networks = {"in production": store.load(where, production)} if production else {}
-    rows = measure(networks | {"new": new}, root, params)
-    decision = gate(rows["new"], rows.get("in production"), params.release)
-    if production and networks["in production"].test_digest != new.test_digest:
-        changed = f"the test images have changed since {production} was released; both were measured on these"
-        decision = replace(decision, reasons=(*decision.reasons, changed))
+    networks["new"] = new
+    rows = measure(networks, root, params)
+    decision = _compared(networks, rows, production, params)
+    decision = replace(decision, promote=decision.promote or force)
     return Review(replace(new, row=rows["new"]), rows, production, None, decision)
+
+
+def carry_out(where: str, reviewed: Review) -> str | None:
+    """Do what a review decided; returns the version that is in production then, if any.
+
+    Raises:
+        ReleaseError: another release has come into production since the review.
+    """
+    if reviewed.decision.promote:
+        return store.promote(where, reviewed.network, reviewed.production)
+    return reviewed.production
 
 
 def candidate(root: Path) -> ReleaseCandidate:
@@ -160,6 +174,20 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
         }
         for name in networks
     }
+
+
+def _compared(
+    networks: Mapping[str, ReleaseCandidate], rows: Mapping[str, Row], production: str | None, params: Params
+) -> Decision:
+    """The gate's decision; its reasons say too what makes the two figures of accuracy hard to compare."""
+    if production is None:
+        return gate(rows["new"], None, params.release)
+    old, new = networks["in production"], networks["new"]
+    decision = gate(rows["new"], rows["in production"], params.release)
+    if old.test_digest != new.test_digest:
+        changed = f"the test images have changed since {production} was released; both were measured on these"
+        decision = replace(decision, reasons=(*decision.reasons, changed))
+    return decision
 
 
 def gate(new: Row, production: Row | None, params: Release) -> Decision:
