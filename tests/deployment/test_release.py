@@ -205,6 +205,11 @@ def test_killed_at_every_file_system_change(tmp_path: Path) -> None:
         ("preprocessing.json", b"", r"preprocessing\.json: damaged"),
         ("metrics.json", b"{", r"metrics\.json: damaged: Invalid JSON"),
         ("metrics.json", b"{}", r"metrics\.json: damaged: version: Field required"),
+        (
+            "metrics.json",
+            b'{"version": "", "released": "", "akgp": "", "int8": {}, "test_digest": "", "sha256": {}}',
+            r"metrics\.json: damaged: int8: top1 must be a number, got null",
+        ),
         ("metrics.json", None, r"metrics\.json: missing: the release is damaged"),
     ],
 )
@@ -338,6 +343,19 @@ def test_the_commands_say_of_which_data_a_release_is(root: Path, akgp: Any) -> N
     place, _, content = text.partition("\n")
     assert place == shown.pop("place") and json.loads(content) == shown
     assert json.loads(akgp("release", "rollback", "--json")[1]) == {"production": promoted["production"]}
+
+
+@pytest.mark.parametrize("figures", [{}, {"top1": None, "bytes": 1, "latency_ms": 1.0}])
+def test_a_release_without_figures_is_named_beside_the_others(
+    root: Path, akgp: Any, figures: dict[str, Any]
+) -> None:
+    one, two = (promote("releases", network(number)) for number in (1, 2))
+    file = root / "releases" / one / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"int8": figures}))
+    status, output, _ = akgp("release", "list")
+    said = " ".join(output.split())
+    assert status == 0 and f"* {two} 92.00 % 7 bytes 0.100 ms" in said
+    assert f"{one}/metrics.json: damaged: int8: top1 must be a number, got null" in said
 
 
 def test_a_release_classifies_images(root: Path) -> None:

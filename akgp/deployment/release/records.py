@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from akgp.deployment.package import FILES
 from akgp.deployment.release.files import ReleaseError
 from akgp.params import Section
 
+FIGURES = ("top1", "bytes", "latency_ms")
 Read = TypeVar("Read", bound=Section)
 
 
@@ -45,6 +47,16 @@ class Record(Section):
     int8: dict[str, Any]  # ReleaseCandidate.row
     test_digest: str
     sha256: dict[str, str]  # of each of FILES
+
+    @field_validator("int8")
+    @classmethod
+    def _figures(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """Check the figures that are shown; the other keys differ between versions of this package."""
+        for key in FIGURES:
+            if type(row.get(key)) not in (int, float):
+                context = {"key": key, "got": json.dumps(row.get(key))}
+                raise PydanticCustomError("figure", "{key} must be a number, got {got}", context)
+        return row
 
 
 class Pointer(Section):
