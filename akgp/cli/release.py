@@ -65,7 +65,7 @@ def release_show(
 def release_promote(
     force: Annotated[
         bool,
-        typer.Option("--force", help="although the gate rejects it"),
+        typer.Option("--force", help="although the gate rejects it, or the one in production is damaged"),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -345,6 +345,35 @@ def test_the_commands_say_of_which_data_a_release_is(root: Path, akgp: Any) -> N
     assert json.loads(akgp("release", "rollback", "--json")[1]) == {"production": promoted["production"]}
 
 
+def test_a_damaged_release_in_production_is_repaired_or_replaced(root: Path, akgp: Any) -> None:
+    one = akgp("release", "promote")[1].split()[-1]
+    folder = root / "releases" / one
+    released = json.loads((folder / "metrics.json").read_text())["released"]
+    for file, content in (("model.onnx", b""), ("preprocessing.json", b"{}"), ("metrics.json", b"{}")):
+        (folder / file).write_bytes(content)
+        assert akgp("release", "show")[0] == 1
+        status, output, _ = akgp("release", "promote")
+        assert status == 0 and f"nothing new: {one} is in production, but releases/{one}/{file}" in output
+        assert output.endswith("; its files are written again\n")
+        status, shown, _ = akgp("release", "show", "--json")
+        assert (status, json.loads(shown)["released"]) == (0, released)
+
+    candidate(root, bias=-2)
+    (folder / "model.onnx").unlink()
+    damage = f"releases/{one}/model.onnx: missing: the release is damaged"
+    status, _, error = akgp("release", "promote")
+    remedy = "`akgp release promote --force` puts the new network in its place, without a comparison"
+    assert (status, error) == (1, f"akgp: {damage}; {remedy}\n")
+    status, output, _ = akgp("release", "promote", "--force")
+    two = output.split()[-1]
+    assert status == 0 and f"not compared with the release in production: {damage}\n" in output
+
+    (root / "releases" / two / "model.onnx").unlink()
+    candidate(root)
+    status, _, error = akgp("release", "promote", "--force")
+    assert status == 1 and f"`akgp release rollback {one}` puts this network in its place" in error
+
+
 @pytest.mark.parametrize("figures", [{}, {"top1": None, "bytes": 1, "latency_ms": 1.0}])
 def test_a_release_without_figures_is_named_beside_the_others(
     root: Path, akgp: Any, figures: dict[str, Any]

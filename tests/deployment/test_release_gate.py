@@ -103,5 +103,5 @@ def test_a_damaged_release_in_production_is_not_compared_with(root: Path) -> Non
     version = promote(str(where), reviewed(root).network)
     candidate(root, weight=2)
     (where / version / "model.onnx").write_bytes(b"")
-    with pytest.raises(ReleaseError, match=r"model\.onnx: damaged"):
+    with pytest.raises(ReleaseError, match=r"model\.onnx: damaged: .*`akgp release promote --force`"):
         reviewed(root)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preprocessing
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
-from akgp.deployment.release.records import ReleaseCandidate
+from akgp.deployment.release.records import DamagedError, ReleaseCandidate
 from akgp.params import Params, Release
 from akgp.reporting.metrics import read_metrics
 from akgp.reporting.table import latency as latency_text
@@ -48,6 +48,7 @@ class Review:
         rows: of "in production", if there is one, and "new"; empty if there is nothing new.
         production: version of the release in production, if any.
         known: version under which the new one has been released before, if it has.
+        repairs: whether the release in production is this very network, but damaged.
     """
 
     network: ReleaseCandidate
@@ -55,6 +56,7 @@ class Review:
     production: str | None
     known: str | None
     decision: Decision
+    repairs: bool = False
 
     @property
     def rejected(self) -> bool:
@@ -74,23 +76,38 @@ def review(root: Path, params: Params, *, force: bool = False) -> Review:
     """Compare the workspace's int8 network with the one in production, without changing anything.
 
     Args:
-        force: promote a new network whatever the gate says.
+        force: promote a new network whatever the gate says, and although the release in production is
+            damaged.
 
     Raises:
         ReleaseError: nothing to release, the networks can't be compared, or the release in production is
-            damaged.
+            damaged and the new network is another one.
     """
     where = store.place(root, params)
     new, production = candidate(root), store.current(where)
-    if known := store.known(where, new):
+    known, networks, damage = store.known(where, new), {"new": new}, None
+    try:
+        if production:
+            networks = {"in production": store.load(where, production), "new": new}
+    except DamagedError as error:
+        damage = str(error)
+    repairs = damage is not None and known == production
+    if known and damage is None:
         state = "is in production" if known == production else "was in production before"
         return Review(new, {}, production, known, Decision(False, (f"nothing new: {known} {state}",)))
-    networks = {"in production": store.load(where, production)} if production else {}
-    networks["new"] = new
+    if damage and not repairs and (known or not force):
+        remedy = f"rollback {known}` puts this network" if known else "promote --force` puts the new network"
+        raise ReleaseError(f"{damage}; `akgp release {remedy} in its place, without a comparison")
     rows = measure(networks, root, params)
-    decision = _compared(networks, rows, production, params)
-    decision = replace(decision, promote=decision.promote or force)
-    return Review(replace(new, row=rows["new"]), rows, production, None, decision)
+    if repairs:
+        again = f"nothing new: {known} is in production, but {damage}; its files are written again"
+        decision = Decision(False, (again,))
+    elif damage:
+        decision = Decision(True, (f"not compared with the release in production: {damage}",))
+    else:
+        decision = _compared(networks, rows, production, params)
+        decision = replace(decision, promote=decision.promote or force)
+    return Review(replace(new, row=rows["new"]), rows, production, known, decision, repairs)
 
 
 def carry_out(where: str, reviewed: Review) -> str | None:
@@ -99,6 +116,8 @@ def carry_out(where: str, reviewed: Review) -> str | None:
     Raises:
         ReleaseError: another release has come into production since the review.
     """
+    if reviewed.repairs and reviewed.production:
+        store.repair(where, reviewed.production, reviewed.network)
     if reviewed.decision.promote:
         return store.promote(where, reviewed.network, reviewed.production)
     return reviewed.production

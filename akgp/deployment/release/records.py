@@ -19,6 +19,10 @@ FIGURES = ("top1", "bytes", "latency_ms")
 Read = TypeVar("Read", bound=Section)
 
 
+class DamagedError(ReleaseError):
+    """A file of the releases is missing or is not as it was written; the message names it."""
+
+
 @dataclass(frozen=True)
 class ReleaseCandidate:
     """A network to be released.
@@ -75,11 +79,11 @@ def parsed(model: type[Read], path: str, content: bytes) -> Read:
     """The content of such a file, checked.
 
     Raises:
-        ReleaseError: it is not as `as_json` writes it.
+        DamagedError: it is not as `as_json` writes it.
     """
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise ReleaseError(f"{path}: damaged: {key + ': ' if key else ''}{first['msg']}") from None
+        raise DamagedError(f"{path}: damaged: {key + ': ' if key else ''}{first['msg']}") from None

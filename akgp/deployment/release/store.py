@@ -19,7 +19,7 @@ from pathlib import Path
 from akgp import __version__
 from akgp.deployment.package import FILES, PREPROCESSING
 from akgp.deployment.release.files import ReleaseError, read, replace, write
-from akgp.deployment.release.records import Pointer, Record, ReleaseCandidate, as_json, parsed
+from akgp.deployment.release.records import DamagedError, Pointer, Record, ReleaseCandidate, as_json, parsed
 from akgp.params import REMOTE, Params
 
 POINTER, RECORD = "current.json", "metrics.json"
@@ -65,7 +65,7 @@ def show(where: str, version: str | None = None) -> Record:
         raise ReleaseError(f"release {version!r}: not found, must be one of {', '.join(releases(where))}")
     record = parsed(Record, f"{where}/{version}/{RECORD}", _read_or_damaged(f"{where}/{version}/{RECORD}"))
     if record.version != version or not version.endswith(_short(record.sha256)):
-        raise ReleaseError(f"{where}/{version}/{RECORD}: damaged: it is of another release")
+        raise DamagedError(f"{where}/{version}/{RECORD}: damaged: it is of another release")
     return record
 
 
@@ -75,7 +75,7 @@ def source(where: str, version: str) -> str | None:
     try:
         data_source = json.loads(_read_or_damaged(path))["source"]
     except ValueError:
-        raise ReleaseError(f"{path}: damaged: not valid JSON") from None
+        raise DamagedError(f"{path}: damaged: not valid JSON") from None
     except (KeyError, TypeError):
         return None
     return str(data_source)
@@ -92,7 +92,7 @@ def load(where: str, version: str) -> ReleaseCandidate:
     network = ReleaseCandidate(files, record.int8, record.test_digest)
     for name, digest in network.sha256.items():
         if digest != record.sha256[name]:
-            raise ReleaseError(
+            raise DamagedError(
                 f"{where}/{version}/{name}: damaged: its SHA-256 is {digest[:SHORT]}…, "
                 f"must be {record.sha256[name][:SHORT]}…"
             )
@@ -129,6 +129,12 @@ def promote(where: str, network: ReleaseCandidate, production: str | None) -> st
     return version
 
 
+def repair(where: str, version: str, network: ReleaseCandidate) -> None:
+    """Write the files of a damaged release again, from the same network; its figures are those of now."""
+    assert version.endswith(_short(network.sha256))
+    _write_release(where, version, network)
+
+
 def rollback(where: str, version: str | None = None) -> str:
     """Put a release that was there before into production again; returns its version.
 
@@ -161,7 +167,7 @@ def _pointer(where: str) -> tuple[bytes | None, list[str]]:
         return None, []
     pointer = parsed(Pointer, path, content)
     if pointer.history[-1:] != (pointer.version,):
-        raise ReleaseError(f"{path}: damaged: its history must end with its version")
+        raise DamagedError(f"{path}: damaged: its history must end with its version")
     return content, list(pointer.history)
 
 
@@ -220,4 +226,4 @@ def _read_or_damaged(path: str) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:
-        raise ReleaseError(f"{path}: missing: the release is damaged") from None
+        raise DamagedError(f"{path}: missing: the release is damaged") from None
