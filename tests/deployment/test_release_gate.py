@@ -84,6 +84,34 @@ def test_classes_go_by_name(root: Path) -> None:
     assert [row["top1"] for row in reviewed(root).rows.values()] == [100, 50]
 
 
+def test_a_network_for_other_classes_is_not_compared(root: Path) -> None:
+    candidate(root, classes=("cat", "dog"))
+    promote(release.place(root, configured(root)), release.candidate(root))
+    candidate(root)
+    for force in (False, True):
+        with pytest.raises(ReleaseError) as error:
+            reviewed(root, force=force)
+        assert str(error.value) == (
+            "the network in production has the classes cat, dog, the test split dark, bright: they can't be "
+            "compared; set release.releases to a new place"
+        )
+
+
+def test_a_class_is_dropped_by_force_alone(root: Path) -> None:
+    candidate(root, classes=("dark", "gray"))
+    version = promote(release.place(root, configured(root)), release.candidate(root))
+    candidate(root)
+    review = reviewed(root)
+    assert [row["top1"] for row in review.rows.values()] == [50, 100]
+    assert review.rejected and review.decision.reasons == (
+        "classes that the new network lacks: gray; `akgp release promote --force` drops them",
+        f"classes that {version} lacks, so that it is wrong on their images: bright",
+    )
+    forced = reviewed(root, force=True)
+    assert not forced.rejected and forced.decision.reasons == review.decision.reasons
+    assert release.carry_out(release.place(root, configured(root)), forced) != version
+
+
 def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:
     (root / "models/int8/preprocessing.json").write_text(
         json.dumps({"classes": CLASSES, "image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]})

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from akgp.data.labels import listed
 from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preprocessing
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
@@ -24,7 +25,7 @@ from akgp.reporting.table import number
 from akgp.workspace import METRICS, Workspace
 
 if TYPE_CHECKING:
-    from akgp.data import Images
+    from akgp.data import Images, Preprocessing, Summary
 
 Row = Mapping[str, Any]
 """A network's figures: top1 (%), bytes and latency_ms decide; other keys are recorded."""
@@ -150,7 +151,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     Classes are matched by name: an image of a class that a network does not have counts as wrong.
 
     Raises:
-        ReleaseError: a network takes images of another size.
+        ReleaseError: a network takes images of another size, or has none of the classes.
     """
     import torch
 
@@ -164,12 +165,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
         for name, network in networks.items():
-            expected = parse_preprocessing(network.files[PREPROCESSING], f"the network {name}")
-            if (takes := (expected.channels, *expected.image_size)) != shape:
-                raise ReleaseError(
-                    f"the network {name} takes images of {takes}, the test split's are {shape}: they can't "
-                    "be compared; set release.releases to a new place"
-                )
+            expected = _checked(name, network, summary)
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
             # -1 is no output's index, so an image of an unknown class is never right.
@@ -195,6 +191,21 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     }
 
 
+def _checked(name: str, network: ReleaseCandidate, summary: Summary) -> Preprocessing:
+    """The network's preprocessing, after checking that it can be measured on these images; see `measure`."""
+    expected = parse_preprocessing(network.files[PREPROCESSING], f"the network {name}")
+    takes, are = (expected.channels, *expected.image_size), (summary.channels, *summary.image_size)
+    apart = "they can't be compared; set release.releases to a new place"
+    if takes != are:
+        raise ReleaseError(f"the network {name} takes images of {takes}, the test split's are {are}: {apart}")
+    if not set(expected.classes) & set(summary.classes):
+        raise ReleaseError(
+            f"the network {name} has the classes {listed(expected.classes)}, the test split "
+            f"{listed(summary.classes)}: {apart}"
+        )
+    return expected
+
+
 def _compared(
     networks: Mapping[str, ReleaseCandidate], rows: Mapping[str, Row], production: str | None, params: Params
 ) -> Decision:
@@ -202,21 +213,38 @@ def _compared(
     if production is None:
         return gate(rows["new"], None, params.release)
     old, new = networks["in production"], networks["new"]
-    decision = gate(rows["new"], rows["in production"], params.release)
+    classes = {
+        name: parse_preprocessing(network.files[PREPROCESSING], f"the network {name}").classes
+        for name, network in networks.items()
+    }
+    lost = [known for known in classes["in production"] if known not in classes["new"]]
+    gained = [known for known in classes["new"] if known not in classes["in production"]]
+    decision = gate(rows["new"], rows["in production"], params.release, lost)
+    notes = []
+    if gained:
+        notes.append(
+            f"classes that {production} lacks, so that it is wrong on their images: {listed(gained)}"
+        )
     if old.test_digest != new.test_digest:
         changed = f"the test images have changed since {production} was released; both were measured on these"
-        decision = replace(decision, reasons=(*decision.reasons, changed))
-    return decision
+        notes.append(changed)
+    return replace(decision, reasons=(*decision.reasons, *notes))
 
 
-def gate(new: Row, production: Row | None, params: Release) -> Decision:
+def gate(new: Row, production: Row | None, params: Release, lost: Sequence[str] = ()) -> Decision:
     """Promote if the new network is no worse than allowed and within its limits.
 
     Args:
         new: measured on the test split.
         production: measured on the same images; None: there is none in production.
+        lost: classes that the one in production has and the new one lacks.
     """
     checks = [_accuracy(new["top1"], production, params.max_drop)]
+    if lost:
+        text = (
+            f"classes that the new network lacks: {listed(lost)}; `akgp release promote --force` drops them"
+        )
+        checks.append((False, text))
     if params.max_bytes is not None:
         text = f"{new['bytes']:,} bytes, {params.max_bytes:,} allowed (release.max_bytes)"
         checks.append((new["bytes"] <= params.max_bytes, text))
