@@ -227,6 +227,12 @@ def _compared(
         )
     if old.test_digest != new.test_digest:
         changed = f"the test images have changed since {production} was released; both were measured on these"
+        if params.data.splits.test is not None:
+            changed += (
+                f". They were drawn again from all images, so that {production} may have been trained "
+                "on some of them and look better than it is: a fixed test split avoids that "
+                "(docs/how-to/nightly.md)"
+            )
         notes.append(changed)
     return replace(decision, reasons=(*decision.reasons, *notes))
 
