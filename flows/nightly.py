@@ -27,13 +27,12 @@ def read_again(folder: Path) -> None:
 def put_into_production(folder: Path) -> tuple[release.Review, str | None]:
     """Promote the new network if it passes the gate; returns the review, and the version now in production.
 
-    A retry starts from the beginning: until the last file is written the old release is in production.
+    A retry starts from the beginning, as where another release has come into production meanwhile: until
+    the last file is written the old release is in production.
     """
     checked = params.load(folder / "params.yaml")
     review = release.review(folder, checked)
-    if not review.decision.promote:
-        return review, review.production
-    return review, release.promote(release.place(folder, checked), review.network)
+    return review, release.carry_out(release.place(folder, checked), review)
 
 
 @flow(name="nightly")

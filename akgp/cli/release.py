@@ -63,7 +63,10 @@ def release_show(
 
 @app.command("promote")
 def release_promote(
-    force: Annotated[bool, typer.Option("--force", help="although the gate rejects it")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="although the gate rejects it, or the one in production is damaged"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Put models/int8 into production if it passes the gate (release.* in params.yaml)."""
@@ -72,17 +75,16 @@ def release_promote(
 
     checked = params.load()
     note(origin.outdated(Path(), "evaluate"))
-    review = release.review(Path(), checked)
-    promote, version = review.decision.promote or (force and review.rejected), review.production
+    review = release.review(Path(), checked, force=force)
+    decision = review.decision
     if not as_json:
         typer.echo(review.text())
-    if promote:
-        version = release.promote(release.place(Path(), checked), review.network)
+    version = release.carry_out(release.place(Path(), checked), review)
     if as_json:
-        say_json(promoted=promote, production=version, reasons=review.decision.reasons, rows=review.rows)
-    elif promote:
+        say_json(promoted=decision.promote, production=version, reasons=decision.reasons, rows=review.rows)
+    elif decision.promote:
         typer.echo(f"in production: {version}")
-    raise typer.Exit(1 if review.rejected and not promote else 0)
+    raise typer.Exit(1 if review.rejected else 0)
 
 
 @app.command("rollback")

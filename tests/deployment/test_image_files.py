@@ -123,7 +123,7 @@ def test_predict_by_the_network_in_production(
     assert run(monkeypatch, "predict", "photos/b.png") == 0
     expected = capsys.readouterr().out
     where = release.place(Path(), load(photos / "params.yaml"))
-    version = release.promote(where, release.candidate(photos))
+    version = release.promote(where, release.candidate(photos), None)
     (photos / "models" / "int8" / "model.onnx").unlink()
     for model in ("releases", "here", f"here/{version}"):
         assert run(monkeypatch, "predict", "--model", model, "photos/b.png") == 0

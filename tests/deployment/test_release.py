@@ -7,6 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,121 +17,15 @@ import fsspec
 import numpy as np
 import pytest
 
-from akgp import params
 from akgp.deployment import release
 from akgp.deployment.predict import Classifier
-from akgp.deployment.release import Decision, ReleaseCandidate, ReleaseError, files, store
-from akgp.params import Release
-from tests.support.releases import CLASSES, QUICK, candidate, prepare
-
-SMALLEST = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
+from akgp.deployment.release import ReleaseError, files, store
+from tests.support.releases import candidate, network, promote, reviewed, workspace
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text(SMALLEST + QUICK)
-    prepare(tmp_path, [0, 50, 100, 120, 140, 160, 200, 255])
-    candidate(tmp_path)
-    return tmp_path
-
-
-def configured(root: Path, **gate: Any) -> params.Params:
-    settings = json.dumps(gate)
-    (root / "params.yaml").write_text(f"{SMALLEST}{QUICK}release: {settings}\n")
-    return params.load(root / "params.yaml")
-
-
-def reviewed(root: Path, **gate: Any) -> release.Review:
-    return release.review(root, configured(root, **gate))
-
-
-def network(number: int) -> ReleaseCandidate:
-    """Something to store: nothing looks into it."""
-    content = {"model.onnx": f"model {number}".encode(), "preprocessing.json": b"{}"}
-    return ReleaseCandidate(
-        content, {"top1": 90.0 + number, "bytes": 7, "latency_ms": 0.1}, "of the test images"
-    )
-
-
-# The gate
-
-
-@pytest.mark.parametrize(
-    ("top1", "limits", "promote", "reasons"),
-    [
-        (98.3, {}, True, ["top-1 98.30 % against 98.30 %, equal"]),
-        (98.8, {}, True, ["top-1 98.80 % against 98.30 %, 0.50 points better"]),
-        (97.8, {}, True, ["98.30 %, 0.50 points worse, 0.5 allowed (release.max_drop)"]),
-        (97.7, {}, False, ["98.30 %, 0.60 points worse, 0.5 allowed (release.max_drop)"]),
-        (98.2, {"max_drop": 0.0}, False, ["0.10 points worse, 0 allowed (release.max_drop)"]),
-        (float("nan"), {}, False, ["top-1 nan %"]),
-        (98.3, {"max_bytes": 1000}, True, ["equal", "1,000 bytes, 1,000 allowed (release.max_bytes)"]),
-        (98.3, {"max_bytes": 999}, False, ["1,000 bytes, 999 allowed (release.max_bytes)"]),
-        (98.3, {"max_latency_ms": 0.2}, True, ["equal", "0.200 ms, 0.2 allowed"]),
-        (98.3, {"max_latency_ms": 0.19}, False, ["0.200 ms, 0.19 allowed (release.max_latency_ms)"]),
-        (90.0, {"max_bytes": 9, "max_latency_ms": 0.1}, False, ["8.30 points worse", "bytes", "ms"]),
-    ],
-)
-def test_gate(top1: float, limits: dict[str, Any], promote: bool, reasons: list[str]) -> None:
-    new = {"top1": top1, "bytes": 1000, "latency_ms": 0.2}
-    decision = release.gate(new, {"top1": 98.3, "bytes": 10, "latency_ms": 9.0}, Release(**limits))
-    assert decision.promote is promote
-    assert len(decision.reasons) == len(reasons)
-    for said, expected in zip(decision.reasons, reasons, strict=True):
-        assert expected in said
-
-
-def test_the_first_release_has_nothing_to_beat_but_its_limits() -> None:
-    new = {"top1": 50.0, "bytes": 1000, "latency_ms": 0.2}
-    assert release.gate(new, None, Release()) == Decision(True, ("top-1 50.00 %, the first release",))
-    assert not release.gate(new, None, Release(max_bytes=999)).promote
-
-
-def test_review_measures_both_on_the_present_test_split(root: Path) -> None:
-    first = reviewed(root)
-    assert first.rows["new"]["top1"] == 100  # not the 12 % of the report, which may be of another network
-    assert first.rows["new"]["bytes"] == (root / "models/int8/model.onnx").stat().st_size
-    assert 0 < first.rows["new"]["latency_ms"] < 9
-    where = release.place(root, configured(root))
-    version = release.promote(where, first.network)
-    assert reviewed(root).decision == Decision(False, (f"nothing new: {version} is in production",))
-    assert not reviewed(root).rejected
-
-    candidate(root, bias=0.2)  # from gray 153 on: wrong for 140, 7 of 8 are right
-    review = reviewed(root)
-    assert review.rejected and review.production == version
-    assert [row["top1"] for row in review.rows.values()] == [100, 87.5]
-    assert "in production  100.00 %  " in review.text() and "12.50 points worse, 0.5 allowed" in review.text()
-    assert not reviewed(root, max_drop=12.5).rejected
-
-    prepare(root, [0, 255])  # other test images: the two agree on these
-    review = reviewed(root)
-    assert review.decision.promote
-    assert review.decision.reasons == (
-        "top-1 100.00 % against 100.00 %, equal",
-        f"the test images have changed since {version} was released; both were measured on these",
-    )
-
-
-def test_classes_go_by_name(root: Path) -> None:
-    release.promote(release.place(root, configured(root)), reviewed(root).network)
-    candidate(root, bias=-2)  # all bright
-    prepare(root, [0, 100, 200, 255], classes=("bright", "new", "dark"))
-    assert [row["top1"] for row in reviewed(root).rows.values()] == [100, 50]
-
-
-def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:
-    (root / "models/int8/preprocessing.json").write_text(
-        json.dumps({"classes": CLASSES, "image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]})
-    )
-    with pytest.raises(ReleaseError, match=r"network new takes images of \(1, 8, 8\), the test split's are"):
-        reviewed(root)
-    (root / "reports/metrics.json").write_text('{"dense": {"top1": 1}}')
-    with pytest.raises(ReleaseError, match=r"reports/metrics\.json: must hold int8; `dvc repro` writes"):
-        reviewed(root)
-    (root / "models/int8/preprocessing.json").unlink()
-    with pytest.raises(ReleaseError, match=r"preprocessing\.json: no such file; `dvc repro` writes it"):
-        reviewed(root)
+    return workspace(tmp_path)
 
 
 # The place
@@ -146,7 +43,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_promote_show_and_roll_back(where: str) -> None:
     assert (release.current(where), release.releases(where)) == (None, [])
-    one, two, three = (release.promote(where, network(number)) for number in (1, 2, 3))
+    one, two, three = (promote(where, network(number)) for number in (1, 2, 3))
     assert release.releases(where) == [one, two, three]
     assert release.current(where) == three
     assert release.load(where, two) == network(2)
@@ -161,7 +58,7 @@ def test_promote_show_and_roll_back(where: str) -> None:
         release.rollback(where)
     assert release.rollback(where, three) == three
     assert release.rollback(where, one) == one
-    four = release.promote(where, network(4))
+    four = promote(where, network(4))
     assert release.rollback(where) == one  # what it replaced, not what was made before it
     assert release.releases(where) == [one, two, three, four]
     with pytest.raises(ReleaseError, match=f"{one} is in production already"):
@@ -171,12 +68,12 @@ def test_promote_show_and_roll_back(where: str) -> None:
 
 
 def test_the_same_network_is_not_released_twice(where: str) -> None:
-    one, two = release.promote(where, network(1)), release.promote(where, network(2))
+    one, two = promote(where, network(1)), promote(where, network(2))
     with pytest.raises(ReleaseError, match=f"has been released as {two}"):
-        release.promote(where, network(2))
+        promote(where, network(2))
     release.rollback(where)
     with pytest.raises(ReleaseError, match=f"has been released as {two}"):  # it was withdrawn for a reason
-        release.promote(where, network(2))
+        promote(where, network(2))
     assert release.current(where) == one
 
 
@@ -185,26 +82,80 @@ def test_interrupted_promotion_leaves_the_old_one(
     where: str, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     """It ends at each of its writes in turn: two files, metrics.json, the pointer."""
-    old = release.promote(where, network(1))
+    old = promote(where, network(1))
     left = writes
 
-    def cut_off(path: str, content: bytes) -> None:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        files.write(path, content)
+    def cut_off(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            return change(*arguments)
+
+        return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write", cut_off)
+        patched.setattr(store, "write", cut_off(files.write))
+        patched.setattr(store, "replace", cut_off(files.replace))
         with pytest.raises(KeyboardInterrupt):
-            release.promote(where, network(2))
+            promote(where, network(2))
     assert release.releases(where) == [old]
     assert release.load(where, old) == network(1)
     assert release.current(where) == old
-    new = release.promote(where, network(2))  # what is left of it doesn't stand in the way
+    new = promote(where, network(2))  # what is left of it doesn't stand in the way
     assert release.load(where, new) == network(2)
     assert release.rollback(where) == old
+
+
+@pytest.mark.parametrize("change", ["promote", "roll back"])
+def test_of_changes_at_once_one_is_made(where: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have read current.json before the first of them writes it."""
+    old = [promote(where, network(number)) for number in (1, 2)]
+    together = threading.Barrier(4)
+
+    def replace(*arguments: Any) -> bool:
+        together.wait(60)
+        return files.replace(*arguments)
+
+    def attempt(number: int) -> str:
+        if change == "roll back" and number == 3:
+            return release.rollback(where)
+        return release.promote(where, network(number), old[1])
+
+    def outcome(number: int) -> str:
+        try:
+            return attempt(number)
+        except ReleaseError as error:
+            return str(error)
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(store, "replace", replace)
+        said = list(pool.map(outcome, range(3, 7)))
+    made = release.current(where)
+    refusal = f"{where}: {made} has come into production meanwhile; run the command again"
+    assert sorted(said) == sorted([str(made), *3 * [refusal]])
+    assert json.loads(files.read(f"{where}/current.json"))["history"] == [*old, made]
+
+
+def test_a_promotion_is_refused_where_production_is_not_what_it_was_compared_with(where: str) -> None:
+    first = release.promote(where, network(1), None)
+    for compared in (None, "another"):
+        with pytest.raises(ReleaseError, match=f"{first} has come into production meanwhile; run the comm"):
+            release.promote(where, network(2), compared)
+    second = release.promote(where, network(2), first)
+    release.rollback(where)
+    with pytest.raises(ReleaseError, match=f"{first} has come into production meanwhile"):
+        release.promote(where, network(3), second)
+
+
+def test_a_pointer_whose_writing_was_not_acknowledged_is_not_taken_for_that_of_another(where: str) -> None:
+    """A client that gets no answer repeats its PUT, which has been carried out already."""
+    path = f"{where}/current.json"
+    assert files.replace(path, None, b"one") and not files.replace(path, None, b"other")
+    assert files.replace(path, b"one", b"two") and not files.replace(path, b"one", b"other")
+    assert files.replace(path, None, b"two") is path.startswith("s3://")
+    assert files.read(path) == b"two"
 
 
 KILLED = """
@@ -218,12 +169,13 @@ def hook(event, arguments):
         left -= 1
         if not left: os.kill(os.getpid(), signal.SIGKILL)
 
-network = release.ReleaseCandidate({"model.onnx": b"model 2", "preprocessing.json": b"{}"}, {}, "")
+row = {"top1": 92.0, "bytes": 7, "latency_ms": 0.1}
+network = release.ReleaseCandidate({"model.onnx": b"model 2", "preprocessing.json": b"{}"}, row, "")
 for left, where in enumerate(sys.argv[1:], 1):
     child = os.fork()
     if child == 0:
         sys.addaudithook(hook)
-        release.promote(where, network)
+        release.promote(where, network, release.current(where))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -232,7 +184,7 @@ for left, where in enumerate(sys.argv[1:], 1):
 def test_killed_at_every_file_system_change(tmp_path: Path) -> None:
     """SIGKILL before the n-th open for writing or rename: the old release or the new one is whole."""
     places = [str(tmp_path / f"{change:02}") for change in range(1, 13)]
-    old = [release.promote(where, network(1)) for where in places]
+    old = [promote(where, network(1)) for where in places]
     command = [sys.executable, "-c", KILLED, *places]  # it imports once, and forks a child for each place
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     # Four files, two changes each.
@@ -253,12 +205,17 @@ def test_killed_at_every_file_system_change(tmp_path: Path) -> None:
         ("preprocessing.json", b"", r"preprocessing\.json: damaged"),
         ("metrics.json", b"{", r"metrics\.json: damaged: Invalid JSON"),
         ("metrics.json", b"{}", r"metrics\.json: damaged: version: Field required"),
+        (
+            "metrics.json",
+            b'{"version": "", "released": "", "akgp": "", "int8": {}, "test_digest": "", "sha256": {}}',
+            r"metrics\.json: damaged: int8: top1 must be a number, got null",
+        ),
         ("metrics.json", None, r"metrics\.json: missing: the release is damaged"),
     ],
 )
 def test_damage_is_named_and_refused(tmp_path: Path, file: str, content: bytes | None, message: str) -> None:
     where = str(tmp_path)
-    old, new = release.promote(where, network(1)), release.promote(where, network(2))
+    old, new = promote(where, network(1)), promote(where, network(2))
     damaged = tmp_path / old / file
     damaged.unlink() if content is None else damaged.write_bytes(content)
     with pytest.raises(ReleaseError, match=message):
@@ -270,28 +227,19 @@ def test_damage_is_named_and_refused(tmp_path: Path, file: str, content: bytes |
 
 def test_a_damaged_release_can_be_left(tmp_path: Path) -> None:
     where = str(tmp_path)
-    old, new = release.promote(where, network(1)), release.promote(where, network(2))
+    old, new = promote(where, network(1)), promote(where, network(2))
     (tmp_path / new / "metrics.json").unlink()
     assert release.rollback(where) == old
 
 
 def test_files_of_another_release_are_damage(tmp_path: Path) -> None:
-    old, new = (release.promote(str(tmp_path), network(number)) for number in (1, 2))
+    old, new = (promote(str(tmp_path), network(number)) for number in (1, 2))
     (tmp_path / old / "metrics.json").write_bytes((tmp_path / new / "metrics.json").read_bytes())
     with pytest.raises(ReleaseError, match=r"metrics\.json: damaged: it is of another release"):
         release.show(str(tmp_path), old)
     (tmp_path / "current.json").write_text(json.dumps({"version": new, "history": [new, old]}))
     with pytest.raises(ReleaseError, match=r"current\.json: damaged: its history must end with its version"):
         release.current(str(tmp_path))
-
-
-def test_a_damaged_release_in_production_is_not_compared_with(root: Path) -> None:
-    where = Path(release.place(root, configured(root)))
-    version = release.promote(str(where), reviewed(root).network)
-    candidate(root, weight=2)
-    (where / version / "model.onnx").write_bytes(b"")
-    with pytest.raises(ReleaseError, match=r"model\.onnx: damaged"):
-        reviewed(root)
 
 
 def test_s3_refuses_in_one_line_without_secrets(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,9 +345,51 @@ def test_the_commands_say_of_which_data_a_release_is(root: Path, akgp: Any) -> N
     assert json.loads(akgp("release", "rollback", "--json")[1]) == {"production": promoted["production"]}
 
 
+def test_a_damaged_release_in_production_is_repaired_or_replaced(root: Path, akgp: Any) -> None:
+    one = akgp("release", "promote")[1].split()[-1]
+    folder = root / "releases" / one
+    released = json.loads((folder / "metrics.json").read_text())["released"]
+    for file, content in (("model.onnx", b""), ("preprocessing.json", b"{}"), ("metrics.json", b"{}")):
+        (folder / file).write_bytes(content)
+        assert akgp("release", "show")[0] == 1
+        status, output, _ = akgp("release", "promote")
+        assert status == 0 and f"nothing new: {one} is in production, but releases/{one}/{file}" in output
+        assert output.endswith("; its files are written again\n")
+        status, shown, _ = akgp("release", "show", "--json")
+        assert (status, json.loads(shown)["released"]) == (0, released)
+
+    candidate(root, bias=-2)
+    (folder / "model.onnx").unlink()
+    damage = f"releases/{one}/model.onnx: missing: the release is damaged"
+    status, _, error = akgp("release", "promote")
+    remedy = "`akgp release promote --force` puts the new network in its place, without a comparison"
+    assert (status, error) == (1, f"akgp: {damage}; {remedy}\n")
+    status, output, _ = akgp("release", "promote", "--force")
+    two = output.split()[-1]
+    assert status == 0 and f"not compared with the release in production: {damage}\n" in output
+
+    (root / "releases" / two / "model.onnx").unlink()
+    candidate(root)
+    status, _, error = akgp("release", "promote", "--force")
+    assert status == 1 and f"`akgp release rollback {one}` puts this network in its place" in error
+
+
+@pytest.mark.parametrize("figures", [{}, {"top1": None, "bytes": 1, "latency_ms": 1.0}])
+def test_a_release_without_figures_is_named_beside_the_others(
+    root: Path, akgp: Any, figures: dict[str, Any]
+) -> None:
+    one, two = (promote("releases", network(number)) for number in (1, 2))
+    file = root / "releases" / one / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"int8": figures}))
+    status, output, _ = akgp("release", "list")
+    said = " ".join(output.split())
+    assert status == 0 and f"* {two} 92.00 % 7 bytes 0.100 ms" in said
+    assert f"{one}/metrics.json: damaged: int8: top1 must be a number, got null" in said
+
+
 def test_a_release_classifies_images(root: Path) -> None:
     from PIL import Image
 
-    version = release.promote(str(root / "releases"), reviewed(root).network)
+    version = promote(str(root / "releases"), reviewed(root).network)
     Image.fromarray(np.full((4, 4), 255, np.uint8)).save(root / "white.png")
     assert Classifier(root / "releases" / version)(root / "white.png")[0][0] == "bright"

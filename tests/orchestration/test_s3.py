@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -273,24 +273,28 @@ def test_images_are_read_through_an_outage(failing: Failing, tmp_path: Path, how
 @pytest.mark.parametrize("how", ["stopped", "hung"])
 def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store fails before the first of a release's files, and again before the pointer."""
-    from tests.deployment.test_release import network
+    from tests.support.releases import network, promote
 
     where = f"s3://{BUCKET}/releases-{how}"
-    first = release.promote(where, network(1))
+    first = promote(where, network(1))
     store = sys.modules["akgp.deployment.release.store"]
-    write = store.write  # type: ignore[attr-defined]
     last: list[threading.Thread] = []
 
-    def failing_write(path: str, content: bytes) -> None:
-        if path.endswith(("model.onnx", "current.json")):
-            last.append(failing.fail(OUTAGE_SECONDS, how))
-        write(path, content)
-        if last:
-            last.pop().join()
+    def in_outage(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: str, *contents: bytes | None) -> Any:
+            if path.endswith(("model.onnx", "current.json")):
+                last.append(failing.fail(OUTAGE_SECONDS, how))
+            done = change(path, *contents)
+            if last:
+                last.pop().join()
+            return done
+
+        return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write", failing_write)
-        second = release.promote(where, network(2))
+        for name in ("write", "replace"):
+            patched.setattr(store, name, in_outage(getattr(store, name)))
+        second = promote(where, network(2))
     assert release.releases(where) == [first, second]
     assert release.load(where, second) and release.load(where, first)
 
@@ -299,18 +303,18 @@ def test_a_promotion_outlasts_an_outage(failing: Failing, how: str, monkeypatch:
 def test_a_promotion_that_outlasts_patience_keeps_the_old_release(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.deployment.test_release import network
+    from tests.support.releases import network, promote
 
     where = f"s3://{BUCKET}/releases"
-    first = release.promote(where, network(1))
+    first = promote(where, network(1))
     monkeypatch.setattr(storage, "OUTAGE_SECONDS", 3.0)
     failing.stop()
     with pytest.raises(release.ReleaseError, match=rf"^{where}/current\.json: ") as error:
-        release.promote(where, network(2))
+        promote(where, network(2))
     assert "\n" not in str(error.value) and SECRET not in str(error.value)
     failing.start()
     assert release.current(where) == first
-    second = release.promote(where, network(2))
+    second = promote(where, network(2))
     assert release.releases(where) == [first, second]
 
 

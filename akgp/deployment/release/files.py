@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from akgp.io import storage
 from akgp.io.atomic import atomic_file
 from akgp.io.errors import first_line
+
+LOCK_SECONDS = 60.0  # it is held for one read and one write
+# S3's answers to a conditional PUT that came too late, and to two at the same moment.
+CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class ReleaseError(ValueError):
@@ -37,13 +44,61 @@ def write(path: str, content: bytes) -> None:
     """
     with _named(path):
         filesystem, file = storage.opened(path)
-        if "file" not in filesystem.protocol:
+        if "file" in filesystem.protocol:
+            _write_on_disk(Path(file), content)
+        else:
             storage.retry_outage(path, lambda: filesystem.pipe_file(file, content))
-            return
+
+
+def replace(path: str, old: bytes | None, new: bytes) -> bool:
+    """Replace the file as `write` does if its content is still `old`; returns whether it was.
+
+    Of two processes that replace the same content one succeeds: on a disk both take a lock, on S3 the
+    PUT is conditional (If-Match, If-None-Match). A store that ignores these conditions leaves a gap
+    between the comparison here and the PUT.
+
+    Args:
+        old: None: there is no file.
+
+    Raises:
+        ReleaseError: it can't be read or written.
+    """
+    with _named(path):
+        filesystem, file = storage.opened(path)
+        if "file" not in filesystem.protocol:
+            return storage.retry_outage(path, lambda: _replace_on_s3(filesystem, file, old, new))
         target = Path(file)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as beside:
-            beside.write_bytes(content)
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_SECONDS):
+            if (target.read_bytes() if target.exists() else None) != old:
+                return False
+            _write_on_disk(target, new)
+            return True
+
+
+def _write_on_disk(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(target) as beside:
+        beside.write_bytes(content)
+
+
+def _replace_on_s3(filesystem: Any, file: str, old: bytes | None, new: bytes) -> bool:
+    try:
+        # The tag first: if the file changes before it is read, the content differs or the PUT is refused.
+        tag = filesystem.info(file)["ETag"]
+        present = filesystem.cat_file(file)
+    except FileNotFoundError:
+        tag = present = None
+    if present != old:
+        return bool(present == new)  # by an attempt of ours whose answer was lost
+    try:
+        filesystem.pipe_file(file, new, **({"IfMatch": tag} if tag else {"IfNoneMatch": "*"}))
+    except OSError as error:
+        answer = getattr(error.__cause__, "response", {})  # of botocore's ClientError, which s3fs translates
+        if answer.get("Error", {}).get("Code") not in CONFLICTS:
+            raise
+        return bool(filesystem.cat_file(file) == new)  # botocore too may have repeated a PUT that had arrived
+    return True
 
 
 @contextlib.contextmanager

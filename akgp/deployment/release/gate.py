@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from akgp.data.labels import listed
 from akgp.deployment.package import FILES, MODEL, PREPROCESSING, parse_preprocessing
 from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
-from akgp.deployment.release.store import ReleaseCandidate
+from akgp.deployment.release.records import DamagedError, ReleaseCandidate
 from akgp.params import Params, Release
 from akgp.reporting.metrics import read_metrics
 from akgp.reporting.table import latency as latency_text
@@ -24,7 +25,7 @@ from akgp.reporting.table import number
 from akgp.workspace import METRICS, Workspace
 
 if TYPE_CHECKING:
-    from akgp.data import Images
+    from akgp.data import Images, Preprocessing, Summary
 
 Row = Mapping[str, Any]
 """A network's figures: top1 (%), bytes and latency_ms decide; other keys are recorded."""
@@ -45,9 +46,10 @@ class Review:
 
     Attributes:
         network: the new one; its row as measured now.
-        rows: of "in production", if there is one, and "new"; empty if the new one is known.
+        rows: of "in production", if there is one, and "new"; empty if there is nothing new.
         production: version of the release in production, if any.
         known: version under which the new one has been released before, if it has.
+        repairs: whether the release in production is this very network, but damaged.
     """
 
     network: ReleaseCandidate
@@ -55,6 +57,7 @@ class Review:
     production: str | None
     known: str | None
     decision: Decision
+    repairs: bool = False
 
     @property
     def rejected(self) -> bool:
@@ -70,24 +73,55 @@ class Review:
         return "\n".join([*rows, *self.decision.reasons])
 
 
-def review(root: Path, params: Params) -> Review:
+def review(root: Path, params: Params, *, force: bool = False) -> Review:
     """Compare the workspace's int8 network with the one in production, without changing anything.
 
+    Args:
+        force: promote a new network whatever the gate says, and although the release in production is
+            damaged.
+
     Raises:
-        ReleaseError: nothing to release, or the release in production is damaged.
+        ReleaseError: nothing to release, the networks can't be compared, or the release in production is
+            damaged and the new network is another one.
     """
     where = store.place(root, params)
     new, production = candidate(root), store.current(where)
-    if known := store.known(where, new):
+    known, networks, damage = store.known(where, new), {"new": new}, None
+    try:
+        if production:
+            networks = {"in production": store.load(where, production), "new": new}
+    except DamagedError as error:
+        damage = str(error)
+    repairs = damage is not None and known == production
+    if known and damage is None:
         state = "is in production" if known == production else "was in production before"
         return Review(new, {}, production, known, Decision(False, (f"nothing new: {known} {state}",)))
-    networks = {"in production": store.load(where, production)} if production else {}
-    rows = measure(networks | {"new": new}, root, params)
-    decision = gate(rows["new"], rows.get("in production"), params.release)
-    if production and networks["in production"].test_digest != new.test_digest:
-        changed = f"the test images have changed since {production} was released; both were measured on these"
-        decision = replace(decision, reasons=(*decision.reasons, changed))
-    return Review(replace(new, row=rows["new"]), rows, production, None, decision)
+    if damage and not repairs and (known or not force):
+        remedy = f"rollback {known}` puts this network" if known else "promote --force` puts the new network"
+        raise ReleaseError(f"{damage}; `akgp release {remedy} in its place, without a comparison")
+    rows = measure(networks, root, params)
+    if repairs:
+        again = f"nothing new: {known} is in production, but {damage}; its files are written again"
+        decision = Decision(False, (again,))
+    elif damage:
+        decision = Decision(True, (f"not compared with the release in production: {damage}",))
+    else:
+        decision = _compared(networks, rows, production, params)
+        decision = replace(decision, promote=decision.promote or force)
+    return Review(replace(new, row=rows["new"]), rows, production, known, decision, repairs)
+
+
+def carry_out(where: str, reviewed: Review) -> str | None:
+    """Do what a review decided; returns the version that is in production then, if any.
+
+    Raises:
+        ReleaseError: another release has come into production since the review.
+    """
+    if reviewed.repairs and reviewed.production:
+        store.repair(where, reviewed.production, reviewed.network)
+    if reviewed.decision.promote:
+        return store.promote(where, reviewed.network, reviewed.production)
+    return reviewed.production
 
 
 def candidate(root: Path) -> ReleaseCandidate:
@@ -117,7 +151,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     Classes are matched by name: an image of a class that a network does not have counts as wrong.
 
     Raises:
-        ReleaseError: a network takes images of another size.
+        ReleaseError: a network takes images of another size, or has none of the classes.
     """
     import torch
 
@@ -131,12 +165,7 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
         for name, network in networks.items():
-            expected = parse_preprocessing(network.files[PREPROCESSING], f"the network {name}")
-            if (takes := (expected.channels, *expected.image_size)) != shape:
-                raise ReleaseError(
-                    f"the network {name} takes images of {takes}, the test split's are {shape}: they can't "
-                    "be compared; set release.releases to a new place"
-                )
+            expected = _checked(name, network, summary)
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
             # -1 is no output's index, so an image of an unknown class is never right.
@@ -162,14 +191,66 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     }
 
 
-def gate(new: Row, production: Row | None, params: Release) -> Decision:
+def _checked(name: str, network: ReleaseCandidate, summary: Summary) -> Preprocessing:
+    """The network's preprocessing, after checking that it can be measured on these images; see `measure`."""
+    expected = parse_preprocessing(network.files[PREPROCESSING], f"the network {name}")
+    takes, are = (expected.channels, *expected.image_size), (summary.channels, *summary.image_size)
+    apart = "they can't be compared; set release.releases to a new place"
+    if takes != are:
+        raise ReleaseError(f"the network {name} takes images of {takes}, the test split's are {are}: {apart}")
+    if not set(expected.classes) & set(summary.classes):
+        raise ReleaseError(
+            f"the network {name} has the classes {listed(expected.classes)}, the test split "
+            f"{listed(summary.classes)}: {apart}"
+        )
+    return expected
+
+
+def _compared(
+    networks: Mapping[str, ReleaseCandidate], rows: Mapping[str, Row], production: str | None, params: Params
+) -> Decision:
+    """The gate's decision; its reasons say too what makes the two figures of accuracy hard to compare."""
+    if production is None:
+        return gate(rows["new"], None, params.release)
+    old, new = networks["in production"], networks["new"]
+    classes = {
+        name: parse_preprocessing(network.files[PREPROCESSING], f"the network {name}").classes
+        for name, network in networks.items()
+    }
+    lost = [known for known in classes["in production"] if known not in classes["new"]]
+    gained = [known for known in classes["new"] if known not in classes["in production"]]
+    decision = gate(rows["new"], rows["in production"], params.release, lost)
+    notes = []
+    if gained:
+        notes.append(
+            f"classes that {production} lacks, so that it is wrong on their images: {listed(gained)}"
+        )
+    if old.test_digest != new.test_digest:
+        changed = f"the test images have changed since {production} was released; both were measured on these"
+        if params.data.splits.test is not None:
+            changed += (
+                f". They were drawn again from all images, so that {production} may have been trained "
+                "on some of them and look better than it is: a fixed test split avoids that "
+                "(docs/how-to/nightly.md)"
+            )
+        notes.append(changed)
+    return replace(decision, reasons=(*decision.reasons, *notes))
+
+
+def gate(new: Row, production: Row | None, params: Release, lost: Sequence[str] = ()) -> Decision:
     """Promote if the new network is no worse than allowed and within its limits.
 
     Args:
         new: measured on the test split.
         production: measured on the same images; None: there is none in production.
+        lost: classes that the one in production has and the new one lacks.
     """
     checks = [_accuracy(new["top1"], production, params.max_drop)]
+    if lost:
+        text = (
+            f"classes that the new network lacks: {listed(lost)}; `akgp release promote --force` drops them"
+        )
+        checks.append((False, text))
     if params.max_bytes is not None:
         text = f"{new['bytes']:,} bytes, {params.max_bytes:,} allowed (release.max_bytes)"
         checks.append((new["bytes"] <= params.max_bytes, text))

@@ -5,8 +5,7 @@
 
 A release is written whole before current.json names it, and current.json is replaced at once: whoever
 reads it finds the old network or the new one. A directory that it does not name is left over
-from an interrupted promotion; it was never in production and may be deleted. Only one process at a time may
-promote.
+from an interrupted promotion, or one that another came before; it was never in production and may be deleted.
 """
 
 from __future__ import annotations
@@ -14,58 +13,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
 
 from akgp import __version__
 from akgp.deployment.package import FILES, PREPROCESSING
-from akgp.deployment.release.files import ReleaseError, read, write
-from akgp.params import REMOTE, Params, Section
+from akgp.deployment.release.files import ReleaseError, read, replace, write
+from akgp.deployment.release.records import DamagedError, Pointer, Record, ReleaseCandidate, as_json, parsed
+from akgp.params import REMOTE, Params
 
 POINTER, RECORD = "current.json", "metrics.json"
 SHORT = 12  # hex digits of a network's digest in its version
-Read = TypeVar("Read", bound=Section)
-
-
-@dataclass(frozen=True)
-class ReleaseCandidate:
-    """A network to be released.
-
-    Attributes:
-        files: content of each of FILES.
-        row: its row of reports/metrics.json: top1 (%), bytes, latency_ms and others.
-        test_digest: of the test images it was measured on.
-    """
-
-    files: Mapping[str, bytes]
-    row: Mapping[str, Any]
-    test_digest: str
-
-    @property
-    def sha256(self) -> dict[str, str]:
-        return {name: hashlib.sha256(self.files[name]).hexdigest() for name in FILES}
-
-
-class Record(Section):
-    """metrics.json of a release."""
-
-    version: str
-    released: str  # UTC
-    akgp: str  # the version of this package
-    int8: dict[str, Any]  # Network.row
-    test_digest: str
-    sha256: dict[str, str]  # of each of FILES
-
-
-class Pointer(Section):
-    """current.json: the release in production, and every one that has been, the present one last."""
-
-    version: str
-    history: tuple[str, ...]
+TIME = "%Y%m%dT%H%M%SZ"  # UTC, in a version
 
 
 def place(root: Path, params: Params) -> str:
@@ -100,13 +59,13 @@ def show(where: str, version: str | None = None) -> Record:
     Raises:
         ReleaseError: there is no such release, or its metrics.json is damaged.
     """
-    history = _nonempty_history(where)
+    _, history = _nonempty(where)
     version = version or history[-1]
     if version not in history:
         raise ReleaseError(f"release {version!r}: not found, must be one of {', '.join(releases(where))}")
-    record = _parsed(Record, f"{where}/{version}/{RECORD}", _read_or_damaged(f"{where}/{version}/{RECORD}"))
+    record = parsed(Record, f"{where}/{version}/{RECORD}", _read_or_damaged(f"{where}/{version}/{RECORD}"))
     if record.version != version or not version.endswith(_short(record.sha256)):
-        raise ReleaseError(f"{where}/{version}/{RECORD}: damaged: it is of another release")
+        raise DamagedError(f"{where}/{version}/{RECORD}: damaged: it is of another release")
     return record
 
 
@@ -116,7 +75,7 @@ def source(where: str, version: str) -> str | None:
     try:
         data_source = json.loads(_read_or_damaged(path))["source"]
     except ValueError:
-        raise ReleaseError(f"{path}: damaged: not valid JSON") from None
+        raise DamagedError(f"{path}: damaged: not valid JSON") from None
     except (KeyError, TypeError):
         return None
     return str(data_source)
@@ -133,7 +92,7 @@ def load(where: str, version: str) -> ReleaseCandidate:
     network = ReleaseCandidate(files, record.int8, record.test_digest)
     for name, digest in network.sha256.items():
         if digest != record.sha256[name]:
-            raise ReleaseError(
+            raise DamagedError(
                 f"{where}/{version}/{name}: damaged: its SHA-256 is {digest[:SHORT]}…, "
                 f"must be {record.sha256[name][:SHORT]}…"
             )
@@ -142,38 +101,38 @@ def load(where: str, version: str) -> ReleaseCandidate:
 
 def fetch(where: str, folder: Path) -> str:
     """Copy the files of the release in production into a folder; returns its version."""
-    version = _nonempty_history(where)[-1]
+    version = _nonempty(where)[1][-1]
     for name, content in load(where, version).files.items():
         (folder / name).write_bytes(content)
     return version
 
 
-def promote(where: str, network: ReleaseCandidate) -> str:
+def promote(where: str, network: ReleaseCandidate, production: str | None) -> str:
     """Put a network into production; returns its version.
 
+    Args:
+        production: version that it was compared with, None: the place was empty.
+
     Raises:
-        ReleaseError: it has been released before.
+        ReleaseError: it has been released before, or another release has come into production.
     """
-    history = _history(where)
+    pointer, history = _pointer(where)
     if before := known(where, network):
         raise ReleaseError(f"this network has been released as {before}; see `akgp release rollback`")
-    now = datetime.now(UTC)
+    if (history[-1] if history else None) != production:
+        raise _overtaken(where)
     # By time, so that names sort; by digest, so that the same network is recognised.
-    version = f"{now:%Y%m%dT%H%M%SZ}-{_short(network.sha256)}"
-    for name, content in network.files.items():
-        write(f"{where}/{version}/{name}", content)
-    record = Record(
-        version=version,
-        released=f"{now:%Y-%m-%d %H:%M:%S} UTC",
-        akgp=__version__,
-        int8=dict(network.row),
-        test_digest=network.test_digest,
-        sha256=network.sha256,
-    )
+    version = f"{datetime.now(UTC):{TIME}}-{_short(network.sha256)}"
     # The pointer last: until it names the release, nobody reads what is written here.
-    _write_json(f"{where}/{version}/{RECORD}", record)
-    _write_pointer(where, [*history, version])
+    _write_release(where, version, network)
+    _move_pointer(where, pointer, [*history, version])
     return version
+
+
+def repair(where: str, version: str, network: ReleaseCandidate) -> None:
+    """Write the files of a damaged release again, from the same network; its figures are those of now."""
+    assert version.endswith(_short(network.sha256))
+    _write_release(where, version, network)
 
 
 def rollback(where: str, version: str | None = None) -> str:
@@ -183,9 +142,10 @@ def rollback(where: str, version: str | None = None) -> str:
         version: which; None: the one that the present one replaced when it was new.
 
     Raises:
-        ReleaseError: there is none, it is in production already, or it is damaged.
+        ReleaseError: there is none, it is in production already, it is damaged, or another one has come into
+            production meanwhile.
     """
-    history = _nonempty_history(where)
+    pointer, history = _nonempty(where)
     if version is None:
         promoted = history.index(history[-1])  # later entries of the present one are rollbacks to it
         if promoted == 0:
@@ -194,31 +154,67 @@ def rollback(where: str, version: str | None = None) -> str:
     load(where, version)  # a damaged release must not come into production
     if version == history[-1]:
         raise ReleaseError(f"release {version} is in production already")
-    _write_pointer(where, [*history, version])
+    _move_pointer(where, pointer, [*history, version])
     return version
+
+
+def _pointer(where: str) -> tuple[bytes | None, list[str]]:
+    """The content of current.json, None: there is none; and its history, the present version last."""
+    path = f"{where}/{POINTER}"
+    try:
+        content = read(path)
+    except FileNotFoundError:
+        return None, []
+    pointer = parsed(Pointer, path, content)
+    if pointer.history[-1:] != (pointer.version,):
+        raise DamagedError(f"{path}: damaged: its history must end with its version")
+    return content, list(pointer.history)
 
 
 def _history(where: str) -> list[str]:
     """Versions in the order in which they came into production, the present one last."""
-    path = f"{where}/{POINTER}"
-    try:
-        pointer = _parsed(Pointer, path, read(path))
-    except FileNotFoundError:
-        return []
-    if pointer.history[-1:] != (pointer.version,):
-        raise ReleaseError(f"{path}: damaged: its history must end with its version")
-    return list(pointer.history)
+    return _pointer(where)[1]
 
 
-def _nonempty_history(where: str) -> list[str]:
-    """The history; raise ReleaseError if it is empty."""
-    if history := _history(where):
-        return history
+def _nonempty(where: str) -> tuple[bytes | None, list[str]]:
+    """As `_pointer`; raise ReleaseError if there is none."""
+    content, history = _pointer(where)
+    if history:
+        return content, history
     raise ReleaseError(f"{where}: no releases here; `akgp release promote` makes the first")
 
 
-def _write_pointer(where: str, history: list[str]) -> None:
-    _write_json(f"{where}/{POINTER}", Pointer(version=history[-1], history=tuple(history)))
+def _overtaken(where: str) -> ReleaseError:
+    return ReleaseError(
+        f"{where}: {current(where)} has come into production meanwhile; run the command again"
+    )
+
+
+def _move_pointer(where: str, before: bytes | None, history: list[str]) -> None:
+    """Write current.json, unless its content is another one than when it was read.
+
+    Raises:
+        ReleaseError: it is.
+    """
+    pointer = Pointer(version=history[-1], history=tuple(history))
+    if not replace(f"{where}/{POINTER}", before, as_json(pointer)):
+        raise _overtaken(where)
+
+
+def _write_release(where: str, version: str, network: ReleaseCandidate) -> None:
+    """Write the files of a release, its record last."""
+    for name, content in network.files.items():
+        write(f"{where}/{version}/{name}", content)
+    released = datetime.strptime(version.partition("-")[0], TIME)
+    record = Record(
+        version=version,
+        released=f"{released:%Y-%m-%d %H:%M:%S} UTC",
+        akgp=__version__,
+        int8=dict(network.row),
+        test_digest=network.test_digest,
+        sha256=network.sha256,
+    )
+    write(f"{where}/{version}/{RECORD}", as_json(record))
 
 
 def _short(sha256: Mapping[str, str]) -> str:
@@ -226,21 +222,8 @@ def _short(sha256: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(sha256.get(name, "") for name in FILES).encode()).hexdigest()[:SHORT]
 
 
-def _write_json(path: str, content: Section) -> None:
-    write(path, (json.dumps(content.model_dump(mode="json"), indent=2) + "\n").encode())
-
-
-def _parsed(model: type[Read], path: str, content: bytes) -> Read:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ReleaseError(f"{path}: damaged: {key + ': ' if key else ''}{first['msg']}") from None
-
-
 def _read_or_damaged(path: str) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:
-        raise ReleaseError(f"{path}: missing: the release is damaged") from None
+        raise DamagedError(f"{path}: missing: the release is damaged") from None
