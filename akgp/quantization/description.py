@@ -73,7 +73,8 @@ def describe(model: ModelProto) -> Description:
             first = reader.activation(step.output)
         else:
             operations.append(reader.operation(step))
-    assert first is not None
+    if first is None:
+        raise QuantizationError(f"{given.name} is not quantized: all stays in floating point")
     return Description(first, reader.logits(model.graph.output[0].name), tuple(operations))
 
 

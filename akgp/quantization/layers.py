@@ -56,6 +56,27 @@ def precisions(model: ModelProto, table: Mapping[str, Precision]) -> dict[str, P
     return found
 
 
+def nodes_behind(model: ModelProto, names: Iterable[str]) -> list[str]:
+    """Names of the nodes that take nothing but the results of these, one behind the other: no layers.
+
+    What follows a layer in float, such as a sigmoid and its product, would lose again what the layer keeps if
+    it were rounded: an EfficientNet-B0 with all layers in float had 15.5 % instead of 42.1.
+
+    Args:
+        model: a float graph.
+        names: of nodes.
+    """
+    graph, chosen = Qdq(model), set(names)
+    floating = {name for node in graph.nodes if node.name in chosen for name in node.output}
+    behind = []
+    for node in graph.nodes:
+        given = {name for name in node.input if name and name not in graph.tensors}
+        if node.name not in chosen and node.op_type not in WEIGHTED and given and given <= floating:
+            floating |= set(node.output)
+            behind.append(node.name)
+    return behind
+
+
 def keep_in_float(model: ModelProto, names: Iterable[str]) -> None:
     """Make onnxruntime compute layers with float weights in float, in place.
 
@@ -70,18 +91,20 @@ def keep_in_float(model: ModelProto, names: Iterable[str]) -> None:
     from onnx import helper, numpy_helper
 
     graph, chosen = Qdq(model), set(names)
+    halved = {  # of all nodes that share the weight
+        node.input[1]
+        for node in graph.nodes
+        if node.name in chosen and graph.dequantized(node.input[0]) is not None
+    }
     nodes: list[NodeProto] = []
-    halved: set[str] = set()
     for node in graph.nodes:
-        if node.name in chosen:
-            given, weight = node.input[:2]
-            doubled = f"{given}_doubled_{node.name}"
-            nodes.append(helper.make_node("Mul", [given, TWO], [doubled], doubled))
+        if node.name in chosen and node.input[1] in halved:
+            doubled = f"{node.input[0]}_doubled_{node.name}"
+            nodes.append(helper.make_node("Mul", [node.input[0], TWO], [doubled], doubled))
             node.input[0] = doubled
-            if weight not in halved:  # several nodes may share it
-                graph.write(weight, graph.constant(weight) / np.float32(2))
-                halved.add(weight)
         nodes.append(node)
+    for weight in halved:
+        graph.write(weight, graph.constant(weight) / np.float32(2))
     if halved:
         model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), TWO))
         model.graph.ClearField("node")

@@ -23,7 +23,7 @@ from akgp.quantization.checking import QuantizationError
 from akgp.quantization.exact_scales import move_activation_scales, move_weight_scales, separate_pool_scales
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
-from akgp.quantization.layers import keep_in_float, layers, precisions
+from akgp.quantization.layers import keep_in_float, layers, nodes_behind, precisions
 from akgp.quantization.qdq import attributes
 from akgp.quantization.remaining import quantize_remaining
 from akgp.quantization.rewriting import restore_hard_swish
@@ -100,7 +100,7 @@ def quantize(
                 str(quantized),
                 reader,
                 quant_format=QuantFormat.QDQ,
-                nodes_to_exclude=[*floats, *_with_unwritable_bias(floating)],
+                nodes_to_exclude=[*floats, *nodes_behind(floating, floats), *_with_unwritable_bias(floating)],
                 per_channel=True,
                 # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
                 activation_type=QuantType.QUInt8,

@@ -178,6 +178,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
     "half MobileNetV3-small": lambda folder: half_of_mobile("mobilenet_v3_small", folder),
     "EfficientNet-B0": lambda folder: mobile("efficientnet_b0", folder),
     "half EfficientNet-B0": lambda folder: half_of_mobile("efficientnet_b0", folder),
+    "half ShuffleNet v2": lambda folder: initialized("shufflenet_v2_x1_0", folder),
     "half DenseNet-121": lambda folder: initialized("densenet121", folder),
     "half Swin V2-T": lambda folder: initialized("swin_v2_t", folder),
 }

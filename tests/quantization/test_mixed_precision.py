@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from akgp.deployment.download import pack
 from akgp.params import Quantize
@@ -86,10 +88,40 @@ def test_float_layers_have_float_weights_and_are_counted(floating: Path, tmp_pat
     assert {name for name in ("first", "second", "third") if f"{name}.weight" in graph.tensors} == {
         "second", "third",
     }  # fmt: skip
-    np.testing.assert_array_equal(2 * graph.constant("third.weight"), Network().third.weight.detach())
+    # Halved, behind an int8 layer; as it is behind another one in float.
+    np.testing.assert_array_equal(2 * graph.constant("second.weight"), Network().second.weight.detach())
+    np.testing.assert_array_equal(graph.constant("third.weight"), Network().third.weight.detach())
     assert (kernels.integer, kernels.floating) == (1, 2)
     verified = verify(int8, IMAGES)
-    assert verified.floating == {"Conv": 2} and verified.images == 48
+    assert verified.floating == {"Conv": 2, "GlobalAveragePool": 1} and verified.images == 48
+
+
+def test_what_follows_a_layer_in_float_is_not_rounded(tmp_path: Path) -> None:
+    """A sigmoid and its product; not the sum with what an int8 layer gives."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.third = (nn.Conv2d(c, 4, 1) for c in (3, 4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.silu(self.first(x))
+            return (x + F.silu(self.second(x)) + self.third(x)).mean((2, 3))
+
+    source, int8 = tmp_path / "gated.onnx", tmp_path / "int8.onnx"
+    export_onnx(Gated().eval(), IMAGES[:2], source)
+
+    def rounded(**precision: str) -> Counter[str]:
+        quantize(source, IMAGES, Quantize.model_validate({"precision": precision}), int8)
+        graph = Qdq(onnx.load(str(int8)))
+        taken = [node.input[0] for node in graph.nodes if node.op_type == "QuantizeLinear"]
+        return Counter(graph.made_by[name].op_type for name in taken if name in graph.made_by)
+
+    assert rounded()["Sigmoid"] == 2
+    assert rounded(second="float") == rounded() - Counter(["Conv", "Sigmoid"])
+    assert not rounded(first="float", second="float", third="float")
+    np.testing.assert_allclose(logits(int8), logits(source), rtol=0, atol=1e-6)
 
 
 def test_exports_name_the_float_layer(floating: Path, tmp_path: Path) -> None:
