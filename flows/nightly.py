@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from prefect import flow, task
@@ -65,5 +66,13 @@ def nightly(folder: Path = Path()) -> str:
     return summary
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m flows.nightly",
+        description="Read the images again, retrain if they changed, release what passes the gate.",
+    ).parse_args()
     start(nightly)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, task
+from pydantic import Field
 
 from akgp import params, recipes
 from akgp.stages.table import STAGES
@@ -19,7 +22,7 @@ def search(folder: Path) -> None:
 
 
 @flow(name="sweep")
-def sweep(best: int = 5, folder: Path = Path()) -> str:
+def sweep(best: Annotated[int, Field(ge=1)] = 5, folder: Path = Path()) -> str:
     """Search the space given in params.yaml; returns the table of the `best` trials.
 
     Raises:
@@ -37,5 +40,19 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
     return table
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.sweep",
+        description="Search the space given in params.yaml; print the best trials.",
+    )
+    parser.add_argument(
+        "--best", type=int, default=5, metavar="N", help="how many trials to print; default: 5"
+    )
+    best = parser.parse_args().best
+    if best < 1:
+        parser.error(f"argument --best: got {best}, must be 1 or more")
+    start(lambda: sweep(best=best))
+
+
 if __name__ == "__main__":
-    start(sweep)
+    main()

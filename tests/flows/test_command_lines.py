@@ -1,0 +1,57 @@
+"""`python -m flows.…` from a shell: what it takes, what it refuses at once, and how it is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import ParameterTypeError
+
+from flows.sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+PARAMS = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstudent: net\n"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield tmp_path
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def status(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: str) -> object:
+    """How `python -m module arguments` exits, run in this process."""
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as end:
+        import_module(module).main()
+    return end.value.code
+
+
+@pytest.mark.parametrize("name", ["compress", "nightly", "repro", "server", "sweep"])
+def test_help_is_shown_and_what_is_unknown_is_refused(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert status(monkeypatch, f"flows.{name}", "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m flows.{name} [-h]")
+    assert status(monkeypatch, f"flows.{name}", "--recipes") == 2
+    assert capsys.readouterr().err.endswith("error: unrecognized arguments: --recipes\n")
+    assert [file.name for file in workspace.iterdir()] == ["params.yaml"]
+
+
+def test_a_sweep_shows_one_trial_or_more(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(monkeypatch, "flows.sweep", "--best", "0") == 2
+    assert capsys.readouterr().err.endswith("error: argument --best: got 0, must be 1 or more\n")
+    with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
+        sweep.validate_parameters({"best": 0})
+    assert sweep.validate_parameters({"best": 1})["best"] == 1
