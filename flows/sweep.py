@@ -9,9 +9,8 @@ from typing import Annotated
 from prefect import flow, task
 from pydantic import Field
 
-from akgp import params, recipes
 from akgp.stages.table import STAGES
-from flows.compress import announce_retry, publish, stage, start
+from flows.compress import announce_retry, prepare, publish, stage, start
 from flows.processes import run
 
 
@@ -26,11 +25,10 @@ def sweep(best: Annotated[int, Field(ge=1)] = 5, folder: Path = Path()) -> str:
     """Search the space given in params.yaml; returns the table of the `best` trials.
 
     Raises:
-        ParamsError: params.yaml is not valid, or lacks a section that DVC reads.
+        ParamsError: as `prepare`; before anything is computed.
         CommandError: the search failed; has its last lines.
     """
-    params.load(folder / "params.yaml")
-    recipes.require_complete(folder / "params.yaml")
+    prepare(folder)
     for each in STAGES.values():
         if each.networks:  # all trials share the networks and the data
             stage(each.name, folder)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from prefect.exceptions import ParameterTypeError
 
+from akgp.stages.table import STAGES
+from flows.compress import prepare, start
 from flows.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +57,26 @@ def test_a_sweep_shows_one_trial_or_more(
     with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
         sweep.validate_parameters({"best": 0})
     assert sweep.validate_parameters({"best": 1})["best"] == 1
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (None, "no such file; run this in the project's folder"),
+        ("[]", "no stages; it must map `stages` to one or more, by name"),
+        ("stages: {data: {cmd: a, params: [seed]}}", None),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_flow_starts(
+    workspace: Path, graph: str | None, message: str | None
+) -> None:
+    if graph is not None:
+        (workspace / "dvc.yaml").write_text(graph)
+    with pytest.raises(SystemExit) as end:
+        start(lambda: pytest.fail("the flow has started"))
+    assert message is None or end.value.code == f"akgp: dvc.yaml: {message}"
+    assert message is not None or str(end.value.code).startswith("akgp: params.yaml: seed: missing, ")
+
+
+def test_stages_are_those_of_the_project() -> None:
+    assert prepare(ROOT) == list(STAGES)

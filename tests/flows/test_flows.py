@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 
 from akgp.deployment import release
 from akgp.params import ParamsError
-from akgp.stages.table import STAGES
-from flows.compress import compress, stages
+from flows.compress import compress
 from flows.nightly import nightly
 from flows.processes import CommandError, run
 from flows.sweep import sweep
@@ -206,10 +205,6 @@ def test_sweep_prepares_searches_and_publishes(
     artifact = Artifact.get("sweep", _sync=True)
     assert artifact is not None
     assert artifact.data == "```text\ntrial  val top-1 %\n```\n"
-
-
-def test_stages_are_those_of_the_project() -> None:
-    assert stages(ROOT) == list(STAGES)
 
 
 def test_deployments_can_be_loaded() -> None:
