@@ -13,6 +13,7 @@ from prefect.exceptions import ParameterTypeError
 
 from akgp.stages.table import STAGES
 from flows.compress import prepare, start
+from flows.server import settings
 from flows.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,30 @@ def test_a_sweep_shows_one_trial_or_more(
     with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
         sweep.validate_parameters({"best": 0})
     assert sweep.validate_parameters({"best": 1})["best"] == 1
+
+
+@pytest.mark.parametrize("module", ["flows.server", "infra.s3"])
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])
+def test_a_port_is_one(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    port: str,
+) -> None:
+    assert status(monkeypatch, module, "--port", port) == 2
+    assert f"error: argument --port: got '{port}', must be from 1 to 65535\n" in capsys.readouterr().err
+
+
+def test_a_port_of_the_environment_is_one_too(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", "abc")
+    assert status(monkeypatch, "flows.server", "--help") == 0
+    assert status(monkeypatch, "flows.server") == 2
+    said = capsys.readouterr().err
+    assert said.endswith("error: PREFECT_SERVER_API_PORT: got 'abc', must be from 1 to 65535\n")
+    assert settings(4300)["PREFECT_SERVER_API_PORT"] == "4300"  # an option goes before it
 
 
 @pytest.mark.parametrize(
