@@ -16,11 +16,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
 
 from akgp import params, recipes
-from akgp.cli import console, home
+from akgp.cli import console, entry, home
 from akgp.io.errors import first_line
 from akgp.reporting.table import results
 from akgp.workspace import Workspace
-from flows.processes import CommandError, run
+from flows.processes import CommandError, end_as_by_ctrl_c, run
 
 
 def announce_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -84,16 +84,22 @@ def publish(key: str, text: str) -> None:
 
 
 def start(run_flow: Callable[[], str], recipe: str | None = None, force: bool = False) -> None:
-    """Run a flow from the command line: print its result, or exit with one line of error and status 1."""
+    """Run a flow from the command line: print its result, or exit with one line of error and status 1.
+
+    An interruption, SIGTERM included, ends all that was started, Prefect's server too: one line and
+    status 130.
+    """
     console.set_up()
     home.set_up(Path())
+    end_as_by_ctrl_c()
     try:
         prepare(Path(), recipe, force)  # the flow does so too, but Prefect takes long to start it
         print(run_flow().rstrip())
     except (ValueError, CommandError) as error:
         sys.exit(f"akgp: {first_line(error)}")
     except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT, as from a shell
+        entry.complain("interrupted; run it again to resume")
+        sys.exit(entry.INTERRUPTED)
 
 
 def main() -> None:

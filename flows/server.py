@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from akgp.cli import console, home
 from akgp.cli.common import tcp_port
+from flows.processes import end_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -187,8 +188,8 @@ def main() -> None:
     except argparse.ArgumentTypeError as error:
         parser.error(f"{PORT}: {error}")
     # A shell starts background processes with SIGINT ignored, and the worker would inherit that.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
         serve(port)
     except ServerError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from akgp.cli.common import tcp_port
+from flows.processes import end_as_by_ctrl_c
 
 # The ports that `weed mini` listens on, each given explicitly; s3.port is the one that clients use.
 PORTS = (
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--bucket", default="akgp", help="is created; default: akgp")
     chosen = parser.parse_args()
     folder = Path(".akgp").resolve() / "s3"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
         with server(folder, chosen.bucket, "akgp", secrets.token_hex(16), chosen.port) as environment:
             for name, value in environment.items():

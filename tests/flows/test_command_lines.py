@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.exceptions import ParameterTypeError
 
@@ -105,3 +110,45 @@ def test_what_is_wrong_is_said_before_a_flow_starts(
 
 def test_stages_are_those_of_the_project() -> None:
     assert prepare(ROOT) == list(STAGES)
+
+
+STAGE = """
+import os, signal, sys, time
+
+def end(*_):
+    print("akgp: interrupted", file=sys.stderr, flush=True)
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, end)
+print("50 %", end="", file=sys.stderr, flush=True)
+time.sleep(0.5)
+open("started", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_an_interruption_ends_all_and_is_said_once(workspace: Path, number: signal.Signals) -> None:
+    """Prefect's own server is among what ends."""
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path(".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", ".dvc")
+    Path("stage.py").write_text(STAGE)
+    Path("dvc.yaml").write_text(
+        f"stages: {{data: {{cmd: exec {sys.executable} stage.py, outs: [data.txt]}}}}"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.compress"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(workspace / "prefect")},
+    )  # fmt: skip
+    while not Path("started").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert any("uvicorn" in each.cmdline() for each in started)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)
+    assert output == ("", "50 %\nakgp: interrupted; run it again to resume\n")
+    assert process.returncode == 130
+    assert psutil.wait_procs(started, timeout=10)[1] == []
