@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from akgp import params
 from akgp.io.atomic import atomic_file
-from akgp.params.yaml_text import parse
+from akgp.params.yaml_text import TextError, parse
 
 FOLDER = Path("recipes")
 
@@ -80,7 +81,7 @@ def require_complete(file: Path) -> None:
     A parameter that is left out has a default, but DVC does not know it.
     """
     graph = file.parent / "dvc.yaml"
-    stages = (parse(graph.read_bytes()) or {}).get("stages", {}) if graph.exists() else {}
+    stages = dvc_stages(graph) if graph.exists() else {}
     read = {str(key).partition(".")[0]: None for stage in stages.values() for key in stage.get("params", [])}
     tree = parse(file.read_bytes())
     if missing := [key for key in read if key not in tree]:
@@ -88,6 +89,29 @@ def require_complete(file: Path) -> None:
             f"{file}: {', '.join(missing)}: missing, and DVC reads what a stage depends on from this file "
             "alone: `akgp recipe use` writes a complete one"
         )
+
+
+def dvc_stages(graph: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.yaml by name, in its order. What they hold is checked by DVC.
+
+    Raises:
+        ParamsError: there is no such file, or no stage can be read from it.
+    """
+    try:
+        tree = parse(graph.read_bytes())
+    except FileNotFoundError:
+        raise params.ParamsError(f"{graph}: no such file; run this in the project's folder") from None
+    except OSError as error:
+        raise params.ParamsError(f"{graph}: cannot be read ({error.strerror})") from None
+    except TextError as error:
+        raise params.ParamsError(f"{graph}: {error}") from None
+    stages = tree.get("stages") if isinstance(tree, dict) else None
+    if not isinstance(stages, dict) or not stages:
+        raise params.ParamsError(f"{graph}: no stages; it must map `stages` to one or more, by name")
+    for name, stage in stages.items():
+        if not isinstance(stage, dict) or not isinstance(stage.get("params", []), list):
+            raise params.ParamsError(f"{graph}: stages.{name}: must be a mapping, and its params a list")
+    return stages
 
 
 def _is_edited(file: Path, record: Path, folder: Path) -> bool:

@@ -14,14 +14,13 @@ from typing import Any
 from prefect import State, Task, flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
-from ruamel.yaml import YAML
 
 from akgp import params, recipes
-from akgp.cli import console, home
+from akgp.cli import console, entry, home
 from akgp.io.errors import first_line
 from akgp.reporting.table import results
 from akgp.workspace import Workspace
-from flows.processes import CommandError, run
+from flows.processes import CommandError, end_as_by_ctrl_c, run
 
 
 def announce_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -54,25 +53,29 @@ def compress(
         force: let the recipe overwrite a params.yaml that has been edited.
 
     Raises:
-        ParamsError: no such recipe, or params.yaml is not valid, or was edited and would be overwritten;
-            before anything is computed.
+        ParamsError: as `prepare`; before anything is computed.
         CommandError: a stage failed after all retries; has its name and last lines.
     """
-    if recipe is not None:
-        recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER, force)
-    params.load(folder / "params.yaml")
-    recipes.require_complete(folder / "params.yaml")
-    for name in stages(folder):
+    for name in prepare(folder, recipe, force):
         stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)(name, folder)
     table = results(Workspace(folder).reports)
     publish("compress", table)
     return table
 
 
-def stages(folder: Path) -> list[str]:
-    """Names of the stages, in the order of dvc.yaml."""
-    tree: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-    return list(tree["stages"])
+def prepare(folder: Path, recipe: str | None = None, force: bool = False) -> list[str]:
+    """Write params.yaml from the recipe, if there is one; returns the stages' names in dvc.yaml's order.
+
+    Raises:
+        ParamsError: dvc.yaml or params.yaml is not valid, or params.yaml lacks a section that DVC reads;
+            or there is no such recipe, or params.yaml was edited and would be overwritten.
+    """
+    names = list(recipes.dvc_stages(folder / "dvc.yaml"))
+    if recipe is not None:
+        recipes.use(recipe, folder / "params.yaml", folder / recipes.FOLDER, force)
+    params.load(folder / "params.yaml")
+    recipes.require_complete(folder / "params.yaml")
+    return names
 
 
 def publish(key: str, text: str) -> None:
@@ -80,16 +83,23 @@ def publish(key: str, text: str) -> None:
     create_markdown_artifact(f"```text\n{text.rstrip()}\n```\n", key=key)
 
 
-def start(run_flow: Callable[[], str]) -> None:
-    """Run a flow from the command line: print its result, or exit with one line of error and status 1."""
+def start(run_flow: Callable[[], str], recipe: str | None = None, force: bool = False) -> None:
+    """Run a flow from the command line: print its result, or exit with one line of error and status 1.
+
+    An interruption, SIGTERM included, ends all that was started, Prefect's server too: one line and
+    status 130.
+    """
     console.set_up()
     home.set_up(Path())
+    end_as_by_ctrl_c()
     try:
+        prepare(Path(), recipe, force)  # the flow does so too, but Prefect takes long to start it
         print(run_flow().rstrip())
     except (ValueError, CommandError) as error:
         sys.exit(f"akgp: {first_line(error)}")
     except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT, as from a shell
+        entry.complain("interrupted; run it again to resume")
+        sys.exit(entry.INTERRUPTED)
 
 
 def main() -> None:
@@ -97,7 +107,7 @@ def main() -> None:
     parser.add_argument("--recipe", help="write params.yaml from this recipe first")
     parser.add_argument("--force", action="store_true", help="overwrite a params.yaml that has been edited")
     given = parser.parse_args()
-    start(lambda: compress(recipe=given.recipe, force=given.force))
+    start(lambda: compress(recipe=given.recipe, force=given.force), given.recipe, given.force)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from prefect import flow, task
 from prefect.events import emit_event
 
-from akgp import params, recipes
+from akgp import params
 from akgp.deployment import release
-from flows.compress import announce_retry, compress, publish, start
+from flows.compress import announce_retry, compress, prepare, publish, start
 from flows.processes import run
 
 # Nobody watches at night: a stage must survive a store that does not answer for minutes; it resumes from its
@@ -43,11 +44,10 @@ def nightly(folder: Path = Path()) -> str:
     akgp.release.promoted, .rejected and .unchanged.
 
     Raises:
-        ParamsError: params.yaml is not valid, or lacks a section that DVC reads; before anything is computed.
+        ParamsError: as `prepare`; before anything is computed.
         ReleaseError: the new network was rejected, and release.on_reject is fail.
     """
-    params.load(folder / "params.yaml")
-    recipes.require_complete(folder / "params.yaml")
+    prepare(folder)
     read_again(folder)
     compress(folder=folder, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS)
     review, version = put_into_production(folder)
@@ -64,5 +64,13 @@ def nightly(folder: Path = Path()) -> str:
     return summary
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m flows.nightly",
+        description="Read the images again, retrain if they changed, release what passes the gate.",
+    ).parse_args()
     start(nightly)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 RUN_WITH_PARENT = str(Path(__file__).with_name("run_with_parent.py"))
 GRACE_SECONDS = 10  # between SIGTERM and SIGKILL: a stage needs some to stop its Ray
@@ -32,7 +32,7 @@ def run(command: list[str], folder: Path) -> str:
         CommandError: its status is not 0.
     """
     programs = Path(sys.executable).parent  # first in PATH, as in an activated environment
-    tail, output = bytearray(), bytearray()
+    tail, output, ending = bytearray(), bytearray(), threading.Event()
     with subprocess.Popen(
         [sys.executable, "-P", RUN_WITH_PARENT, str(os.getpid()), *command],
         cwd=folder,
@@ -44,7 +44,7 @@ def run(command: list[str], folder: Path) -> str:
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         threads = [
-            threading.Thread(target=_copy, args=arguments, daemon=True)
+            threading.Thread(target=_copy, args=(*arguments, ending), daemon=True)
             for arguments in ((process.stderr, tail, sys.stderr), (process.stdout, output, None))
         ]
         try:
@@ -52,6 +52,7 @@ def run(command: list[str], folder: Path) -> str:
                 thread.start()
             status = process.wait()
         except BaseException:  # a KeyboardInterrupt, or Prefect's cancellation
+            ending.set()
             _end(process)
             raise
         finally:
@@ -62,13 +63,38 @@ def run(command: list[str], folder: Path) -> str:
     return output.decode(errors="replace")
 
 
-def _copy(source: IO[bytes], content: bytearray, screen: IO[str] | None) -> None:
-    """Read `source` into `content` and forward it by chunks, as a progress bar has no line ends."""
+def end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, and a closed terminal's SIGHUP, end this process and what it started, as Ctrl-C does.
+
+    Only the first does: a shell may repeat its terminal's SIGHUP, which would cut the ending short.
+    Where SIGHUP is ignored, as under nohup, it stays so.
+    """
+
+    def interrupt(_number: int, _frame: object) -> NoReturn:
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    caught = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, interrupt)
+
+
+def _copy(source: IO[bytes], content: bytearray, screen: IO[str] | None, ending: threading.Event) -> None:
+    """Read `source` into `content` and forward it by chunks, as a progress bar has no line ends.
+
+    Nothing is forwarded once `ending` is set: an interruption is said once, by the one who interrupts.
+    """
+    shown = b""
     while chunk := os.read(source.fileno(), 65536):
         content += chunk
-        if screen is not None:
+        if screen is not None and not ending.is_set():
+            shown = chunk
             screen.write(chunk.decode(errors="replace"))
             screen.flush()
+    if screen is not None and shown and not shown.endswith(b"\n"):
+        screen.write("\n")  # the next line is not of this progress bar
 
 
 def _last_lines(error: bytes | bytearray) -> str:

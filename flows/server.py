@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from akgp.cli import console, home
+from akgp.cli.common import tcp_port
+from flows.processes import end_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 POOL = "akgp"
 HOST = "127.0.0.1"
+PORT = "PREFECT_SERVER_API_PORT"
 STATE = Path(".akgp")
 START_SECONDS = 120
 STOP_SECONDS = 25  # includes flows.processes.GRACE_SECONDS for the stage of a cancelled run
@@ -98,6 +101,7 @@ def settings(port: int) -> dict[str, str]:
         defaults["PREFECT_API_AUTH_STRING"] = authentication
     return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        PORT: str(port),  # Prefect reads it too, and --port takes precedence
         "PREFECT_LOGGING_LEVEL": "INFO",  # flows/__init__.py silences it for a flow at a terminal
     }
 
@@ -178,12 +182,14 @@ def main() -> None:
     console.set_up()
     home.set_up(Path())
     parser = argparse.ArgumentParser(prog="python -m flows.server", description=__doc__)
-    default = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
-    parser.add_argument("--port", type=int, default=default, help="of the server, on the loopback")
-    port = parser.parse_args().port
+    parser.add_argument("--port", type=tcp_port, help=f"on the loopback; default: {PORT}, else 4200")
+    try:
+        port = parser.parse_args().port or tcp_port(os.environ.get(PORT, "4200"))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"{PORT}: {error}")
     # A shell starts background processes with SIGINT ignored, and the worker would inherit that.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
         serve(port)
     except ServerError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, task
+from pydantic import Field
 
-from akgp import params, recipes
 from akgp.stages.table import STAGES
-from flows.compress import announce_retry, publish, stage, start
+from flows.compress import announce_retry, prepare, publish, stage, start
 from flows.processes import run
 
 
@@ -19,15 +21,14 @@ def search(folder: Path) -> None:
 
 
 @flow(name="sweep")
-def sweep(best: int = 5, folder: Path = Path()) -> str:
+def sweep(best: Annotated[int, Field(ge=1)] = 5, folder: Path = Path()) -> str:
     """Search the space given in params.yaml; returns the table of the `best` trials.
 
     Raises:
-        ParamsError: params.yaml is not valid, or lacks a section that DVC reads.
+        ParamsError: as `prepare`; before anything is computed.
         CommandError: the search failed; has its last lines.
     """
-    params.load(folder / "params.yaml")
-    recipes.require_complete(folder / "params.yaml")
+    prepare(folder)
     for each in STAGES.values():
         if each.networks:  # all trials share the networks and the data
             stage(each.name, folder)
@@ -37,5 +38,19 @@ def sweep(best: int = 5, folder: Path = Path()) -> str:
     return table
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.sweep",
+        description="Search the space given in params.yaml; print the best trials.",
+    )
+    parser.add_argument(
+        "--best", type=int, default=5, metavar="N", help="how many trials to print; default: 5"
+    )
+    best = parser.parse_args().best
+    if best < 1:
+        parser.error(f"argument --best: got {best}, must be 1 or more")
+    start(lambda: sweep(best=best))
+
+
 if __name__ == "__main__":
-    start(sweep)
+    main()

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from akgp.cli.common import tcp_port
+from flows.processes import end_as_by_ctrl_c
+
 # The ports that `weed mini` listens on, each given explicitly; s3.port is the one that clients use.
 PORTS = (
     "admin.port", "admin.port.grpc", "filer.port", "filer.port.grpc", "master.port", "master.port.grpc",
@@ -121,11 +124,11 @@ def _await(process: subprocess.Popen[bytes], environment: dict[str, str], bucket
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.s3", description=__doc__)
-    parser.add_argument("--port", type=int, default=8333, help="on the loopback; default: 8333")
+    parser.add_argument("--port", type=tcp_port, default=8333, help="on the loopback; default: 8333")
     parser.add_argument("--bucket", default="akgp", help="is created; default: akgp")
     chosen = parser.parse_args()
     folder = Path(".akgp").resolve() / "s3"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
         with server(folder, chosen.bucket, "akgp", secrets.token_hex(16), chosen.port) as environment:
             for name, value in environment.items():

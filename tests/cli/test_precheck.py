@@ -40,6 +40,26 @@ def test_all_that_dvc_reads_must_stand_in_the_file(tmp_path: Path) -> None:
     recipes.require_complete(file)
 
 
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ("", "no stages; it must map `stages` to one or more, by name"),
+        ("[1]", "no stages; it must map `stages` to one or more, by name"),
+        ("stages: [a]", "no stages; it must map `stages` to one or more, by name"),
+        ("stages: {}", "no stages; it must map `stages` to one or more, by name"),
+        ("stages: {a: b}", "stages.a: must be a mapping, and its params a list"),
+        ("stages: {a: {cmd: x, params: 3}}", "stages.a: must be a mapping, and its params a list"),
+        ("a: *b", "line 1: not valid YAML: found undefined alias 'b'"),
+    ],
+)
+def test_a_damaged_graph_is_one_line(tmp_path: Path, graph: str, message: str) -> None:
+    (tmp_path / "params.yaml").write_text(PARTIAL, encoding="utf-8")
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    with pytest.raises(params.ParamsError) as error:
+        recipes.require_complete(tmp_path / "params.yaml")
+    assert str(error.value) == f"{tmp_path / 'dvc.yaml'}: {message}"
+
+
 def test_programs_that_count_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     counted = checked(evaluate={"targets": ["c"], "cores": ["M4F"]})

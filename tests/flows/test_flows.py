@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 
 from akgp.deployment import release
 from akgp.params import ParamsError
-from akgp.stages.table import STAGES
-from flows.compress import compress, stages
+from flows.compress import compress
 from flows.nightly import nightly
 from flows.processes import CommandError, run
 from flows.sweep import sweep
@@ -208,10 +207,6 @@ def test_sweep_prepares_searches_and_publishes(
     assert artifact.data == "```text\ntrial  val top-1 %\n```\n"
 
 
-def test_stages_are_those_of_the_project() -> None:
-    assert stages(ROOT) == list(STAGES)
-
-
 def test_deployments_can_be_loaded() -> None:
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.flows import Flow, load_flow_from_entrypoint
@@ -240,20 +235,33 @@ def test_output_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 FLOW = "from flows import processes; from pathlib import Path; processes.GRACE_SECONDS = 0.5; "
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_interruption_ends_the_whole_group(tmp_path: Path, stubborn: bool) -> None:
+@pytest.mark.parametrize(
+    ("stubborn", "number"), [(False, signal.SIGINT), (True, signal.SIGINT), (True, signal.SIGHUP)]
+)
+def test_interruption_ends_the_whole_group(tmp_path: Path, stubborn: bool, number: signal.Signals) -> None:
     (tmp_path / "starts.py").write_text(
         "import os, pathlib, signal, subprocess, sys\n"
         f"if {stubborn}: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "pathlib.Path('new').write_text(str(child.pid)); os.rename('new', 'pid'); child.wait()"
     )
-    flow = [sys.executable, "-c", FLOW + f"processes.run(['starts'], Path({str(tmp_path)!r}))"]
+    code = f"processes.end_as_by_ctrl_c(); processes.run(['starts'], Path({str(tmp_path)!r}))"
+    flow = [sys.executable, "-c", FLOW + code]
     with subprocess.Popen(flow, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         child = started(tmp_path / "pid", process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
+        if number == signal.SIGHUP:  # a closed terminal's, and then its shell's
+            time.sleep(0.1)
+            process.send_signal(number)
         assert process.communicate(timeout=60)[1].splitlines()[-1] == "KeyboardInterrupt"
     assert gone(child)
+
+
+def test_nohup_is_respected() -> None:
+    code = "import signal; from flows.processes import end_as_by_ctrl_c; end_as_by_ctrl_c(); "
+    code += "signal.raise_signal(signal.SIGHUP); print('goes on')"
+    nohup = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert nohup.stdout == "goes on\n", nohup.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's signal at a parent's death is Linux's")

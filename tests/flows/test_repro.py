@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +36,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_stage_that_fails_is_all_that_is_said(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workspace / "dvc.yaml").write_text(GRAPH.format(command="\"echo 'akgp: no images' >&2; exit 3\""))
-    assert repro.main() == 3
+    assert repro.reproduce() == 3
     assert capfd.readouterr() == ("", "akgp: no images\n")
 
 
@@ -43,15 +45,39 @@ def test_what_only_dvc_knows_is_one_line(
     workspace: Path, capfd: pytest.CaptureFixture[str], graph: str
 ) -> None:
     (workspace / "dvc.yaml").write_text(graph)
-    assert repro.main() == 1
+    assert repro.reproduce() == 1
     output = capfd.readouterr()
     assert output.out == "" and len(output.err.splitlines()) == 1
     assert output.err.startswith("akgp: dvc: ") and "dvc.yaml" in output.err
 
 
+def test_the_cause_is_said(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """DVC's outermost error has only the stage."""
+    (workspace / "dvc.yaml").write_text("stages: {data: {cmd: 'true', outs: [data.txt]}}")
+    failed = "akgp: dvc: failed to reproduce 'data': "
+    lock = workspace / ".dvc" / "tmp" / "rwlock"
+    assert repro.reproduce() == 1
+    assert capfd.readouterr().err == f"{failed}output 'data.txt' does not exist\n"
+    other = {"pid": os.getppid(), "cmd": "dvc repro"}
+    lock.write_text(json.dumps({"write": {str(workspace / "data.txt"): other}, "read": {}}))
+    assert repro.reproduce() == 1
+    assert capfd.readouterr().err == (
+        f"{failed}'{workspace}/data.txt' is busy, it is being blocked by: (PID {os.getppid()}): dvc repro\n"
+    )
+    lock.write_text("{")
+    assert repro.reproduce() == 1
+    assert capfd.readouterr().err == (
+        f"{failed}Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted\n"
+    )
+    shutil.rmtree(lock.parent)
+    lock.parent.touch()
+    assert repro.reproduce() == 1
+    assert capfd.readouterr().err == f"akgp: dvc: [Errno 17] File exists: '{lock.parent}'\n"
+
+
 def test_a_whole_run_says_nothing(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workspace / "dvc.yaml").write_text("stages: {data: {cmd: echo x > data.txt, outs: [data.txt]}}")
-    assert repro.main() == 0
+    assert repro.reproduce() == 0
     assert capfd.readouterr() == ("", "")
     assert (workspace / "dvc.lock").exists()
 
