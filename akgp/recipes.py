@@ -7,7 +7,6 @@ from pathlib import Path
 
 from akgp import params
 from akgp.io.atomic import atomic_file
-from akgp.params.yaml_text import parse
 
 FOLDER = Path("recipes")
 
@@ -77,17 +76,27 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
 def require_complete(file: Path) -> None:
     """Raise ParamsError unless the params file has every section that dvc.yaml beside it names.
 
-    A parameter that is left out has a default, but DVC does not know it.
+    A parameter that is left out has a default, but DVC does not know it. A dvc.yaml that is not valid is
+    refused, too.
     """
     graph = file.parent / "dvc.yaml"
-    stages = (parse(graph.read_bytes()) or {}).get("stages", {}) if graph.exists() else {}
-    read = {str(key).partition(".")[0]: None for stage in stages.values() for key in stage.get("params", [])}
-    tree = parse(file.read_bytes())
-    if missing := [key for key in read if key not in tree]:
+    tree = params.read_yaml(file)
+    sections = _sections(graph) if graph.exists() else []
+    if missing := [key for key in sections if key not in tree]:
         raise params.ParamsError(
             f"{file}: {', '.join(missing)}: missing, and DVC reads what a stage depends on from this file "
             "alone: `akgp recipe use` writes a complete one"
         )
+
+
+def _sections(graph: Path) -> list[str]:
+    """The sections of params.yaml on which the stages of a dvc.yaml depend."""
+    tree = params.read_yaml(graph) or {}
+    try:
+        keys = [key for stage in tree.get("stages", {}).values() for key in stage.get("params", [])]
+    except (AttributeError, TypeError):
+        raise params.ParamsError(f"{graph}: `stages` must be a mapping of mappings") from None
+    return list(dict.fromkeys(str(key).partition(".")[0] for key in keys))
 
 
 def _is_edited(file: Path, record: Path, folder: Path) -> bool:

@@ -20,7 +20,7 @@ from akgp.params.compression import (
 from akgp.params.data import Data, Regime, Splits
 from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
-from akgp.params.files import dump, load, validate
+from akgp.params.files import dump, load, read_yaml, validate
 from akgp.params.network import CIFAR_RESNETS, Network
 from akgp.params.release import Release
 from akgp.params.schema import Params
@@ -62,6 +62,7 @@ __all__ = [
     "dump",
     "load",
     "number_type",
+    "read_yaml",
     "validate",
     "with_values",
     "without_effect",

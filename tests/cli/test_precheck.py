@@ -40,6 +40,22 @@ def test_all_that_dvc_reads_must_stand_in_the_file(tmp_path: Path) -> None:
     recipes.require_complete(file)
 
 
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        ("x: [\n", "line 2: not valid YAML: expected the node content, but found '<stream end>'"),
+        ("- data\n", "`stages` must be a mapping of mappings"),
+        ("stages: {data: akgp}\n", "`stages` must be a mapping of mappings"),
+    ],
+)
+def test_what_is_wrong_in_dvc_yaml_is_said_of_dvc_yaml(tmp_path: Path, graph: str, said: str) -> None:
+    (tmp_path / "params.yaml").write_text(PARTIAL, encoding="utf-8")
+    (tmp_path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    with pytest.raises(params.ParamsError) as error:
+        recipes.require_complete(tmp_path / "params.yaml")
+    assert str(error.value) == f"{tmp_path}/dvc.yaml: {said}"
+
+
 def test_programs_that_count_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     counted = checked(evaluate={"targets": ["c"], "cores": ["M4F"]})
