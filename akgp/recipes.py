@@ -70,7 +70,8 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
     with atomic_file(file) as beside:
         beside.write_text(content, encoding="utf-8")
     record.parent.mkdir(exist_ok=True)
-    record.write_text(_digest(content.encode()) + "\n", encoding="ascii")
+    with atomic_file(record) as beside:
+        beside.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 
 
 def require_complete(file: Path) -> None:

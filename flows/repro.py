@@ -27,13 +27,14 @@ def main() -> int:
         print("akgp: interrupted; run it again to resume", file=sys.stderr)
         return INTERRUPTED
     except DvcException as error:
-        # DVC wraps the failure of a stage in one or two errors of its own.
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, StageCmdFailedError):
-                return status_of(cause)
+        # DVC wraps the failure of a stage, or of a disk, in one or two errors of its own.
+        cause: BaseException = error
+        while not isinstance(cause, StageCmdFailedError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        print(f"akgp: dvc: {' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(cause, StageCmdFailedError):
+            return status_of(cause)
+        reason = f" ({cause})" if isinstance(cause, OSError) else ""
+        print(f"akgp: dvc: {' '.join(f'{error}{reason}'.split())}", file=sys.stderr)
         return 1
     return 0
 

@@ -6,7 +6,6 @@ As many run at a time as the cluster has room for.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from akgp.orchestration.cluster import download_inputs, make_readable
 from akgp.orchestration.failures import errors_in_one_line, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
-from akgp.orchestration.train import job_name, remove, retry_lost_workers, storage_of
+from akgp.orchestration.train import copy_artifacts, job_name, remove, retry_lost_workers, storage_of
 from akgp.orchestration.tune import one_worker, run_tuner
 from akgp.orchestration.worker import ARTIFACT, prepare, run_compute
 from akgp.stages.folds import check_classes, compute
@@ -100,6 +99,6 @@ def _copy_artifacts(result: Result | None, destination: Path, label: str) -> Non
         with result.checkpoint.as_directory() as folder:
             # Only the last checkpoint of a training holds artifacts: without them it did not finish.
             if (Path(folder) / ARTIFACT).is_dir():
-                shutil.copytree(Path(folder) / ARTIFACT, destination)
+                copy_artifacts(Path(folder) / ARTIFACT, destination)
                 return
     raise StageError(f"{label}: was interrupted; `dvc repro` resumes from its last epoch")

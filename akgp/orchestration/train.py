@@ -99,12 +99,25 @@ def _move_into_place(written: Path, output: Path, files: Sequence[str]) -> None:
     """Replace the folder `output` by `written`; with `files`, replace only these files in it."""
     if not files:
         with atomic_directory(output) as new:
-            shutil.copytree(written, new, dirs_exist_ok=True)
+            copy_artifacts(written, new)
         return
     output.mkdir(exist_ok=True)
     for name in files:
         with atomic_file(output / name) as new:
             shutil.copyfile(written / name, new)
+
+
+def copy_artifacts(written: Path, new: Path) -> None:
+    """Copy a folder to another one, which may exist.
+
+    Raises:
+        StageError: a file cannot be copied; copytree itself raises a list of all such files.
+    """
+    try:
+        shutil.copytree(written, new, dirs_exist_ok=True)
+    except shutil.Error as error:
+        *_, reason = error.args[0][0]
+        raise StageError(f"{new}: cannot be written ({reason}); `dvc repro` tries it again") from error
 
 
 def job_name(task: Task, stage: Stage, inputs: list[Path]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from akgp.io.atomic import atomic_directory
+from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.workspace import StageError, Workspace
 
@@ -77,6 +78,14 @@ def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) 
         (new / "b").write_text("whole")
     assert [file.name for file in destination.iterdir()] == ["b"]
     assert [file.name for file in destination.parent.iterdir()] == ["student"]
+
+
+@pytest.mark.parametrize("atomic", [atomic_directory, atomic_file])
+def test_a_full_disk_names_what_was_to_be_written(tmp_path: Path, atomic: Any) -> None:
+    with pytest.raises(OSError) as raised, atomic(tmp_path / "new"), open("/dev/full", "w") as full:  # noqa: PTH123
+        full.write("x")
+    assert str(raised.value) == f"[Errno 28] No space left on device: '{tmp_path}/new'"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dvc_leaves_earlier_artifacts_to_a_stage_that_fails() -> None:
