@@ -7,6 +7,8 @@ from pathlib import Path
 
 from akgp import params
 from akgp.io.atomic import atomic_file
+from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.workspace import Workspace
 
 FOLDER = Path("recipes")
 
@@ -46,7 +48,7 @@ def use(name: str, file: Path, folder: Path = FOLDER, force: bool = False) -> No
     """Write the recipe as `file`; on an error `file` stays as it is.
 
     Raises:
-        ParamsError: as `text`, or as `write`.
+        ParamsError, StageError: as `text`, or as `write`.
     """
     write(text(name, folder), file, f"akgp recipe use {name}", folder, force=force)
 
@@ -60,6 +62,7 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
 
     Raises:
         ParamsError: `file` has been edited: it is neither what was last written here nor a recipe.
+        StageError: a stage or a sweep computes in its folder, by the parameters that it holds.
     """
     record = file.with_name(".akgp") / "params.sha256"
     if not force and _is_edited(file, record, folder):
@@ -67,11 +70,11 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
             f"{file}: has been edited, and would be lost; keep it as a recipe (cp {file} "
             f"{folder}/NAME.yaml), or overwrite it: {command} --force"
         )
-    with atomic_file(file) as beside:
-        beside.write_text(content, encoding="utf-8")
-    record.parent.mkdir(exist_ok=True)
-    with atomic_file(record) as beside:
-        beside.write_text(_digest(content.encode()) + "\n", encoding="ascii")
+    with workspace_lock(Workspace(file.parent.resolve()), command):
+        with atomic_file(file) as beside:
+            beside.write_text(content, encoding="utf-8")
+        with atomic_file(record) as beside:
+            beside.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 
 
 def require_complete(file: Path) -> None:

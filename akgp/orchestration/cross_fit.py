@@ -17,6 +17,7 @@ from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
 from akgp.orchestration.train import copy_artifacts, job_name, remove, retry_lost_workers, storage_of
 from akgp.orchestration.tune import one_worker, run_tuner
+from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.worker import ARTIFACT, prepare, run_compute
 from akgp.stages.folds import check_classes, compute
 from akgp.stages.network_files import SOURCES, digests
@@ -35,7 +36,8 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
 
     Raises:
         StageError: an input is missing; a class has fewer training images than there are folds;
-            Ray, its resources or its storage are not available; a worker died.
+            Ray, its resources or its storage are not available; a worker died; params.yaml was changed
+            meanwhile.
         ValueError: raised in the training of a fold, after the others have been trained.
     """
     assert task.network is not None
@@ -48,6 +50,7 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
         results = retry_lost_workers(
             lambda: _fold_results(task, stage, name, storage, source), task, workers=1
         )
+        require_unchanged(task, stage)
         for k in range(count):
             _copy_artifacts(results.get(k), out / str(k), f"{task.label}, fold {k}")
     write_json(out / SOURCES, digests(task.params.networks[task.network], task.root))

@@ -29,6 +29,7 @@ from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
+from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.worker import ARTIFACT, Compute, work
 from akgp.stages.notices import NOTICES
 from akgp.stages.table import Stage
@@ -52,7 +53,7 @@ def fit(task: Task, stage: Stage) -> None:
     Raises:
         StageError: an input is missing or a node cannot read it; Ray, its resources or its storage
             are not available; more workers were lost than `ray.max_failures`; `compute` raised an error;
-            what it wrote, now in place, does not pass the stage's gate.
+            what it wrote, now in place, does not pass the stage's gate; params.yaml was changed meanwhile.
         ValueError: raised by `compute` on a worker, about the input.
     """
     from akgp.orchestration.callbacks import Rows
@@ -74,6 +75,7 @@ def fit(task: Task, stage: Stage) -> None:
             result = retry_lost_workers(lambda: result_of(job(), task.label), task, enough)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
+        require_unchanged(task, stage)  # before the checkpoints go: what is computed here is not lost
         with result.checkpoint.as_directory() as folder:
             _move_into_place(Path(folder) / ARTIFACT, stage.output(task), stage.files)
     remove(f"{storage}/{name}")  # its checkpoints have served

@@ -27,10 +27,11 @@ from akgp.params.schema import Params
 from akgp.params.sweep import Range, Sweep
 from akgp.params.training import Augment, Training
 from akgp.params.validation import RETIRED, ParamsError
-from akgp.params.values import number_type, with_values
+from akgp.params.values import ABSENT, differences, number_type, shown, with_values
 from akgp.params.without_effect import without_effect
 
 __all__ = [
+    "ABSENT",
     "CIFAR_RESNETS",
     "REMOTE",
     "RETIRED",
@@ -59,10 +60,12 @@ __all__ = [
     "Splits",
     "Sweep",
     "Training",
+    "differences",
     "dump",
     "load",
     "number_type",
     "read_yaml",
+    "shown",
     "validate",
     "with_values",
     "without_effect",
