@@ -158,6 +158,33 @@ def test_a_cache_that_cannot_be_written_is_named(s3: Any, user: Path) -> None:
         Files(url).read([f"{url}/a.png"])
 
 
+# Settings
+
+
+@pytest.mark.parametrize("name", storage.ENDPOINTS)
+def test_an_endpoint_without_scheme_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # that of S3 alone goes first
+    monkeypatch.setenv(name, "localhost:8444")
+    said = f"^{name}: got 'localhost:8444', must begin with http:// or https://$"
+    for call in (lambda: release.releases("s3://bucket/releases"), lambda: Files("s3://bucket/images")):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_a_wrong_endpoint_in_the_file_of_settings_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address of an earlier test
+    (tmp_path / "config").write_text("[default]\nendpoint_url = localhost:8444\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(
+        DataError, match=r"^s3://bucket/x: can't be read \(Invalid endpoint: localhost:8444\)$"
+    ):
+        Files("s3://bucket/x")
+
+
 # Outages
 
 
