@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akgp.io.atomic import write_json
+from akgp.orchestration.checkpoints import require_writable
 from akgp.orchestration.cluster import download_inputs, make_readable
 from akgp.orchestration.failures import errors_in_one_line, raise_cause
 from akgp.orchestration.progress import bar
@@ -45,6 +46,7 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     require(*inputs)
     check_classes(task, count)
     name, storage = job_name(task, stage, inputs), storage_of(task)
+    require_writable(storage)
     with session(task.params.ray, workers=1):
         source = make_readable(task, inputs, f"{storage}/{name}")
         results = retry_lost_workers(

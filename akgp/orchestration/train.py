@@ -23,7 +23,7 @@ from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
 from akgp.orchestration.capacity import await_nodes
-from akgp.orchestration.checkpoints import drop_damaged
+from akgp.orchestration.checkpoints import drop_damaged, require_writable
 from akgp.orchestration.cluster import make_readable
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
@@ -63,6 +63,7 @@ def fit(task: Task, stage: Stage) -> None:
     workers = ray_params.workers if stage.parallel else 1
     enough = min(ray_params.min_workers or workers, workers)
     name, storage = job_name(task, stage, inputs), storage_of(task)
+    require_writable(storage)
     with session(ray_params, enough):
         _check_storage(storage, name)
         source = make_readable(task, inputs, f"{storage}/{name}")

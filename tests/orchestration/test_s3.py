@@ -20,6 +20,8 @@ from akgp.data import DataError
 from akgp.data.cache import Files, user_cache
 from akgp.deployment import release
 from akgp.io import storage
+from akgp.orchestration.checkpoints import require_writable
+from akgp.workspace import StageError
 from infra.s3 import client, server
 from tests.support.images import encoded, image_folder, parquet, pixels_of, prepared, twenty
 
@@ -159,6 +161,15 @@ def test_a_cache_that_cannot_be_written_is_named(s3: Any, user: Path) -> None:
 
 
 # Settings
+
+
+def test_checkpoints_need_a_bucket_that_is_there(user: Path, s3: Any) -> None:
+    require_writable(f"s3://{s3.bucket}/checkpoints")
+    with client(s3.environment) as store:
+        listed = store.list_objects_v2(Bucket=s3.bucket, Prefix="checkpoints")["Contents"]
+        assert [each["Key"] for each in listed] == ["checkpoints/"], "Ray makes it too"
+    with pytest.raises(StageError, match=r"^ray\.storage: s3://no-bucket/runs: cannot be written \(.*bucket"):
+        require_writable("s3://no-bucket/runs")
 
 
 @pytest.mark.parametrize("name", storage.ENDPOINTS)
