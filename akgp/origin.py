@@ -84,17 +84,10 @@ def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]
             now: Any = present
             for part in key.split("."):
                 now = now.get(part) if isinstance(now, Mapping) else None
-            yield from _differences(key, then, now)
-
-
-def _differences(key: str, then: Any, now: Any) -> Iterator[str]:
-    """The parameters at or below `key` whose values differ; those that only one tree has are left out."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for name in then:
-            if name in now:
-                yield from _differences(f"{key}.{name}", then[name], now[name])
-    elif then != now:
-        yield f"{key} {_shown(then)} (now {_shown(now)})"
+            for parameter, before, after in parameters.differences(key, then, now):
+                # One that an earlier version had, or a later one has, is not the user's change.
+                if parameters.ABSENT not in (before, after):
+                    yield f"{parameter} {parameters.shown(before)} (now {parameters.shown(after)})"
 
 
 def _made_again(ran: Mapping[str, Any]) -> Iterator[str]:
@@ -104,9 +97,3 @@ def _made_again(ran: Mapping[str, Any]) -> Iterator[str]:
         for used in entry.get("deps", []):
             if made.get(used["path"], used.get("md5")) != used.get("md5"):
                 yield f"{used['path']} was made again afterwards"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{…}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,7 +8,9 @@ from typing import Any
 
 from akgp import params
 from akgp.io.atomic import atomic_file
+from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.params.yaml_text import TextError, parse
+from akgp.workspace import Workspace
 
 FOLDER = Path("recipes")
 
@@ -48,7 +50,7 @@ def use(name: str, file: Path, folder: Path = FOLDER, force: bool = False) -> No
     """Write the recipe as `file`; on an error `file` stays as it is.
 
     Raises:
-        ParamsError: as `text`, or as `write`.
+        ParamsError, StageError: as `text`, or as `write`.
     """
     write(text(name, folder), file, f"akgp recipe use {name}", folder, force=force)
 
@@ -62,6 +64,7 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
 
     Raises:
         ParamsError: `file` has been edited: it is neither what was last written here nor a recipe.
+        StageError: a stage or a sweep computes in its folder, by the parameters that it holds.
     """
     record = file.with_name(".akgp") / "params.sha256"
     if not force and _is_edited(file, record, folder):
@@ -69,21 +72,23 @@ def write(content: str, file: Path, command: str, folder: Path = FOLDER, *, forc
             f"{file}: has been edited, and would be lost; keep it as a recipe (cp {file} "
             f"{folder}/NAME.yaml), or overwrite it: {command} --force"
         )
-    with atomic_file(file) as beside:
-        beside.write_text(content, encoding="utf-8")
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(_digest(content.encode()) + "\n", encoding="ascii")
+    with workspace_lock(Workspace(file.parent.resolve()), command):
+        with atomic_file(file) as beside:
+            beside.write_text(content, encoding="utf-8")
+        with atomic_file(record) as beside:
+            beside.write_text(_digest(content.encode()) + "\n", encoding="ascii")
 
 
 def require_complete(file: Path) -> None:
     """Raise ParamsError unless the params file has every section that dvc.yaml beside it names.
 
-    A parameter that is left out has a default, but DVC does not know it.
+    A parameter that is left out has a default, but DVC does not know it. A dvc.yaml that is not valid is
+    refused, too.
     """
     graph = file.parent / "dvc.yaml"
     stages = dvc_stages(graph) if graph.exists() else {}
     read = {str(key).partition(".")[0]: None for stage in stages.values() for key in stage.get("params", [])}
-    tree = parse(file.read_bytes())
+    tree = params.read_yaml(file)
     if missing := [key for key in read if key not in tree]:
         raise params.ParamsError(
             f"{file}: {', '.join(missing)}: missing, and DVC reads what a stage depends on from this file "

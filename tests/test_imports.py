@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "workspace": {"params"},
     "stages": LIBRARY | {"workspace"},
     "orchestration": {"io", "models", "params", "stages", "workspace"},
-    "recipes": {"io", "params"},
+    "recipes": {"io", "orchestration", "params", "workspace"},
     "origin": {"params", "stages", "workspace"},
     "sweep": LIBRARY | {"orchestration", "recipes", "stages", "workspace"},
     "doctor": {"params", "recipes", "training"},

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from akgp.io.errors import DISK_REFUSALS
+
 INTERRUPTED = 128 + signal.SIGINT
 
 _received: list[int] = []  # signals to end but SIGINT, which Python and asyncio turn into an exception
@@ -59,10 +61,10 @@ def complain(text: str) -> None:
 def is_for_the_user(error: Exception) -> bool:
     """Whether `error` is about the input: of a type of akgp's, or a ValueError raised in akgp's own code.
 
-    An OSError that names a file counts too.
+    An OSError counts too if it names a file, or says that a disk takes no more.
     """
     if isinstance(error, OSError):
-        return error.filename is not None
+        return error.filename is not None or error.errno in DISK_REFUSALS
     if type(error).__module__.startswith("akgp."):
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from akgp.io.errors import DISK_REFUSALS
+
 
 @contextlib.contextmanager
 def atomic_directory(destination: Path) -> Iterator[Path]:
@@ -29,12 +31,13 @@ def atomic_directory(destination: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        yield new
-        if not destination.exists():
-            new.rename(destination)
-        elif not _exchanged(new, destination):
-            destination.rename(old)
-            new.rename(destination)
+        with _refusals_named(destination):
+            yield new
+            if not destination.exists():
+                new.rename(destination)
+            elif not _exchanged(new, destination):
+                destination.rename(old)
+                new.rename(destination)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -56,12 +59,24 @@ def atomic_file(destination: Path) -> Iterator[Path]:
     """
     beside = destination.with_name(f".{destination.name}.new")
     try:
-        yield beside
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())  # otherwise the name could be on disk before the content
-        beside.replace(destination)
+        with _refusals_named(destination):
+            yield beside
+            with beside.open("rb") as written:
+                os.fsync(written.fileno())  # otherwise the name could be on disk before the content
+            beside.replace(destination)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _refusals_named(destination: Path) -> Iterator[None]:
+    """Let the error of a full or read-only disk name `destination`: that of a write names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in DISK_REFUSALS:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(destination)) from error
 
 
 def write_json(file: Path, content: Any) -> None:

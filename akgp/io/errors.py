@@ -1,6 +1,11 @@
-"""Messages of other libraries' errors as parts of one-line messages."""
+"""Messages of other libraries' errors as parts of one-line messages; what a disk says that takes no more."""
 
 from __future__ import annotations
+
+import errno
+
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""The disk or a quota is full, a file would be too large, the file system is read-only."""
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ CLIENTS = ("aiobotocore", "aiohttp", "botocore")  # S3 clients, whose errors are
 UNANSWERED = ("ConnectTimeoutError", "EndpointConnectionError", "HTTPClientError")  # of botocore
 OUTAGE_SECONDS = 120.0  # how long a store is tried again
 LONGEST_WAIT = 15.0  # seconds between two attempts
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set counts
 S3 = {
     # Few and short attempts by botocore itself, as `retry_outage` repeats the call and says so.
     "config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 10},
@@ -32,13 +35,25 @@ S3 = {
 
 
 def opened(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path there."""
+    """The fsspec file system of a path or URL, and the path there.
+
+    Raises:
+        ValueError: see `require_endpoint`.
+    """
     import fsspec
 
+    require_endpoint(path)
     filesystem_and_path: tuple[Any, str] = fsspec.core.url_to_fs(
         path, **(S3 if path.startswith("s3://") else {})
     )
     return filesystem_and_path
+
+
+def require_endpoint(path: str) -> None:
+    """Raise ValueError if `path` is in S3 whose endpoint has no scheme: clients do not name the variable."""
+    name = next((each for each in ENDPOINTS if os.environ.get(each)), None)
+    if path.startswith("s3://") and name and not os.environ[name].startswith(("http://", "https://")):
+        raise ValueError(f"{name}: got {os.environ[name]!r}, must begin with http:// or https://")
 
 
 def retry_outage(path: str, call: Callable[[], T]) -> T:
@@ -62,7 +77,7 @@ def retry_outage(path: str, call: Callable[[], T]) -> T:
 
 def refused(error: Exception) -> bool:
     """Whether an error comes from a file system, not from a bug in the calling code."""
-    return isinstance(error, (OSError, ImportError)) or _module(error) in CLIENTS
+    return isinstance(error, (OSError, ImportError)) or _module(error) in CLIENTS or _raised_by_client(error)
 
 
 def unanswered(error: Exception) -> bool:
@@ -78,3 +93,11 @@ def unanswered(error: Exception) -> bool:
 
 def _module(error: Exception) -> str:
     return type(error).__module__.split(".")[0]
+
+
+def _raised_by_client(error: Exception) -> bool:
+    """Whether an S3 client refused a setting: of a wrong address in its files it raises a ValueError."""
+    return isinstance(error, ValueError) and any(
+        frame.f_globals.get("__name__", "").split(".")[0] in CLIENTS
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )

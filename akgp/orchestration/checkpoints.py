@@ -1,12 +1,20 @@
-"""Checkpoints on disk or in object storage, with the digests of their files: damaged ones are not used."""
+"""Checkpoints on disk or in object storage, with the digests of their files: damaged ones are not used.
+
+Also whether that storage takes any: Ray would not name the parameter.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
 from pathlib import Path, PurePosixPath
 
 import fsspec
+
+from akgp.io.errors import first_line
+from akgp.io.storage import require_endpoint
+from akgp.workspace import StageError
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +26,27 @@ def write_sums(folder: Path) -> None:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}" for file in files]
     (folder / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def require_writable(place: str) -> None:
+    """Raise StageError unless a file can be written to `ray.storage`; a directory is made if need be.
+
+    By pyarrow, with which Ray reaches its storage: other clients make a bucket that is not there.
+
+    Args:
+        place: an absolute path or a URL.
+    """
+    from pyarrow import fs
+
+    try:
+        require_endpoint(place)
+        filesystem, folder = fs.FileSystem.from_uri(place)
+        filesystem.create_dir(folder)
+        probe = f"{folder}/.akgp-{uuid.uuid4().hex}"
+        filesystem.open_output_stream(probe).close()
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise StageError(f"ray.storage: {place}: cannot be written ({first_line(error)})") from error
 
 
 def drop_damaged(path: str) -> None:

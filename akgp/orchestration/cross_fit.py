@@ -6,18 +6,19 @@ As many run at a time as the cluster has room for.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akgp.io.atomic import write_json
+from akgp.orchestration.checkpoints import require_writable
 from akgp.orchestration.cluster import download_inputs, make_readable
 from akgp.orchestration.failures import errors_in_one_line, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
-from akgp.orchestration.train import job_name, remove, retry_lost_workers, storage_of
+from akgp.orchestration.train import copy_artifacts, job_name, remove, retry_lost_workers, storage_of
 from akgp.orchestration.tune import one_worker, run_tuner
+from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.worker import ARTIFACT, prepare, run_compute
 from akgp.stages.folds import check_classes, compute
 from akgp.stages.network_files import SOURCES, digests
@@ -36,7 +37,8 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
 
     Raises:
         StageError: an input is missing; a class has fewer training images than there are folds;
-            Ray, its resources or its storage are not available; a worker died.
+            Ray, its resources or its storage are not available; a worker died; params.yaml was changed
+            meanwhile.
         ValueError: raised in the training of a fold, after the others have been trained.
     """
     assert task.network is not None
@@ -44,11 +46,13 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
     require(*inputs)
     check_classes(task, count)
     name, storage = job_name(task, stage, inputs), storage_of(task)
+    require_writable(storage)
     with session(task.params.ray, workers=1):
         source = make_readable(task, inputs, f"{storage}/{name}")
         results = retry_lost_workers(
             lambda: _fold_results(task, stage, name, storage, source), task, workers=1
         )
+        require_unchanged(task, stage)
         for k in range(count):
             _copy_artifacts(results.get(k), out / str(k), f"{task.label}, fold {k}")
     write_json(out / SOURCES, digests(task.params.networks[task.network], task.root))
@@ -100,6 +104,6 @@ def _copy_artifacts(result: Result | None, destination: Path, label: str) -> Non
         with result.checkpoint.as_directory() as folder:
             # Only the last checkpoint of a training holds artifacts: without them it did not finish.
             if (Path(folder) / ARTIFACT).is_dir():
-                shutil.copytree(Path(folder) / ARTIFACT, destination)
+                copy_artifacts(Path(folder) / ARTIFACT, destination)
                 return
     raise StageError(f"{label}: was interrupted; `dvc repro` resumes from its last epoch")

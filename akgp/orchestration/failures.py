@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from akgp.io.errors import first_line
+from akgp.io.errors import DISK_REFUSALS, first_line
 from akgp.workspace import StageError, Task
 
 
@@ -83,7 +83,8 @@ def raise_cause(label: str, error: Exception, failures: list[Exception]) -> NoRe
     raised = [cause for failure in failures if (cause := _raised_by_computation(failure))]
     # Errors of the computation first: when one worker raises, Ray ends the others, whose loss is no cause.
     for cause in (*raised, *failures):
-        if isinstance(cause, OSError) and cause.filename is None:  # a store's, or a full disk's
+        # A store's, which names no file, or a full disk's.
+        if isinstance(cause, OSError) and (cause.filename is None or cause.errno in DISK_REFUSALS):
             raise StageError(
                 f"{label}: a file can't be read or written ({first_line(cause)}); `dvc repro` resumes from "
                 "its last epoch"

@@ -12,6 +12,7 @@ from pathlib import Path
 from akgp import params as parameters
 from akgp.io.atomic import atomic_directory
 from akgp.orchestration.train import fit
+from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.stages import network_files
 from akgp.stages.table import STAGES, Stage
@@ -28,7 +29,7 @@ def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") 
 
     Raises:
         StageError: no such stage or network, another computation holds the workspace, an input
-            is missing, or the requested resources do not exist.
+            is missing, the requested resources do not exist, or params.yaml was changed meanwhile.
         ValueError: raised by a layer below, about the input.
     """
     workspace = Workspace(Path(root).resolve())
@@ -42,6 +43,7 @@ def run_stage(name: str, *, network: str | None = None, root: str | Path = ".") 
         network_files.check(params, workspace.root)
     with workspace_lock(workspace, task.label):
         RUN[stage.runs](task, stage)
+        require_unchanged(task, stage)  # for all stages, as late as can be: DVC reads the file next
 
 
 def _network(stage: Stage, params: parameters.Params, asked: str | None) -> str | None:

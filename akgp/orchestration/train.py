@@ -23,12 +23,13 @@ from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
 from akgp.orchestration.capacity import await_nodes
-from akgp.orchestration.checkpoints import drop_damaged
+from akgp.orchestration.checkpoints import drop_damaged, require_writable
 from akgp.orchestration.cluster import make_readable
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
+from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.worker import ARTIFACT, Compute, work
 from akgp.stages.notices import NOTICES
 from akgp.stages.table import Stage
@@ -52,7 +53,7 @@ def fit(task: Task, stage: Stage) -> None:
     Raises:
         StageError: an input is missing or a node cannot read it; Ray, its resources or its storage
             are not available; more workers were lost than `ray.max_failures`; `compute` raised an error;
-            what it wrote, now in place, does not pass the stage's gate.
+            what it wrote, now in place, does not pass the stage's gate; params.yaml was changed meanwhile.
         ValueError: raised by `compute` on a worker, about the input.
     """
     from akgp.orchestration.callbacks import Rows
@@ -62,6 +63,7 @@ def fit(task: Task, stage: Stage) -> None:
     workers = ray_params.workers if stage.parallel else 1
     enough = min(ray_params.min_workers or workers, workers)
     name, storage = job_name(task, stage, inputs), storage_of(task)
+    require_writable(storage)
     with session(ray_params, enough):
         _check_storage(storage, name)
         source = make_readable(task, inputs, f"{storage}/{name}")
@@ -74,6 +76,7 @@ def fit(task: Task, stage: Stage) -> None:
             result = retry_lost_workers(lambda: result_of(job(), task.label), task, enough)
         if result.checkpoint is None:
             raise StageError(f"{task.label}: the job ended without its artifacts; see {storage}/{name}")
+        require_unchanged(task, stage)  # before the checkpoints go: what is computed here is not lost
         with result.checkpoint.as_directory() as folder:
             _move_into_place(Path(folder) / ARTIFACT, stage.output(task), stage.files)
     remove(f"{storage}/{name}")  # its checkpoints have served
@@ -99,12 +102,25 @@ def _move_into_place(written: Path, output: Path, files: Sequence[str]) -> None:
     """Replace the folder `output` by `written`; with `files`, replace only these files in it."""
     if not files:
         with atomic_directory(output) as new:
-            shutil.copytree(written, new, dirs_exist_ok=True)
+            copy_artifacts(written, new)
         return
     output.mkdir(exist_ok=True)
     for name in files:
         with atomic_file(output / name) as new:
             shutil.copyfile(written / name, new)
+
+
+def copy_artifacts(written: Path, new: Path) -> None:
+    """Copy a folder to another one, which may exist.
+
+    Raises:
+        StageError: a file cannot be copied; copytree itself raises a list of all such files.
+    """
+    try:
+        shutil.copytree(written, new, dirs_exist_ok=True)
+    except shutil.Error as error:
+        *_, reason = error.args[0][0]
+        raise StageError(f"{new}: cannot be written ({reason}); `dvc repro` tries it again") from error
 
 
 def job_name(task: Task, stage: Stage, inputs: list[Path]) -> str:

@@ -20,17 +20,18 @@ from akgp.params.compression import (
 from akgp.params.data import Data, Regime, Splits
 from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
-from akgp.params.files import dump, load, validate
+from akgp.params.files import dump, load, read_yaml, validate
 from akgp.params.network import CIFAR_RESNETS, Network
 from akgp.params.release import Release
 from akgp.params.schema import Params
 from akgp.params.sweep import Range, Sweep
 from akgp.params.training import Augment, Training
 from akgp.params.validation import RETIRED, ParamsError
-from akgp.params.values import number_type, with_values
+from akgp.params.values import ABSENT, differences, number_type, shown, with_values
 from akgp.params.without_effect import without_effect
 
 __all__ = [
+    "ABSENT",
     "CIFAR_RESNETS",
     "REMOTE",
     "RETIRED",
@@ -59,9 +60,12 @@ __all__ = [
     "Splits",
     "Sweep",
     "Training",
+    "differences",
     "dump",
     "load",
     "number_type",
+    "read_yaml",
+    "shown",
     "validate",
     "with_values",
     "without_effect",

@@ -24,19 +24,32 @@ def load(path: str | Path = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        tree = parse(path.read_bytes())
+        tree = read_yaml(path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `akgp recipe use digits` writes one") from None
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
-    except TextError as error:
-        raise ParamsError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise ParamsError(f"{path}: must be a mapping of parameters")
     try:
         return validate(tree)
     except ParamsError as error:
         raise ParamsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The mappings, lists and scalars of a YAML file, see `akgp.params.yaml_text`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ParamsError: it cannot be read, or is not valid; the message names it.
+    """
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
+    except TextError as error:
+        raise ParamsError(f"{path}: {error}") from None
 
 
 def validate(tree: Mapping[str, Any]) -> Params:

@@ -1,8 +1,8 @@
-"""Parameters set by their dotted names."""
+"""Parameters set, and compared, by their dotted names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from akgp.params.compression import AMOUNTS
@@ -10,6 +10,9 @@ from akgp.params.validation import ParamsError, validated
 
 if TYPE_CHECKING:
     from akgp.params.schema import Params
+
+ABSENT = object()
+"""In a difference: only the other tree has this name."""
 
 
 def with_values(params: Params, values: Mapping[str, Any]) -> Params:
@@ -53,3 +56,22 @@ def number_type(params: Params, key: str) -> type[int] | type[float] | None:
         raise ParamsError(f"{key} is not a parameter, but a section")
     types = {getattr(each, "__origin__", each) for each in (get_args(annotation) or (annotation,))}
     return int if int in types else float if float in types else None
+
+
+def differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The name and both values of each parameter at or below `key` that differs between two plain trees."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys((*then, *now)):
+            below = f"{key}.{name}" if key else name
+            yield from differences(below, then.get(name, ABSENT), now.get(name, ABSENT))
+    elif then != now:
+        yield key, then, now
+
+
+def shown(value: Any) -> str:
+    """A value of `differences` in a sentence, briefly."""
+    if value is ABSENT:
+        return "not there"
+    if isinstance(value, Mapping):
+        return "{…}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,26 @@ def test_a_closed_pipe_is_quiet() -> None:
         text=True,
     )
     assert done.stderr == "" and done.returncode in (0, 1)
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    """Full at 1 KiB: less than params.yaml takes, more than the files of the lock."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "params.yaml").write_text("as it was")
+    for command, said in (
+        ("recipe use digits --force", "[Errno 27] File too large: 'params.yaml'"),
+        ("recipe show digits > /dev/full", "[Errno 28] No space left on device"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"ulimit -f 1; exec {' '.join(AKGP)} {command}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert (done.stderr, done.returncode) == (f"akgp: {said}\n", 1)
+    assert (tmp_path / "params.yaml").read_text() == "as it was"
+    assert not list(tmp_path.glob(".params*"))
 
 
 def test_no_colours() -> None:

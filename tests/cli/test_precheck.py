@@ -49,6 +49,7 @@ def test_all_that_dvc_reads_must_stand_in_the_file(tmp_path: Path) -> None:
         ("stages: {}", "no stages; it must map `stages` to one or more, by name"),
         ("stages: {a: b}", "stages.a: must be a mapping, and its params a list"),
         ("stages: {a: {cmd: x, params: 3}}", "stages.a: must be a mapping, and its params a list"),
+        ("x: [\n", "line 2: not valid YAML: expected the node content, but found '<stream end>'"),
         ("a: *b", "line 1: not valid YAML: found undefined alias 'b'"),
     ],
 )

@@ -75,6 +75,19 @@ def test_the_cause_is_said(workspace: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == f"akgp: dvc: [Errno 17] File exists: '{lock.parent}'\n"
 
 
+def test_a_file_that_dvc_cannot_write_is_named(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (workspace / "dvc.yaml").write_text(
+        "stages: {data: {cmd: echo x > data.txt; ln -s none/lock dvc.lock, outs: [data.txt]}}"
+    )
+    assert repro.reproduce() == 1
+    output = capfd.readouterr()
+    assert output.out == "" and len(output.err.splitlines()) == 1
+    assert output.err.startswith(
+        "akgp: dvc: failed to reproduce 'data': [Errno 2] No such file or directory: "
+    )
+    assert output.err.endswith("dvc.lock'\n")
+
+
 def test_a_whole_run_says_nothing(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (workspace / "dvc.yaml").write_text("stages: {data: {cmd: echo x > data.txt, outs: [data.txt]}}")
     assert repro.reproduce() == 0

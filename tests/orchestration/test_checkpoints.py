@@ -10,7 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from akgp.orchestration.checkpoints import SUMS, drop_damaged, write_sums
+from akgp.orchestration.checkpoints import SUMS, drop_damaged, require_writable, write_sums
+from akgp.workspace import StageError
 
 
 def checkpoint(folder: Path) -> Path:
@@ -66,6 +67,26 @@ def test_on_a_store_too(tmp_path: Path) -> None:
     drop_damaged("memory://runs/one")
     assert {file.split("/")[3] for file in store.find("/runs/one")} == {"whole"}
     store.rm("/runs", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/proc/nope", "No such file or directory"),
+        ("{folder}/file", "File exists"),
+        ("{folder}/file/runs", "Not a directory"),
+    ],
+)
+def test_storage_that_takes_no_file_is_named(tmp_path: Path, place: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    place = place.format(folder=tmp_path)
+    with pytest.raises(StageError, match=rf"^ray\.storage: {place}: cannot be written \(.*{said}\)$"):
+        require_writable(place)
+
+
+def test_storage_that_takes_files_is_left_empty(tmp_path: Path) -> None:
+    require_writable(str(tmp_path / "runs" / "new"))
+    assert list((tmp_path / "runs" / "new").iterdir()) == []
 
 
 def test_nothing_there_is_nothing_damaged(tmp_path: Path) -> None:

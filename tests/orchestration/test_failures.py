@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import sys
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import torch
 from akgp import params
 from akgp.models import ModelError, create
 from akgp.models.spec import Spec
-from akgp.orchestration.failures import ComputationError, errors_in_one_line
+from akgp.orchestration.failures import ComputationError, errors_in_one_line, raise_cause
+from akgp.orchestration.train import copy_artifacts
 from akgp.workspace import StageError, Task
 
 FAILING = """
@@ -111,6 +113,27 @@ def test_a_copy_of_the_workspace_is_called_by_the_users_path(
     with pytest.raises(ComputationError) as raised, errors_in_one_line(task(Path("/home/user/pets")), copy):
         create(Spec("nowhere:f", 4, 3))
     assert "cannot be imported from /home/user/pets: ModuleNotFoundError" in str(raised.value)
+
+
+@pytest.mark.parametrize("file", [None, "model.safetensors"])
+def test_a_full_disk_is_said_with_what_resumes(file: str | None) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", file)
+    with pytest.raises(StageError) as raised:
+        raise_cause("distill", RuntimeError("as Ray raised it"), [full])
+    assert str(raised.value) == (
+        f"distill: a file can't be read or written ({full}); `dvc repro` resumes from its last epoch"
+    )
+
+
+def test_what_cannot_be_copied_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "gone.json").symlink_to("nowhere")
+    with pytest.raises(StageError) as raised:
+        copy_artifacts(tmp_path / "out", tmp_path / "new")
+    assert str(raised.value) == (
+        f"{tmp_path}/new: cannot be written ([Errno 2] No such file or directory: "
+        f"'{tmp_path}/out/gone.json'); `dvc repro` tries it again"
+    )
 
 
 def test_how_ray_tune_stops_a_trial_is_no_error(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from akgp.data import DataError
 from akgp.data.cache import Files, user_cache
 from akgp.deployment import release
 from akgp.io import storage
+from akgp.orchestration.checkpoints import require_writable
+from akgp.workspace import StageError
 from infra.s3 import client, server
 from tests.support.images import encoded, image_folder, parquet, pixels_of, prepared, twenty
 
@@ -156,6 +158,42 @@ def test_a_cache_that_cannot_be_written_is_named(s3: Any, user: Path) -> None:
     user.parent.write_text("in the way")
     with pytest.raises(DataError, match=r"can't be written \(.+\): free some space, or let XDG_CACHE_HOME"):
         Files(url).read([f"{url}/a.png"])
+
+
+# Settings
+
+
+def test_checkpoints_need_a_bucket_that_is_there(user: Path, s3: Any) -> None:
+    require_writable(f"s3://{s3.bucket}/checkpoints")
+    with client(s3.environment) as store:
+        listed = store.list_objects_v2(Bucket=s3.bucket, Prefix="checkpoints")["Contents"]
+        assert [each["Key"] for each in listed] == ["checkpoints/"], "Ray makes it too"
+    with pytest.raises(StageError, match=r"^ray\.storage: s3://no-bucket/runs: cannot be written \(.*bucket"):
+        require_writable("s3://no-bucket/runs")
+
+
+@pytest.mark.parametrize("name", storage.ENDPOINTS)
+def test_an_endpoint_without_scheme_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # that of S3 alone goes first
+    monkeypatch.setenv(name, "localhost:8444")
+    said = f"^{name}: got 'localhost:8444', must begin with http:// or https://$"
+    for call in (lambda: release.releases("s3://bucket/releases"), lambda: Files("s3://bucket/images")):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_a_wrong_endpoint_in_the_file_of_settings_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the address of an earlier test
+    (tmp_path / "config").write_text("[default]\nendpoint_url = localhost:8444\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(
+        DataError, match=r"^s3://bucket/x: can't be read \(Invalid endpoint: localhost:8444\)$"
+    ):
+        Files("s3://bucket/x")
 
 
 # Outages

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from akgp.io.atomic import atomic_directory
+from akgp import params, recipes
+from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.workspace import StageError, Workspace
 
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -32,10 +35,17 @@ def test_a_second_computation_is_refused_until_the_first_is_gone(tmp_path: Path)
         message = rf"held by process {other.pid}, .* teacher@other since \d"
         with pytest.raises(StageError, match=message), workspace_lock(workspace, "prune"):
             raise AssertionError("computed beside another one")
+        # Nor are the parameters replaced by which it computes.
+        (tmp_path / "params.yaml").write_text("as it was")
+        with pytest.raises(StageError, match=message):
+            recipes.use("digits", tmp_path / "params.yaml", ROOT / "recipes", force=True)
+        assert (tmp_path / "params.yaml").read_text() == "as it was"
         other.kill()
         other.wait()
         with workspace_lock(workspace, "prune"):  # the lock went with its process
             pass
+        recipes.use("digits", tmp_path / "params.yaml", ROOT / "recipes", force=True)
+        assert params.load(tmp_path / "params.yaml") == params.load(ROOT / "recipes" / "digits.yaml")
 
 
 # It takes a second to end, and then says so: not by print, which the signal may interrupt.
@@ -79,9 +89,17 @@ def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) 
     assert [file.name for file in destination.parent.iterdir()] == ["student"]
 
 
+@pytest.mark.parametrize("atomic", [atomic_directory, atomic_file])
+def test_a_full_disk_names_what_was_to_be_written(tmp_path: Path, atomic: Any) -> None:
+    with pytest.raises(OSError) as raised, atomic(tmp_path / "new"), open("/dev/full", "w") as full:  # noqa: PTH123
+        full.write("x")
+    assert str(raised.value) == f"[Errno 28] No space left on device: '{tmp_path}/new'"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dvc_leaves_earlier_artifacts_to_a_stage_that_fails() -> None:
     """Plain outs are deleted before a stage runs; it replaces its own at its end."""
-    tree = YAML(typ="safe").load((Path(__file__).parents[2] / "dvc.yaml").read_text())
+    tree = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
     outs = [out for stage in tree["stages"].values() for out in stage["outs"] + stage.get("metrics", [])]
     assert len(outs) == 10
     for out in outs:

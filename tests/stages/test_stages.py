@@ -276,6 +276,32 @@ def test_an_interrupted_stage_is_resumed_and_ends_as_an_undisturbed_one(tmp_path
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.ray
+def test_a_training_whose_parameters_are_edited_is_neither_recorded_nor_lost(tmp_path: Path) -> None:
+    training = {"epochs": 4, "batch_size": 64, "learning_rate": 0.1}
+    write_params(tmp_path, teacher=training)
+    run_stage("data", root=tmp_path)
+    process = start(tmp_path)
+    while not checkpoints(tmp_path):
+        assert process.poll() is None, errors(tmp_path)
+        time.sleep(0.05)
+    write_params(tmp_path, teacher=training | {"epochs": 5})
+    assert process.wait(300) == 1
+    assert errors(tmp_path) == [
+        "akgp: params.yaml has changed while teacher@small was computed (teacher.epochs: 4, now 5): run it "
+        "again"
+    ]
+    assert not (tmp_path / "models" / "dense").exists()
+    (state,) = checkpoints(tmp_path)
+    trained = state.stat().st_mtime_ns
+    write_params(tmp_path, teacher=training)
+    process = start(tmp_path)
+    while process.poll() is None:
+        assert not state.exists() or state.stat().st_mtime_ns == trained, "it was trained again"
+        time.sleep(0.05)
+    assert process.returncode == 0 and len(history(tmp_path, "dense/small")) == 4
+
+
 def finished_folds(root: Path) -> dict[str, str]:
     """The histories, with their timings, of the folds whose training has ended, by number."""
     return {
