@@ -82,10 +82,16 @@ def resumable(path: str) -> bool:
     # Named by the time of the run: the newest complete one is the state to resume.
     files = sorted(filesystem.find(folder, maxdepth=1), reverse=True)
     for snapshot in [file for file in files if PurePosixPath(file).match("experiment_state-*.json")]:
-        try:
-            json.loads(filesystem.cat_file(snapshot))
+        if _holds_trials(filesystem.cat_file(snapshot)):
             return True
-        except ValueError:
-            log.warning("%s is damaged: trials start again", snapshot)
-            filesystem.rm_file(snapshot)
+        log.warning("%s is damaged: trials start again", snapshot)
+        filesystem.rm_file(snapshot)
     return False
+
+
+def _holds_trials(snapshot: bytes) -> bool:
+    try:
+        content = json.loads(snapshot)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("trial_data"), list)

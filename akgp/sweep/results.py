@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from akgp import params as parameters
 from akgp import recipes
+from akgp.io.errors import first_line
 from akgp.io.terminal import aligned_blocks
 from akgp.params import Params, ParamsError
 from akgp.reporting.table import number as short
@@ -86,10 +87,12 @@ def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
     """The `count` best finished trials by validation accuracy; of equals the cheapest first.
 
     Where the sweep had two objectives, those on the Pareto front come before the others.
+
+    Raises:
+        StageError: there is no sweep, or one of its files is damaged.
     """
     finished = [trial for trial in _read(Path(root)) if trial.status == "finished"]
-    two = parameters.load(Path(root) / FOLDER / BASE).sweep.against is not None
-    front = pareto_front(finished) if two else []
+    front = pareto_front(finished) if _base(Path(root)).sweep.against else []
     return sorted(finished, key=lambda trial: (trial not in front, -trial.accuracy, trial.cost))[:count]
 
 
@@ -100,14 +103,14 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
         force: overwrite a params.yaml that has been edited since the sweep.
 
     Raises:
-        StageError: there is no trial of this number.
+        StageError: there is no trial of this number, no sweep, or one of its files is damaged.
         ParamsError: params.yaml has been edited: it is neither the sweep's nor a trial's, nor a recipe.
     """
     root = Path(root)
     trials = {trial.number: trial for trial in _read(root)}
     if number not in trials:
         raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
-    base, file = parameters.load(root / FOLDER / BASE), root / "params.yaml"
+    base, file = _base(root), root / "params.yaml"
     params = parameters.with_values(base, trials[number].values)
     recipes.write(
         parameters.dump(params),
@@ -222,7 +225,22 @@ def _read(root: Path) -> list[Trial]:
     file = root / FOLDER / TABLE
     if not file.exists():
         raise StageError(f"{file}: missing; `akgp sweep run` makes it")
-    return [Trial(**row | {"values": json.loads(row["values"])}) for row in pq.read_table(file).to_pylist()]
+    try:
+        rows = pq.read_table(file).to_pylist()
+        return [Trial(**row | {"values": json.loads(row["values"])}) for row in rows]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        raise StageError(f"{file}: damaged; `akgp sweep run` writes it again") from None
+
+
+def _base(root: Path) -> Params:
+    """The parameters that the trials vary."""
+    file = root / FOLDER / BASE
+    try:
+        return parameters.load(file)
+    except ParamsError as error:
+        reason = first_line(error).removeprefix(f"{file}: ")
+        state = f"damaged ({reason})" if file.exists() else "missing"
+        raise StageError(f"{file}: {state}; `akgp sweep run` writes it again") from None
 
 
 def _point(trial: Trial) -> tuple[float, float]:

@@ -74,11 +74,14 @@ def test_nothing_there_is_nothing_damaged(tmp_path: Path) -> None:
     drop_damaged(str(tmp_path / "no such run"))
 
 
-def test_of_two_snapshots_the_whole_one_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("content", ['{"trial_da', "{}", "[]", '{"trial_data": null}', "\xff"])
+def test_of_two_snapshots_the_whole_one_is_resumed(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     run = tmp_path / "run [1] of *?"
     run.mkdir()
     older, newer = (run / f"experiment_state-2026-01-0{day}_00-00-00.json" for day in (1, 2))
-    newer.write_text('{"trial_da')  # killed in the middle
+    newer.write_text(content, encoding="latin-1")
     (run / "experiment_state-note.txt").touch()
     with caplog.at_level(logging.WARNING):
         assert not resumable(str(run))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -239,6 +241,38 @@ def test_apply_keeps_a_params_file_that_was_edited(tmp_path: Path) -> None:
 def test_nothing_to_show_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"trials.parquet: missing; `akgp sweep run` makes it"):
         sweep.best(1, tmp_path)
+
+
+def without_its_columns(file: Path) -> None:
+    pq.write_table(pa.table({"number": [0], "values": ["{}"]}), file)
+
+
+def without_values(file: Path) -> None:
+    pq.write_table(pa.table({"number": [0], "status": ["finished"]}), file)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "state"),
+    [
+        ("trials.parquet", lambda file: file.write_text("x\n"), "damaged"),
+        ("trials.parquet", lambda file: file.write_bytes(file.read_bytes()[:-300]), "damaged"),
+        ("trials.parquet", without_its_columns, "damaged"),
+        ("trials.parquet", without_values, "damaged"),
+        ("params.yaml", Path.unlink, "missing"),
+        ("params.yaml", lambda file: file.write_text("seed: 0\n"), "damaged (networks: missing)"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_writes_it_again(
+    tmp_path: Path, name: str, damage: Callable[[Path], object], state: str
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, TRIALS, base())
+    file = tmp_path / "sweeps" / name
+    damage(file)
+    for use in (lambda: sweep.best(1, tmp_path), lambda: sweep.apply(1, tmp_path)):
+        with pytest.raises(StageError) as error:
+            use()
+        assert str(error.value) == f"{file}: {state}; `akgp sweep run` writes it again"
 
 
 @pytest.mark.parametrize(("imbalance", "expected"), [(1.0, TOP1), (3.0, TOP1), (3.1, BALANCED)])
