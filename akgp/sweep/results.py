@@ -91,8 +91,8 @@ def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
     Raises:
         StageError: there is no sweep, or one of its files is damaged.
     """
-    finished = [trial for trial in _read(Path(root)) if trial.status == "finished"]
-    front = pareto_front(finished) if _base(Path(root)).sweep.against else []
+    finished = [trial for trial in read_trials(Path(root)) if trial.status == "finished"]
+    front = pareto_front(finished) if read_base(Path(root)).sweep.against else []
     return sorted(finished, key=lambda trial: (trial not in front, -trial.accuracy, trial.cost))[:count]
 
 
@@ -107,10 +107,10 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
         ParamsError: params.yaml has been edited: it is neither the sweep's nor a trial's, nor a recipe.
     """
     root = Path(root)
-    trials = {trial.number: trial for trial in _read(root)}
+    trials = {trial.number: trial for trial in read_trials(root)}
     if number not in trials:
         raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
-    base, file = _base(root), root / "params.yaml"
+    base, file = read_base(root), root / "params.yaml"
     params = parameters.with_values(base, trials[number].values)
     recipes.write(
         parameters.dump(params),
@@ -221,7 +221,12 @@ def write(root: Path, trials: list[Trial], params: Params, dense: Dense | None =
     (folder / f".{TABLE}").replace(folder / TABLE)
 
 
-def _read(root: Path) -> list[Trial]:
+def read_trials(root: Path) -> list[Trial]:
+    """The trials of the last sweep, by number.
+
+    Raises:
+        StageError: there is no sweep, or its table is damaged.
+    """
     file = root / FOLDER / TABLE
     if not file.exists():
         raise StageError(f"{file}: missing; `akgp sweep run` makes it")
@@ -232,8 +237,12 @@ def _read(root: Path) -> list[Trial]:
         raise StageError(f"{file}: damaged; `akgp sweep run` writes it again") from None
 
 
-def _base(root: Path) -> Params:
-    """The parameters that the trials vary."""
+def read_base(root: Path) -> Params:
+    """The parameters that the last sweep's trials vary.
+
+    Raises:
+        StageError: their file is missing or damaged.
+    """
     file = root / FOLDER / BASE
     try:
         return parameters.load(file)

@@ -20,7 +20,7 @@ from akgp.orchestration.session import session
 from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.stages import network_files
-from akgp.stages.table import STAGES
+from akgp.sweep.identity import SEARCHED, keys_of_search
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
@@ -30,8 +30,6 @@ from akgp.workspace import METRICS, StageError, Task, Workspace, require
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
 
-SEARCHED = tuple(STAGES[name] for name in ("prune", "distill"))
-"""The stages that a trial runs."""
 CODE = ("akgp.sweep.trial", "akgp.sweep.space", "akgp.sweep.tuning")
 EPOCHS = "distill.training.epochs"
 
@@ -56,11 +54,8 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    # What is timed depends on these sections too, but only if latency is an objective.
-    measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
     shared = Task("sweep", canonical(params), workspace.root)
-    keys = dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured])
-    path = folder / digest(shared, keys, inputs, code_of(*CODE))
+    path = folder / digest(shared, keys_of_search(params), inputs, code_of(*CODE))
     with (
         workspace_lock(workspace, "sweep"),
         session(params.ray, params.ray.workers, params.sweep.concurrent),
