@@ -109,7 +109,10 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
     root = Path(root)
     trials = {trial.number: trial for trial in read_trials(root)}
     if number not in trials:
-        raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
+        last = max(trials, default=0)
+        if number < last:  # of an interrupted sweep
+            raise StageError(f"sweep: trial {number} has not ended; `akgp sweep run` resumes it")
+        raise StageError(f"sweep: got trial {number}, must be one of 0 to {last}")
     base, file = read_base(root), root / "params.yaml"
     params = parameters.with_values(base, trials[number].values)
     recipes.write(

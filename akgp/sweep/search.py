@@ -1,4 +1,4 @@
-"""`akgp sweep run`: checks the inputs, runs the trials, and writes the table.
+"""`akgp sweep run`: checks the inputs, runs the trials, and writes the table, also of an interrupted search.
 
 With accuracy as the only objective ASHA stops trials early. With two objectives it can't: it ranks trials by
 one figure, and by accuracy it would stop the small networks.
@@ -56,14 +56,14 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     folder.mkdir(exist_ok=True)
     shared = Task("sweep", canonical(params), workspace.root)
     path = folder / digest(shared, keys_of_search(params), inputs, code_of(*CODE))
-    with (
-        workspace_lock(workspace, "sweep"),
-        session(params.ray, params.ray.workers, params.sweep.concurrent),
-    ):
-        if params.ray.address is not None:
-            require_shared(task)
-        rows, reference = _search(task, str(path), trials)
-    write(workspace.root, rows, params, reference)
+    with workspace_lock(workspace, "sweep"):
+        try:
+            with session(params.ray, params.ray.workers, params.sweep.concurrent):
+                if params.ray.address is not None:
+                    require_shared(task)
+                _search(task, str(path), trials)
+        finally:  # what an interrupted search has finished is worth seeing, too
+            rows = _write_ended(task, str(path))
     return rows
 
 
@@ -97,8 +97,8 @@ def total_trials(requested: int | None, default: int, existing: int) -> int:
     return requested or max(default, existing)
 
 
-def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:
-    """Run the search: the trials, and the dense network as their reference."""
+def _search(task: Task, path: str, trials: int | None) -> None:
+    """Run the trials."""
     from ray import tune
 
     from akgp.sweep.progress import Progress
@@ -115,7 +115,7 @@ def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Den
     # The reference lies in a list, as Tune would resolve a bare one, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
     with Progress.shown(trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
-        grid = run(
+        run(
             tune.with_resources(trainable, resources),
             search,
             trials,
@@ -126,8 +126,17 @@ def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Den
             reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
-    results = list(grid)
-    return _rows(results, params, metric), dense(task, [each.metrics or {} for each in results])
+
+
+def _write_ended(task: Task, path: str) -> list[Trial]:
+    """Write the table and the plot of the trials that have ended by Ray Tune's last snapshot, if any have."""
+    from akgp.sweep.tuning import ended
+
+    if results := ended(path):
+        rows = _rows(results, task.params, objective(read_summary(task.workspace.data)))
+        write(task.root, rows, task.params, dense(task, [each.metrics or {} for each in results]))
+        return rows
+    return []
 
 
 def objective(summary: Summary) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, ExperimentAnalysis, ResultGrid, ResumeConfig
+from ray.tune import Callback, ExperimentAnalysis, Result, ResultGrid, ResumeConfig
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -22,6 +22,8 @@ from akgp.orchestration.tune import quiet, resumable
 from akgp.params import Params
 from akgp.sweep.space import draw
 from akgp.sweep.trial import NUMBER, VALUES
+
+ENDED = (Trial.TERMINATED, Trial.ERROR)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,18 @@ def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
         return search
     for trial in ExperimentAnalysis(path).trials:
         search.add(trial.trial_id, trial.config[NUMBER], trial.config[VALUES])
-        if trial.status in (Trial.TERMINATED, Trial.ERROR):
+        if trial.status in ENDED:
             search.end(trial.trial_id, None if trial.status == Trial.ERROR else trial.last_result)
     return search
+
+
+def ended(path: str) -> list[Result]:
+    """The results of those trials of the experiment at `path` that have ended, failed ones too."""
+    if not resumable(path):
+        return []
+    analysis = ExperimentAnalysis(path)
+    analysis.trials = [trial for trial in analysis.trials if trial.status in ENDED]
+    return list(ResultGrid(analysis))
 
 
 def run(
@@ -84,7 +95,7 @@ def run(
     callbacks: Sequence[Callback],
     reuse_actors: bool,
     max_failures: int,
-) -> ResultGrid:
+) -> None:
     """Run trials, `concurrent` at a time, until there are `trials`; resume unfinished ones.
 
     Args:
@@ -109,7 +120,7 @@ def run(
     algorithm = _Algorithm(_Searcher(search, concurrent), trials)
     if resume:
         algorithm.add_configurations([experiment])
-    analysis = tune.run(
+    tune.run(
         experiment,
         metric=search.objectives.metrics[0] if scheduler else None,
         mode=search.objectives.modes[0] if scheduler else None,
@@ -123,7 +134,6 @@ def run(
     )
     if search.running or not algorithm.is_finished():
         raise KeyboardInterrupt
-    return ResultGrid(analysis)
 
 
 def _folder(trial: Trial) -> str:

@@ -215,6 +215,9 @@ def test_apply_writes_the_trials_params_and_nothing_else(tmp_path: Path) -> None
     assert applied.model_copy(update={"prune": base().prune, "distill": base().distill}) == base()
     with pytest.raises(StageError, match="got trial 9, must be one of 0 to 5"):
         sweep.apply(9, tmp_path)
+    results.write(tmp_path, [*TRIALS[:2], TRIALS[5]], base())  # of an interrupted sweep
+    with pytest.raises(StageError, match="trial 3 has not ended; `akgp sweep run` resumes it"):
+        sweep.apply(3, tmp_path)
 
 
 def test_apply_keeps_a_params_file_that_was_edited(tmp_path: Path) -> None:

@@ -144,6 +144,24 @@ def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path
 
 
 @pytest.mark.ray
+def test_an_interrupted_search_shows_the_trials_that_ended(tmp_path: Path) -> None:
+    space = {"prune.ratio": {"min": 0.1, "max": 0.6}}
+    sizes = {"trials": 40, "concurrent": 1, "space": space}
+    untrained_workspace(tmp_path, distill={"training": QUICK}, sweep=sizes)
+    interrupted = start(tmp_path)
+    deadline = time.monotonic() + 180
+    while not list(tmp_path.glob("sweeps/*/2-*/checkpoint_*")):
+        assert interrupted.poll() is None and time.monotonic() < deadline, "no third trial began"
+        time.sleep(0.1)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130 and errors.endswith("akgp: interrupted; run it again to resume\n")
+    found = sweep.best(10, tmp_path)
+    assert {0, 1} <= {one.number for one in found} and {one.status for one in found} == {"finished"}
+    assert (tmp_path / "sweeps" / "pareto.svg").exists() and not sweep.outdated(tmp_path)
+
+
+@pytest.mark.ray
 def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> None:
     """One at a time, so that the trials are those of a search of as many from the start."""
     space = {
