@@ -7,6 +7,7 @@ one figure, and by accuracy it would stop the small networks.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from akgp.workspace import METRICS, StageError, Task, Workspace, require
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
+
+log = logging.getLogger(__name__)
 
 CODE = ("akgp.sweep.trial", "akgp.sweep.space", "akgp.sweep.tuning")
 EPOCHS = "distill.training.epochs"
@@ -126,6 +129,8 @@ def _search(task: Task, path: str, trials: int | None) -> None:
             reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
+    if search.exhausted:
+        log.warning("%s: the sweep ends after %d of %d trials", search.exhausted, len(search.values), trials)
 
 
 def _write_ended(task: Task, path: str) -> list[Trial]:

@@ -20,7 +20,7 @@ from ray.tune.search.search_generator import SearchGenerator
 
 from akgp.orchestration.tune import quiet, resumable
 from akgp.params import Params
-from akgp.sweep.space import draw
+from akgp.sweep.space import Exhausted, draw
 from akgp.sweep.trial import NUMBER, VALUES
 
 ENDED = (Trial.TERMINATED, Trial.ERROR)
@@ -36,7 +36,10 @@ class Objectives:
 
 @dataclass
 class Search:
-    """The trials of a search: numbers by Ray Tune's ids, values and objectives by numbers."""
+    """The trials of a search: numbers by Ray Tune's ids, values and objectives by numbers.
+
+    exhausted: why there can be no further trials; empty: there can.
+    """
 
     params: Params
     objectives: Objectives
@@ -44,6 +47,7 @@ class Search:
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
     ended: dict[int, tuple[dict[str, Any], list[float]]] = field(default_factory=dict)
     running: set[int] = field(default_factory=set)
+    exhausted: str = ""
 
     def add(self, trial_id: str, number: int, values: dict[str, Any]) -> None:
         """Add a trial that begins, or is to be resumed."""
@@ -58,9 +62,14 @@ class Search:
             self.ended[number] = self.values[number], [row[metric] for metric in self.objectives.metrics]
 
     def next(self) -> tuple[int, dict[str, Any]]:
-        """The number and values of the next trial."""
+        """The number and values of the next trial.
+
+        Raises:
+            Exhausted: all valid values have been tried.
+        """
         number = max(self.values, default=-1) + 1
-        return number, draw(number, self.ended, self.params, self.objectives.modes)
+        tried = self.values.values()
+        return number, draw(number, self.ended, self.params, self.objectives.modes, tried=tried)
 
 
 def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
@@ -96,7 +105,7 @@ def run(
     reuse_actors: bool,
     max_failures: int,
 ) -> None:
-    """Run trials, `concurrent` at a time, until there are `trials`; resume unfinished ones.
+    """Run trials, `concurrent` at a time, until there are `trials` or no more values; resume unfinished ones.
 
     Args:
         path: the directory of the experiment, of which `search` is the snapshot.
@@ -147,10 +156,14 @@ class _Searcher(Searcher):
         super().__init__(metric=search.objectives.metrics[0], mode=search.objectives.modes[0])
         self.search, self.concurrent = search, concurrent
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self.search.running) >= self.concurrent:
             return None  # Tune asks again later
-        number, values = self.search.next()
+        try:
+            number, values = self.search.next()
+        except Exhausted as error:
+            self.search.exhausted = str(error)
+            return str(Searcher.FINISHED)
         self.search.add(trial_id, number, values)
         return {NUMBER: number, VALUES: values}
 
@@ -167,7 +180,7 @@ class _Searcher(Searcher):
 
 
 class _Algorithm(SearchGenerator):
-    """Tune's generator, with the end decided by the trials that exist instead of a saved count.
+    """Tune's generator, with the end decided by the trials that exist, or can, instead of a saved count.
 
     Otherwise a finished search could not be extended.
     """
@@ -181,7 +194,8 @@ class _Algorithm(SearchGenerator):
         return self.trials
 
     def is_finished(self) -> bool:
-        return len(self.searcher.search.values) >= self.trials
+        search = self.searcher.search
+        return bool(search.exhausted) or len(search.values) >= self.trials
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:
         pass
