@@ -200,8 +200,15 @@ def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) ->
         f"{trial.seconds:.1f}",
         trial.status,
         "*" if on_front else "",
-        *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
+        *map(_shown, values),
     ]
+
+
+def _shown(value: Any) -> str:
+    """A parameter's value as in params.yaml, but numbers rounded."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _cell(value: float | None, form: Callable[[float], str]) -> str:

@@ -159,7 +159,7 @@ def _asha(params: parameters.Params) -> ASHAScheduler:
     searched = params.sweep.space.get(EPOCHS)
     longest = params.distill.training.epochs
     if searched:
-        longest = int(searched.max or max(searched.choices or ()))
+        longest = int(searched.max or max(each for each in searched.choices or () if each is not None))
     return ASHAScheduler(
         time_attr="epoch",
         max_t=longest + 1,  # beyond any trial: one that finishes must not count as stopped

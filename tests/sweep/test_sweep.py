@@ -18,6 +18,7 @@ from akgp.sweep.latency import latencies_ms
 from akgp.sweep.progress import Progress, TrialProgress, roughly, seconds_left
 from akgp.sweep.results import Trial
 from akgp.sweep.search import objective
+from akgp.sweep.space import draw
 from akgp.sweep.trial import BALANCED, NUMBER, TOP1, VALUES
 from akgp.workspace import StageError
 
@@ -117,6 +118,24 @@ def test_table_has_all_figures_and_all_searched_parameters() -> None:
     head, row, *more = sweep.table([replace(TRIALS[0], latency_ms=0.04567)]).splitlines()
     assert head.split()[5:8] == ["params", "int8", "ms"] and row.split()[4] == "0.0457"
     assert [line.split() for line in more] == [[], ["trial", "ratio", "removed"], ["0", "0.5"]]
+
+
+def test_null_is_a_value_as_others_are(tmp_path: Path) -> None:
+    """Drawn, learned from, kept in the table, applied, and shown as in params.yaml."""
+    space = {"distill.training.ema": {"choices": [0.9, None]}, "distill.noise_posterior": {"choices": [True]}}
+    searched = base(space=space)
+    first = draw(0, {}, searched, ["max"])
+    second = draw(1, {0: (first, [90.0])}, searched, ["max"], tried=[first])
+    trials = [trial(number, 90.0, 500, **values) for number, values in enumerate((first, second))]
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, trials, searched)
+    assert {one.values["distill.training.ema"] for one in sweep.best(2, tmp_path)} == {0.9, None}
+    empty = next(one.number for one in trials if one.values["distill.training.ema"] is None)
+    assert sweep.apply(empty, tmp_path).distill.training.ema is None
+    block = sweep.table(trials).split("\n\n")[-1]
+    rows = [line.split() for line in block.splitlines()]
+    assert rows[0] == ["trial", "noise_posterior", "ema"]
+    assert sorted(row[1:] for row in rows[1:]) == [["true", "0.9"], ["true", "null"]]
 
 
 def test_table_fits_a_terminal_whatever_the_parameters_are_called() -> None:
