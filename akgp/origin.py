@@ -7,7 +7,7 @@ which takes a second to import. Stages that were run by hand are not recorded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,27 @@ def outdated(root: Path, stage: str) -> str:
     if not changed:
         return ""
     what = {"quantize": "models/int8 is", "evaluate": "these results are"}[stage]
-    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     source = _source(root, stage) or _source_asked(ran)
     return (
         f"{what} of {source}, and of other parameters than params.yaml now holds: "
-        f"{', '.join(changed[:SHOWN])}{more}; `make repro` makes them again"
+        f"{listed(changed)}; `make repro` makes them again"
     )
+
+
+def changes(key: str, then: Any, now: Any) -> Iterator[str]:
+    """The parameters at or below `key` whose values differ, with both.
+
+    One that an earlier version had, or a later one has, is left out: it is not the user's change.
+    """
+    for name, before, after in parameters.differences(key, then, now):
+        if parameters.ABSENT not in (before, after):
+            yield f"{name} {parameters.shown(before)} (now {parameters.shown(after)})"
+
+
+def listed(changed: Sequence[str]) -> str:
+    """The first SHOWN of them, and how many more there are."""
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return ", ".join(changed[:SHOWN]) + more
 
 
 def _source(root: Path, stage: str) -> str:
@@ -84,10 +99,7 @@ def _changed_parameters(ran: Mapping[str, Any], params: Params) -> Iterator[str]
             now: Any = present
             for part in key.split("."):
                 now = now.get(part) if isinstance(now, Mapping) else None
-            for parameter, before, after in parameters.differences(key, then, now):
-                # One that an earlier version had, or a later one has, is not the user's change.
-                if parameters.ABSENT not in (before, after):
-                    yield f"{parameter} {parameters.shown(before)} (now {parameters.shown(after)})"
+            yield from changes(key, then, now)
 
 
 def _made_again(ran: Mapping[str, Any]) -> Iterator[str]:

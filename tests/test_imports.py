@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "orchestration": {"io", "models", "params", "stages", "workspace"},
     "recipes": {"io", "orchestration", "params", "workspace"},
     "origin": {"params", "stages", "workspace"},
-    "sweep": LIBRARY | {"orchestration", "recipes", "stages", "workspace"},
+    "sweep": LIBRARY | {"orchestration", "origin", "recipes", "stages", "workspace"},
     "doctor": {"params", "recipes", "training"},
     "precheck": {"doctor", "microcontroller", "params", "runtimes", "stages"},
     "cli": LIBRARY

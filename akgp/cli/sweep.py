@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from akgp.cli import entry
-from akgp.cli.common import Json, say_json
+from akgp.cli.common import Json, note, say_json
 from akgp.io.terminal import wrapped
 
 app = typer.Typer(help="Search parameters of prune and distill.", no_args_is_help=True, rich_markup_mode=None)
@@ -45,12 +45,13 @@ def sweep_best(
     """
     from akgp import sweep
 
-    trials = sweep.best(count)
+    trials, old = sweep.best(count), sweep.outdated()
     if as_json:
         front = sweep.pareto_front(trials)
-        say_json(trials=[vars(trial) | {"front": trial in front} for trial in trials])
+        say_json(trials=[vars(trial) | {"front": trial in front} for trial in trials], outdated=old or None)
     else:
         typer.echo(sweep.table(trials))
+        note(old)
 
 
 @app.command("apply")

@@ -58,12 +58,14 @@ def drop_damaged(path: str) -> None:
         path: a directory or a URL, which need not exist.
     """
     filesystem, root = fsspec.core.url_to_fs(path)
-    for sums in filesystem.glob(f"{root}/**/{SUMS}") if filesystem.exists(root) else ():
+    # Not by a pattern, which brackets in the folder's own name would be part of.
+    for sums in [file for file in filesystem.find(root) if PurePosixPath(file).name == SUMS]:
         folder = str(PurePosixPath(sums).parent)
         wrong = _wrong(filesystem, folder, filesystem.cat_file(sums).decode())
         if wrong is not None:
             log.warning("%s/%s is damaged: this checkpoint is not used", folder, wrong)
-            filesystem.rm(list(filesystem.find(folder)))
+            for file in filesystem.find(folder):
+                filesystem.rm_file(file)
 
 
 def _wrong(filesystem: fsspec.AbstractFileSystem, folder: str, sums: str) -> str | None:

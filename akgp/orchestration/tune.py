@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -79,11 +80,18 @@ def resumable(path: str) -> bool:
     drop_damaged(path)
     filesystem, folder = fsspec.core.url_to_fs(path)
     # Named by the time of the run: the newest complete one is the state to resume.
-    for snapshot in sorted(filesystem.glob(f"{folder}/experiment_state-*.json"), reverse=True):
-        try:
-            json.loads(filesystem.cat_file(snapshot))
+    files = sorted(filesystem.find(folder, maxdepth=1), reverse=True)
+    for snapshot in [file for file in files if PurePosixPath(file).match("experiment_state-*.json")]:
+        if _holds_trials(filesystem.cat_file(snapshot)):
             return True
-        except ValueError:
-            log.warning("%s is damaged: trials start again", snapshot)
-            filesystem.rm(snapshot)
+        log.warning("%s is damaged: trials start again", snapshot)
+        filesystem.rm_file(snapshot)
     return False
+
+
+def _holds_trials(snapshot: bytes) -> bool:
+    try:
+        content = json.loads(snapshot)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("trial_data"), list)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from akgp import params as parameters
 from akgp import recipes
+from akgp.io.errors import first_line
 from akgp.io.terminal import aligned_blocks
 from akgp.params import Params, ParamsError
 from akgp.reporting.table import number as short
@@ -86,10 +87,12 @@ def best(count: int = 10, root: str | Path = ".") -> list[Trial]:
     """The `count` best finished trials by validation accuracy; of equals the cheapest first.
 
     Where the sweep had two objectives, those on the Pareto front come before the others.
+
+    Raises:
+        StageError: there is no sweep, or one of its files is damaged.
     """
-    finished = [trial for trial in _read(Path(root)) if trial.status == "finished"]
-    two = parameters.load(Path(root) / FOLDER / BASE).sweep.against is not None
-    front = pareto_front(finished) if two else []
+    finished = [trial for trial in read_trials(Path(root)) if trial.status == "finished"]
+    front = pareto_front(finished) if read_base(Path(root)).sweep.against else []
     return sorted(finished, key=lambda trial: (trial not in front, -trial.accuracy, trial.cost))[:count]
 
 
@@ -100,14 +103,17 @@ def apply(number: int, root: str | Path = ".", *, force: bool = False) -> Params
         force: overwrite a params.yaml that has been edited since the sweep.
 
     Raises:
-        StageError: there is no trial of this number.
+        StageError: there is no trial of this number, no sweep, or one of its files is damaged.
         ParamsError: params.yaml has been edited: it is neither the sweep's nor a trial's, nor a recipe.
     """
     root = Path(root)
-    trials = {trial.number: trial for trial in _read(root)}
+    trials = {trial.number: trial for trial in read_trials(root)}
     if number not in trials:
-        raise StageError(f"sweep: got trial {number}, must be one of 0 to {len(trials) - 1}")
-    base, file = parameters.load(root / FOLDER / BASE), root / "params.yaml"
+        last = max(trials, default=0)
+        if number < last:  # of an interrupted sweep
+            raise StageError(f"sweep: trial {number} has not ended; `akgp sweep run` resumes it")
+        raise StageError(f"sweep: got trial {number}, must be one of 0 to {last}")
+    base, file = read_base(root), root / "params.yaml"
     params = parameters.with_values(base, trials[number].values)
     recipes.write(
         parameters.dump(params),
@@ -194,8 +200,15 @@ def _cells(trial: Trial, figures: list[str], keys: list[str], on_front: bool) ->
         f"{trial.seconds:.1f}",
         trial.status,
         "*" if on_front else "",
-        *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
+        *map(_shown, values),
     ]
+
+
+def _shown(value: Any) -> str:
+    """A parameter's value as in params.yaml, but numbers rounded."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _cell(value: float | None, form: Callable[[float], str]) -> str:
@@ -218,11 +231,35 @@ def write(root: Path, trials: list[Trial], params: Params, dense: Dense | None =
     (folder / f".{TABLE}").replace(folder / TABLE)
 
 
-def _read(root: Path) -> list[Trial]:
+def read_trials(root: Path) -> list[Trial]:
+    """The trials of the last sweep, by number.
+
+    Raises:
+        StageError: there is no sweep, or its table is damaged.
+    """
     file = root / FOLDER / TABLE
     if not file.exists():
         raise StageError(f"{file}: missing; `akgp sweep run` makes it")
-    return [Trial(**row | {"values": json.loads(row["values"])}) for row in pq.read_table(file).to_pylist()]
+    try:
+        rows = pq.read_table(file).to_pylist()
+        return [Trial(**row | {"values": json.loads(row["values"])}) for row in rows]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        raise StageError(f"{file}: damaged; `akgp sweep run` writes it again") from None
+
+
+def read_base(root: Path) -> Params:
+    """The parameters that the last sweep's trials vary.
+
+    Raises:
+        StageError: their file is missing or damaged.
+    """
+    file = root / FOLDER / BASE
+    try:
+        return parameters.load(file)
+    except ParamsError as error:
+        reason = first_line(error).removeprefix(f"{file}: ")
+        state = f"damaged ({reason})" if file.exists() else "missing"
+        raise StageError(f"{file}: {state}; `akgp sweep run` writes it again") from None
 
 
 def _point(trial: Trial) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`akgp sweep run`: checks the inputs, runs the trials, and writes the table.
+"""`akgp sweep run`: checks the inputs, runs the trials, and writes the table, also of an interrupted search.
 
 With accuracy as the only objective ASHA stops trials early. With two objectives it can't: it ranks trials by
 one figure, and by accuracy it would stop the small networks.
@@ -7,6 +7,7 @@ one figure, and by accuracy it would stop the small networks.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from akgp.orchestration.session import session
 from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.stages import network_files
-from akgp.stages.table import STAGES
+from akgp.sweep.identity import SEARCHED, keys_of_search
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
@@ -30,8 +31,8 @@ from akgp.workspace import METRICS, StageError, Task, Workspace, require
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
 
-SEARCHED = tuple(STAGES[name] for name in ("prune", "distill"))
-"""The stages that a trial runs."""
+log = logging.getLogger(__name__)
+
 CODE = ("akgp.sweep.trial", "akgp.sweep.space", "akgp.sweep.tuning")
 EPOCHS = "distill.training.epochs"
 
@@ -56,19 +57,16 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     network_files.check(params, workspace.root)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    # What is timed depends on these sections too, but only if latency is an objective.
-    measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
     shared = Task("sweep", canonical(params), workspace.root)
-    keys = dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured])
-    path = folder / digest(shared, keys, inputs, code_of(*CODE))
-    with (
-        workspace_lock(workspace, "sweep"),
-        session(params.ray, params.ray.workers, params.sweep.concurrent),
-    ):
-        if params.ray.address is not None:
-            require_shared(task)
-        rows, reference = _search(task, str(path), trials)
-    write(workspace.root, rows, params, reference)
+    path = folder / digest(shared, keys_of_search(params), inputs, code_of(*CODE))
+    with workspace_lock(workspace, "sweep"):
+        try:
+            with session(params.ray, params.ray.workers, params.sweep.concurrent):
+                if params.ray.address is not None:
+                    require_shared(task)
+                _search(task, str(path), trials)
+        finally:  # what an interrupted search has finished is worth seeing, too
+            rows = _write_ended(task, str(path))
     return rows
 
 
@@ -102,8 +100,8 @@ def total_trials(requested: int | None, default: int, existing: int) -> int:
     return requested or max(default, existing)
 
 
-def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Dense | None]:
-    """Run the search: the trials, and the dense network as their reference."""
+def _search(task: Task, path: str, trials: int | None) -> None:
+    """Run the trials."""
     from ray import tune
 
     from akgp.sweep.progress import Progress
@@ -120,7 +118,7 @@ def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Den
     # The reference lies in a list, as Tune would resolve a bare one, before `prepare` has made it readable.
     trainable = tune.with_parameters(trial, task=task, common=[shared(task)])
     with Progress.shown(trials, sweep.concurrent, lambda values: _epochs(params, values), metric):
-        grid = run(
+        run(
             tune.with_resources(trainable, resources),
             search,
             trials,
@@ -131,8 +129,19 @@ def _search(task: Task, path: str, trials: int | None) -> tuple[list[Trial], Den
             reuse_actors=params.ray.workers == 1,  # a process takes seconds to start and import torch
             max_failures=params.ray.max_failures if params.ray.address else 0,
         )
-    results = list(grid)
-    return _rows(results, params, metric), dense(task, [each.metrics or {} for each in results])
+    if search.exhausted:
+        log.warning("%s: the sweep ends after %d of %d trials", search.exhausted, len(search.values), trials)
+
+
+def _write_ended(task: Task, path: str) -> list[Trial]:
+    """Write the table and the plot of the trials that have ended by Ray Tune's last snapshot, if any have."""
+    from akgp.sweep.tuning import ended
+
+    if results := ended(path):
+        rows = _rows(results, task.params, objective(read_summary(task.workspace.data)))
+        write(task.root, rows, task.params, dense(task, [each.metrics or {} for each in results]))
+        return rows
+    return []
 
 
 def objective(summary: Summary) -> str:
@@ -150,7 +159,7 @@ def _asha(params: parameters.Params) -> ASHAScheduler:
     searched = params.sweep.space.get(EPOCHS)
     longest = params.distill.training.epochs
     if searched:
-        longest = int(searched.max or max(searched.choices or ()))
+        longest = int(searched.max or max(each for each in searched.choices or () if each is not None))
     return ASHAScheduler(
         time_attr="epoch",
         max_t=longest + 1,  # beyond any trial: one that finishes must not count as stopped

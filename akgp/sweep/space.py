@@ -1,14 +1,17 @@
 """Draws the values of the next trial: Optuna's TPE over sweep.space of params.yaml.
 
-A draw is a function of the ended trials and of the trial's number. There is no sampler state to be saved, so
+A draw is a function of the trials so far and of the trial's number. There is no sampler state to be saved, so
 a search that was interrupted or extended draws what an undisturbed one would have drawn from the same
 results.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,39 +21,109 @@ from akgp.params import Params, ParamsError, Range, Sweep, number_type, with_val
 from akgp.workspace import StageError
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.distributions import BaseDistribution
 
 DRAWS = 1000
 """Largest number of combinations that are drawn to find a valid one."""
+REPEATS = 20
+"""Draws of tried values after which those that are left are gone through: TPE prefers what was good."""
+COMBINATIONS = 100_000
+"""Largest number of combinations that are gone through: seconds, where hardly any is valid."""
 
 Ended = Mapping[int, tuple[Mapping[str, Any], Sequence[float]]]
 """Trials that ended with a result: number -> (values, objectives)."""
 
 
+class Exhausted(StageError):
+    """All valid combinations of the space have been tried."""
+
+
 def draw(
-    number: int, ended: Ended, params: Params, modes: Sequence[str], draws: int = DRAWS
+    number: int,
+    ended: Ended,
+    params: Params,
+    modes: Sequence[str],
+    draws: int = DRAWS,
+    tried: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The values of trial `number` by dotted names, valid together with the other parameters.
+    """The values of trial `number` by dotted names: not tried, and valid together with the other parameters.
 
     TPE serves one objective and two, for which NSGA-II would need hundreds of trials.
 
     Args:
         modes: `max` or `min` for each objective.
         draws: the largest number of combinations to draw.
+        tried: the values of all trials so far, those that run or failed included.
 
     Raises:
         StageError: none of `draws` combinations is valid.
+        Exhausted: the space is finite, and all that is valid has been tried.
     """
+    from optuna.trial import TrialState
+
+    searched, study = distributions(params), _study(number, ended, params, modes)
+    base = params.model_copy(update={"sweep": Sweep(space={})})  # its space is already validated
+    known, repeats, refused = {_text(values) for values in tried}, 0, ""
+    for _ in range(draws):
+        drawn = study.ask(searched)
+        if _text(drawn.params) in known:
+            repeats += 1
+            if repeats == REPEATS:
+                break
+        else:
+            try:
+                with_values(base, drawn.params)
+                return dict(drawn.params)
+            except ParamsError as error:
+                refused = first_line(error)
+        study.tell(drawn, state=TrialState.FAIL)
+    if repeats:
+        return _first_untried(searched, base, known)
+    raise StageError(f"sweep.space: of {draws} combinations drawn none is valid, the last one: {refused}")
+
+
+def _first_untried(searched: Mapping[str, BaseDistribution], base: Params, known: set[str]) -> dict[str, Any]:
+    """The first valid combination, in the order of the space, that is not `known`."""
+    for combination in islice(product(*map(_values, searched.values())), COMBINATIONS):
+        values = dict(zip(searched, combination, strict=True))
+        if _text(values) not in known:
+            with contextlib.suppress(ParamsError):
+                with_values(base, values)
+                return values
+    count = "1 valid combination has" if len(known) == 1 else f"{len(known)} valid combinations have all"
+    raise Exhausted(f"sweep.space: its {count} been tried")
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values; of an interval of reals, of which draws do not repeat, its ends."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1)
+    assert isinstance(distribution, FloatDistribution)
+    return distribution.low, distribution.high
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    """A text that is the same for the same values alone: 1, 1.0 and True, which are equal, differ."""
+    return json.dumps(values, sort_keys=True)
+
+
+def _study(number: int, ended: Ended, params: Params, modes: Sequence[str]) -> Study:
+    """Optuna's study of the trials that ended, its sampler seeded by the number of the next one."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    searched = distributions(params)
     # SeedSequence mixes both numbers: a sum would give trial 1 of seed 0 the draws of trial 0 of seed 1.
     (seed,) = np.random.SeedSequence([params.seed, number]).generate_state(1)
     study = optuna.create_study(
         directions=["maximize" if mode == "max" else "minimize" for mode in modes],
         sampler=optuna.samplers.TPESampler(seed=int(seed)),
     )
+    searched = distributions(params)
     for _, (values, objectives) in sorted(ended.items()):
         if all(map(math.isfinite, objectives)):  # of a training that diverged; Optuna refuses NaN
             study.add_trial(
@@ -58,16 +131,7 @@ def draw(
                     params=dict(values), distributions=searched, values=[float(each) for each in objectives]
                 )
             )
-    base = params.model_copy(update={"sweep": Sweep(space={})})  # its space is already validated
-    for _ in range(draws):
-        drawn = study.ask(searched)
-        try:
-            with_values(base, drawn.params)
-            return dict(drawn.params)
-        except ParamsError as error:
-            refused = f"the last one: {first_line(error)}"
-            study.tell(drawn, state=optuna.trial.TrialState.FAIL)
-    raise StageError(f"sweep.space: of {draws} combinations drawn none is valid, {refused}")
+    return study
 
 
 def distributions(params: Params) -> dict[str, BaseDistribution]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, ExperimentAnalysis, ResultGrid, ResumeConfig
+from ray.tune import Callback, ExperimentAnalysis, Result, ResultGrid, ResumeConfig
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -20,8 +20,10 @@ from ray.tune.search.search_generator import SearchGenerator
 
 from akgp.orchestration.tune import quiet, resumable
 from akgp.params import Params
-from akgp.sweep.space import draw
+from akgp.sweep.space import Exhausted, draw
 from akgp.sweep.trial import NUMBER, VALUES
+
+ENDED = (Trial.TERMINATED, Trial.ERROR)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Objectives:
 
 @dataclass
 class Search:
-    """The trials of a search: numbers by Ray Tune's ids, values and objectives by numbers."""
+    """The trials of a search: numbers by Ray Tune's ids, values and objectives by numbers.
+
+    exhausted: why there can be no further trials; empty: there can.
+    """
 
     params: Params
     objectives: Objectives
@@ -42,6 +47,7 @@ class Search:
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
     ended: dict[int, tuple[dict[str, Any], list[float]]] = field(default_factory=dict)
     running: set[int] = field(default_factory=set)
+    exhausted: str = ""
 
     def add(self, trial_id: str, number: int, values: dict[str, Any]) -> None:
         """Add a trial that begins, or is to be resumed."""
@@ -56,9 +62,14 @@ class Search:
             self.ended[number] = self.values[number], [row[metric] for metric in self.objectives.metrics]
 
     def next(self) -> tuple[int, dict[str, Any]]:
-        """The number and values of the next trial."""
+        """The number and values of the next trial.
+
+        Raises:
+            Exhausted: all valid values have been tried.
+        """
         number = max(self.values, default=-1) + 1
-        return number, draw(number, self.ended, self.params, self.objectives.modes)
+        tried = self.values.values()
+        return number, draw(number, self.ended, self.params, self.objectives.modes, tried=tried)
 
 
 def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
@@ -68,9 +79,18 @@ def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
         return search
     for trial in ExperimentAnalysis(path).trials:
         search.add(trial.trial_id, trial.config[NUMBER], trial.config[VALUES])
-        if trial.status in (Trial.TERMINATED, Trial.ERROR):
+        if trial.status in ENDED:
             search.end(trial.trial_id, None if trial.status == Trial.ERROR else trial.last_result)
     return search
+
+
+def ended(path: str) -> list[Result]:
+    """The results of those trials of the experiment at `path` that have ended, failed ones too."""
+    if not resumable(path):
+        return []
+    analysis = ExperimentAnalysis(path)
+    analysis.trials = [trial for trial in analysis.trials if trial.status in ENDED]
+    return list(ResultGrid(analysis))
 
 
 def run(
@@ -84,8 +104,8 @@ def run(
     callbacks: Sequence[Callback],
     reuse_actors: bool,
     max_failures: int,
-) -> ResultGrid:
-    """Run trials, `concurrent` at a time, until there are `trials`; resume unfinished ones.
+) -> None:
+    """Run trials, `concurrent` at a time, until there are `trials` or no more values; resume unfinished ones.
 
     Args:
         path: the directory of the experiment, of which `search` is the snapshot.
@@ -109,7 +129,7 @@ def run(
     algorithm = _Algorithm(_Searcher(search, concurrent), trials)
     if resume:
         algorithm.add_configurations([experiment])
-    analysis = tune.run(
+    tune.run(
         experiment,
         metric=search.objectives.metrics[0] if scheduler else None,
         mode=search.objectives.modes[0] if scheduler else None,
@@ -123,7 +143,6 @@ def run(
     )
     if search.running or not algorithm.is_finished():
         raise KeyboardInterrupt
-    return ResultGrid(analysis)
 
 
 def _folder(trial: Trial) -> str:
@@ -137,10 +156,14 @@ class _Searcher(Searcher):
         super().__init__(metric=search.objectives.metrics[0], mode=search.objectives.modes[0])
         self.search, self.concurrent = search, concurrent
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self.search.running) >= self.concurrent:
             return None  # Tune asks again later
-        number, values = self.search.next()
+        try:
+            number, values = self.search.next()
+        except Exhausted as error:
+            self.search.exhausted = str(error)
+            return str(Searcher.FINISHED)
         self.search.add(trial_id, number, values)
         return {NUMBER: number, VALUES: values}
 
@@ -157,7 +180,7 @@ class _Searcher(Searcher):
 
 
 class _Algorithm(SearchGenerator):
-    """Tune's generator, with the end decided by the trials that exist instead of a saved count.
+    """Tune's generator, with the end decided by the trials that exist, or can, instead of a saved count.
 
     Otherwise a finished search could not be extended.
     """
@@ -171,7 +194,8 @@ class _Algorithm(SearchGenerator):
         return self.trials
 
     def is_finished(self) -> bool:
-        return len(self.searcher.search.values) >= self.trials
+        search = self.searcher.search
+        return bool(search.exhausted) or len(search.values) >= self.trials
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Damaged checkpoints are found and not used."""
+"""Damaged checkpoints, and damaged snapshots of Ray Tune's, are found and not used."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 from akgp.orchestration.checkpoints import SUMS, drop_damaged, require_writable, write_sums
+from akgp.orchestration.tune import resumable
 from akgp.workspace import StageError
 
 
@@ -49,13 +50,14 @@ def flip(folder: Path) -> None:
 def test_a_damaged_checkpoint_goes_and_the_others_stay(
     tmp_path: Path, damage: Callable[[Path], object], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, damaged = (checkpoint(tmp_path / "run" / f"checkpoint_{n}") for n in (1, 2))
+    run = tmp_path / "run [1] of *?"  # no pattern
+    whole, damaged = (checkpoint(run / f"checkpoint_{n}") for n in (1, 2))
     damage(damaged)
     with caplog.at_level(logging.WARNING):
-        drop_damaged(str(tmp_path))
+        drop_damaged(str(run))
     assert [f"checkpoint_2/{named}" in message for message in caplog.messages] == [True]
     assert (whole / "state.pt").exists() and not any(file.is_file() for file in damaged.rglob("*"))
-    drop_damaged(str(tmp_path))
+    drop_damaged(str(run))
     assert len(caplog.messages) == 1
 
 
@@ -91,3 +93,20 @@ def test_storage_that_takes_files_is_left_empty(tmp_path: Path) -> None:
 
 def test_nothing_there_is_nothing_damaged(tmp_path: Path) -> None:
     drop_damaged(str(tmp_path / "no such run"))
+
+
+@pytest.mark.parametrize("content", ['{"trial_da', "{}", "[]", '{"trial_data": null}', "\xff"])
+def test_of_two_snapshots_the_whole_one_is_resumed(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run [1] of *?"
+    run.mkdir()
+    older, newer = (run / f"experiment_state-2026-01-0{day}_00-00-00.json" for day in (1, 2))
+    newer.write_text(content, encoding="latin-1")
+    (run / "experiment_state-note.txt").touch()
+    with caplog.at_level(logging.WARNING):
+        assert not resumable(str(run))
+        assert caplog.messages == [f"{newer} is damaged: trials start again"] and not newer.exists()
+        older.write_text('{"trial_data": []}')
+        assert resumable(str(run)) and len(caplog.messages) == 1
+    assert not resumable(str(tmp_path / "no such run"))

@@ -313,7 +313,7 @@ def test_a_lost_node_does_not_end_a_trial(nodes: Nodes, tmp_path: Path) -> None:
         "trials": 3,
         "concurrent": 2,
         "grace_epochs": 40,
-        "space": {"prune.ratio": {"choices": [0.3, 0.5]}},
+        "space": {"prune.ratio": {"choices": [0.3, 0.4, 0.5]}},
     }
     write_params(tmp_path, {"address": nodes.running.address}, epochs=40, sweep=searched)
     for stage in ("data", "teacher"):

@@ -227,6 +227,14 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
             "sweep.against: parameters of prune alone change 'latency': sweep.space must name one, such as "
             "prune.ratio, got distill.w0",
         ),
+        (
+            {"sweep__space": {"prune.ratio": {"choices": [0.5, [1]]}}},
+            "sweep.space.prune.ratio.choices: got [1], must be a number, text, true, false or null",
+        ),
+        (
+            {"sweep__space": {"prune.ratio": {"choices": [0.5, None]}}},
+            "sweep.space: prune.ratio: null is valid with no other values of the space: prune: exactly one",
+        ),
         ({"sweep__space": {"prune.ratio": {"min": 0.5}}}, "must have either min and max, or choices"),
         ({"sweep__space": {"prune.ratio": {"min": 0.5, "max": 0.4}}}, "min (0.5) must be below max (0.4)"),
     ],

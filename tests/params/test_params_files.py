@@ -189,6 +189,7 @@ def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
         {"teacher__weight_decay": 1e-12, "distill__temperature": 1e1},
         {"prune__skip": ["fc", "layer1.0.conv1"], "prune__ratio": 0.0},
         {"sweep__space": {"distill.noise_posterior": {"choices": [True, False]}}},
+        {"sweep__space": {"distill.training.ema": {"choices": [0.9, None]}}},
     ],
 )
 def test_dump_reads_back_as_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:

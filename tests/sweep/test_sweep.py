@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +18,7 @@ from akgp.sweep.latency import latencies_ms
 from akgp.sweep.progress import Progress, TrialProgress, roughly, seconds_left
 from akgp.sweep.results import Trial
 from akgp.sweep.search import objective
+from akgp.sweep.space import draw
 from akgp.sweep.trial import BALANCED, NUMBER, TOP1, VALUES
 from akgp.workspace import StageError
 
@@ -117,6 +120,24 @@ def test_table_has_all_figures_and_all_searched_parameters() -> None:
     assert [line.split() for line in more] == [[], ["trial", "ratio", "removed"], ["0", "0.5"]]
 
 
+def test_null_is_a_value_as_others_are(tmp_path: Path) -> None:
+    """Drawn, learned from, kept in the table, applied, and shown as in params.yaml."""
+    space = {"distill.training.ema": {"choices": [0.9, None]}, "distill.noise_posterior": {"choices": [True]}}
+    searched = base(space=space)
+    first = draw(0, {}, searched, ["max"])
+    second = draw(1, {0: (first, [90.0])}, searched, ["max"], tried=[first])
+    trials = [trial(number, 90.0, 500, **values) for number, values in enumerate((first, second))]
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, trials, searched)
+    assert {one.values["distill.training.ema"] for one in sweep.best(2, tmp_path)} == {0.9, None}
+    empty = next(one.number for one in trials if one.values["distill.training.ema"] is None)
+    assert sweep.apply(empty, tmp_path).distill.training.ema is None
+    block = sweep.table(trials).split("\n\n")[-1]
+    rows = [line.split() for line in block.splitlines()]
+    assert rows[0] == ["trial", "noise_posterior", "ema"]
+    assert sorted(row[1:] for row in rows[1:]) == [["true", "0.9"], ["true", "null"]]
+
+
 def test_table_fits_a_terminal_whatever_the_parameters_are_called() -> None:
     """Names are shortened as far as they tell each other, and the table's heads, apart."""
     values = {
@@ -213,6 +234,9 @@ def test_apply_writes_the_trials_params_and_nothing_else(tmp_path: Path) -> None
     assert applied.model_copy(update={"prune": base().prune, "distill": base().distill}) == base()
     with pytest.raises(StageError, match="got trial 9, must be one of 0 to 5"):
         sweep.apply(9, tmp_path)
+    results.write(tmp_path, [*TRIALS[:2], TRIALS[5]], base())  # of an interrupted sweep
+    with pytest.raises(StageError, match="trial 3 has not ended; `akgp sweep run` resumes it"):
+        sweep.apply(3, tmp_path)
 
 
 def test_apply_keeps_a_params_file_that_was_edited(tmp_path: Path) -> None:
@@ -239,6 +263,38 @@ def test_apply_keeps_a_params_file_that_was_edited(tmp_path: Path) -> None:
 def test_nothing_to_show_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"trials.parquet: missing; `akgp sweep run` makes it"):
         sweep.best(1, tmp_path)
+
+
+def without_its_columns(file: Path) -> None:
+    pq.write_table(pa.table({"number": [0], "values": ["{}"]}), file)
+
+
+def without_values(file: Path) -> None:
+    pq.write_table(pa.table({"number": [0], "status": ["finished"]}), file)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "state"),
+    [
+        ("trials.parquet", lambda file: file.write_text("x\n"), "damaged"),
+        ("trials.parquet", lambda file: file.write_bytes(file.read_bytes()[:-300]), "damaged"),
+        ("trials.parquet", without_its_columns, "damaged"),
+        ("trials.parquet", without_values, "damaged"),
+        ("params.yaml", Path.unlink, "missing"),
+        ("params.yaml", lambda file: file.write_text("seed: 0\n"), "damaged (networks: missing)"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_writes_it_again(
+    tmp_path: Path, name: str, damage: Callable[[Path], object], state: str
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    results.write(tmp_path, TRIALS, base())
+    file = tmp_path / "sweeps" / name
+    damage(file)
+    for use in (lambda: sweep.best(1, tmp_path), lambda: sweep.apply(1, tmp_path)):
+        with pytest.raises(StageError) as error:
+            use()
+        assert str(error.value) == f"{file}: {state}; `akgp sweep run` writes it again"
 
 
 @pytest.mark.parametrize(("imbalance", "expected"), [(1.0, TOP1), (3.0, TOP1), (3.1, BALANCED)])

@@ -79,13 +79,15 @@ QUICK = {"epochs": 1, "batch_size": 64, "learning_rate": 0.1, "warmup_epochs": 0
 
 
 @pytest.mark.slow
-def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
+def test_a_search_of_two_objectives_runs_through_ray(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What only Ray does to the trials has broken all of them before.
 
     On a long tail, so that the mean over classes is the first objective, of those that learn by labels too.
     """
     space = {
-        "prune.ratio": {"choices": [0.2, 0.5, 0.6]},
+        "prune.ratio": {"choices": [0.2]},
         "distill.strategy": {"choices": ["akgp", "labels"]},
     }
     untrained_workspace(
@@ -96,8 +98,12 @@ def test_a_search_of_two_objectives_runs_through_ray(tmp_path: Path) -> None:
     )
     trials = sweep.run(tmp_path)
     assert [(one.number, one.status, one.epochs, one.error) for one in trials] == [
-        (number, "finished", 1, None) for number in range(3)
+        (number, "finished", 1, None) for number in range(2)
     ]
+    assert caplog.messages == [
+        "sweep.space: its 2 valid combinations have all been tried: the sweep ends after 2 of 3 trials"
+    ]
+    assert sweep.run(tmp_path, trials=4) == trials, "also where it begins with none left"
     assert all(one.val_top1 and one.val_balanced_top1 and one.params for one in trials)
     assert all(one.latency_ms is None and one.compute == 1 for one in trials)
     dense = count(artifacts.load(tmp_path / "models" / "dense" / "small"), torch.zeros(1, 1, 8, 8))
@@ -144,6 +150,24 @@ def test_a_search_is_killed_resumed_and_its_best_trial_reproduced(tmp_path: Path
 
 
 @pytest.mark.ray
+def test_an_interrupted_search_shows_the_trials_that_ended(tmp_path: Path) -> None:
+    space = {"prune.ratio": {"min": 0.1, "max": 0.6}}
+    sizes = {"trials": 40, "concurrent": 1, "space": space}
+    untrained_workspace(tmp_path, distill={"training": QUICK}, sweep=sizes)
+    interrupted = start(tmp_path)
+    deadline = time.monotonic() + 180
+    while not list(tmp_path.glob("sweeps/*/2-*/checkpoint_*")):
+        assert interrupted.poll() is None and time.monotonic() < deadline, "no third trial began"
+        time.sleep(0.1)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130 and errors.endswith("akgp: interrupted; run it again to resume\n")
+    found = sweep.best(10, tmp_path)
+    assert {0, 1} <= {one.number for one in found} and {one.status for one in found} == {"finished"}
+    assert (tmp_path / "sweeps" / "pareto.svg").exists() and not sweep.outdated(tmp_path)
+
+
+@pytest.mark.ray
 def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> None:
     """One at a time, so that the trials are those of a search of as many from the start."""
     space = {
@@ -187,7 +211,7 @@ def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> N
 @pytest.mark.ray
 def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     """A trial gets the workers of the one before, also where that was stopped early: the second here."""
-    space = {RATE: {"choices": [0.1, 1e-4]}}
+    space = {RATE: {"choices": [0.1, 1e-4]}, "distill.w0": {"choices": [0.2, 0.3]}}  # w0 has no effect
     # Without a warm-up and by many steps: three epochs tell the rates apart.
     training = {
         "epochs": 5,
@@ -198,7 +222,7 @@ def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     }
     untrained_workspace(
         tmp_path,
-        seed=5,  # which draws 0.1 first, then 1e-4
+        seed=11,  # which draws 0.1 first, then 1e-4, then 0.1
         distill={"strategy": "labels", "training": training},
         ray={"cpus_per_worker": 1, "workers": 2},
         sweep={"trials": 3, "concurrent": 1, "grace_epochs": 3, "space": space},
@@ -212,7 +236,7 @@ def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_latency_is_measured_where_it_is_an_objective(tmp_path: Path) -> None:
     """Networks of very different size: the smallest must be the fastest."""
-    space = {"prune.ratio": {"choices": [0.0, 0.75]}}
+    space = {"prune.ratio": {"choices": [0.0, 0.75]}, "distill.w0": {"choices": [0.2, 0.3]}}
     network = {"architecture": "cifar_resnet20", "widths": [32, 64, 128]}
     untrained_workspace(
         tmp_path,

@@ -9,7 +9,7 @@ import pytest
 
 from akgp import params
 from akgp.sweep.search import total_trials
-from akgp.sweep.space import canonical, draw
+from akgp.sweep.space import Exhausted, canonical, draw
 from akgp.workspace import StageError
 
 SPACE = {
@@ -59,6 +59,45 @@ def test_a_space_in_which_nothing_goes_together_is_said() -> None:
     searched = searching(space, ray={"workers": 509}, teacher=batches, distill={"training": batches})
     with pytest.raises(StageError, match=r"of 3 combinations drawn none is valid, the last one: distill\."):
         draw(0, {}, searched, ["max"], draws=3)
+
+
+SMALL: dict[str, Any] = {
+    "prune.ratio": {"choices": [0.3, 0.5]},
+    "distill.strategy": {"choices": ["fixed", "labels"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "count", "said"),
+    [
+        (SMALL, 4, "its 4 valid combinations have all been tried"),
+        ({**SMALL, "distill.training.batch_size": {"min": 7, "max": 10}}, 16, "its 16 valid"),
+        (
+            {
+                "distill.strategy": {"choices": ["wsld", "self_distillation"]},
+                "distill.alpha": {"choices": [0.5, 2.0]},
+            },
+            3,  # alpha above 1 is for wsld alone
+            "its 3 valid combinations have all been tried",
+        ),
+        ({"prune.ratio": {"choices": [0.5]}}, 1, "its 1 valid combination has been tried"),
+        ({}, 1, "its 1 valid combination has been tried"),
+    ],
+)
+def test_each_combination_is_tried_once_until_all_are(space: dict[str, Any], count: int, said: str) -> None:
+    """Also where good ones attract the draws; the last trial still runs when the next one is drawn."""
+    searched = searching(space)
+    values: dict[int, dict[str, Any]] = {}
+    ended: dict[int, Any] = {}
+    for number in range(count):
+        values[number] = draw(number, ended, searched, ["max"], tried=values.values())
+        params.with_values(searched, values[number])
+        if number:
+            ended[number - 1] = values[number - 1], [values[number - 1].get("prune.ratio", 0.0)]
+    assert len({json.dumps(each) for each in values.values()}) == count
+    with pytest.raises(Exhausted) as error:
+        draw(count, ended, searched, ["max"], tried=values.values())
+    assert str(error.value).startswith(f"sweep.space: {said}")
 
 
 def accuracy(values: dict[str, Any]) -> float:
