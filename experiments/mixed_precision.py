@@ -1,10 +1,10 @@
 """What float layers buy where int8 loses: plans by sensitivity, against first and last layer in float.
 
 `AKGP_CIFAR10=DIR python -m experiments.mixed_precision` quantizes the networks of `experiments.mobile` (seed
-0; trained first if runs/mobile lacks their weights), by the extremes of all calibration images, which spoil the
-second of them, with layers in float as each run says. Judged on the 10,000 training images of that experiment
-on which nothing was trained or chosen. Writes results/mixed-precision/table.json and table.md after each run;
-started again, it does those that are missing.
+0; trained first if runs/mobile lacks their weights), by the extremes of all calibration images, which spoil
+the second of them, with layers in float as each run says. Judged on the 10,000 training images of that
+experiment on which nothing was trained or chosen. Writes results/mixed-precision/table.json and table.md
+after each run; started again, it does those that are missing.
 """
 
 from __future__ import annotations
