@@ -141,12 +141,10 @@ def _concat(layer: Layer, name: str, constants: Constants) -> Emitted:
 def _select(layer: Layer, name: str, constants: Constants) -> Emitted:
     operation = layer.operation
     assert isinstance(operation, ops.Select)
-    index = constants.array(name, operation.index, np.uint16)
-    given = operation.input
-    call = (
-        f"select_channels({index}, {{0}}, {{out}}, {given.pixels}, {given.shape[0]}, {len(operation.index)});"
-    )
-    return Emitted(("select",), call)
+    index = constants.array(name, operation.index % 2**16, np.uint16)  # -1: the largest
+    given, channels = operation.input, len(operation.index)
+    sizes = f"{given.pixels}, {given.shape[0]}, {channels}, {int(given.zero)}"
+    return Emitted(("select",), f"select_channels({index}, {{0}}, {{out}}, {sizes});")
 
 
 EMITTERS: Mapping[type, Callable[[Layer, str, Constants], Emitted]] = {

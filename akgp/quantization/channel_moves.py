@@ -115,7 +115,8 @@ def channel_indices(
         mode = attributes(node).get("mode", b"constant")
         if mode != b"constant" or any(each is not None and each.any() for each in others[1:2]):
             return None
-        others = [others[0], *(None for _ in others[1:2]), *others[2:]]  # zeros of the positions' type
+        zero = np.zeros((), np.int64)  # of the positions' type
+        others = [others[0], *(None if each is None else zero for each in others[1:2]), *others[2:]]
     indices = []
     for place in range(len(node.output)):
         index = selected_channels(shape, partial(_result, node, others, place))

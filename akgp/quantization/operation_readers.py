@@ -180,10 +180,13 @@ def _reshape(reader: Reader, node: NodeProto, step: Step) -> Operation:
 
 def _select(reader: Reader, node: NodeProto, step: Step) -> Operation:
     x, *others = step.inputs
-    indices = channel_indices(node, x.q.shape[1:], others)
+    constants = [each.floats() if isinstance(each, Quantized) else each for each in others]
+    indices = channel_indices(node, x.q.shape[1:], constants)
     if indices is None:
         refuse(node, "of pixels")
-    index = indices[list(node.output).index(step.output.name)]
+    if (step.output.scale, step.output.zero) != (x.scale, x.zero):
+        refuse(node, "to another scale")
+    index = indices[list(node.output).index(step.output.name) if len(indices) > 1 else 0]
     return ops.Select(_name(step), reader.activation(step.output), reader.activation(x), index)
 
 
@@ -197,7 +200,7 @@ def _name(step: Step) -> str:
 
 
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-SELECTIONS = ("Gather", "Slice", "Split")
+SELECTIONS = ("Gather", "Pad", "Slice", "Split")
 OPERATIONS: Mapping[str, Callable[[Reader, NodeProto, Step], Operation]] = {
     "Conv": _convolution,
     "Gemm": _gemm,

@@ -200,7 +200,7 @@ class Select(_Operation):
     """Channels of a tensor, in another order or some of them.
 
     Attributes:
-        index: int64 [O], of the input's channels.
+        index: int64 [O], of the input's channels; -1: the value 0, the integer of the zero point.
     """
 
     input: Activation
@@ -209,7 +209,7 @@ class Select(_Operation):
     @property
     def begin(self) -> int | None:
         """The first of channels that lie side by side; None if these do not."""
-        begin = int(self.index[0])
+        begin = max(0, int(self.index[0]))
         return begin if np.array_equal(self.index, np.arange(begin, begin + len(self.index))) else None
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def use_integer_operations(model: ModelProto) -> None:
-    """Replace, in place, means over all pixels and some pools.
+    """Replace, in place, means over all pixels, every nth pixel and some pools.
 
-    Means become GlobalAveragePool: a mean in floating point depends on the order of summation, and so on the
-    processor. Average pools that count their padding, and whose last windows reach past it (ceil_mode), are
-    padded by an operation of its own and count no padding: onnxruntime's integer kernel divides by the whole
-    window.
+    Every nth row or column is a pool of one pixel. Means become GlobalAveragePool: a mean in floating point
+    depends on the order of summation, and so on the processor. Average pools that count their padding, and
+    whose last windows reach past it (ceil_mode), are padded by an operation of its own and count no padding:
+    onnxruntime's integer kernel divides by the whole window.
     """
     from onnx import numpy_helper
 
@@ -34,6 +34,8 @@ def use_integer_operations(model: ModelProto) -> None:
         # Axes must be constants, and the input must have pixels: [N, C, ...].
         if _counts_padding_and_more(node) and size and all(size[2:]):
             nodes += _padded_pool(model, node, np.array(size[2:]))
+        elif rank > 2 and _takes_every_nth(node, values, size):
+            nodes.append(_skipping_pool(node, values, rank))
         elif rank < 3 or not values or len(values) != len(node.input) - 1:
             nodes.append(node)
         elif node.op_type == "ReduceMean" and {int(axis) % rank for axis in values[0]} == {*range(2, rank)}:
@@ -70,6 +72,26 @@ def _is_gate(node: NodeProto) -> bool:
     """Whether it computes hardsigmoid(x) = max(0, min(1, x / 6 + 1 / 2))."""
     given = {"alpha": 0.2, "beta": 0.5} | attributes(node)
     return node.op_type == "HardSigmoid" and abs(given["alpha"] - 1 / 6) < 1e-6 and given["beta"] == 0.5
+
+
+def _takes_every_nth(node: NodeProto, values: list[NDArray[Any]], size: list[int]) -> bool:
+    """Whether it is a slice of pixels from the first to the last with a step."""
+    if node.op_type != "Slice" or len(values) != 4:
+        return False
+    starts, ends, axes, steps = (value.reshape(-1) for value in values)
+    whole = all(end >= size[axis] > 0 for end, axis in zip(ends, axes, strict=True))
+    return whole and not starts.any() and bool((axes > 1).all() and (steps > 0).all())
+
+
+def _skipping_pool(node: NodeProto, values: list[NDArray[Any]], rank: int) -> NodeProto:
+    from onnx import helper
+
+    strides = [1] * (rank - 2)
+    for axis, step in zip(values[2].reshape(-1), values[3].reshape(-1), strict=True):
+        strides[axis - 2] = int(step)
+    return helper.make_node(
+        "MaxPool", node.input[:1], node.output, node.name, kernel_shape=[1] * (rank - 2), strides=strides
+    )
 
 
 def _counts_padding_and_more(node: NodeProto) -> bool:

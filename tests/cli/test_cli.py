@@ -173,7 +173,7 @@ def test_doctor_as_json(
 def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:
     assert doctor.workspace(tmp_path).remedy == "run akgp in the project's folder, a git clone"
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {data: {cmd: 'true'}}")
     (tmp_path / "params.yaml").write_text(PARTIAL + "x: 1\ny: 2\n")
     assert (
         doctor.workspace(tmp_path)

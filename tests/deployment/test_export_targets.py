@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from akgp.data import IndexedSource
 from akgp.deployment.agreement import compare, first_deviation, oracle
@@ -131,6 +132,28 @@ def test_borders_in_litert(layer: nn.Module, tmp_path: Path) -> None:
             assert np.abs(np.rint(values / each.scale) + each.zero - integers[each.name]).max() <= 1, (
                 each.name
             )
+
+
+class Shortcut(nn.Module):
+    """Every other pixel, and zeros in the place of further channels, as in the first ResNets for CIFAR."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.down, self.out = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 9, 3, 2, 1), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2), "constant", 0) + self.down(x)
+        return self.out(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["executorch", "litert"])
+def test_a_shortcut_without_weights(name: str, tmp_path: Path) -> None:
+    needed(TARGETS[name])
+    torch.manual_seed(0)
+    source = Int8File(int8_file(Shortcut(), tmp_path))
+    (got,), expected = logits(source, TARGETS[name], tmp_path), oracle(source, SOURCE).logits.numpy()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2.01 * float(source.description.output.scale))
 
 
 def test_what_litert_cannot_pad_is_refused_by_name(tmp_path: Path) -> None:

@@ -245,7 +245,8 @@ def test_interruption_ends_the_whole_group(tmp_path: Path, stubborn: bool, numbe
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "pathlib.Path('new').write_text(str(child.pid)); os.rename('new', 'pid'); child.wait()"
     )
-    code = f"processes.end_as_by_ctrl_c(); processes.run(['starts'], Path({str(tmp_path)!r}))"
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # whatever these tests run under
+    code += f"processes.end_as_by_ctrl_c(); processes.run(['starts'], Path({str(tmp_path)!r}))"
     flow = [sys.executable, "-c", FLOW + code]
     with subprocess.Popen(flow, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         child = started(tmp_path / "pid", process)

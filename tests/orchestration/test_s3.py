@@ -164,10 +164,10 @@ def test_a_cache_that_cannot_be_written_is_named(s3: Any, user: Path) -> None:
 
 
 def test_checkpoints_need_a_bucket_that_is_there(user: Path, s3: Any) -> None:
-    require_writable(f"s3://{s3.bucket}/checkpoints")
+    require_writable(f"s3://{s3.bucket}/a-new-folder")
     with client(s3.environment) as store:
-        listed = store.list_objects_v2(Bucket=s3.bucket, Prefix="checkpoints")["Contents"]
-        assert [each["Key"] for each in listed] == ["checkpoints/"], "Ray makes it too"
+        listed = store.list_objects_v2(Bucket=s3.bucket, Prefix="a-new-folder")["Contents"]
+        assert [each["Key"] for each in listed] == ["a-new-folder/"], "Ray makes it too"
     with pytest.raises(StageError, match=r"^ray\.storage: s3://no-bucket/runs: cannot be written \(.*bucket"):
         require_writable("s3://no-bucket/runs")
 

@@ -196,10 +196,15 @@ def _reshape(writer: TfliteWriter, operation: ops.Reshape) -> None:
 
 
 def _select(writer: TfliteWriter, operation: ops.Select) -> None:
-    index = writer.graph.constant(f"{operation.name}_channels", operation.index.astype(np.int32))
-    axis = len(operation.output.shape)
-    given = [writer[operation.input], index]
-    writer.graph.operator("GATHER", given, writer.output(operation), "GatherOptions", axis=axis)
+    given, index, axis = writer[operation.input], operation.index, len(operation.output.shape)
+    if (index < 0).any():  # a channel of zeros in front is what -1 selects
+        amounts = np.array([[0, 0]] * axis + [[1, 0]], np.int32)
+        pads = writer.graph.constant(f"{operation.name}_pads", amounts)
+        channels, *others = operation.input.shape
+        made = writer.new(operation.input, inside((channels + 1, *others)), f"_for_{operation.name}")
+        given, index = writer.graph.operator("PAD", [given, pads], made, "PadOptions"), index + 1
+    chosen = writer.graph.constant(f"{operation.name}_channels", index.astype(np.int32))
+    writer.graph.operator("GATHER", [given, chosen], writer.output(operation), "GatherOptions", axis=axis)
 
 
 WRITERS: Mapping[type, Callable[[TfliteWriter, Any], None]] = {

@@ -128,6 +128,8 @@ def _gemm(operation: ops.Gemm, x: Tensor, weight: Tensor, bias: Tensor) -> Tenso
 
 
 def _max_pool(operation: ops.MaxPool, x: Tensor) -> Tensor:
+    if operation.kernel == (1, 1) and not any(operation.pads):  # which XNNPACK refuses
+        return x[:, :, :: operation.strides[0], :: operation.strides[1]]
     padding, x = _padded(operation.pads, x, float("-inf"))
     return F.max_pool2d(
         x, operation.kernel, operation.strides, padding, ceil_mode=_ceil(operation, x, padding)
@@ -167,7 +169,12 @@ def _ceil(operation: ops.MaxPool | ops.AveragePool, x: Tensor, padding: tuple[in
 def _select(operation: ops.Select, x: Tensor) -> Tensor:
     if operation.begin is not None:
         return x.narrow(1, operation.begin, len(operation.index))
-    return x.index_select(1, torch.tensor(operation.index))
+    index = torch.tensor(operation.index)
+    chosen = x.index_select(1, index.clamp(min=0))
+    if operation.index.min() >= 0:
+        return chosen
+    # Not padded, which XNNPACK accepts along channels and then fails to run.
+    return chosen * (index >= 0).float().view(1, -1, *[1] * (x.ndim - 2))
 
 
 COMPUTES: Mapping[type, Callable[..., Tensor]] = {
