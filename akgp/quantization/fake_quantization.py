@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -30,7 +31,7 @@ from akgp.models.eval_mode import eval_mode
 from akgp.models.layout import OUTPUTS
 from akgp.models.view_sizes import uncounted
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.qdq import Qdq
+from akgp.quantization.qdq import Qdq, rows
 from akgp.quantization.saturation import LARGEST_WEIGHT, safe_scales
 
 if TYPE_CHECKING:
@@ -66,20 +67,22 @@ class Rounding:
     """How a layer is rounded.
 
     output: of the layer with its BatchNorm and ReLU; None where other operations take it in float.
+    largest: magnitude of the file's weights, by output channel.
     per_channel: whether each output channel's weights have a scale of their own.
     """
 
     input: Grid
     output: Grid | None
+    largest: Tensor
     per_channel: bool
 
 
 class RoundedWeight(nn.Module):
     """A parametrization: the weight as the int8 file would hold it; its gradient is passed as it is."""
 
-    def __init__(self, norm: nn.BatchNorm2d | None, *, per_channel: bool) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.BatchNorm2d | None, *, per_channel: bool) -> None:
         super().__init__()
-        self.norm = (norm,)  # in a tuple: it is a part of the network, not of this module
+        self.parts = (layer, norm)  # in a tuple: parts of the network, not of this module
         self.per_channel = per_channel
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ class RoundedWeight(nn.Module):
             return self._rounded(weight)
 
     def _rounded(self, weight: Tensor) -> Tensor:
-        factor = folded_factor(self.norm[0], weight)
+        factor = folded_factor(*self.parts, weight)
         folded = weight * factor
         with torch.no_grad():
             # Neighbours as onnxruntime's kernels have them: K in the order kh, kw, c.
@@ -102,7 +105,7 @@ class RoundedWeight(nn.Module):
         return rounded / factor
 
 
-def folded_factor(norm: nn.BatchNorm2d | None, weight: Tensor) -> Tensor:
+def folded_factor(layer: nn.Module, norm: nn.BatchNorm2d | None, weight: Tensor) -> Tensor:
     """What the export multiplies each output channel's weights by, [O, 1, …]; 1 in place of 0."""
     shape = (-1, *[1] * (weight.ndim - 1))
     if norm is None or norm.running_var is None:
@@ -111,7 +114,19 @@ def folded_factor(norm: nn.BatchNorm2d | None, weight: Tensor) -> Tensor:
         factor_O = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
             factor_O = factor_O * norm.weight
+        if OUTPUTS in layer._buffers:  # of the channels that it computes, without the zeros between them
+            written = layer._buffers[OUTPUTS]
+            assert written is not None
+            factor_O = factor_O[written.argsort()[-len(weight) :]]
         return torch.where(factor_O == 0, 1.0, factor_O).view(shape)
+
+
+def _is_as_in_the_file(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None, rounding: Rounding) -> bool:
+    """Whether the file has the layer's weights, times the BatchNorm's factor: the export may fold more."""
+    weight = layer.weight.detach()
+    mine = (weight * folded_factor(layer, norm, weight)).flatten(1).abs().amax(1).cpu()
+    known = rounding.largest > 0  # γ = 0 leaves nothing
+    return len(mine) == len(known) and torch.allclose(mine[known], rounding.largest[known], rtol=0.05)
 
 
 @contextlib.contextmanager
@@ -139,7 +154,12 @@ def fake_quantized(model: nn.Module, int8: ModelProto, example_input: Tensor) ->
                 continue
             norm = norms.get(layer)
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                weight = RoundedWeight(norm, per_channel=rounding.per_channel)
+                if not _is_as_in_the_file(layer, norm, rounding):
+                    norm = None
+                if not _is_as_in_the_file(layer, norm, rounding):
+                    missed.append(name)
+                    continue
+                weight = RoundedWeight(layer, norm, per_channel=rounding.per_channel)
                 parametrize.register_parametrization(layer, "weight", weight)
                 undo.callback(parametrize.remove_parametrizations, layer, "weight", False)
                 rounded += 1
@@ -177,10 +197,11 @@ def roundings(int8: ModelProto) -> dict[str, Rounding | None]:
         output = None
         if reader is not None and reader.op_type == "QuantizeLinear":
             output = grid(*reader.input[1:3])
-        per_channel = graph.constant(weight.scale).size > 1
-        made[name] = (
-            None if name in made else Rounding(grid(given.scale, given.zero_point), output, per_channel)
-        )
+        scales = graph.constant(weight.scale)
+        integers = np.abs(rows(node, graph.constant(weight.integers)).astype(np.float32))
+        largest = torch.from_numpy(integers.max(1) * scales.reshape(-1))
+        rounding = Rounding(grid(given.scale, given.zero_point), output, largest, scales.size > 1)
+        made[name] = None if name in made else rounding
     return made
 
 
@@ -193,7 +214,7 @@ def norms_of(model: nn.Module, example_input: Tensor) -> dict[nn.Module, nn.Batc
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.BatchNorm2d):
             norms.update({layer: module for tensor, layer in made if tensor is inputs[0]})
-        elif OUTPUTS not in module._buffers:  # else zeros stand between its outputs: nothing can be folded
+        else:
             made.append((output, module))
 
     with contextlib.ExitStack() as undo:

@@ -87,7 +87,7 @@ class _Remaining:
         from onnx import helper
 
         takers = [node for node in self.users[name] if node.op_type in TAKING]
-        if not takers:
+        if not takers or not np.isfinite(values).all():  # 1 / x at 0
             return
         rounded = next((node for node in self.users[name] if node.op_type == "QuantizeLinear"), None)
         quantizer = rounded or self._quantizer(name, values)

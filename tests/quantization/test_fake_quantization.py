@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from akgp.models.layout import set_layout
 from akgp.params import Quantize
@@ -108,7 +109,7 @@ def test_a_weights_gradient_is_that_of_the_rounded_weight() -> None:
     nn.init.normal_(norm.weight)
     plain = copy.deepcopy((layer, norm))
     torch.nn.utils.parametrize.register_parametrization(
-        layer, "weight", RoundedWeight(norm, per_channel=True)
+        layer, "weight", RoundedWeight(layer, norm, per_channel=True)
     )
     with torch.no_grad():
         assert not torch.equal(plain[0].weight, layer.weight)
@@ -135,10 +136,38 @@ def test_norms_are_found_by_what_they_take() -> None:
     named = {module: name for name, module in network.named_modules()}
     pairs = {named[layer]: named[norm] for layer, norm in norms_of(network, IMAGES[:1]).items()}
     assert pairs == {"stem": "norm", "inner": "inner_norm", "outer": "outer_norm"}
-    # Of a layer that writes zeros in between, BatchNorm takes other channels than it computes.
-    network.inner.weight = nn.Parameter(network.inner.weight[:3].detach())
-    set_layout(network.inner, None, torch.tensor([0, 1, 2, *[-1] * 29]))
-    assert network.inner not in norms_of(network, IMAGES[:1])
+
+
+class Between(nn.Module):
+    """A layer that writes zeros in between; a layer scale, which the export puts into the layer before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.zeros, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(6)
+        set_layout(self.zeros, None, torch.tensor([2, -1, 0, 3, -1, 1]))
+        for tensor in (self.norm.weight, self.norm.bias, self.norm.running_mean, self.norm.running_var):
+            tensor.data = torch.rand(6) + 0.5
+        self.scaled, self.scale = nn.Conv2d(6, 8, 1), nn.Parameter(torch.rand(8, 1, 1) + 2)
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.scale * self.scaled(F.relu(self.norm(self.zeros(x))))
+        return self.out(F.relu(x).mean((2, 3)))
+
+
+def test_what_the_file_holds_otherwise_is_trained_in_float(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Between().eval()
+    export_onnx(network, IMAGES[:1], tmp_path / "float.onnx")
+    int8 = int8_of(tmp_path / "float.onnx", Quantize())
+    given, exact = network(IMAGES).detach().numpy(), logits_of(int8)
+    with fake_quantized(network, int8, IMAGES[:1]):
+        assert "parametrizations.weight.original" in dict(network.zeros.named_parameters())
+        found = network(IMAGES).detach().numpy()
+    assert "quantize.qat: int8, but trained in float: scaled" in caplog.messages
+    assert np.abs(given - exact).mean() > 1.3 * np.abs(found - exact).mean()
 
 
 def test_a_network_of_another_kind_is_refused(int8: onnx.ModelProto) -> None:
