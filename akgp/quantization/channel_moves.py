@@ -85,14 +85,15 @@ def _is_chain(nodes: list[NodeProto], uses: Counter[str]) -> bool:
     )
 
 
-def _index(
-    nodes: list[NodeProto], size: list[int], constants: dict[str, NDArray[np.generic]]
-) -> Index | None:
+def _index(nodes: list[NodeProto], size: list[int], constants: dict[str, NDArray[Any]]) -> Index | None:
     """The channel that each channel of their result is; None if they do anything else."""
     if len(size) < 2 or not all(size[1:]):
         return None
     if not all(name in constants for node in nodes for name in node.input[1:]):
         return None
+    shapes = [constants[node.input[1]] for node in nodes if node.op_type == "Reshape"]
+    if any(np.prod(shape[1:]) != np.prod(size[1:]) for shape in shapes):
+        return None  # it takes images apart, or several together
 
     def move(values: NDArray[np.int64]) -> NDArray[np.int64]:
         for node in nodes:
@@ -111,6 +112,8 @@ def channel_indices(
         shape: of its first input, (C, ...).
         others: its other inputs.
     """
+    if not _is_along_channels(node, others, 1 + len(shape)):
+        return None
     if node.op_type == "Pad":
         mode = attributes(node).get("mode", b"constant")
         if mode != b"constant" or any(each is not None and each.any() for each in others[1:2]):
@@ -124,6 +127,16 @@ def channel_indices(
             return None
         indices.append(index)
     return indices
+
+
+def _is_along_channels(node: NodeProto, others: list[NDArray[Any] | None], rank: int) -> bool:
+    """Whether it moves along the second axis; a Pad may do so along others too."""
+    if node.op_type == "Pad":
+        return True
+    if node.op_type == "Slice":
+        axes = others[2] if len(others) > 2 else None
+        return axes is not None and bool((axes % rank == 1).all())
+    return bool(attributes(node).get("axis", 0) % rank == 1)
 
 
 def _result(

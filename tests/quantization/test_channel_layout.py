@@ -121,3 +121,16 @@ def test_tokens_are_no_channels(tmp_path: Path) -> None:
         return net.features(tokens[:, 1:9].mean(1))
 
     assert graph(Zeros(behind), tmp_path)["Slice"] == 1
+
+
+def test_images_are_not_joined_or_taken_apart(tmp_path: Path) -> None:
+    """Moves along other axes: of windows that become images, and of images themselves."""
+
+    def behind(net: Zeros, x: Tensor) -> Tensor:
+        windows = (
+            F.pad(x, (0, 2, 0, 2)).reshape(-1, 5, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 5, 4, 4)
+        )
+        together = windows.reshape(-1, 4, 5, 4, 4).transpose(1, 2).reshape(-1, 20, 4, 4)
+        return net.features(together.mean((2, 3))[:, :5] + x.flip(0).flip(0).mean((2, 3)))
+
+    graph(Zeros(behind), tmp_path)
