@@ -30,5 +30,11 @@ def check_test_vector(folder: Path, name: str) -> None:
         for command in (compiled, [program]):
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:
-                said = [*(done.stderr or done.stdout).strip().splitlines(), "no output"][0]
+                said = _first_error(done.stderr or done.stdout)
                 raise QuantizationError(f"{source}: its test vector does not pass on this machine ({said})")
+
+
+def _first_error(output: str) -> str:
+    """The line that says what is wrong: a compiler names the function first."""
+    lines = output.strip().splitlines() or ["no output"]
+    return next((line for line in lines if "error" in line), lines[0])

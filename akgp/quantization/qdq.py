@@ -171,9 +171,8 @@ def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     try:
-        with np.errstate(
-            all="ignore"
-        ):  # its sigmoid computes both of two branches, and 1 / x is infinite at 0
+        # Its sigmoid computes both of two branches, and 1 / x is infinite at 0.
+        with np.errstate(all="ignore"):
             return list(ReferenceEvaluator(model).run(None, feed))
     except Exception as error:  # of whatever it has not implemented
         log.debug("%s by onnxruntime: %s", node.op_type, error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import attributes, sizes_of
+from akgp.quantization.qdq import attributes, sizes_of, write_initializer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -120,7 +120,7 @@ def _padded_pool(model: ModelProto, node: NodeProto, size: NDArray[np.int64]) ->
     source, nodes = node.input[0], []
     if begin.any() or end.any():
         source, amounts = f"{node.output[0]}_padded", f"{node.output[0]}_pads"
-        _constant(model, amounts, np.array([0, 0, *begin, 0, 0, *end]))
+        write_initializer(model.graph.initializer, amounts, np.array([0, 0, *begin, 0, 0, *end]))
         nodes = [helper.make_node("Pad", [node.input[0], amounts], [source], f"{node.name}_pad")]
     return [*nodes, helper.make_node("AveragePool", [source], node.output, node.name, **given)]
 
@@ -131,14 +131,9 @@ def _pooling(model: ModelProto, node: NodeProto) -> list[NodeProto]:
     if attributes(node).get("keepdims", 1):
         return [helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name)]
     mean, shape = f"{node.output[0]}_mean", f"{node.output[0]}_shape"
-    _constant(model, shape, np.array([0, -1]))  # 0: the batch size as it is, -1: all the rest
+    # 0: the batch size as it is, -1: all the rest.
+    write_initializer(model.graph.initializer, shape, np.array([0, -1]))
     return [
         helper.make_node("GlobalAveragePool", node.input[:1], [mean], node.name),
         helper.make_node("Reshape", [mean, shape], node.output, f"{node.name}_flat"),
     ]
-
-
-def _constant(model: ModelProto, name: str, value: NDArray[Any]) -> None:
-    from onnx import numpy_helper
-
-    model.graph.initializer.append(numpy_helper.from_array(value, name))
