@@ -96,13 +96,13 @@ def plan() -> Iterator[Run]:
 
 
 @functools.cache
-def cifar10(side: int, count: int) -> Images:
-    """The first `count` of CIFAR-10-J75's 50,000 training images, in the order of a fixed permutation."""
+def cifar10(side: int, count: int, split: str = "train") -> Images:
+    """The first `count` of CIFAR-10-J75's training (50,000) or test images (10,000) in a fixed order."""
     import numpy as np
     import pyarrow.parquet as parquet
     from PIL import Image
 
-    (file,) = Path(os.environ["AKGP_CIFAR10"]).glob("train*.parquet")
+    (file,) = Path(os.environ["AKGP_CIFAR10"]).glob(f"{split}*.parquet")
     table = parquet.read_table(file)
     labels, images = (next(n for n in table.column_names if n.startswith(key)) for key in ("label", "im"))
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count]

@@ -51,6 +51,12 @@ def network() -> nn.Module:
 
 def conventional(source: IndexedSource, device: torch.device) -> Round:
     """PyTorch's own way: PIL images, torchvision's transforms, DataLoader, SGD in fp32."""
+    loader = conventional_loader(source)
+    return plain(lambda: ((x.to(device), y.to(device)) for x, y in loader), device)
+
+
+def conventional_loader(source: IndexedSource) -> torch.utils.data.DataLoader[Any]:
+    """Batches of (inputs, labels), each image by itself: cropped with a border of 4 pixels, mirrored."""
     from torchvision.transforms import v2
 
     transform = v2.Compose([
@@ -67,8 +73,7 @@ def conventional(source: IndexedSource, device: torch.device) -> Round:
         def __getitem__(self, index: int) -> Any:
             return transform(pictures[index]), int(source.labels[index])
 
-    loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True)
-    return plain(lambda: ((x.to(device), y.to(device)) for x, y in loader), device)
+    return torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True)
 
 
 def synthetic(source: IndexedSource, device: torch.device, dtype: torch.dtype | None) -> Round:

@@ -139,7 +139,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("akgp recipe use cifar10-r", ["cifar10-resnet32"]),
+        ("akgp recipe use cifar10-t", ["cifar10-teacher"]),
         ("akgp stage te", ["teacher"]),
         ("akgp rel", ["release"]),
     ],
