@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from akgp.data import Preprocessing
 from akgp.deployment.download import pack
-from akgp.deployment.package import MODEL, write_metadata
+from akgp.deployment.package import MODEL, align, write_metadata
 from akgp.deployment.shortest import shortest_ms
 from akgp.quantization import Measures
 from akgp.runtimes import Runtime, require_installed
@@ -25,16 +26,29 @@ def file_measures(
     """
     require_installed(runtime)
 
-    def deployed(file: Path) -> bytes:
+    shape = (preprocessing.channels, *preprocessing.image_size)
+
+    @contextmanager
+    def deployed(file: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / MODEL
             shutil.copyfile(file, copy)
+            align(copy, runtime)
             write_metadata(copy, preprocessing, license)
+            yield copy
+
+    def content(file: Path) -> bytes:
+        with deployed(file) as copy:
             return copy.read_bytes()
 
-    shape = (preprocessing.channels, *preprocessing.image_size)
+    def milliseconds(files: Sequence[Path]) -> list[float]:
+        with ExitStack() as copies:
+            return shortest_ms(
+                [copies.enter_context(deployed(each)) for each in files], shape, runtime, threads
+            )
+
     return Measures(
-        bytes=lambda file: len(deployed(file)),
-        packed=lambda file: len(pack(deployed(file))),
-        milliseconds=partial(shortest_ms, shape=shape, runtime=runtime, threads=threads),
+        bytes=lambda file: len(content(file)),
+        packed=lambda file: len(pack(content(file))),
+        milliseconds=milliseconds,
     )

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from akgp import __version__
 from akgp.data import DataError, Preprocessing, Summary
 from akgp.io.atomic import write_json
-from akgp.runtimes import RUNTIMES
+from akgp.quantization.aligned_channels import NOTED, aligned
+from akgp.runtimes import RUNTIMES, Runtime
 from akgp.runtimes.onnx_file import read_onnx
 
 MODEL, PREPROCESSING = "model.onnx", "preprocessing.json"
@@ -38,6 +39,12 @@ def complete(folder: Path, summary: Summary, license: str | None) -> None:
     """
     write_metadata(folder / MODEL, summary, license)
     write_json(folder / PREPROCESSING, {"source": summary.source} | _needed(summary))
+
+
+def align(file: Path, runtime: Runtime) -> None:
+    """Add the channels of zeros with which the runtime's kernels are faster, in place; see `aligned`."""
+    if runtime is RUNTIMES["onnxruntime"]:  # in OpenVINO such files are slower
+        onnx.save(aligned(onnx.load(str(file))), str(file))
 
 
 def write_preprocessing(folder: Path, model: Path) -> None:
@@ -63,6 +70,7 @@ def write_metadata(file: Path, preprocessing: Preprocessing, license: str | None
         "akgp_version": __version__,
         "digest": digest(model),
     }
+    about |= {each.key: json.loads(each.value) for each in model.metadata_props if each.key == NOTED}
     # After `digest`, which leaves out the metadata: it may be written again and the digest stays.
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     onnx.save(model, str(file))

@@ -6,6 +6,7 @@ fewer filters is timed. What a pruned network of its own takes, `WidthTimes.of` 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,13 @@ import torch
 from torch import nn
 
 from akgp.deployment.kernel_table import KernelTable, KernelTime, Knots, graph_timer, table_file
+from akgp.deployment.package import align
 from akgp.deployment.shortest import shortest_ms
 from akgp.params import Precision, Quantize
 from akgp.quantization import export_onnx, quantize
 from akgp.quantization.channels import Channels, channels
 from akgp.quantization.kernel_graphs import KernelGraph, Size, kernel_graphs
-from akgp.quantization.narrow_graph import narrowed
+from akgp.quantization.resizing import resized
 from akgp.runtimes import Runtime, require_installed
 
 ENTERING = 6
@@ -54,7 +56,7 @@ class WidthTimes:
 
         Raises:
             GraphError: the runtime is not installed, or cannot run the network.
-            QuantizationError: it cannot be exported, or how it is narrowed is not known.
+            QuantizationError: it cannot be exported, or how it is resized is not known.
         """
         require_installed(runtime)
         self._runtime, self._folder, self._shape = runtime, folder, tuple(shape)
@@ -97,7 +99,7 @@ class WidthTimes:
     def measured(self, widths: Mapping[str, int]) -> float:
         """The dense network's graph with fewer filters, ms."""
         path = self._folder / "narrow.onnx"
-        onnx.save(narrowed(self._model, self._channels, widths), str(path))
+        onnx.save(resized(self._model, self._channels, widths), str(path))
         return self.timed(path)
 
     def of(self, model: nn.Module) -> float:
@@ -110,8 +112,13 @@ class WidthTimes:
         return self._dense_ms * this / dense
 
     def _shortest(self, path: Path) -> list[float]:
-        """Of the dense int8 file and of another."""
-        return shortest_ms([self._dense, path], self._shape, self._runtime, self._threads)
+        """Of the dense int8 file and of another, as they are deployed."""
+        files = []
+        for file in (self._dense, path):
+            files.append(file.with_suffix(".deployed.onnx"))
+            shutil.copyfile(file, files[-1])
+            align(files[-1], self._runtime)
+        return shortest_ms(files, self._shape, self._runtime, self._threads)
 
     def written(self, model: nn.Module, name: str) -> Path:
         """The int8 file of a network, whose scales are of no use but for speed."""

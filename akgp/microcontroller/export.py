@@ -29,7 +29,7 @@ from akgp.microcontroller.filling import filled
 from akgp.microcontroller.host import check_test_vector
 from akgp.microcontroller.report import report
 from akgp.microcontroller.source import TEMPLATES, About, Example, Program, program
-from akgp.quantization import QuantizationError
+from akgp.quantization import QuantizationError, unaligned
 from akgp.quantization.description import Description, describe
 from akgp.quantization.simulator import quantized, simulate
 
@@ -73,7 +73,8 @@ def export(
         raise ValueError(f"--cores {', '.join(sorted(unknown))}: must be among {', '.join(CORES)}")
     file = model_file(model)
     preprocessing = read_preprocessing(file)
-    graph = onnx.load(str(file))
+    given = onnx.load(str(file))
+    graph = unaligned(given)
     network = describe(graph)
     if list(network.output.shape) != [len(preprocessing.classes)]:
         raise QuantizationError(
@@ -82,7 +83,7 @@ def export(
         )
     tables = pixel_tables(network, preprocessing)
     example = _example(graph, network, tables)
-    made = program(network, About(name, preprocessing, tables, example, digest(graph)))
+    made = program(network, About(name, preprocessing, tables, example, digest(given)))
     texts = {f"src/{name}.c": made.source, f"src/{name}.h": made.header}
     values = {"NAME": name, "UPPER": name.upper(), "VERSION": __version__}
     texts |= {path: filled(TEMPLATES / template, values) for template, path in FILES.items()}

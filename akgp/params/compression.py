@@ -242,7 +242,8 @@ class Deploy(Section):
 
     runtime: Literal["onnxruntime", "openvino"] = Field(
         "onnxruntime",
-        description="onnxruntime | openvino: in which prune.latency_ms and prune.speedup are measured",
+        description="onnxruntime | openvino: for whose kernels the int8 file is laid out, and "
+        "in which prune.latency_ms and prune.speedup are measured",
     )
 
 

@@ -1,5 +1,6 @@
 """int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic."""
 
+from akgp.quantization.aligned_channels import aligned, unaligned
 from akgp.quantization.average_ranges import average_ranges
 from akgp.quantization.bias_correction import correct_biases
 from akgp.quantization.checking import QuantizationError, require_finite
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "QuantizationError",
     "Verification",
+    "aligned",
     "average_ranges",
     "convolution_kernels",
     "correct_biases",
@@ -29,5 +31,6 @@ __all__ = [
     "plan",
     "quantize",
     "require_finite",
+    "unaligned",
     "verify",
 ]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from akgp.quantization.channels import Channels, channels, layer_of
-from akgp.quantization.narrow_graph import narrowed
 from akgp.quantization.qdq import Qdq, attributes
+from akgp.quantization.resizing import resized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -75,7 +75,7 @@ class KernelGraph:
         from onnx import helper, numpy_helper
 
         widths = self._widths(size)
-        made = narrowed(self.part, self.channels, widths)
+        made = resized(self.part, self.channels, widths)
         # Constants but for the first: a runtime's networks are run with one input.
         for edge in self.inputs[1:]:
             zeros = np.zeros(self._shape(edge, widths), helper.tensor_dtype_to_np_dtype(edge.kind))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from akgp.quantization.aligned_channels import aligned, is_aligned, unaligned
 from akgp.quantization.channels import layer_of, weight_name
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.exact_scales import move_weight_scales
@@ -45,7 +46,8 @@ def share_weights(source: str | Path, centroids: int, target: str | Path) -> Non
 
     if not 2 <= centroids <= 255:
         raise QuantizationError(f"centroids must be in [2, 255], got {centroids}")
-    model = onnx.load(str(source))
+    given = onnx.load(str(source))
+    model = unaligned(given)  # zeros that are no weights would draw a centroid near
     weights = int8_weights(model)
     if not weights:
         raise QuantizationError(
@@ -53,7 +55,7 @@ def share_weights(source: str | Path, centroids: int, target: str | Path) -> Non
         )
     share_layers(model, weights, centroids)
     move_weight_scales(model)  # other sums than before occur
-    onnx.save(model, str(target))
+    onnx.save(aligned(model) if is_aligned(given) else model, str(target))
 
 
 def int8_weights(model: ModelProto) -> dict[str, Integers]:

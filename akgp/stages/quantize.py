@@ -77,6 +77,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         rows = qat.compared(right)
         best = candidates[qat.shipped(rows)]
         shutil.copyfile(best.file, model_file)
+    package.align(model_file, RUNTIMES[task.params.deploy.runtime])
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     kernels = convolution_kernels(model_file)

@@ -16,9 +16,11 @@ from typing import Any
 from torch import nn
 
 from akgp.data import BatchSource, Summary
+from akgp.deployment.package import align
 from akgp.evaluation import latency, speedup
 from akgp.params import Params
 from akgp.quantization import export_onnx, quantize
+from akgp.runtimes import RUNTIMES
 
 IMAGES = 32
 """Few calibration images will do: the ranges of activations do not affect the latency."""
@@ -36,6 +38,7 @@ def int8_graph(network: nn.Module, images: BatchSource, params: Params) -> bytes
         floating, integer = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_onnx(network, inputs, floating)
         quantize(floating, inputs, params.quantize, integer)
+        align(integer, RUNTIMES[params.deploy.runtime])
         return integer.read_bytes()
 
 

@@ -22,13 +22,14 @@ from akgp import artifacts
 from akgp.data import Images, IndexedSource, Preprocessing, read_split, read_summary
 from akgp.deployment.agreement import Oracle, oracle
 from akgp.deployment.measurement import timing_twin
-from akgp.deployment.package import write_metadata
+from akgp.deployment.package import align, write_metadata
 from akgp.deployment.targets import Int8File
 from akgp.evaluation import predict_logits
 from akgp.models import Spec, create
 from akgp.params import Quantize
 from akgp.pruning import prune
 from akgp.quantization import average_ranges, correct_biases, equalize, export_onnx, quantize
+from akgp.runtimes import RUNTIMES
 from akgp.workspace import Workspace
 from benchmarks.routes import half_mobile
 from experiments.defaults import MEAN_STD, cifar10
@@ -82,6 +83,7 @@ class Case:
             params = Quantize(calibration="averaged")
         equalize(floating, self.calibration, params, file)
         correct_biases(floating, self.calibration, file)
+        align(file, RUNTIMES["onnxruntime"])
         write_metadata(file, self.preprocessing, None)
         return Int8File(file)
 

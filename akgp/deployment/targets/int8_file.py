@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from akgp.quantization import QuantizationError
+from akgp.quantization import QuantizationError, unaligned
 from akgp.quantization.description import Description, describe
 from akgp.quantization.operations import Activation
 from akgp.quantization.qdq import Qdq, reference
@@ -26,17 +26,18 @@ values of all activations as outputs after the logits, to compare its layers wit
 
 @dataclass(frozen=True)
 class Int8File:
-    """A file that `akgp.quantization.quantize` wrote."""
+    """A file that `akgp.quantization.quantize` wrote, whatever channels of zeros it has."""
 
     path: Path
 
     @cached_property
     def model(self) -> onnx.ModelProto:
-        """
+        """Its graph, without channels of zeros that only onnxruntime gains by.
+
         Raises:
             GraphError: it is no ONNX file; QuantizationError: it has no quantized activations.
         """
-        model = read_onnx(self.path)
+        model = unaligned(read_onnx(self.path))
         if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
             raise QuantizationError(f"{self.path}: is no int8 file: it quantizes nothing")
         return model

@@ -1,9 +1,9 @@
-"""A quantized graph with fewer filters, for its speed alone: the first filters of each layer stay."""
+"""A quantized graph with other numbers of filters: the first of each layer stay, further ones are zeros."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-def narrowed(model: ModelProto, channels: Channels, widths: Mapping[str, int]) -> ModelProto:
+def resized(model: ModelProto, channels: Channels, widths: Mapping[str, int]) -> ModelProto:
     """The graph with so many filters in the layers named; others keep all of theirs.
+
+    With fewer it is of use for its speed alone. Filters of zeros, which all that read them weight by zeros,
+    change no other value.
 
     Args:
         model: a QDQ graph, or a part of it.
         channels: of the whole graph.
+        widths: by the names of the layers, and of the graph's input.
 
     Raises:
         QuantizationError: it reshapes to fixed sizes.
@@ -35,20 +39,20 @@ def narrowed(model: ModelProto, channels: Channels, widths: Mapping[str, int]) -
     for node in graph.nodes:
         if (layer := layer_of(node, dense)) is not None:
             before = channels.count(node.input[0])
-            _narrow(node, dense, graph, widths.get(layer), before, channels.count(node.input[0], widths))
+            _resize(node, dense, graph, widths.get(layer), before, channels.count(node.input[0], widths))
         elif node.op_type == "Reshape":
             share = channels.count(node.input[0], widths) / channels.count(node.input[0])
             _write(graph, node.input[1], _row(node, dense, share))
     return made
 
 
-def _narrow(
+def _resize(
     node: NodeProto, dense: Qdq, graph: Qdq, width: int | None, before: int, channels_in: int
 ) -> None:
-    """Cut the constants of a layer.
+    """Cut the constants of a layer, or fill them up.
 
     Args:
-        before: channels of its input in the dense graph; channels_in: in the narrow one.
+        before: channels of its input in the dense graph; channels_in: in the resized one.
     """
     filters, columns = weight_shape(node, dense)
     groups = attributes(node).get("group", 1)
@@ -63,11 +67,21 @@ def _narrow(
     width = width or filters
     name = weight_name(node, dense)
     weight = dense.constant(name)
-    _write(graph, name, weight[:width, :columns] if has_rows(node) else weight[:columns, :width])
+    shape = (width, columns) if has_rows(node) else (columns, width)
+    _write(graph, name, _fitted(weight, (*shape, *weight.shape[2:]), "constant"))
     for each in _constants(node, dense) - {name}:
         values = dense.constant(each)
         if values.shape == (filters,):
-            _write(graph, each, values[:width])
+            scales = values.dtype.kind == "f"  # which must not be 0
+            _write(graph, each, _fitted(values, (width,), "edge" if scales else "constant"))
+
+
+def _fitted(
+    values: NDArray[Any], shape: tuple[int, ...], further: Literal["constant", "edge"]
+) -> NDArray[Any]:
+    """The first entries of each axis; further ones are 0, or as the last."""
+    first = values[tuple(map(slice, shape))]
+    return np.pad(first, [(0, size - known) for size, known in zip(shape, first.shape, strict=True)], further)
 
 
 def _constants(node: NodeProto, graph: Qdq) -> set[str]:

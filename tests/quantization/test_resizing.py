@@ -14,7 +14,7 @@ from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, quantize
 from akgp.quantization.channels import channels
 from akgp.quantization.kernel_graphs import Size, kernel_graphs
-from akgp.quantization.narrow_graph import narrowed
+from akgp.quantization.resizing import resized
 from akgp.runtimes.onnxruntime import session
 
 
@@ -52,10 +52,10 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
 NARROW = {"stem": 8, "outer": 8, "inner": 16, "gate": 8, "side": 6, "grouped": 6}
 
 
-def test_a_narrow_graph_has_the_shapes_of_a_network_that_is_so_narrow(
+def test_a_resizing_has_the_shapes_of_a_network_that_is_so_narrow(
     dense: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    made = narrowed(dense, channels(dense, {"input": 3}), NARROW)
+    made = resized(dense, channels(dense, {"input": 3}), NARROW)
     really = int8(Parts(stem=8, inner=16, side=6), tmp_path)
     shapes, expected = (
         {each.name: list(each.dims) for each in graph.graph.initializer if "weight" in each.name or each.dims}
@@ -69,7 +69,7 @@ def test_a_narrow_graph_has_the_shapes_of_a_network_that_is_so_narrow(
 
 def test_with_all_of_its_filters_it_computes_what_it_did(dense: onnx.ModelProto) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
-    made = narrowed(dense, channels(dense, {"input": 3}), {})
+    made = resized(dense, channels(dense, {"input": 3}), {})
     one, other = (
         session(graph.SerializeToString(), threads=1).run(None, {"input": images})[0]
         for graph in (made, dense)
