@@ -134,16 +134,15 @@ def _groups(graph: Qdq, known: Channels) -> Iterator[set[str]]:
 
 
 def _can_grow(group: Iterable[str], graph: Qdq, known: Channels, output: str) -> bool:
-    """Whether zeros may follow the channels of these layers: all that reads them keeps channels apart."""
+    """Whether zeros may follow the channels of these layers: all that has them keeps channels apart."""
     alone = [Terms([layer]) for layer in group]
     theirs = {name for name, terms in known.terms.items() if any(layer in terms for layer in group)}
     if output in theirs or any(known.terms[name] not in alone for name in theirs):
         return False
     if len({known.dense[layer] for layer in group}) > 1:  # one is spread over the other's channels
         return False
-    return all(
-        _keeps_apart(node, graph, known) for node in graph.nodes if any(name in theirs for name in node.input)
-    )
+    at_work = (node for node in graph.nodes if not theirs.isdisjoint([*node.input, *node.output]))
+    return all(_keeps_apart(node, graph, known) for node in at_work)
 
 
 def _keeps_apart(node: NodeProto, graph: Qdq, known: Channels) -> bool:

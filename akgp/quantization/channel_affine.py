@@ -2,7 +2,8 @@
 
 Batch normalizations that the exporter left, layer scales (`gamma * x`), a normalization of the image inside
 the network (`(x - mean) / std`): each is factor · x + shift by channel. No runtime has an integer kernel for
-that, but all have one for a depthwise 1×1 convolution, whose weights int8 holds exactly.
+that, but all have one for a depthwise 1×1 convolution, whose weights int8 holds exactly. A hard sigmoid is
+max(0, min(1, x / 6 + 1 / 2)): a layer that gives x / 6 + 1 / 2, and limits, which int8 has anyway.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def _folded_before(graph: _Graph, nodes: list[NodeProto]) -> list[NodeProto]:
     left: list[NodeProto] = []
     made_by: dict[str, NodeProto] = {}
     for node in nodes:
+        if node.op_type == "HardSigmoid":
+            left.append(_limited(graph, node, made_by.get(node.input[0])))
+            continue
         affine = _affine(graph, node)
         layer = made_by.get(affine.x) if affine else None
         if affine and layer and graph.only_user(affine.x) and _is_own_layer(graph, layer):
@@ -84,6 +88,23 @@ def _folded_before(graph: _Graph, nodes: list[NodeProto]) -> list[NodeProto]:
         left.append(_convolution(graph, node, affine) if affine and maps else node)
         made_by |= dict.fromkeys(left[-1].output, left[-1])
     return left
+
+
+def _limited(graph: _Graph, node: NodeProto, layer: NodeProto | None) -> NodeProto:
+    """A hard sigmoid as limits, if a layer is before it, which takes its factor and gives to no other."""
+    from onnx import helper
+
+    if not (layer and graph.only_user(node.input[0]) and _is_own_layer(graph, layer)):
+        return node
+    given = {"alpha": 0.2, "beta": 0.5} | attributes(node)
+    ones = np.ones(len(_weight(graph, layer)))
+    _fold_into_outputs(
+        graph, layer, ChannelAffine(node.input[0], ones * given["alpha"], ones * given["beta"])
+    )
+    limits = [f"{node.output[0]}_least", f"{node.output[0]}_most"]
+    for name, value in zip(limits, (0, 1), strict=True):
+        graph.write(name, np.array(value, np.float64))
+    return helper.make_node("Clip", [node.input[0], *limits], node.output, node.name)
 
 
 def _folded_behind(graph: _Graph, nodes: list[NodeProto]) -> list[NodeProto]:

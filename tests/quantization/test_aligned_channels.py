@@ -27,10 +27,10 @@ IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 class Block(nn.Module):
     """A depthwise convolution of 24 channels with a gate, as MobileNetV3 has it, and `tail` behind."""
 
-    def __init__(self, tail: nn.Module | None = None, wide: int = 24) -> None:
+    def __init__(self, tail: nn.Module | None = None, wide: int = 24, groups: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stem, self.expand = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, wide, 1)
+        self.stem, self.expand = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, wide, 1, groups=groups)
         self.deep = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.squeeze, self.excite = nn.Conv2d(wide, 8, 1), nn.Conv2d(8, wide, 1)
         self.tail = tail or nn.Sequential(nn.Conv2d(wide, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -138,20 +138,21 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "tail",
+    "block",
     [
-        lambda: Joined(),
-        lambda: nn.Flatten(),
-        lambda: Scaled(),
-        lambda: nn.Sequential(nn.Conv2d(24, 16, 1, groups=2), nn.Flatten()),
-        lambda: nn.Sequential(nn.Conv2d(24, 48, 3, groups=24), nn.Flatten()),
+        lambda: Block(Joined()),
+        lambda: Block(nn.Flatten()),
+        lambda: Block(Scaled()),
+        lambda: Block(nn.Sequential(nn.Conv2d(24, 16, 1, groups=2), nn.Flatten())),
+        lambda: Block(groups=2),
+        lambda: Block(nn.Sequential(nn.Conv2d(24, 48, 3, groups=24), nn.Flatten())),
     ],
-    ids=["concatenated", "flattened", "constants", "grouped", "multiplied"],
+    ids=["concatenated", "flattened", "constants", "grouped", "of groups", "multiplied"],
 )
 def test_channels_that_do_not_stay_apart_are_left_alone(
-    tail: Callable[[], nn.Module], tmp_path: Path
+    block: Callable[[], nn.Module], tmp_path: Path
 ) -> None:
-    plain = int8(Block(tail()), tmp_path)
+    plain = int8(block(), tmp_path)
     made = aligned(plain)
     assert "expand" not in noted(made)
     assert np.array_equal(logits(made), logits(plain))

@@ -128,6 +128,20 @@ def test_or_becomes_a_depthwise_convolution_that_int8_holds_exactly(tmp_path: Pa
         np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-6)
 
 
+def test_a_hard_sigmoid_behind_a_layer_is_its_limits(tmp_path: Path) -> None:
+    """A gate, as MobileNetV3 has it, of a layer without a bias; it stays where its input has other users."""
+
+    def forward(net: Around, x: Tensor) -> Tensor:
+        x = F.relu(net.one(x))
+        x = x * F.hardsigmoid(3 * net.channel * net.two(x.mean((2, 3), keepdim=True)))
+        y = net.two(x)
+        return net.head((y + F.hardsigmoid(y)).mean((2, 3)))
+
+    file, _ = checked_int8(Around(forward), tmp_path)
+    kinds = [node.op_type for node in file.graph.node]
+    assert kinds.count("HardSigmoid") == 1 and "Clip" not in kinds
+
+
 def test_what_takes_the_image_is_in_integers(tmp_path: Path) -> None:
     def forward(net: Around, x: Tensor) -> Tensor:
         x = F.relu(net.two(net.one(F.avg_pool2d(x.clamp(min=-1) * 2 - 1, 2))))
