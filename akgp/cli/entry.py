@@ -1,7 +1,7 @@
 """The end of the command `akgp`: messages and exit statuses.
 
 An error about the input is one line on standard error and status 1; an interruption is one line and status
-130 (143 after SIGTERM).
+130 (143 after SIGTERM, 129 where its terminal was closed).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def run(command: Callable[[], object]) -> None:
     _received.clear()
     _resumable.clear()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         command()
     except BaseException as error:
@@ -73,4 +75,6 @@ def is_for_the_user(error: Exception) -> bool:
 
 def _terminate(signum: int, _frame: object) -> NoReturn:
     _received.append(signum)
+    if signum == signal.SIGHUP:  # which a shell may repeat: it would cut the ending short
+        signal.signal(signum, signal.SIG_IGN)
     sys.exit(128 + signum)  # unwinds, so that Ray is stopped and half-written folders are removed

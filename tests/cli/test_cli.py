@@ -113,7 +113,9 @@ def test_unknown_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> No
     assert run(monkeypatch, "recipe", "cook") == 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, status: int) -> None:
     started = tmp_path / "started"
     code = (
@@ -127,8 +129,8 @@ def test_interrupted_without_traceback(tmp_path: Path, number: signal.Signals, s
         text=True,
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "80"},
-        # A shell starts what it runs in the background with SIGINT ignored, which is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell starts what is in the background with SIGINT ignored, nohup with SIGHUP: it is inherited.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     while not started.exists():
         assert process.poll() is None

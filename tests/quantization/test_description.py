@@ -189,6 +189,6 @@ def test_a_function_is_named_with_what_is_unusual_of_it(
     function: nn.Module, name: str, tmp_path: Path
 ) -> None:
     """Runtimes compute it by its name alone."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), function, nn.Conv2d(4, 3, 6), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), function, nn.Conv2d(4, 3, 6), nn.Flatten())
     (table,) = of_kind(describe(onnx.load(int8_file(model, tmp_path))), ops.Table)
     assert table.function == name
