@@ -38,8 +38,9 @@ ABOUT = """# Channels of zeros
 
 `python -m benchmarks.aligned_channels`, see the head of that file: int8 files in onnxruntime with channels of
 zeros, which its kernels take at once, and without; the logits are the same. *MACs kept*: by `prune.macs`. ×:
-times as fast, median of the ratios within a round and 95 % interval; *same file*: of the file without zeros
-loaded twice. {machines}, busy with other work. Networks of the plan: {done} of {planned}.
+times as fast, median of the ratios within a round and 95 % interval. *same file*: of the file without zeros
+when it is loaded a second time; the first file that a process loads is often the slowest, so that this much
+of × may be no gain. {machines}, busy with other work. Networks of the plan: {done} of {planned}.
 
 | network | pixels | MACs kept | without, ms | with, ms | × | same file | bytes more |
 | --- | --- | --- | --- | --- | --- | --- | --- |
