@@ -20,8 +20,10 @@ from torch import Tensor
 from akgp.data import BatchSource
 from akgp.deployment.targets import TARGETS, Int8File, activations
 from akgp.quantization import QuantizationError
+from akgp.quantization.simulator import simulate
 from akgp.quantization.verification import first_difference
 from akgp.runtimes import Runtime
+from akgp.runtimes.onnx_file import read_onnx
 
 BATCH = 64
 """Images whose integers of all layers are in memory at a time."""
@@ -91,9 +93,10 @@ def first_deviation(source: Int8File, runtime: Runtime, inputs: Tensor, other: I
         other: the runtime runs this file's network instead.
     """
     images = inputs[:COMPARED].numpy()
-    expected = source.simulate(images).integers
     if runtime.name == "onnxruntime" and other is None:
-        return f"first in {first_difference(source.model, images, expected)}"
+        model = read_onnx(source.path)  # with its channels of zeros, as it was run
+        return f"first in {first_difference(model, images, simulate(model, images).integers)}"
+    expected = source.simulate(images).integers
     try:
         return _first_of_observed(other or source, runtime, images, expected)
     except QuantizationError as error:

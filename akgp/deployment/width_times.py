@@ -86,7 +86,7 @@ class WidthTimes:
         ]
 
     def predicted(self, widths: Mapping[str, int]) -> float:
-        """The sum of all parts, ms: comparable with other predictions only."""
+        """The sum of all parts, without zeros, ms: comparable with other predictions only."""
         return sum(self.by_part(widths).values())
 
     def by_part(self, widths: Mapping[str, int]) -> dict[str, float]:

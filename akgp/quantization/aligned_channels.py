@@ -11,6 +11,7 @@ bit. What has been added is noted in the file, and taken out again for other run
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from akgp.quantization.channels import Channels, Terms, channels, is_depthwise, 
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.operation_readers import ELEMENTWISE
 from akgp.quantization.qdq import Qdq, attributes
-from akgp.quantization.resizing import resized
+from akgp.quantization.resizing import constants_of, resized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -42,13 +43,15 @@ def aligned(model: ModelProto) -> ModelProto:
     """An int8 graph with channels of zeros where kernels are faster with them; without any, a copy.
 
     Channels that are concatenated, flattened, moved or told apart by constants are left alone, and all of a
-    network with operations that are not followed, such as channel shuffles.
+    network with operations that are not followed, such as channel shuffles, or a layer that is used twice.
     """
     model = unaligned(model)
     graph, (image, count), output = Qdq(model), _image(model), model.graph.output[0].name
     try:
         known = channels(model, {image: count})
     except QuantizationError:
+        return model
+    if _share_constants(graph):
         return model
     slow = set(_read_slowly(graph, known, image))
     wider = {
@@ -120,6 +123,13 @@ def _read_slowly(graph: Qdq, known: Channels, image: str) -> Iterator[str]:
 def _copies_windows(node: NodeProto) -> bool:
     """Whether its slow kernel first writes out each window's pixels."""
     return any(side > 1 for side in attributes(node).get("kernel_shape", ()))
+
+
+def _share_constants(graph: Qdq) -> bool:
+    """Whether two layers have a constant of several numbers in common, which would have to fit both."""
+    layers = (node for node in graph.nodes if layer_of(node, graph))
+    names = Counter(name for node in layers for name in constants_of(node, graph))
+    return any(count > 1 and graph.constant(name).size > 1 for name, count in names.items())
 
 
 def _groups(graph: Qdq, known: Channels) -> Iterator[set[str]]:

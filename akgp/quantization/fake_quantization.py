@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,12 +122,29 @@ def folded_factor(layer: nn.Module, norm: nn.BatchNorm2d | None, weight: Tensor)
         return torch.where(factor_O == 0, 1.0, factor_O).view(shape)
 
 
-def _is_as_in_the_file(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None, rounding: Rounding) -> bool:
-    """Whether the file has the layer's weights, times the BatchNorm's factor: the export may fold more."""
+def _in_the_file(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None, rounding: Rounding) -> float:
+    """What the file has multiplied the layer's weights by, beside the BatchNorm's factor; nan: not all alike.
+
+    A hard sigmoid behind the layer makes it 1 / 6; what differs by channel the export has folded otherwise.
+    """
     weight = layer.weight.detach()
     mine = (weight * folded_factor(layer, norm, weight)).flatten(1).abs().amax(1).cpu()
     known = rounding.largest > 0  # γ = 0 leaves nothing
-    return len(mine) == len(known) and torch.allclose(mine[known], rounding.largest[known], rtol=0.05)
+    if len(mine) != len(known) or not known.any():
+        return 1.0 if len(mine) == len(known) else math.nan
+    ratios = rounding.largest[known] / mine[known]
+    middle = ratios.median()
+    alike = torch.isfinite(middle) and torch.allclose(ratios, middle.expand_as(ratios), rtol=0.05)
+    return float(middle) if alike else math.nan
+
+
+def _folded(
+    layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None, rounding: Rounding
+) -> tuple[float, nn.BatchNorm2d | None]:
+    """The factor of `_in_the_file`, and the BatchNorm that the file has folded: the given one, or none."""
+    found = [(_in_the_file(layer, each, rounding), each) for each in dict.fromkeys((norm, None))]
+    known = [pair for pair in found if not math.isnan(pair[0])]
+    return min(known, key=lambda pair: abs(math.log(pair[0])), default=(math.nan, None))
 
 
 @contextlib.contextmanager
@@ -154,11 +172,12 @@ def fake_quantized(model: nn.Module, int8: ModelProto, example_input: Tensor) ->
                 continue
             norm = norms.get(layer)
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                if not _is_as_in_the_file(layer, norm, rounding):
-                    norm = None
-                if not _is_as_in_the_file(layer, norm, rounding):
+                factor, norm = _folded(layer, norm, rounding)
+                if math.isnan(factor):
                     missed.append(name)
                     continue
+                if not math.isclose(factor, 1, rel_tol=0.05):  # the output's grid is of something else
+                    rounding = replace(rounding, output=None)
                 weight = RoundedWeight(layer, norm, per_channel=rounding.per_channel)
                 parametrize.register_parametrization(layer, "weight", weight)
                 undo.callback(parametrize.remove_parametrizations, layer, "weight", False)

@@ -110,7 +110,7 @@ def write_initializer(
     """Make or replace an initializer; its values."""
     from onnx import numpy_helper
 
-    values = np.ascontiguousarray(values)
+    values = np.asarray(values, order="C")  # np.ascontiguousarray makes a number a vector
     known = next((each for each in initializers if each.name == name), None)
     tensor = numpy_helper.from_array(values, name)
     if known is None:

@@ -42,7 +42,8 @@ def resized(model: ModelProto, channels: Channels, widths: Mapping[str, int]) ->
             _resize(node, dense, graph, widths.get(layer), before, channels.count(node.input[0], widths))
         elif node.op_type == "Reshape":
             share = channels.count(node.input[0], widths) / channels.count(node.input[0])
-            _write(graph, node.input[1], _row(node, dense, share))
+            if share != 1:
+                _write(graph, node.input[1], _row(node, dense, share))
     return made
 
 
@@ -69,28 +70,32 @@ def _resize(
     weight = dense.constant(name)
     shape = (width, columns) if has_rows(node) else (columns, width)
     _write(graph, name, _fitted(weight, (*shape, *weight.shape[2:]), "constant"))
-    for each in _constants(node, dense) - {name}:
+    for each, role in constants_of(node, dense).items():
         values = dense.constant(each)
-        if values.shape == (filters,):
-            scales = values.dtype.kind == "f"  # which must not be 0
-            _write(graph, each, _fitted(values, (width,), "edge" if scales else "constant"))
+        if each != name and values.shape == (filters,):
+            _write(graph, each, _fitted(values, (width,), "edge" if role == "scale" else "constant"))
 
 
 def _fitted(
     values: NDArray[Any], shape: tuple[int, ...], further: Literal["constant", "edge"]
 ) -> NDArray[Any]:
-    """The first entries of each axis; further ones are 0, or as the last."""
+    """The first entries of each axis; further ones are 0, or, since a scale must not be, as the last."""
     first = values[tuple(map(slice, shape))]
     return np.pad(first, [(0, size - known) for size, known in zip(shape, first.shape, strict=True)], further)
 
 
-def _constants(node: NodeProto, graph: Qdq) -> set[str]:
-    """The constants behind a layer's weight and bias: integers, their scales and zero points, or floats."""
-    names = set()
+def constants_of(node: NodeProto, graph: Qdq) -> dict[str, str]:
+    """The constants behind a layer's weight and bias: integers, their scales and zero points, or floats.
+
+    By name; of each what it is: "values", "scale" or "zero point".
+    """
+    roles: dict[str | None, str] = {}
     for name in node.input[1:]:
-        behind = graph.dequantized(name)
-        names |= {behind.integers, behind.scale, behind.zero_point} if behind else {name}
-    return {name for name in names if name in graph.tensors}
+        if behind := graph.dequantized(name):
+            roles |= {behind.integers: "values", behind.scale: "scale", behind.zero_point: "zero point"}
+        else:
+            roles[name] = "values"
+    return {name: role for name, role in roles.items() if name in graph.tensors}
 
 
 def _row(node: NodeProto, dense: Qdq, share: float) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Pruning until the int8 file is below a number of bytes, and no smaller than that asks for.
 
-The library counts the values of a network; what else a file holds, names and operations, is measured: the
-dense network is quantized with noise, and the budget for the values is what its file leaves for them.
+The library counts the values of a network; what else a file holds, names, operations and the runtime's
+channels of zeros, is measured: each network that is tried is quantized with noise.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ from torch import Tensor, nn
 from akgp.deployment.measurement import timing_twin
 from akgp.deployment.package import align
 from akgp.io.search import doing, ended
-from akgp.models import ChannelMap
-from akgp.models.attention import is_narrowable
-from akgp.models.layout import has_layout
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
 from akgp.pruning.coupling.random_weights import randomise
-from akgp.runtimes import RUNTIMES
+from akgp.runtimes import Runtime
 
 AIM, LEAST = 0.99, 0.98
 """Shares of the budget: what is aimed at, and the smallest file that meets it."""
 TRIES = 4
 
 
-def file_bytes(model: nn.Module, example: Tensor) -> int:
-    """The bytes of the ONNX file of `model`, on the CPU, by the defaults of `quantize`, for onnxruntime.
+def file_bytes(model: nn.Module, example: Tensor, runtime: Runtime) -> int:
+    """The bytes of the ONNX file of `model`, on the CPU, in int8 by the defaults of `quantize`.
 
     With random values: of biases that are all zero, as before a training, a file holds none.
     """
@@ -39,31 +36,8 @@ def file_bytes(model: nn.Module, example: Tensor) -> int:
     randomise(filled)
     with tempfile.TemporaryDirectory() as folder:
         file = timing_twin(filled, example.shape[1:], Path(folder)).path
-        align(file, RUNTIMES["onnxruntime"])
+        align(file, runtime)
         return file.stat().st_size
-
-
-def file_sizes(dense: nn.Module, example: Tensor) -> Callable[[nn.Module], int]:
-    """`file_bytes` of networks that are pruned from `dense`, of which one export serves for most.
-
-    A narrower network has the same operations, and as many bytes less as its values have. Measured is one
-    with other operations: a layout that is kept, narrower attention, convolutions in place of shortcuts; and
-    one with depthwise convolutions, some of which are filled up with zeros.
-    """
-    measured, values = file_bytes(dense, example), int8_bytes(dense)
-
-    def size(network: nn.Module) -> int:
-        if network is not dense and any(map(_changes_operations, network.modules())):
-            return file_bytes(network, example)
-        return measured + int8_bytes(network) - values
-
-    return size
-
-
-def _changes_operations(module: nn.Module) -> bool:
-    """Whether a network with this module may not have the dense one's operations and zeros."""
-    depthwise = isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
-    return depthwise or has_layout(module) or is_narrowable(module) or isinstance(module, ChannelMap)
 
 
 def below(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from akgp.params.device import bytes_of
 from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
 from akgp.pruning.evidence import Evidence
 from akgp.reporting.layouts import dense_layouts
+from akgp.runtimes import RUNTIMES
 from akgp.stages.deployed import ALONE, Deployed
 from akgp.stages.device_budget import fitted
 from akgp.stages.notices import NOTICES
@@ -161,12 +163,12 @@ def _pruned_as(
         images = _images(example)
         return fitted(lambda ratio: cut(ratio=ratio), lambda smaller: need_of(smaller, images), params.device)
     if params.bytes is not None:
-        from akgp.stages.file_budget import below, file_sizes  # and onnx with it
+        from akgp.stages.file_budget import below, file_bytes  # and onnx with it
 
         images = _images(example)
         return below(
             lambda values: cut(bytes=values),
-            file_sizes(model, images),
+            partial(file_bytes, example=images, runtime=RUNTIMES[deployed.runtime]),
             model,
             bytes_of(params.bytes),
         )

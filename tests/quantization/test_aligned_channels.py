@@ -109,6 +109,49 @@ def test_few_filters_of_windows_are_filled_up_with_all_that_they_are_added_to(tm
     np.testing.assert_equal(constants(unaligned(made)), constants(plain))
 
 
+class Viewed(nn.Module):
+    """A gate of fully connected layers, and shapes of three and four axes on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.gate = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 16)
+        self.out, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = x * self.gate(x.mean((2, 3))).sigmoid().view(-1, 16, 1, 1)
+        return self.head(nn.functional.max_pool1d(self.out(x).reshape(-1, 8, 64), 64).flatten(1))
+
+
+class Twice(nn.Module):
+    """A layer that is used twice, by which inputs of other widths would have to be taken."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one = nn.Conv2d(3, wide, 1), nn.Conv2d(wide, wide, 3, padding=1)
+        self.deep, self.head = nn.Conv2d(wide, wide, 3, padding=1, groups=wide), nn.Linear(wide, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        return self.head((self.one(self.one(x).relu()) + self.one(self.deep(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [(Viewed, {"input": 3}), (lambda: Twice(8), {}), (lambda: Twice(24), {})],
+    ids=["viewed", "narrow and used twice", "depthwise and used twice"],
+)
+def test_shapes_and_layers_that_are_used_twice_stay(
+    network: Callable[[], nn.Module], expected: dict[str, int], tmp_path: Path
+) -> None:
+    plain = int8(network(), tmp_path)
+    made = aligned(plain)
+    assert noted(made) == expected
+    assert np.array_equal(logits(made), logits(plain))
+
+
 def test_exports_are_written_from_the_graph_without_zeros(tmp_path: Path) -> None:
     plain = int8(Block(), tmp_path)
     onnx.save(aligned(plain), str(tmp_path / "aligned.onnx"))

@@ -180,3 +180,38 @@ def test_a_network_of_another_kind_is_refused(int8: onnx.ModelProto) -> None:
         fake_quantized(Other(), int8, IMAGES[:1]),
     ):
         pass
+
+
+class Gated(nn.Module):
+    """A hard sigmoid, which makes its layer a sixth in the file, one with a BatchNorm and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.deep = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1, bias=False)
+        self.norm, self.gate, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+        for tensor in (self.norm.weight, self.norm.bias, self.norm.running_mean, self.norm.running_var):
+            tensor.data = torch.rand(8) + 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = x * F.hardsigmoid(self.norm(self.deep(x)))
+        return self.head((x * F.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))).mean((2, 3)))
+
+
+def test_what_the_file_holds_by_one_factor_is_rounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Gated().eval()
+    export_onnx(network, IMAGES[:1], tmp_path / "float.onnx")
+    int8 = int8_of(tmp_path / "float.onnx", Quantize())
+    largest = network.gate.weight.detach().abs().max() / 6
+    torch.testing.assert_close(roundings(int8)["gate"].largest.max(), largest, rtol=0.02, atol=0)
+    exact = network(IMAGES).detach()
+    with fake_quantized(network, int8, IMAGES[:1]):
+        for layer in (network.stem, network.deep, network.gate, network.head):
+            assert "parametrizations.weight.original" in dict(layer.named_parameters())
+        found = network(IMAGES).detach()
+    assert not [record for record in caplog.records if record.name.startswith("akgp")]
+    wrong = (found - torch.from_numpy(logits_of(int8))).abs().mean()
+    assert wrong < 0.5 * (exact - torch.from_numpy(logits_of(int8))).abs().mean()
