@@ -29,7 +29,7 @@ from experiments.defaults import cifar10
 from experiments.resumable import Row, complete, markdown
 
 RESULTS = Path("results/to-accuracy")
-TARGET = 86.0
+TARGETS = (85.0, 86.0)
 WAYS = ("conventional", "akgp")
 
 
@@ -41,6 +41,7 @@ class Run:
 
 def plan() -> Iterator[Run]:
     yield Run(epochs=16, seed=0)
+    yield Run(epochs=20, seed=0)
 
 
 def conventional(model: nn.Module, images: IndexedSource, epochs: int) -> Iterator[None]:
@@ -101,21 +102,21 @@ def measured(run: Run) -> Row:
 ABOUT = """# Seconds to an accuracy
 
 `AKGP_CIFAR10=DIR python -m experiments.to_accuracy`, see the head of that file: ResNet-20 on all 50,000
-images of CIFAR-10-J75, to {target:g} % of its 10,000 test images; seconds of one processor, compiling
-included. The schedules end with the last epoch, so that the accuracy asked for comes shortly before it. One
-thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
+images of CIFAR-10-J75, top-1 on its 10,000 test images; seconds of one processor until the end of the first
+epoch with that accuracy, compiling included. Schedules end with the last epoch, so that it comes shortly
+before. One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
-| epochs | seed | way | reached in epoch | seconds | at the end, % | seconds |
+| epochs | seed | way | to 85 % | to 86 % | all epochs | at their end, % |
 | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
-def reached(epochs: list[list[float]]) -> tuple[str, str]:
-    """The first epoch (from 1) with TARGET, and the seconds until its end; dashes if there is none."""
+def until(target: float, epochs: list[list[float]]) -> str:
+    """The seconds until the end of the first epoch with this accuracy, and its number."""
     for number, (seconds, top1) in enumerate(epochs, 1):
-        if top1 >= TARGET:
-            return str(number), f"{seconds:,.0f}"
-    return "–", "–"
+        if top1 >= target:
+            return f"{seconds:,.0f} (epoch {number})"
+    return "not reached"
 
 
 def table(rows: list[Row]) -> str:
@@ -124,16 +125,10 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         for way in WAYS:
             seconds, top1 = row[way][-1]
-            cells = [
-                str(row["epochs"]),
-                str(row["seed"]),
-                way,
-                *reached(row[way]),
-                f"{top1:.2f}",
-                f"{seconds:,.0f}",
-            ]
+            reached = [until(target, row[way]) for target in TARGETS]
+            cells = [str(row["epochs"]), str(row["seed"]), way, *reached, f"{seconds:,.0f}", f"{top1:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
-    return markdown(ABOUT, rows, plan(), lines, target=TARGET)
+    return markdown(ABOUT, rows, plan(), lines)
 
 
 def main() -> None:
