@@ -130,8 +130,10 @@ def _in_the_file(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None, roun
     weight = layer.weight.detach()
     mine = (weight * folded_factor(layer, norm, weight)).flatten(1).abs().amax(1).cpu()
     known = rounding.largest > 0  # γ = 0 leaves nothing
-    if len(mine) != len(known) or not known.any():
-        return 1.0 if len(mine) == len(known) else math.nan
+    if len(mine) != len(known):
+        return math.nan
+    if not known.any():
+        return 1.0
     ratios = rounding.largest[known] / mine[known]
     middle = ratios.median()
     alike = torch.isfinite(middle) and torch.allclose(ratios, middle.expand_as(ratios), rtol=0.05)

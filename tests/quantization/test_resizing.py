@@ -52,7 +52,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
 NARROW = {"stem": 8, "outer": 8, "inner": 16, "gate": 8, "side": 6, "grouped": 6}
 
 
-def test_a_resizing_has_the_shapes_of_a_network_that_is_so_narrow(
+def test_a_narrow_graph_has_the_shapes_of_a_network_that_is_so_narrow(
     dense: onnx.ModelProto, tmp_path: Path
 ) -> None:
     made = resized(dense, channels(dense, {"input": 3}), NARROW)
