@@ -2,8 +2,9 @@
 
 A pruned network is saved as the spec of its dense network and the differences: numeric attributes of its
 modules, such as out_channels, the layouts of its layers (`akgp.models.layout`), which are buffers, the names
-of its narrowable attention modules (`akgp.models.attention`), and the sizes of views that its code fixes
-(`akgp.models.view_sizes`). Its class is imported by name when it is loaded, never unpickled.
+of its bypassed blocks (`akgp.models.bypassed`) and of its narrowable attention modules
+(`akgp.models.attention`), and the sizes of views that its code fixes (`akgp.models.view_sizes`). Its class is
+imported by name when it is loaded, never unpickled.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from akgp.models.attention import (
     original_kind,
     takes_several,
 )
+from akgp.models.bypassed import bypass, bypassed_names
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 from akgp.models.lazy_layers import settle
 from akgp.models.view_sizes import all_view_sizes, set_all_view_sizes
@@ -67,6 +69,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
         "format": FORMAT,
         **vars(spec),
         "attributes": attributes,
+        **({"bypassed": blocks} if (blocks := bypassed_names(model)) else {}),
         **({"narrowable": names} if (names := narrowable_names(model)) else {}),
         **({SEVERAL: several} if (several := _several(model)) else {}),
         **({"view_sizes": sizes} if (sizes := all_view_sizes(model)) else {}),
@@ -109,6 +112,8 @@ def load(directory: str | Path) -> nn.Module:
         create(Spec(described["architecture"], described["num_classes"], described["in_channels"]))
     )
     try:
+        for name in described.get("bypassed", ()):
+            bypass(model, name)
         for name in described.get("narrowable", ()):
             if narrowable(module := model.get_submodule(name)) is None:
                 raise AttributeError(f"{name} is a {type(module).__name__}")
@@ -153,11 +158,10 @@ def infer_spec(model: nn.Module) -> Spec:
         in_channels = first.in_channels if isinstance(first, nn.Conv2d) else 1
         for name in _candidates(type(model)):
             spec = Spec(name, num_classes, in_channels)
-            try:
-                if _tree(_skeleton(spec)) == _tree(model):
+            # An AttributeError: it lacks the block.
+            with contextlib.suppress(ModelError, AttributeError):
+                if _tree(_like(model, _skeleton(spec))) == _tree(model):
                     return spec
-            except ModelError:
-                continue
     raise ModelError(
         f"{type(model).__name__}: nothing that can be imported builds this network again; build it by "
         "akgp.models.create(Spec('module:function', num_classes, in_channels))"
@@ -194,6 +198,13 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | on_meta)
 
 
+def _like(model: nn.Module, dense: nn.Module) -> nn.Module:
+    """`dense`, in which the blocks are bypassed, in place, that are in `model`."""
+    for name in bypassed_names(model):
+        bypass(dense, name)
+    return dense
+
+
 def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
     """Names and classes of all modules: what pruning leaves as it is."""
     # By name: a parametrised layer, such as one of weight_norm, has a class of its own.
@@ -208,7 +219,7 @@ def _tree(model: nn.Module) -> list[tuple[str, str, str]]:
 
 def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]]:
     """The numeric attributes of `model` that differ from those of `dense`, by module."""
-    if _tree(model) != _tree(dense):
+    if _tree(model) != _tree(_like(model, dense)):
         raise ModelError(
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
         )

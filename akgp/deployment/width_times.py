@@ -106,6 +106,12 @@ class WidthTimes:
         """A network's own int8 file, ms."""
         return self.timed(self.written(model, "pruned"))
 
+    def in_float(self, model: nn.Module) -> float:
+        """Another network in float32, ms."""
+        path = self._folder / "other.float.onnx"
+        export_onnx(model.cpu(), torch.zeros(1, *self._shape), path)
+        return self.timed(path)
+
     def timed(self, path: Path) -> float:
         """A file of a network for the same images, ms."""
         dense, this = self._shortest(path)

@@ -117,6 +117,12 @@ class Prune(Section):
         8, description="widths are multiples of this; odd widths run slower in int8"
     )
     skip: tuple[str, ...] = Field((), description="qualified names of modules left dense")
+    bypass: tuple[str, ...] = Field(
+        (),
+        description="residual blocks removed whole before filters are, by name or pattern, such as "
+        "[layer1.2]: only their shortcuts stay, which saves small networks the most time; `akgp sensitivity` "
+        "lists them",
+    )
     time_limit: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="seconds after which the search for a budget ends with the best so far; null: none, so "

@@ -1,6 +1,7 @@
 """Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
 from akgp.pruning.amount import Reached
+from akgp.pruning.blocks import residual_blocks, without_blocks
 from akgp.pruning.bounds import Limit, Rules
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
@@ -32,4 +33,6 @@ __all__ = [
     "prune_gradually",
     "random_scores",
     "require_names",
+    "residual_blocks",
+    "without_blocks",
 ]

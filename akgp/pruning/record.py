@@ -117,4 +117,6 @@ def since_dense(layers: Sequence[Layer], before: Pruned) -> list[Layer]:
         reason = layer.reason if len(kept) == dense.dense_width else None
         layout = dense.layout or layer.layout
         found.append(replace(layer, kept=kept, dense_width=dense.dense_width, reason=reason, layout=layout))
-    return found
+    now = {layer.name: layer for layer in found}
+    # Layers of bypassed blocks are no longer there.
+    return [now.get(layer.name, layer) for layer in before.layers if layer.name in now or not layer.kept]

@@ -25,11 +25,15 @@ Cut = Callable[[float, Latencies], Pruned]
 """Prunes to so many milliseconds, as far as is measured."""
 
 
-def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed: Deployed) -> Pruned:
+def in_time(
+    cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed: Deployed, dense: nn.Module
+) -> Pruned:
     """The network pruned to `prune.latency_ms` or `prune.speedup`; its `budget` is in the unit of that.
 
     Args:
+        model: that is cut.
         images: [N, C, H, W], of which the shape counts.
+        dense: in float32 what `speedup` compares with: `model`, or that with the blocks that it lacks.
 
     Raises:
         PruningError: no widths are so fast, or the runtime cannot time them.
@@ -41,7 +45,8 @@ def in_time(cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed:
                 model, images.shape[1:], RUNTIMES[deployed.runtime], deployed.threads, Path(folder),
                 precision=deployed.precision,
             )  # fmt: skip
-            return fitted(cut, times, times.of, params, times.float_ms)
+            float_ms = times.float_ms if dense is model else times.in_float(dense)
+            return fitted(cut, times, times.of, params, float_ms)
         except ValueError as error:
             raise PruningError(f"prune.{_key(params)}: {error}") from error
 

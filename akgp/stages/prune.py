@@ -18,7 +18,7 @@ from akgp.io.search import search
 from akgp.models.inputs import Example
 from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
-from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune
+from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune, without_blocks
 from akgp.pruning.evidence import Evidence
 from akgp.reporting.layouts import dense_layouts
 from akgp.runtimes import RUNTIMES
@@ -133,6 +133,10 @@ def _pruned_as(
     after: Pruned | None,
     done: float,
 ) -> Pruned:
+    dense = model
+    if params.bypass and after is None:
+        after = without_blocks(model, example, params.bypass)
+        model = after.model
     rules: dict[str, Any] = {
         "layers": params.layers,
         "limits": {pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
@@ -177,8 +181,9 @@ def _pruned_as(
 
         images = _images(example)
         return in_time(
-            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies), model, images, params, deployed
-        )
+            lambda ms, latencies: cut(latency_ms=ms, latencies=latencies),
+            model, images, params, deployed, dense,
+        )  # fmt: skip
     return cut(ratio=params.ratio, macs=params.macs, params=params.params)
 
 
