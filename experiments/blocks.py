@@ -9,19 +9,24 @@ is read. Latencies are those of the same networks at 32×32.
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import torch
 import typer
 from torch import nn
 
-from akgp.deployment.width_times import WidthTimes
-from akgp.evaluation import count
+from akgp.deployment.package import align
+from akgp.evaluation import count, latency, speedup
+from akgp.params import Evaluate, Quantize
 from akgp.pruning import prune, without_blocks
-from akgp.runtimes import RUNTIMES
+from akgp.quantization import export_onnx, quantize
+from akgp.runtimes import RUNTIMES, Runtime
 from akgp.training import train
 from experiments.defaults import taught
 from experiments.resumable import Row, complete, markdown, spread
@@ -63,15 +68,24 @@ def measured(run: Run) -> Row:
         "dense_top1": dense_top1,
         "macs_share": round(after.macs / before.macs, 4),
         "params_share": round(after.params / before.params, 4),
-        "speedup": {name: round(_speedup(pruned.model, reference, name), 3) for name in IN_RUNTIMES},
+        "speedup": {
+            name: round(_speedup(pruned.model, reference, RUNTIMES[name]), 3) for name in IN_RUNTIMES
+        },
     }
 
 
-def _speedup(model: nn.Module, reference: nn.Module, runtime: str) -> float:
+def _speedup(model: nn.Module, reference: nn.Module, runtime: Runtime) -> float:
     """Times as fast as the dense network in float32 that the int8 file is, in a runtime."""
+    noise = torch.randn(32, *TIMED, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
-        times = WidthTimes(reference, TIMED, RUNTIMES[runtime], 1, Path(folder))
-        return times.float_ms / times.of(model.eval())
+        files = {name: Path(folder) / f"{name}.onnx" for name in ("dense", "student", "int8")}
+        with redirect_stdout(io.StringIO()):
+            export_onnx(reference, noise[:1], files["dense"])
+            export_onnx(model.eval(), noise[:1], files["student"])
+        quantize(files["student"], noise, Quantize(), files["int8"])
+        align(files["int8"], runtime)
+        times = latency(files, (1, *TIMED), Evaluate(), seed=0, runtime=runtime)
+    return float(speedup(times["dense"], times["int8"]).median)
 
 
 ABOUT = """# Whole blocks or more filters

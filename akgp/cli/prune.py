@@ -52,6 +52,7 @@ def prune(
     time_limit: Annotated[float | None, typer.Option(help="as prune.time_limit, seconds")] = None,
     steps: Annotated[int, typer.Option(min=1, max=20, help="as prune.schedule.steps; 1: one cut")] = 1,
     skip: Annotated[list[str] | None, typer.Option(help="as prune.skip; may be repeated")] = None,
+    bypass: Annotated[list[str] | None, typer.Option(help="as prune.bypass; may be repeated")] = None,
     layers: Annotated[str, typer.Option(help="as prune.layers, such as '{layer3.*: 0.7}'")] = "{}",
     limits: Annotated[str, typer.Option(help="as prune.limits, such as '{\"*\": {max: 0.8}}'")] = "{}",
     as_json: Json = False,
@@ -77,7 +78,7 @@ def prune(
         amount["ratio"] = 0.5
     rules = {"layers": _mapping("layers", layers), "limits": _mapping("limits", limits)}
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "skip": skip or []}
-    options["time_limit"] = time_limit
+    options |= {"bypass": bypass or [], "time_limit": time_limit}
     if steps > 1:
         options["schedule"] = {"steps": steps}
     try:

@@ -49,14 +49,15 @@ def sensitivity(
     round_to: Annotated[int, typer.Option(help="of a network: as prune.round_to")] = 8,
     ratios: Annotated[str, typer.Option(help="shares of a layer's filters to remove")] = "0.25,0.5,0.75",
     images: Annotated[int, typer.Option(min=1, help="labelled images, at most")] = 1000,
-    seconds: Annotated[float, typer.Option(min=0, help="after these no further layer is begun")] = 600.0,
+    seconds: Annotated[float, typer.Option(min=0, help="after these no further one is begun")] = 600.0,
     plot: Annotated[
         Path | None,
         typer.Option(help="where the figure is written: .svg, .png or .pdf, with a .csv beside it"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cut each layer of a trained network alone, without recovery, and measure its accuracy.
+    """Cut each layer of a trained network alone, without recovery, and measure its accuracy; likewise without
+    each residual block, as prune.bypass leaves it.
 
     In a workspace: the student's dense network on validation images, as params.yaml says; the test split is
     not read. With a network's name: that one, on images of --data, of their test split if they have one.
@@ -132,24 +133,30 @@ def _numbers(option: str, text: str) -> list[float]:
 
 def _show(measured: Measured, plot: Path, as_json: bool) -> None:
     from akgp.io.atomic import write_csv
-    from akgp.reporting.sensitivity import figure, long_table, table
+    from akgp.reporting.sensitivity import blocks_table, figure, long_table, table
 
     rows = _rows(measured.points)
     plot.parent.mkdir(parents=True, exist_ok=True)
     figure(rows, measured.dense_top1).savefig(plot)
     write_csv(plot.with_suffix(".csv"), long_table(rows))
+    done = len(measured.points) + len(measured.blocks)
     if as_json:
+        blocks = [
+            {"block": name, "top1": top1, "macs": macs} for name, (top1, macs) in measured.blocks.items()
+        ]
         say_json(
-            layers=rows, dense_top1=measured.dense_top1, images=measured.images, plot=str(plot),
-            points=len(measured.points), all_points=measured.all_points,
+            layers=rows, blocks=blocks, dense_top1=measured.dense_top1, images=measured.images,
+            plot=str(plot), points=done, all_points=measured.all_points,
         )  # fmt: skip
         return
+    if measured.blocks:
+        typer.echo(blocks_table(measured.blocks) + "\n")
     typer.echo(table(rows, measured.dense_top1))
     typer.echo(f"{measured.images:,} images, without recovery; {plot}, {plot.with_suffix('.csv').name}")
-    if len(measured.points) < measured.all_points:
+    if done < measured.all_points:
         typer.echo(
-            f"stopped by --seconds after {len(measured.points)} of {measured.all_points} networks: fewer "
-            "--images or --ratios reach further"
+            f"stopped by --seconds after {done} of {measured.all_points} networks: fewer --images or "
+            "--ratios reach further"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from akgp.io.terminal import aligned
@@ -25,6 +25,12 @@ def table(rows: Sequence[Row], dense_top1: float) -> str:
         for row in rows
     ]
     return aligned([head, *cells]) + f"\ndense: {dense_top1:.2f}"
+
+
+def blocks_table(blocks: Mapping[str, tuple[float, float]]) -> str:
+    """A line a residual block: top-1, %, without it, and the share of the MACs that is then left."""
+    cells = [[name, f"{top1:.2f}", f"{macs:.1%}"] for name, (top1, macs) in blocks.items()]
+    return aligned([["without", "top-1", "MACs left"], *cells])
 
 
 def long_table(rows: Sequence[Row]) -> list[dict[str, Any]]:

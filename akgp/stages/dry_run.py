@@ -22,7 +22,7 @@ from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import Deployed
-from akgp.stages.module_names import check_module_names
+from akgp.stages.module_names import check_module_names, check_pruned_names
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
@@ -89,6 +89,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     if not student:
         return None
     pruned = pruned_as(params.prune, model, example, params.seed, deployed=Deployed.of(params))
+    check_pruned_names(pruned.model, params)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None

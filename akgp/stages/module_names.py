@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from akgp.params import Params, Prune, Training
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def names_modules(name: str, params: Params) -> bool:
     """Whether any is named that network `name` must have."""
     prune = params.prune
-    of_student = prune.layers or prune.limits or prune.skip or _heads(params)
+    of_student = prune.layers or prune.limits or prune.skip or prune.bypass or _heads(params)
     frozen = any(training.freeze for training in _trainings(name, params).values())
     return frozen or (name == params.student and bool(of_student))
 
@@ -28,14 +29,24 @@ def check_module_names(model: nn.Module, name: str, params: Params) -> None:
         _check_pruned(model, params.prune)
 
 
+def check_pruned_names(pruned: nn.Module, params: Params) -> None:
+    """Raise StageError if the pruned student, which lacks bypassed blocks, does not have what is named."""
+    for section, training in _recoveries(params).items():
+        _check_frozen(pruned, section, training)
+    _check_heads(pruned, _heads(params))
+
+
 def _trainings(name: str, params: Params) -> dict[str, Training]:
-    """The trainings of a network and, of the student, its pruned copy's, which has the same modules."""
+    """The trainings of a network and, of the student, its pruned copy's."""
     trainings = {} if params.networks[name].trained else {"teacher": params.teacher}
-    if name == params.student:
-        trainings["distill.training"] = params.distill.training
-        if schedule := params.prune.schedule:
-            trainings["prune.schedule.recovery"] = schedule.recovery
-    return trainings
+    return trainings | _recoveries(params) if name == params.student else trainings
+
+
+def _recoveries(params: Params) -> dict[str, Training]:
+    recoveries = {"distill.training": params.distill.training}
+    if schedule := params.prune.schedule:
+        recoveries["prune.schedule.recovery"] = schedule.recovery
+    return recoveries
 
 
 def _heads(params: Params) -> tuple[str, ...]:
@@ -64,6 +75,10 @@ def _check_heads(model: nn.Module, heads: tuple[str, ...]) -> None:
 
 
 def _check_pruned(model: nn.Module, prune: Prune) -> None:
+    modules = [name for name, _ in model.named_modules() if name]
+    for each in prune.bypass:  # whether it is a block shows when the network is run
+        if not any(fnmatchcase(name, each) for name in modules):
+            raise StageError(f"prune.bypass: {each!r} is not a module of the network")
     from akgp.pruning import Limit, PruningError, Rules, require_names
 
     limits = {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}

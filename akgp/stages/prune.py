@@ -161,6 +161,22 @@ def _pruned_as(
         asked["bytes"] = None if params.bytes is None else bytes_of(params.bytes)
         part = partial_amount(asked | rules, done, model, after)
         return cut(**asked | part, more_follow=True)
+    return _by_amount(cut, model, dense, example, params, deployed)
+
+
+def _by_amount(
+    cut: Callable[..., Pruned],
+    model: nn.Module,
+    dense: nn.Module,
+    example: Example,
+    params: Prune,
+    deployed: Deployed,
+) -> Pruned:
+    """What `cut` makes of `model` by the amount in params.yaml, some of which are measured.
+
+    Args:
+        dense: `model`, or that with the blocks that are bypassed in it.
+    """
     if params.device:
         from akgp.microcontroller.device import need_of  # and onnx with it
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,27 +17,31 @@ from akgp.data import BatchSource
 from akgp.data.files import list_files
 from akgp.data.parquet import is_table
 from akgp.data.sampling import normalized, sampled
-from akgp.evaluation import accuracy, predict_logits
+from akgp.evaluation import accuracy, count, predict_logits
 from akgp.io.terminal import UnbrokenStderr
 from akgp.models import Spec, check_output, create, load_checkpoint, spec_of
 from akgp.params import Data, Prune
-from akgp.pruning import Point, PruningError, Sensitivity
+from akgp.pruning import Point, PruningError, Sensitivity, residual_blocks, without_blocks
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.group_criteria import BY_IMAGES
 from akgp.stages.normalization import read_source
 from akgp.stages.pruning_evidence import evidence
 from akgp.workspace import StageError, Task, require
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Measured:
     """Top-1 (%) of the dense network, and of it with one group of layers cut, on so many images.
 
+    blocks: of it without a residual block, by the block's name, and the share of the MACs that is left.
     all_points: how many there would be without a limit of time.
     """
 
     dense_top1: float
     images: int
+    blocks: Mapping[str, tuple[float, float]]
     points: tuple[Point, ...]
     all_points: int
 
@@ -63,7 +68,7 @@ def measure(task: Task, ratios: Sequence[float], images: int, seconds: float) ->
 
     Args:
         images: of the validation split, at most; drawn by the seed.
-        seconds: after these no further layer is begun.
+        seconds: after these no further block or layer is begun.
 
     Raises:
         PruningError: as `Sensitivity`.
@@ -141,16 +146,21 @@ def _measured(
         dense, example, ratios, judge, criterion=params.criterion, scope=params.scope,
         round_to=params.round_to, skip=params.skip, seed=seed, evidence=looked_at,
     )  # fmt: skip
-    dense_top1 = judge(dense)
-    points = tuple(_until(time.monotonic() + seconds, _shown(sensitivity), len(ratios)))
-    return Measured(dense_top1, len(source), points, len(sensitivity))
+    dense_top1, deadline = judge(dense), time.monotonic() + seconds
+    names, macs = residual_blocks(dense, example), count(dense, example).macs
+    blocks = dict[str, tuple[float, float]]()
+    for name in _until(deadline, names, 1):
+        smaller = without_blocks(dense, example, [name]).model
+        blocks[name] = judge(smaller), count(smaller, example).macs / macs
+    points = tuple(_until(deadline, _shown(sensitivity), len(ratios)))
+    return Measured(dense_top1, len(source), blocks, points, len(names) + len(sensitivity))
 
 
-def _until(deadline: float, points: Iterable[Point], ratios: int) -> Iterator[Point]:
-    """The points of whole layers, of which none but the first is begun after the deadline."""
-    for number, point in enumerate(points, 1):
-        yield point
-        if number % ratios == 0 and time.monotonic() > deadline:
+def _until(deadline: float, each: Iterable[T], of_one: int) -> Iterator[T]:
+    """What there is until the deadline, but all `of_one` layer or block that is begun, and one at least."""
+    for number, one in enumerate(each, 1):
+        yield one
+        if number % of_one == 0 and time.monotonic() > deadline:
             return
 
 

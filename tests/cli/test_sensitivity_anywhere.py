@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from akgp import artifacts
 from akgp.cli import app
-from akgp.data.sampling import sampled
+from akgp.data.sampling import normalized, sampled
+from akgp.evaluation import count
 from akgp.models import cifar_resnet
 from akgp.params import Data
+from akgp.pruning import without_blocks
+from akgp.stages.sensitivity import top1
 
 RUNNER = CliRunner()
 OWN = """
@@ -52,7 +55,17 @@ def test_a_table_a_figure_and_a_csv(network: tuple[str, ...]) -> None:
     result = RUNNER.invoke(app, ["sensitivity", *network, *options, "--json"])
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
-    assert shown["images"] == 18 and shown["points"] == shown["all_points"] == 3
+    assert shown["images"] == 18 and shown["points"] == shown["all_points"] == 4
+    model, example = artifacts.load("saved"), torch.zeros(1, 1, 8, 8)
+    images, _ = sampled(Data(source="image_folder", path="images", color="gray"), 18, seed=0)
+    left = without_blocks(model, example, ["layer1.0"]).model
+    assert shown["blocks"] == [
+        {
+            "block": "layer1.0",
+            "top1": top1(left, normalized(images, None, None), torch.device("cpu")),
+            "macs": count(left, example).macs / count(model, example).macs,
+        }
+    ]
     with Path("out/here.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["layer"] for row in rows] == [f"layer{stage}.0.conv1" for stage in (1, 2, 3)]
@@ -65,8 +78,9 @@ def test_a_limit_of_time_shows_what_was_measured() -> None:
     options = ("--data", "images", "--gray", "--ratios", "0.25,0.5", "--round-to", "4", "--seconds", "0")
     result = RUNNER.invoke(app, ["sensitivity", "saved", *options])
     lines = result.stdout.splitlines()
-    assert lines[1].startswith("layer1.0.conv1") and lines[2].startswith("dense: ")
-    assert lines[-1].startswith("stopped by --seconds after 2 of 6 networks")
+    assert lines[1].startswith("layer1.0 ") and lines[4].startswith("layer1.0.conv1")
+    assert lines[5].startswith("dense: ")
+    assert lines[-1].startswith("stopped by --seconds after 3 of 7 networks")
 
 
 @pytest.mark.parametrize(

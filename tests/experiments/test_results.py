@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    "ablation", "against_torch_pruning", "criteria", "defaults", "granularity", "int8_training",
+    "ablation", "against_torch_pruning", "blocks", "criteria", "defaults", "granularity", "int8_training",
     "mixed_precision", "mobile", "qat", "scope", "to_accuracy", "views",
 )  # fmt: skip
 

@@ -101,5 +101,6 @@ def test_the_command_prints_and_draws(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shown["images"] == 40 and Path(shown["plot"]).read_text(encoding="utf-8").startswith("<?xml")
 
     table = CliRunner().invoke(app, ["sensitivity", "--ratios", "0.5", "--images", "40"]).stdout.splitlines()
-    assert table[0].split() == ["layer", "filters", "top-1", "at", "0.5"] and len(table) == 6
+    assert table[0].split() == ["without", "top-1", "MACs", "left"] and table[1].startswith("layer1.0 ")
+    assert table[3].split() == ["layer", "filters", "top-1", "at", "0.5"] and len(table) == 9
     assert CliRunner().invoke(app, ["sensitivity", "--ratios", "half"]).exit_code == 2

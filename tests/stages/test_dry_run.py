@@ -97,6 +97,16 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
         (checked("Looping"), r"^networks.mine: .* the batch size a constant.*; dry_networks.py:\d+, in "),
         (checked("Masked"), "^networks.mine: Masked: its forward, outside of its layers, gives values"),
         (checked("Small", prune={"ratio": 0.5, "skip": ["nowhere"]}), "^networks.mine: prune.skip: 'nowh"),
+        (checked("Small", prune={"ratio": 0.5, "bypass": ["nowhere"]}), "^networks.mine: prune.bypass: 'no"),
+        (checked("Small", prune={"ratio": 0.5, "bypass": ["*"]}), "^networks.mine: bypass: .* no residual"),
+        (
+            checked(
+                "Small", networks={"mine": {"architecture": "cifar_resnet20"}},
+                prune={"ratio": 0.5, "bypass": ["layer1.1"]},
+                distill={"training": {"freeze": ["layer1.1.conv1"]}},
+            ),
+            "^networks.mine: distill.training.freeze: 'layer1.1.conv1' is not a module",
+        ),
         (
             checked("Small", distill={"strategy": "self_distillation"}),
             "^networks.mine: distill.heads: the student has no stages layer1",

@@ -16,8 +16,9 @@ from akgp.precheck import quick
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import Latencies
 from akgp.runtimes import openvino
+from akgp.stages import latency_budget
 from akgp.stages.deployed import Deployed
-from akgp.stages.latency_budget import fitted
+from akgp.stages.latency_budget import fitted, in_time
 from akgp.stages.prune import pruned_as
 
 FLOAT_MS = 2.0
@@ -61,6 +62,34 @@ def test_a_network_that_is_fast_enough_is_cut_once() -> None:
     aims: list[float] = []
     fitted(cuts(aims), TIMES, lambda _: 1.0, Prune(latency_ms=5), FLOAT_MS)
     assert aims == [5]
+
+
+def test_a_speedup_is_over_the_whole_network_whose_blocks_are_bypassed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed: list[nn.Module] = []
+
+    class Times:
+        float_ms = 1.0
+
+        def __init__(self, model: nn.Module, *_: object, **__: object) -> None:
+            timed.append(model)
+
+        def in_float(self, model: nn.Module) -> float:
+            timed.append(model)
+            return 2.0
+
+        def of(self, model: nn.Module) -> float:
+            return 0.5
+
+    monkeypatch.setattr(latency_budget, "WidthTimes", Times)
+    whole, rest, aims = nn.Identity(), nn.Identity(), list[float]()
+    asked, images = Prune(speedup=4), torch.zeros(1, 3, 8, 8)
+    pruned = in_time(cuts(aims), rest, images, asked, Deployed("onnxruntime"), whole)
+    assert aims == [0.5] and pruned.budget and pruned.budget.reached == 4
+    assert [each is rest for each in timed] == [True, False]
+    in_time(cuts(aims), whole, images, asked, Deployed("onnxruntime"), whole)
+    assert aims[1] == 0.25 and len(timed) == 3
 
 
 @pytest.mark.parametrize(
