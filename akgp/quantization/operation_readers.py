@@ -58,7 +58,9 @@ def values_of(node: NodeProto) -> int:
 
 
 def is_single(value: Any) -> bool:
-    """Whether an input is one constant number. An activation has a batch and elements."""
+    """Whether an input is one constant number. An activation, quantized or not, has a batch and elements."""
+    if isinstance(value, Pending):
+        return False
     return (value.q.ndim if isinstance(value, Quantized) else np.ndim(value)) == 0
 
 

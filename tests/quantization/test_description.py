@@ -137,6 +137,8 @@ class Refused(nn.Module):
         x = self.conv(x)
         if self.kind == "Softmax":
             return torch.softmax(self.out(x.mean((2, 3))), 1)
+        if self.kind == "Div":
+            return self.out((x / x.exp()).mean((2, 3)))  # by what stays in float
         if self.kind == "Scale":
             x = F.relu(x) * torch.arange(1, 1 + x.shape[3]).float()  # by column
             return self.out(x.mean((2, 3)))
@@ -154,6 +156,7 @@ class Refused(nn.Module):
             "Transpose",
             r"(?i)transpose: Transpose in floating point cannot be exported, only .* int8 can: Abs, ",
         ),
+        ("Div", r"div: Div cannot be exported"),
         ("Add", r"add_\d+: Add of two shapes cannot be exported"),
         ("Scale", r"mul_\d+: Mul of a constant tensor cannot be exported"),
     ],
