@@ -136,8 +136,8 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
     if narrowest.measured_ms > target_ms * (1 + TOLERANCE):
         raise PruningError(
             f"{target_ms:.3g} ms are asked, but the fastest widths take {narrowest.measured_ms:.3g} ms in "
-            f"int8 (dense {widest.measured_ms:.3g} ms): ask for less speed, take scope all if it is inside, "
-            "a lower round_to, or a smaller network"
+            f"int8 (dense {widest.measured_ms:.3g} ms): ask for less speed, bypass blocks, take scope all if "
+            "it is inside, a lower round_to, or a smaller network"
         )
     timed = [narrowest, widest]
     predicted, filling = {id(narrowest): narrowest.measured_ms}, True
