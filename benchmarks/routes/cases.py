@@ -175,6 +175,7 @@ def with_statistics(model: nn.Module, inputs: Tensor) -> nn.Module:
 CASES: Mapping[str, Callable[[Path], Case]] = {
     "half ResNet-20": lambda folder: of_workspace("half-resnet20", folder),
     "ResNet-20, half of the MACs": lambda folder: of_workspace("resnet20", folder),
+    "ResNet-20, two blocks bypassed": lambda folder: of_workspace("small-resnet20", folder),
     "half ResNet-18": lambda folder: initialized("resnet18", folder),
     "MobileNetV3-small": lambda folder: mobile("mobilenet_v3_small", folder),
     "half MobileNetV3-small": lambda folder: half_of_mobile("mobilenet_v3_small", folder),
@@ -187,6 +188,7 @@ CASES: Mapping[str, Callable[[Path], Case]] = {
 TRAINED: Mapping[str, Path] = {
     "half ResNet-20": RUNS / "half-resnet20",
     "ResNet-20, half of the MACs": RUNS / "resnet20",
+    "ResNet-20, two blocks bypassed": RUNS / "small-resnet20",
     "MobileNetV3-small": half_mobile.dense_file("mobilenet_v3_small"),
     "half MobileNetV3-small": half_mobile.half_file("mobilenet_v3_small"),
     "EfficientNet-B0": half_mobile.dense_file("efficientnet_b0"),

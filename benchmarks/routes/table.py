@@ -23,8 +23,9 @@ channel), NNCF 3.4 and torchao 0.18 by their defaults, from the same network and
   ratios within a round with 95 % intervals. The same file timed twice came out {low:.2f} to {high:.2f}
   times as fast (nine rows in ten).
 - Images are CIFAR-10-J75's. **Trained**: half ResNet-20 (`prune: {{ratio: 0.5, scope: all}}`, trained
-  on 5,000 images: [runtimes](../../runtimes/README.md)) and ResNet-20 at half of the MACs
-  ([cifar10-quick](../../cifar10-quick/README.md)), on the first 2,000 test images; MobileNetV3-small
+  on 5,000 images: [runtimes](../../runtimes/README.md)), ResNet-20 at half of the MACs
+  ([cifar10-quick](../../cifar10-quick/README.md)) and with two blocks bypassed
+  ([cifar10-small](../../cifar10-small/README.md)), on the first 2,000 test images; MobileNetV3-small
   and EfficientNet-B0, not pruned ([mobile](../../mobile/table.md)), and their halves (`ratio: 0.5`, six
   epochs of distillation), on 2,000 held-out training images at 64×64. **The others are not trained**:
   initialized, with BatchNorm statistics of images, and without half of each layer's filters. They have no
