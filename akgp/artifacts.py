@@ -122,7 +122,7 @@ def load(directory: str | Path) -> nn.Module:
             _set_numbers(model.get_submodule(name), numbers)
         set_all_view_sizes(model, described.get("view_sizes", {}))
         _set_tensors(model, tensors)
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder}: does not fit {described['architecture']} as it is now: {error.args[0]}"
         ) from None

@@ -106,7 +106,7 @@ class WidthTimes:
         """A network's own int8 file, ms."""
         return self.timed(self.written(model, "pruned"))
 
-    def in_float(self, model: nn.Module) -> float:
+    def float_ms_of(self, model: nn.Module) -> float:
         """Another network in float32, ms."""
         path = self._folder / "other.float.onnx"
         export_onnx(model.cpu(), torch.zeros(1, *self._shape), path)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 
-class Bypassed(nn.Identity):
+class Bypassed(nn.Module):
     """What is left of a block."""
+
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        return x
 
 
 def bypass(model: nn.Module, name: str) -> None:
-    """Put a `Bypassed` in the place of the module `name`, in place.
+    """Put a `Bypassed` in the place of the module `name`, in place and wherever it is registered.
 
     Raises:
         AttributeError: there is no such module.
     """
-    model.get_submodule(name)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, Bypassed())
+    block = model.get_submodule(name)
+    left = Bypassed().train(block.training)
+    for parent in model.modules():
+        for key, child in parent._modules.items():
+            if child is block:
+                parent._modules[key] = left
 
 
 def bypassed_names(model: nn.Module) -> list[str]:

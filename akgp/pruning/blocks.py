@@ -1,19 +1,22 @@
 """Residual blocks that are removed whole, so that only their shortcuts are left.
 
-A block costs a small network's kernels about the same whatever its width: one of an early stage takes more
-time with it than half of its filters (results/blocks). What is removed is all filters of the block's branch.
+A small network's kernels take about as long with half of the filters. To remove a block of an early stage
+saves more time than half of all filters (results/blocks).
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from akgp.evaluation.cost import count
 from akgp.models.attention import given_name
@@ -21,18 +24,31 @@ from akgp.models.bypassed import bypass
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.coupling.layers import PRUNABLE, width
-from akgp.pruning.coupling.preparation import PruningError, as_pruning_error, copy_network, require_prunable
+from akgp.pruning.coupling.preparation import (
+    PruningError,
+    as_pruning_error,
+    copy_network,
+    on_device,
+    require_prunable,
+)
+from akgp.pruning.coupling.random_weights import randomise
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.pruning.origin import Origin
 from akgp.pruning.record import Layer, Pruned
 
+CLOSE = 1e-4
+"""Largest difference of outputs, as a share of the largest of them."""
+
 
 def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
-    """The modules that hand on what they are given once their parameters are zero, by name.
+    """The blocks that `without_blocks` can remove, by name; `model` is neither changed nor run.
 
-    So do ResNets' blocks but those that begin a stage, inverted residuals, and blocks of transformers and
-    ConvNeXt. Of blocks within each other the innermost count. `model` is neither changed nor run.
+    A block is a module with layers that is called once and hands on its first argument, a tensor, once its
+    parameters and statistics are zero: so do ResNets' blocks but most that begin a stage, inverted residuals,
+    and blocks of ConvNeXt and pre-norm transformers. Not found are blocks that are no module of their own,
+    that normalise the sum, or whose weights are reparametrised. Of blocks within each other the innermost
+    count; those without which the network computes something else, or nothing, do not.
 
     Args:
         example_input: [N, ...] for a forward pass, or as for `prune`; its values do not matter.
@@ -41,16 +57,11 @@ def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
         PruningError: the network cannot be run with it.
     """
     require_prunable(model)
-    twin = copy_network(model)
-    noise = torch.Generator().manual_seed(0)
-    inputs = Inputs.of(twin, example_input).map(lambda each: _noise(each, noise, signed=True))
-    with as_pruning_error(model, f"cannot be run with {inputs}"), torch.no_grad(), eval_mode(twin):
-        seen = _shape_kept(twin, inputs)
-    blocks = [
-        name for name, given in seen.items()
-        if _hands_on(twin.get_submodule(name), _noise(given, noise, signed=bool((given < 0).any())))
-    ]  # fmt: skip
-    return [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
+    inputs = _noise_like(on_device(model, example_input))
+    calls = _calls(model, inputs)
+    blocks = [name for name, call in calls.items() if _hands_on(model.get_submodule(name), call)]
+    innermost = [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
+    return [name for name in innermost if _is_as_with_zeros(model, [name], inputs)]
 
 
 def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str]) -> Pruned:
@@ -59,6 +70,8 @@ def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str
     first = without_blocks(network, example, ["layer1.2"])
     pruned = prune(first.model, example, macs=0.5, after=first)  # half of the whole network's MACs
 
+    The copy computes what `model` does with the blocks' own parameters at zero, which is checked.
+
     Args:
         example_input: as for `residual_blocks`.
         names: of the blocks, or patterns of names (* and ?).
@@ -66,74 +79,167 @@ def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str
     Raises:
         PruningError: a name matches no residual block; as `residual_blocks`.
     """
+    if isinstance(names, str) or not all(isinstance(each, str) for each in names):
+        raise PruningError(f"bypass must be a list of names of blocks, got {names!r}")
     blocks = residual_blocks(model, example_input)
-    gone = [name for name in blocks if any(fnmatchcase(name, each) for each in names)]
     for each in names:
-        if not any(fnmatchcase(name, each) for name in gone):
+        if not any(fnmatchcase(name, each) for name in blocks):
             raise PruningError(
                 f"bypass: {each!r} is no residual block of {type(model).__name__}; such are "
                 f"{', '.join(blocks) or 'none of its modules'}"
             )
-    smaller = copy_network(model)
-    for name in gone:
-        bypass(smaller, name)
-    inputs = Inputs.of(model, example_input)
+    gone = [name for name in blocks if any(fnmatchcase(name, each) for each in names)]
+    inputs = on_device(model, example_input)
+    if not _is_as_with_zeros(model, gone, _noise_like(inputs)):
+        raise PruningError(f"bypass: {', '.join(gone)} cannot all be removed from {type(model).__name__}")
     layers = _layers(with_narrowable_attention(model, inputs, set()), gone)
     left = {layer.name: torch.tensor(layer.kept) for layer in layers if layer.kept}
     origin = Origin(count(copy_network(model), inputs), int8_bytes(model), left)
-    return Pruned(smaller, layers, origin=origin)
+    return Pruned(_bypassing(model, gone), layers, origin=origin)
 
 
-def _layers(model: nn.Module, gone: Iterable[str]) -> list[Layer]:
+def _bypassing(model: nn.Module, gone: Sequence[str]) -> nn.Module:
+    smaller = copy_network(model)
+    for name in gone:
+        bypass(smaller, name)
+    return smaller
+
+
+def _layers(model: nn.Module, gone: Sequence[str]) -> list[Layer]:
+    """Each layer by the name that it has without the blocks; one that others share is not gone with them."""
+    twin = copy_network(model)
+    before = _prunable(twin)
+    for name in gone:
+        bypass(twin, name)
+    after = {id(layer): name for name, layer in _prunable(twin).items()}
     layers = []
-    for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
-            block = next((each for each in gone if name.startswith(f"{each}.")), None)
-            dense = width(module)
-            kept = () if block else tuple(range(dense))
-            rule = f"bypass ({block})" if block else None
-            layers.append(Layer(given_name(model, name), kept, dense, len(kept), None, rule))
+    for name, layer in before.items():
+        dense = width(layer)
+        block = next((each for each in gone if name.startswith(f"{each}.")), None)
+        kept = tuple(range(dense)) if id(layer) in after else ()
+        rule = None if kept else f"bypass ({block})"
+        given = given_name(twin, after[id(layer)]) if kept else given_name(model, name)
+        layers.append(Layer(given, kept, dense, len(kept), None, rule))
     return layers
 
 
-def _noise(like: Tensor, generator: torch.Generator, *, signed: bool) -> Tensor:
-    """Random values instead of a tensor's, nowhere negative unless signed; whole numbers stay."""
-    if not like.is_floating_point():
-        return like
-    values = torch.randn(like.shape, generator=generator).to(like)
-    return values if signed else values.abs()
+def _prunable(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
 
 
-def _shape_kept(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """What each module is given that has layers and, called once with a tensor, gives one of its shape."""
-    seen: dict[str, Tensor] = {}
-    calls: Counter[str] = Counter()
+@dataclass
+class _Call:
+    """What a module was called with, and whether it may be a block by what it gave."""
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            calls[name] += 1
-            alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-            if alone and isinstance(output, Tensor) and output.shape == args[0].shape:
-                seen[name] = args[0].clone()  # the block may compute in place
+    args: tuple[Any, ...]
+    named: dict[str, Any] = field(default_factory=dict)
+    fits: bool = False
+
+    @property
+    def handed(self) -> Any:
+        return self.args[0] if self.args else None
+
+
+def _calls(model: nn.Module, inputs: Inputs) -> dict[str, _Call]:
+    """The modules with layers that, called once, give a tensor of their first argument's shape."""
+    twin = copy_network(model)
+    calls: dict[str, _Call] = {}
+    times: Counter[str] = Counter()
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, named: Any) -> None:
+            times[name] += 1
+            # Copies: what follows may compute in place.
+            copies = pytree.tree_map_only(Tensor, lambda each: each.clone(), (args, named))
+            calls[name] = _Call(*copies)
 
         return hook
 
-    for name, module in model.named_modules():
-        if name and not isinstance(module, PRUNABLE) and _has_layers(module):
-            module.register_forward_hook(note(name), with_kwargs=True)
-    inputs.run(model)
-    return {name: given for name, given in seen.items() if calls[name] == 1 and given.is_floating_point()}
+    def behind(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            x = calls[name].handed
+            both = isinstance(x, Tensor) and isinstance(output, Tensor) and x.is_floating_point()
+            calls[name].fits = both and (output.shape, output.dtype) == (x.shape, x.dtype)
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if name and not isinstance(module, PRUNABLE) and _prunable(module):
+            module.register_forward_pre_hook(before(name), with_kwargs=True)
+            module.register_forward_hook(behind(name))
+    with as_pruning_error(model, f"cannot be run with {inputs}"), torch.no_grad(), eval_mode(twin):
+        inputs.run(twin)
+    return {name: call for name, call in calls.items() if call.fits and times[name] == 1}
 
 
-def _has_layers(module: nn.Module) -> bool:
-    return any(isinstance(each, PRUNABLE) for each in module.modules())
+def _hands_on(block: nn.Module, call: _Call) -> bool:
+    """Whether the block's output is its first argument once its parameters and statistics are zero."""
+    without, x = copy.deepcopy(block), call.handed
+    _zero([without])
+    # Where it was nowhere negative, behind a ReLU, it never is.
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = noise if bool((x < 0).any()) else noise.abs()
+    with suppress(Exception), torch.no_grad(), eval_mode(without):  # its code may not bear zeros
+        return torch.equal(without(noise.clone(), *call.args[1:], **call.named), noise)
+    return False
 
 
-def _hands_on(block: nn.Module, given: Tensor) -> bool:
-    """Whether the block's output is its input once all of its parameters are zero."""
-    without = copy.deepcopy(block)
-    without._forward_hooks.clear()
-    with torch.no_grad(), eval_mode(without):
-        for parameter in without.parameters():
-            parameter.zero_()
-        return torch.equal(without(given.clone()), given)
+def _zero(blocks: Iterable[nn.Module], others: Iterable[nn.Module] = ()) -> None:
+    """Set the blocks' parameters and statistics to zero, but those that other modules have too."""
+    shared = {id(tensor) for module in others for tensor in _own(module)}
+    for tensor in (each for block in blocks for module in block.modules() for each in _own(module)):
+        if tensor.is_floating_point() and id(tensor) not in shared:
+            tensor.data.zero_()
+
+
+def _own(module: nn.Module) -> Iterator[Tensor]:
+    yield from (*module.parameters(recurse=False), *module.buffers(recurse=False))
+
+
+def _outside(module: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """The module and all that is registered in it, other than in these blocks."""
+    yield module
+    for child in module.children():
+        if not any(child is block for block in blocks):
+            yield from _outside(child, blocks)
+
+
+def _is_as_with_zeros(model: nn.Module, gone: Sequence[str], inputs: Inputs) -> bool:
+    """Whether the network without the blocks runs, and computes what it does with them at zero.
+
+    With random weights, as a head of zeros would hide a difference.
+    """
+    filled = copy_network(model)
+    randomise(filled)
+    zeroed = copy_network(filled)
+    blocks = [zeroed.get_submodule(name) for name in gone]
+    _zero(blocks, _outside(zeroed, blocks))
+    try:
+        found, wanted = (list(_outputs(each, inputs)) for each in (_bypassing(filled, gone), zeroed))
+    except Exception:  # its code may read what a block had
+        return False
+    return len(found) == len(wanted) and all(map(_are_close, found, wanted))
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> Iterator[Tensor]:
+    with torch.no_grad(), eval_mode(model):
+        given = inputs.map(lambda each: each.clone()).run(model)
+    yield from (each for each in pytree.tree_leaves(given) if isinstance(each, Tensor))
+
+
+def _are_close(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    largest = wanted.abs().max()
+    return bool(largest.isfinite()) and bool((found - wanted).abs().max() <= CLOSE * largest)
+
+
+def _noise_like(inputs: Inputs) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        if not like.is_floating_point():
+            return like
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    return inputs.map(noise)

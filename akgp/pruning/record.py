@@ -23,11 +23,11 @@ class Layer:
     """What pruning did to one convolution or linear layer of the given network."""
 
     name: str  # of the module; of a parameter such as in_proj_weight in a MultiheadAttention
-    kept: tuple[int, ...]  # indices of the surviving filters, sorted
+    kept: tuple[int, ...]  # indices of the surviving filters, sorted; none in a bypassed block
     dense_width: int
     pruned_width: int
     reason: str | None  # why it was left dense
-    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width
+    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width, or bypass (BLOCK)
     layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
 
 
@@ -58,7 +58,7 @@ class Pruned:
 def layers_table(pruned: Pruned) -> list[dict[str, Any]]:
     """Rows of name, dense_width, pruned_width, reason, rule and layout, the last three empty for None.
 
-    With a budget of time also dense_ms and pruned_ms, 0 for a layer that is no part of its own.
+    With a budget of time also dense_ms and pruned_ms, 0 for a layer that is no part of its own, or gone.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -111,7 +111,7 @@ def since_dense(layers: Sequence[Layer], before: Pruned) -> list[Layer]:
     assert before.origin is not None
     found, earlier = [], {layer.name: layer for layer in before.layers}
     for layer in layers:
-        dense = earlier[layer.name]
+        dense = earlier.get(layer.name, layer)  # attention that is cut only now
         filters = before.origin.filters_of(layer.name, layer.dense_width)
         kept = tuple(filters[list(layer.kept)].tolist())
         reason = layer.reason if len(kept) == dense.dense_width else None
@@ -119,4 +119,5 @@ def since_dense(layers: Sequence[Layer], before: Pruned) -> list[Layer]:
         found.append(replace(layer, kept=kept, dense_width=dense.dense_width, reason=reason, layout=layout))
     now = {layer.name: layer for layer in found}
     # Layers of bypassed blocks are no longer there.
-    return [now.get(layer.name, layer) for layer in before.layers if layer.name in now or not layer.kept]
+    known = [now.pop(layer.name, layer) for layer in before.layers if layer.name in now or not layer.kept]
+    return [*known, *now.values()]

@@ -24,7 +24,7 @@ SCHEDULED = ("ratio", "macs", "params", "bytes")
 
 
 def prune_gradually(
-    model: nn.Module, example_input: Example, *, steps: int, **options: Any
+    model: nn.Module, example_input: Example, *, steps: int, after: Pruned | None = None, **options: Any
 ) -> Iterator[Pruned]:
     """Prune `model` in `steps` cuts; yield what each came to, to be trained in place before the next.
 
@@ -35,6 +35,7 @@ def prune_gradually(
 
     Args:
         steps: 1 or more; 1: `prune` alone.
+        after: see `prune`; what `without_blocks` has made of the dense network, whose `model` is given.
         options: those of `prune`; of the amounts one of SCHEDULED.
 
     Raises:
@@ -47,11 +48,11 @@ def prune_gradually(
     # Before parts of them are computed, which would hide what was asked.
     chosen(**{key: options.get(key) for key in MEANING})
     Rules(options.get("round_to", 8), options.get("layers", {}), options.get("limits", {}))
-    pruned: Pruned | None = None
+    pruned, network = after, model
     for step in range(1, steps + 1):
-        network = pruned.model if pruned else model
         part = partial_amount(options, step / steps, network, pruned)
         pruned = prune(network, example_input, **options | part, after=pruned, more_follow=step < steps)
+        network = pruned.model
         yield pruned
 
 

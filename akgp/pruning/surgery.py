@@ -18,7 +18,7 @@ from torch import nn
 from akgp.evaluation.cost import count
 from akgp.io.search import doing
 from akgp.models.attention import given_name, weight_names
-from akgp.models.inputs import Example, Inputs
+from akgp.models.inputs import Example
 from akgp.models.memory_format import format_of
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Limit, Rules
@@ -33,6 +33,7 @@ from akgp.pruning.coupling.preparation import (
     autograd_enabled,
     contiguous,
     copy_network,
+    on_device,
     require_prunable,
 )
 from akgp.pruning.cutting import hold_layouts
@@ -157,7 +158,7 @@ def choice_for(
     if scope not in SCOPES:
         raise PruningError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     require_prunable(model)
-    inputs = _on_device(model, example_input)
+    inputs = on_device(model, example_input)
     model = contiguous(model)
     model = with_narrowable_attention(model, inputs, _skipped(model, skip))
     traced = copy_network(model)
@@ -184,16 +185,6 @@ def require_names(model: nn.Module, rules: Rules, skip: Sequence[str]) -> None:
         ]
     )
     _skipped(model, skip)
-
-
-def _on_device(model: nn.Module, example_input: Example) -> Inputs:
-    """A copy of the example on the network's device, never inference tensors, which autograd refuses."""
-    try:
-        inputs = Inputs.of(model, example_input)
-    except (TypeError, ValueError) as error:
-        raise PruningError(f"example_input {error}") from None
-    device = next(model.parameters()).device
-    return inputs.map(lambda each: each.detach().clone().to(device))
 
 
 def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:

@@ -145,7 +145,7 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
         )
     if layouts := dense_layouts(content.layers):
         yield "dense layouts", layouts
-    for key, value in prune.model_dump(include={"layers", "limits"}, exclude_defaults=True).items():
+    for key, value in prune.model_dump(include={"bypass", "layers", "limits"}, exclude_defaults=True).items():
         yield key, json.dumps(value)
     dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
     if dense and pruned:

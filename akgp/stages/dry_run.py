@@ -17,12 +17,13 @@ from torch import nn
 from akgp.data import Summary, read_summary
 from akgp.distillation import check_heads
 from akgp.evaluation.cost import count
+from akgp.models.bypassed import bypassed_names
 from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import Deployed
-from akgp.stages.module_names import check_module_names, check_pruned_names
+from akgp.stages.module_names import check_module_names, check_names_after_pruning
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
@@ -89,7 +90,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     if not student:
         return None
     pruned = pruned_as(params.prune, model, example, params.seed, deployed=Deployed.of(params))
-    check_pruned_names(pruned.model, params)
+    check_names_after_pruning(pruned.model, params)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
@@ -105,6 +106,8 @@ def preview(name: str, pruned: Pruned, macs: float) -> str:
     removed = filters - sum(layer.pruned_width for layer in pruned.layers)
     dense = Counter(layer.reason for layer in pruned.layers if layer.reason)
     line = f"networks.{name}: pruning will remove {removed} of {filters} filters, {macs:.0%} of the MACs"
+    if bypassed := bypassed_names(pruned.model):
+        line += f"; without the blocks {', '.join(bypassed)}"
     if pruned.budget and pruned.budget.why:
         line += f"; {pruned.budget}"
     if layouts := dense_layouts(layers_table(pruned)):

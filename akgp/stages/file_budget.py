@@ -41,18 +41,26 @@ def file_bytes(model: nn.Module, example: Tensor, runtime: Runtime) -> int:
 
 
 def below(
-    cut: Callable[[int], Pruned], size: Callable[[nn.Module], int], model: nn.Module, asked: int
+    cut: Callable[[int], Pruned],
+    size: Callable[[nn.Module], int],
+    model: nn.Module,
+    asked: int,
+    before: Pruned | None = None,
 ) -> Pruned:
     """The network whose file is the largest below `asked` bytes that TRIES cuts come to.
 
     Args:
         cut: prunes to so many bytes of values (`prune(bytes=…)`).
         size: of a network's file, in bytes.
+        before: what `model` comes from: bypassed blocks, or earlier cuts.
 
     Raises:
-        PruningError: the file of `model` is that small already, or no network's is.
+        PruningError: the file of the dense network is that small already, or no network's is.
     """
     dense = size(model)
+    if dense <= asked and before:
+        why = None if dense >= LEAST * asked else "without the bypassed blocks it is smaller than that"
+        return replace(before, budget=Reached("bytes", asked, dense, why))
     if dense <= asked:
         raise PruningError(f"prune.bytes: {asked:,} asked, but the dense network's int8 file has {dense:,}")
     values = int(AIM * asked) - (dense - int8_bytes(model))

@@ -33,7 +33,7 @@ def in_time(
     Args:
         model: that is cut.
         images: [N, C, H, W], of which the shape counts.
-        dense: in float32 what `speedup` compares with: `model`, or that with the blocks that it lacks.
+        dense: whose time in float32 `speedup` divides: `model`, or the network with the blocks it lacks.
 
     Raises:
         PruningError: no widths are so fast, or the runtime cannot time them.
@@ -45,7 +45,7 @@ def in_time(
                 model, images.shape[1:], RUNTIMES[deployed.runtime], deployed.threads, Path(folder),
                 precision=deployed.precision,
             )  # fmt: skip
-            float_ms = times.float_ms if dense is model else times.in_float(dense)
+            float_ms = times.float_ms if dense is model else times.float_ms_of(dense)
             return fitted(cut, times, times.of, params, float_ms)
         except ValueError as error:
             raise PruningError(f"prune.{_key(params)}: {error}") from error

@@ -29,7 +29,7 @@ def check_module_names(model: nn.Module, name: str, params: Params) -> None:
         _check_pruned(model, params.prune)
 
 
-def check_pruned_names(pruned: nn.Module, params: Params) -> None:
+def check_names_after_pruning(pruned: nn.Module, params: Params) -> None:
     """Raise StageError if the pruned student, which lacks bypassed blocks, does not have what is named."""
     for section, training in _recoveries(params).items():
         _check_frozen(pruned, section, training)

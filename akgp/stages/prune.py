@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from akgp.data import read_summary
 from akgp.evaluation.cost import count
 from akgp.io.atomic import write_csv, write_json
 from akgp.io.search import search
+from akgp.models.bypassed import bypassed_names
 from akgp.models.inputs import Example
 from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
@@ -71,6 +73,8 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     missed = [str(budget)] if budget and budget.why else []
     more: dict[str, Any] = {"budget": vars(budget), "warnings": missed} if budget else {}
     lines = [removed(metrics)]
+    if bypassed := bypassed_names(pruned.model):
+        lines.append(f"prune: without the blocks {', '.join(bypassed)}")
     if params.schedule:
         more[RECOVERY] = recovery_cost(rows, after.macs)
         lines.append(announced(params.schedule, more[RECOVERY]))
@@ -161,13 +165,14 @@ def _pruned_as(
         asked["bytes"] = None if params.bytes is None else bytes_of(params.bytes)
         part = partial_amount(asked | rules, done, model, after)
         return cut(**asked | part, more_follow=True)
-    return _by_amount(cut, model, dense, example, params, deployed)
+    return _explained(_by_amount(cut, model, dense, after, example, params, deployed), params)
 
 
 def _by_amount(
     cut: Callable[..., Pruned],
     model: nn.Module,
     dense: nn.Module,
+    after: Pruned | None,
     example: Example,
     params: Prune,
     deployed: Deployed,
@@ -176,6 +181,7 @@ def _by_amount(
 
     Args:
         dense: `model`, or that with the blocks that are bypassed in it.
+        after: as `prune`'s.
     """
     if params.device:
         from akgp.microcontroller.device import need_of  # and onnx with it
@@ -191,6 +197,7 @@ def _by_amount(
             partial(file_bytes, example=images, runtime=RUNTIMES[deployed.runtime]),
             model,
             bytes_of(params.bytes),
+            after,
         )
     if params.latency_ms or params.speedup:
         from akgp.stages.latency_budget import in_time  # and onnx with it
@@ -201,6 +208,15 @@ def _by_amount(
             model, images, params, deployed, dense,
         )  # fmt: skip
     return cut(ratio=params.ratio, macs=params.macs, params=params.params)
+
+
+def _explained(pruned: Pruned, params: Prune) -> Pruned:
+    """With the reason that its budget is missed if that is the bypassed blocks, not the widths."""
+    budget = pruned.budget
+    whole = all(layer.pruned_width in (0, layer.dense_width) for layer in pruned.layers)
+    if not (params.bypass and whole and budget and budget.why and budget.key in ("macs", "params")):
+        return pruned
+    return replace(pruned, budget=replace(budget, why="the bypassed blocks alone leave less"))
 
 
 def _images(example: Example) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from akgp import artifacts, params
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
-from akgp.pruning import Pruned, PruningError, prune, residual_blocks, without_blocks
+from akgp.pruning import Pruned, PruningError, prune, prune_gradually, residual_blocks, without_blocks
 from akgp.stages.prune import pruned_as
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -87,6 +88,94 @@ def test_blocks_are_those_with_a_shortcut_and_nothing_else() -> None:
     assert residual_blocks(transformer, EXAMPLE) == names
 
 
+class Block(nn.Module):
+    """With a BatchNorm that has statistics and, as an option, nothing else."""
+
+    def __init__(self, affine: bool = True) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, affine=affine)
+        assert self.norm.running_mean is not None
+        self.norm.running_mean += 0.3
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return (x + scale * self.norm(self.conv(x))).relu()
+
+
+class Network(nn.Module):
+    """Three blocks, and what its code does with them."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.stem, self.head = kind, nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList([Block(affine=kind != "statistics alone") for _ in range(3)])
+        if kind == "two names":
+            self.last = self.blocks[0]
+        if kind == "a shared layer":
+            self.blocks[1].conv = self.blocks[0].conv
+        if kind == "a hook":
+            self.blocks[0].register_forward_hook(lambda *given: 2 * given[-1])
+        self.listed = list(self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        if self.kind == "an attribute is read":
+            x = x.to(self.blocks[0].get_parameter("conv.weight").dtype)
+        for number, block in enumerate(self.listed if self.kind == "a list" else self.blocks):
+            if self.kind == "two names" and number == 0:
+                x = self.last(x)
+            else:
+                x = block(x, scale=0.5)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [
+        ("plain", 3), ("two names", 3), ("a shared layer", 3), ("statistics alone", 3),
+        ("an attribute is read", 2), ("a hook", 2), ("a list", 0),
+    ],
+)  # fmt: skip
+def test_what_a_network_s_code_does_with_its_blocks(kind: str, blocks: int) -> None:
+    """Those that are found can be removed, and whatever cannot is not found."""
+    torch.manual_seed(0)
+    model = Network(kind).eval()
+    found = residual_blocks(model, EXAMPLE)
+    assert found == [f"blocks.{number}" for number in range(3 - blocks, 3)]
+    for name in found:
+        whole = without_blocks(model, EXAMPLE, [name])
+        zeroed = copy.deepcopy(model)
+        if kind == "a shared layer":  # all but the layer
+            zeroed.get_submodule(name).get_submodule("norm").get_parameter("weight").data.zero_()
+            zeroed.get_submodule(name).get_submodule("norm").get_parameter("bias").data.zero_()
+        else:
+            for tensor in (*zeroed.get_submodule(name).parameters(), *zeroed.get_submodule(name).buffers()):
+                tensor.data.zero_()
+        torch.testing.assert_close(outputs(whole.model), outputs(zeroed))
+        smaller = prune(whole.model, EXAMPLE, ratio=0.5, round_to=1, after=whole)
+        there = {each for each, module in whole.model.named_modules() if isinstance(module, nn.Conv2d)}
+        assert {layer.name for layer in smaller.layers if layer.kept} == there | {"head"}
+
+
+def test_layers_of_a_transformer_are_called_with_masks() -> None:
+    """Of the first one torch's encoder reads attributes."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = nn.Sequential(nn.Linear(5, 8), encoder, nn.Linear(8, 3))
+    example = torch.zeros(2, 4, 5)
+    assert residual_blocks(model, example) == ["1.layers.1"]
+    smaller = without_blocks(model, example, ["1.layers.*"]).model
+    assert count(smaller, example).params == 75 + count(layer, torch.zeros(2, 4, 8)).params
+
+
+@pytest.mark.parametrize("amount", [{"macs": 0.95}, {"params": 0.95}, {"bytes": "280k"}])
+def test_blocks_may_suffice_for_a_budget(amount: dict[str, Any]) -> None:
+    pruned = pruned_as(params.Prune(bypass=("layer3.*",), **amount), cifar_resnet(20).eval(), EXAMPLE, seed=0)
+    assert pruned.budget and pruned.budget.reached < pruned.budget.asked
+    assert pruned.budget.why and "bypassed blocks" in pruned.budget.why
+    assert {layer.pruned_width for layer in pruned.layers} == {0, 16, 32, 64, 10}
+
+
 def test_it_is_the_network_with_the_block_s_filters_at_zero() -> None:
     model = network()
     before = outputs(model)
@@ -131,6 +220,11 @@ def test_cuts_little_by_little_come_to_the_same() -> None:
     half = pruned_as(asked, model, EXAMPLE, seed=0, done=0.5)
     twice = pruned_as(asked, half.model, EXAMPLE, seed=0, after=half)
     assert [layer.pruned_width for layer in twice.layers] == [layer.pruned_width for layer in once.layers]
+    first = without_blocks(model, EXAMPLE, ["layer1.1"])
+    *_, last = prune_gradually(
+        first.model, EXAMPLE, steps=2, after=first, ratio=0.5, round_to=1, scope="inside"
+    )
+    assert [layer.pruned_width for layer in last.layers] == [layer.pruned_width for layer in once.layers]
 
 
 @pytest.mark.parametrize("name", ["layer2.0", "conv1", "nothing"])
@@ -139,3 +233,8 @@ def test_what_is_no_block_is_refused(name: str) -> None:
         PruningError, match=f"bypass: '{name}' is no residual block of CifarResNet; such are layer1"
     ):
         without_blocks(network(), EXAMPLE, ["layer1.1", name])
+
+
+def test_names_are_a_list() -> None:
+    with pytest.raises(PruningError, match="bypass must be a list of names"):
+        without_blocks(network(), EXAMPLE, "layer1.1")

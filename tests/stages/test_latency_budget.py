@@ -75,7 +75,7 @@ def test_a_speedup_is_over_the_whole_network_whose_blocks_are_bypassed(
         def __init__(self, model: nn.Module, *_: object, **__: object) -> None:
             timed.append(model)
 
-        def in_float(self, model: nn.Module) -> float:
+        def float_ms_of(self, model: nn.Module) -> float:
             timed.append(model)
             return 2.0
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from akgp.io.errors import message
+from akgp.models.inputs import Example, Inputs
 from akgp.models.memory_format import format_of
 from akgp.pruning.coupling.layers import PRUNABLE
 
@@ -75,6 +76,16 @@ def require_prunable(model: nn.Module) -> None:
             raise PruningError(f"{kind} cannot be pruned: {name} is no ordinary tensor ({what}); prune first")
     if not any(isinstance(module, PRUNABLE) for module in model.modules()):
         raise PruningError(f"{kind} cannot be pruned: it has no convolution and no linear layer (torch.nn)")
+
+
+def on_device(model: nn.Module, example_input: Example) -> Inputs:
+    """A copy of the example on the network's device, never inference tensors, which autograd refuses."""
+    try:
+        inputs = Inputs.of(model, example_input)
+    except (TypeError, ValueError) as error:
+        raise PruningError(f"example_input {error}") from None
+    device = next(model.parameters()).device
+    return inputs.map(lambda each: each.detach().clone().to(device))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
