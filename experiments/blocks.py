@@ -26,7 +26,7 @@ from akgp.evaluation import count, latency, speedup
 from akgp.params import Evaluate, Quantize
 from akgp.pruning import prune, without_blocks
 from akgp.quantization import export_onnx, quantize
-from akgp.runtimes import RUNTIMES, Runtime
+from akgp.runtimes import RUNTIMES
 from akgp.training import train
 from experiments.defaults import taught
 from experiments.resumable import Row, complete, markdown, spread
@@ -36,7 +36,6 @@ RESULTS = Path("results/blocks")
 SHARES = (0.5, 0.35)
 BYPASSED = ("", "layer1.1", "layer1.1 layer1.2", "layer1.1 layer2.2", "layer2.2 layer3.2")
 TIMED = (3, 32, 32)
-IN_RUNTIMES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,12 @@ def measured(run: Run) -> Row:
         "dense_top1": dense_top1,
         "macs_share": round(after.macs / before.macs, 4),
         "params_share": round(after.params / before.params, 4),
-        "speedup": {
-            name: round(_speedup(pruned.model, reference, RUNTIMES[name]), 3) for name in IN_RUNTIMES
-        },
+        "speedup": round(_speedup(pruned.model, reference), 3),
     }
 
 
-def _speedup(model: nn.Module, reference: nn.Module, runtime: Runtime) -> float:
-    """Times as fast as the dense network in float32 that the int8 file is, in a runtime."""
+def _speedup(model: nn.Module, reference: nn.Module) -> float:
+    """Times as fast as the dense network in float32 that the int8 file is."""
     noise = torch.randn(32, *TIMED, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("dense", "student", "int8")}
@@ -83,8 +80,8 @@ def _speedup(model: nn.Module, reference: nn.Module, runtime: Runtime) -> float:
             export_onnx(reference, noise[:1], files["dense"])
             export_onnx(model.eval(), noise[:1], files["student"])
         quantize(files["student"], noise, Quantize(), files["int8"])
-        align(files["int8"], runtime)
-        times = latency(files, (1, *TIMED), Evaluate(), seed=0, runtime=runtime)
+        align(files["int8"], RUNTIMES["onnxruntime"])
+        times = latency(files, (1, *TIMED), Evaluate(), seed=0)
     return float(speedup(times["dense"], times["int8"]).median)
 
 
@@ -95,11 +92,11 @@ CIFAR-10-J75 at 16×16, some residual blocks bypassed and filters inside the oth
 epochs taught by the dense network. Validation top-1 of the last epoch, %, what is lost against the dense
 network and gained over no block bypassed, points; mean ± standard error over the seeds (how many).
 Parameters as a share of the dense network's; × dense: times as fast as the dense network in float32 that the
-int8 file is, at 32×32, batch 1, one thread, processor time, in onnxruntime and OpenVINO.
+int8 file is, at 32×32, batch 1, one thread, processor time, in onnxruntime.
 {machines}. Runs of the plan: {done} of {planned}.
 
-| MACs | bypassed | top-1 | lost | gained | params | × dense, onnxruntime | OpenVINO |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| MACs | bypassed | top-1 | lost | gained | params | × dense |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -119,7 +116,7 @@ def table(rows: list[Row]) -> str:
                 f"{macs:g}", blocks.replace(" ", ", ") or "none", spread([row["val_top1"] for row in runs]),
                 spread([row["dense_top1"] - row["val_top1"] for row in runs]), spread(gains),
                 f"{mean(row['params_share'] for row in runs):.3f}",
-                *(f"{mean(row['speedup'][name] for row in runs):.2f}" for name in IN_RUNTIMES),
+                f"{mean(row['speedup'] for row in runs):.2f}",
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
     return markdown(ABOUT, rows, plan(), lines)
