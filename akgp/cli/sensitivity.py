@@ -56,8 +56,8 @@ def sensitivity(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cut each layer of a trained network alone, without recovery, and measure its accuracy; likewise without
-    each residual block, as prune.bypass leaves it.
+    """Remove each residual block of a trained network alone, and cut each layer alone, without recovery, and
+    measure its accuracy.
 
     In a workspace: the student's dense network on validation images, as params.yaml says; the test split is
     not read. With a network's name: that one, on images of --data, of their test split if they have one.
