@@ -41,7 +41,7 @@ class Report:
         characteristics: what was measured of the data, None if the strategy needs none.
         sentence: the characteristics in words.
         histories: rows an epoch (epoch, loss, train_top1, val_loss, val_top1, ...), by network.
-        layers: rows of name, dense_width, pruned_width, reason; values may be text, as from CSV.
+        layers: rows of name, dense_width, pruned_width, reason, rule; values may be text, as from CSV.
         weights: the teacher's weight in each class: rows of class, mean, p10, p90, n.
         summary: of the data: source, classes, image_size, channels, counts by split, imbalance, skipped,
             not_taken, and regime, None or absent where images and labels are the source's.

@@ -62,7 +62,7 @@ def content() -> Report:
         histories={"dense net": history, "student": history},
         layers=[
             {"name": "conv1", "dense_width": "16", "pruned_width": "16", "reason": "feeds <the> sum"},
-            {"name": "layer1.0.conv1", "dense_width": "16", "pruned_width": "8", "reason": ""},
+            {"name": "layer1.0.conv1", "dense_width": "16", "pruned_width": "8", "reason": "", "rule": "bypass (layer1.0)"},
         ],
         weights=[{"class": name, "mean": "0.6", "p10": "0.4", "p90": "0.8", "n": "1200"} for name in CLASSES],
         summary={
@@ -151,6 +151,7 @@ def test_page_says_what_it_was_given(tmp_path: Path, content: Report) -> None:
         "commit abc1234",
         "90 to 1,200",
         "feeds <the> sum",
+        "bypass (layer1.0)",
         "temperature: 2.0",
     ):
         assert expected in text, expected
