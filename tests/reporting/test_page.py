@@ -62,7 +62,13 @@ def content() -> Report:
         histories={"dense net": history, "student": history},
         layers=[
             {"name": "conv1", "dense_width": "16", "pruned_width": "16", "reason": "feeds <the> sum"},
-            {"name": "layer1.0.conv1", "dense_width": "16", "pruned_width": "8", "reason": "", "rule": "bypass (layer1.0)"},
+            {
+                "name": "layer1.0.conv1",
+                "dense_width": "16",
+                "pruned_width": "8",
+                "reason": "",
+                "rule": "bypass (layer1.0)",
+            },
         ],
         weights=[{"class": name, "mean": "0.6", "p10": "0.4", "p90": "0.8", "n": "1200"} for name in CLASSES],
         summary={
