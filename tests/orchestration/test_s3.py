@@ -244,9 +244,8 @@ class Failing:
         self._running.close()
 
     def signal(self, number: int) -> None:
-        (process,) = (
-            each for each in psutil.Process().children() if f"-dir={self._folder / 'data'}" in each.cmdline()
-        )
+        alive = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+        (process,) = (each for each in alive if f"-dir={self._folder / 'data'}" in each.cmdline())
         process.send_signal(number)
 
     def fail(self, seconds: float, how: str) -> threading.Thread:
