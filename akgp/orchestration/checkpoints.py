@@ -68,6 +68,14 @@ def drop_damaged(path: str) -> None:
                 filesystem.rm_file(file)
 
 
+def last_checkpoint(path: str) -> str | None:
+    """The name of the newest whole checkpoint of a run, after `drop_damaged`; None if there is none."""
+    filesystem, root = fsspec.core.url_to_fs(path)
+    files = [PurePosixPath(file) for file in filesystem.find(root)]
+    # Ray names them by the time.
+    return max((file.parent.name for file in files if file.name == SUMS), default=None)
+
+
 def _wrong(filesystem: fsspec.AbstractFileSystem, folder: str, sums: str) -> str | None:
     """The first file that is missing or has another digest."""
     for line in sums.splitlines():

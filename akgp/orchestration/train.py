@@ -23,7 +23,7 @@ from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
 from akgp.orchestration.capacity import await_nodes
-from akgp.orchestration.checkpoints import drop_damaged, require_writable
+from akgp.orchestration.checkpoints import drop_damaged, last_checkpoint, require_writable
 from akgp.orchestration.cluster import make_readable
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
@@ -142,7 +142,7 @@ def remove(path: str) -> None:
 
 
 def _check_storage(storage: str, name: str) -> None:
-    """Remove damaged checkpoints, and a run whose snapshot is incomplete.
+    """Remove damaged checkpoints, and write an incomplete snapshot again, of the last checkpoint.
 
     Ray Train 2.60 does not write checkpoint_manager_snapshot.json atomically; after a kill in the middle
     `fit` would fail on every later attempt.
@@ -160,8 +160,34 @@ def _check_storage(storage: str, name: str) -> None:
     try:
         json.loads(content)
     except json.JSONDecodeError:
-        log.warning("%s is damaged: the run starts again", snapshot)
-        filesystem.rm(path, recursive=True)
+        if last := last_checkpoint(f"{storage}/{name}"):
+            log.warning("%s is damaged: the run goes on from %s", snapshot, last)
+            filesystem.pipe_file(snapshot, _snapshot_of(last).encode())
+        else:
+            log.warning("%s is damaged: the run starts again", snapshot)
+            filesystem.rm(path, recursive=True)
+
+
+def _snapshot_of(checkpoint: str) -> str:
+    """The snapshot of a run with this checkpoint alone, as Ray writes it."""
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+        _CheckpointManagerState,
+        _TrainingResultState,
+    )
+
+    result = _TrainingResultState(checkpoint_dir_name=checkpoint, metrics={})
+    state = _CheckpointManagerState(
+        checkpoint_results=[result],
+        checkpoint_report_indices=[0],
+        latest_checkpoint_result=result,
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=1,
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    return str(state.json())
 
 
 def trainer(
