@@ -148,19 +148,24 @@ def _check_storage(storage: str, name: str) -> None:
     `fit` would fail on every later attempt.
 
     Raises:
-        StageError: the storage cannot be read.
+        StageError: the storage cannot be read, or a snapshot not be written.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(f"{storage}/{name}")
-        snapshot = f"{path}/checkpoint_manager_snapshot.json"
-        content = filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}"
         drop_damaged(f"{storage}/{name}")
+        _mend_snapshot(f"{storage}/{name}")
     except Exception as error:  # each file system has its own
-        raise StageError(f"ray.storage: {storage}: cannot be read ({first_line(error)})") from error
+        raise StageError(
+            f"ray.storage: {storage}: cannot be read or written ({first_line(error)})"
+        ) from error
+
+
+def _mend_snapshot(run: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(run)
+    snapshot = f"{path}/checkpoint_manager_snapshot.json"
     try:
-        json.loads(content)
+        json.loads(filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}")
     except json.JSONDecodeError:
-        if last := last_checkpoint(f"{storage}/{name}"):
+        if last := last_checkpoint(run):
             log.warning("%s is damaged: the run goes on from %s", snapshot, last)
             filesystem.pipe_file(snapshot, _snapshot_of(last).encode())
         else:

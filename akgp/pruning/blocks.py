@@ -10,7 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -90,7 +90,7 @@ def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str
             )
     gone = [name for name in blocks if any(fnmatchcase(name, each) for each in names)]
     inputs = on_device(model, example_input)
-    if not _is_as_with_zeros(model, gone, _noise_like(inputs)):
+    if len(gone) > 1 and not _is_as_with_zeros(model, gone, _noise_like(inputs)):
         raise PruningError(f"bypass: {', '.join(gone)} cannot all be removed from {type(model).__name__}")
     layers = _layers(with_narrowable_attention(model, inputs, set()), gone)
     left = {layer.name: torch.tensor(layer.kept) for layer in layers if layer.kept}
@@ -132,7 +132,7 @@ class _Call:
     """What a module was called with, and whether it may be a block by what it gave."""
 
     args: tuple[Any, ...]
-    named: dict[str, Any] = field(default_factory=dict)
+    named: dict[str, Any]
     fits: bool = False
 
     @property
