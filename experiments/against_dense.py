@@ -1,0 +1,227 @@
+"""An int8 network of half of the MACs against its dense one, which has been trained to its own best.
+
+`AKGP_CIFAR10=DIR python -m experiments.against_dense` trains every run of `plan` on one thread, seed by seed,
+and writes results/against-dense/table.json and table.md after each; started again, it resumes after the last
+epoch. cifar_resnet20 on the 10,000 images of CIFAR-10-J75 at 16×16 that `experiments.scope` has for the seed.
+The dense network is trained by labels in several ways, of which 10,000 other training images choose one; that
+one is pruned, and taught by a network of four times the MACs that was trained on the same images. As a second
+control that network also teaches the dense one, for as many epochs. Last epochs are kept, all are quantized,
+and the test split judges int8 files in onnxruntime.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from akgp.data import Images, IndexedSource
+from akgp.distillation import Distillation, Teacher, ask_teachers
+from akgp.evaluation import accuracy, count, predict_logits, runtime_logits
+from akgp.models import build
+from akgp.params import Distill, Network, Training
+from akgp.pruning import prune
+from akgp.training import Epoch, cross_entropy, train
+from experiments.ablation import calibration
+from experiments.defaults import MEAN_STD, cifar10, save_weights, weights_from
+from experiments.qat import int8_of
+from experiments.resumable import Row, complete, markdown, spread
+from experiments.scope import EXAMPLE, SEEDS, SIDE, settings, sources
+from experiments.weighting.learning import finished
+
+RESULTS, WEIGHTS = Path("results/against-dense"), Path("runs/against-dense")
+CALIBRATION = 512
+WATCHED = 2000
+"""Validation images that are looked at after each epoch, to be printed; nothing is chosen by them."""
+State = dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """macs: the share that is kept; views: of each image about which the wide network is asked."""
+
+    epochs: int
+    by: str = "labels"
+    macs: float = 1.0
+    mixup: bool = False
+    wide: bool = False
+    views: int = 64
+
+    @property
+    def training(self) -> Training:
+        params = settings(self.epochs)
+        mixed = {"mixup": 1.0, "mix_share": 0.5} if self.mixup else {}
+        return params.model_copy(update={"augment": params.augment.model_copy(update=mixed)})
+
+
+DENSE = {
+    "32 epochs": Arm(32),
+    "64 epochs": Arm(64),
+    "128 epochs": Arm(128),
+    "128 epochs, half of the images mixed": Arm(128, mixup=True),
+}
+ARMS = DENSE | {
+    "teacher": Arm(64, mixup=True, wide=True),
+    "half": Arm(128, by="teacher", macs=0.5),
+    "dense, taught": Arm(128, by="teacher"),
+    "three quarters": Arm(128, by="teacher", macs=0.75),
+    "a third": Arm(128, by="teacher", macs=0.35),
+    "a quarter": Arm(128, by="teacher", macs=0.25),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    seed: int
+    arm: str
+
+
+def plan(seeds: tuple[int, ...] = SEEDS) -> Iterator[Run]:
+    """Seed by seed: the dense networks, of which one is chosen, before what is made of it."""
+    yield from (Run(seed, arm) for seed in seeds for arm in ARMS)
+
+
+@cache
+def test() -> IndexedSource:
+    every = cifar10(SIDE, 10_000, "test")
+    return IndexedSource.of(Images(every.pixels, every.labels), *MEAN_STD[3])
+
+
+def network(arm: Arm, seed: int) -> nn.Module:
+    """Before its training."""
+    torch.manual_seed(seed)
+    widths = (32, 64, 128) if arm.wide else None
+    return build(
+        Network(architecture="cifar_resnet20", widths=widths),
+        num_classes=10, in_channels=3, image_size=(SIDE, SIDE),
+    )  # fmt: skip
+
+
+def trained(seed: int, name: str) -> nn.Module:
+    """The network of an arm, in eval mode; trained once, and resumed after the last epoch."""
+    arm, file = ARMS[name], WEIGHTS / f"{seed} {name}.pt"
+    model = network(arm, seed) if arm.by == "labels" else of_dense(seed, arm)
+    if not weights_from(file, model):
+        start = by_labels if arm.by == "labels" else by_teacher
+        finished(partial(start, model, seed, name), file.with_suffix(".checkpoint"))
+        save_weights(file, model)
+    return model.eval()
+
+
+def by_labels(model: nn.Module, seed: int, name: str, state: State) -> Iterator[Epoch]:
+    arm, (images, validation) = ARMS[name], watched(seed)
+    for epoch in train(
+        model, images, validation, params=arm.training, objective=cross_entropy(), seed=seed, state=state
+    ):
+        print(seed, name, epoch.row, flush=True)
+        yield epoch
+
+
+def by_teacher(model: nn.Module, seed: int, name: str, state: State) -> Iterator[Epoch]:
+    """By akgp, its weight of the teacher measured: by what the wide network knows beside the dense one."""
+    arm = ARMS[name]
+    dense = trained(seed, chosen(seed))
+    data = ask_teachers(
+        [Teacher([trained(seed, "teacher")])], Teacher([dense]), *watched(seed), calibration()
+    )
+    params = Distill(training=arm.training, teacher_views=arm.views)
+    for epoch in Distillation(model, data, params, seed=seed, state=state):
+        print(seed, name, epoch.row, flush=True)
+        yield epoch
+
+
+def of_dense(seed: int, arm: Arm) -> nn.Module:
+    """The dense network of the seed, or what is left of it."""
+    dense = trained(seed, chosen(seed))
+    return prune(dense, EXAMPLE, macs=arm.macs, scope="inside", round_to=4).model if arm.macs < 1 else dense
+
+
+@cache
+def chosen(seed: int) -> str:
+    """The way to train the dense network that is best on the validation images."""
+    judged = sources(seed)[1]
+    return max(
+        DENSE, key=lambda name: top1(predict_logits(trained(seed, name), judged, device="cpu"), judged)
+    )
+
+
+def watched(seed: int) -> tuple[IndexedSource, IndexedSource]:
+    images, validation = sources(seed)
+    return images, validation.take(torch.arange(WATCHED))
+
+
+def top1(logits: Tensor, source: IndexedSource) -> float:
+    return accuracy(logits, source.labels)
+
+
+def measured(run: Run) -> Row:
+    """Top-1, %, on validation and test images; MACs as a share of the dense network's."""
+    model, (_, validation) = trained(run.seed, run.arm), sources(run.seed)
+    images = next(calibration().ordered(batch_size=CALIBRATION)).inputs
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "int8.onnx"
+        int8_of(model, images, file, None)
+        int8 = top1(runtime_logits(file, test(), threads=1), test())
+    return {
+        "val_top1": top1(predict_logits(model, validation, device="cpu"), validation),
+        "test_top1": top1(predict_logits(model, test(), device="cpu"), test()),
+        "int8_test_top1": int8,
+        "macs_share": round(count(model, EXAMPLE).macs / count(network(Arm(1), 0), EXAMPLE).macs, 4),
+    }
+
+
+ABOUT = """# Half of a network in int8 against the whole one at its best
+
+`AKGP_CIFAR10=DIR python -m experiments.against_dense`, see the head of that file: cifar_resnet20, 10,000
+images of CIFAR-10-J75 at 16×16. The dense network is trained by labels in {ways} ways; above it: of the same
+seed's way that the validation images like best ({best}), its float network's accuracy on the test split
+subtracted. All others but the teacher (four times the MACs, {teacher} epochs by mixed images) are made of
+that network and taught for {taught} epochs. Top-1, %, mean ± standard error over the seeds (how many).
+One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
+
+| network | MACs | validation | test | test, int8 | int8 above dense |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: an arm a line, in the plan's order."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    best = {seed: best_of(seed, rows) for seed in seeds}
+    lines = []
+    for name in ARMS:
+        mine = [row for row in rows if row["arm"] == name]
+        if mine:
+            above = [row["int8_test_top1"] - best[row["seed"]]["test_top1"] for row in mine]
+            columns = [[row[key] for row in mine] for key in ("val_top1", "test_top1", "int8_test_top1")]
+            cells = [name, f"{mean(row['macs_share'] for row in mine):.2f}", *map(spread, (*columns, above))]
+            lines.append("| " + " | ".join(cells) + " |")
+    said = "; ".join(f"seed {seed}: {row['arm']}" for seed, row in best.items())
+    return markdown(ABOUT, rows, plan(), lines, ways=len(DENSE), best=said,
+                    teacher=ARMS["teacher"].epochs, taught=ARMS["half"].epochs)  # fmt: skip
+
+
+def best_of(seed: int, rows: list[Row]) -> Row:
+    """The row of the dense network that validation images choose."""
+    return max((row for row in rows if row["seed"] == seed and row["arm"] in DENSE),
+               key=lambda row: row["val_top1"])  # fmt: skip
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="How many, from --first.")] = len(SEEDS),
+    first: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+) -> None:
+    """Do the runs of these seeds that results/against-dense/table.json does not hold."""
+    complete(RESULTS, plan(SEEDS[first : first + seeds]), measured, table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
