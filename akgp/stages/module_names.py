@@ -11,6 +11,10 @@ from akgp.workspace import StageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from akgp.pruning import Limit
+
+WITHOUT_BLOCKS = "; by then prune.bypass has removed its blocks"
+
 
 def names_modules(name: str, params: Params) -> bool:
     """Whether any is named that network `name` must have."""
@@ -31,9 +35,12 @@ def check_module_names(model: nn.Module, name: str, params: Params) -> None:
 
 def check_names_after_pruning(pruned: nn.Module, params: Params) -> None:
     """Raise StageError if the pruned student, which lacks bypassed blocks, does not have what is named."""
-    for section, training in _recoveries(params).items():
-        _check_frozen(pruned, section, training)
-    _check_heads(pruned, _heads(params))
+    try:
+        for section, training in _recoveries(params).items():
+            _check_frozen(pruned, section, training)
+        _check_heads(pruned, _heads(params))
+    except StageError as error:
+        raise StageError(f"{error}{WITHOUT_BLOCKS}" if params.prune.bypass else str(error)) from None
 
 
 def _trainings(name: str, params: Params) -> dict[str, Training]:
@@ -79,10 +86,23 @@ def _check_pruned(model: nn.Module, prune: Prune) -> None:
     for each in prune.bypass:  # whether it is a block shows when the network is run
         if not any(fnmatchcase(name, each) for name in modules):
             raise StageError(f"prune.bypass: {each!r} is not a module of the network")
-    from akgp.pruning import Limit, PruningError, Rules, require_names
+    from akgp.pruning import PruningError
 
-    limits = {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}
     try:
-        require_names(model, Rules(prune.round_to, prune.layers, limits), prune.skip)
+        require_pruned_names(model, prune)
     except PruningError as error:
         raise StageError(f"prune.{error}") from None
+
+
+def require_pruned_names(model: nn.Module, prune: Prune) -> None:
+    """Raise PruningError if `model` does not have what `skip`, `layers` and `limits` name; nothing is run."""
+    from akgp.pruning import Rules, require_names
+
+    require_names(model, Rules(prune.round_to, prune.layers, limits_of(prune)), prune.skip)
+
+
+def limits_of(prune: Prune) -> dict[str, Limit]:
+    """`prune.limits` as `akgp.pruning.prune` takes them."""
+    from akgp.pruning import Limit
+
+    return {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}

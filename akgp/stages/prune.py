@@ -20,12 +20,13 @@ from akgp.models.bypassed import bypassed_names
 from akgp.models.inputs import Example
 from akgp.params import SCHEDULED, Prune
 from akgp.params.device import bytes_of
-from akgp.pruning import Limit, Pruned, PruningError, layers_table, partial_amount, prune, without_blocks
+from akgp.pruning import Pruned, PruningError, layers_table, partial_amount, prune, without_blocks
 from akgp.pruning.evidence import Evidence
 from akgp.reporting.layouts import dense_layouts
 from akgp.runtimes import RUNTIMES
 from akgp.stages.deployed import ALONE, Deployed
 from akgp.stages.device_budget import fitted
+from akgp.stages.module_names import WITHOUT_BLOCKS, limits_of, require_pruned_names
 from akgp.stages.notices import NOTICES
 from akgp.stages.pruning_evidence import evidence
 from akgp.stages.pruning_schedule import announced, cut_and_recover
@@ -141,10 +142,11 @@ def _pruned_as(
     if params.bypass and after is None:
         after = without_blocks(model, example, params.bypass)
         model = after.model
-    rules: dict[str, Any] = {
-        "layers": params.layers,
-        "limits": {pattern: Limit(**vars(limit)) for pattern, limit in params.limits.items()},
-    }
+        try:
+            require_pruned_names(model, params)
+        except PruningError as error:
+            raise PruningError(f"{error}{WITHOUT_BLOCKS}") from None
+    rules: dict[str, Any] = {"layers": params.layers, "limits": limits_of(params)}
 
     def cut(**amount: Any) -> Pruned:
         return prune(

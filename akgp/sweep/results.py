@@ -208,7 +208,7 @@ def _shown(value: Any) -> str:
     """A parameter's value as in params.yaml, but numbers rounded."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cell(value: float | None, form: Callable[[float], str]) -> str:

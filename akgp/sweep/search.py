@@ -6,12 +6,14 @@ one figure, and by accuracy it would stop the small networks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from akgp import artifacts
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.profile.classes import IMBALANCED
@@ -20,7 +22,9 @@ from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.session import session
 from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
+from akgp.params import ParamsError, with_values
 from akgp.stages import network_files
+from akgp.stages.module_names import check_module_names
 from akgp.sweep.identity import SEARCHED, keys_of_search
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CODE = ("akgp.sweep.trial", "akgp.sweep.space", "akgp.sweep.tuning")
 EPOCHS = "distill.training.epochs"
+NAMING = ("prune.skip", "prune.bypass", "prune.layers", "prune.limits", "distill.heads")
+"""Parameters that name modules of the network."""
 
 
 def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
@@ -55,6 +61,7 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
     inputs = [path for stage in SEARCHED for path in stage.inputs(task) if path not in made]
     require(*inputs)
     network_files.check(params, workspace.root)
+    _check_module_names(task)
     folder = workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     shared = Task("sweep", canonical(params), workspace.root)
@@ -68,6 +75,23 @@ def run(root: str | Path = ".", trials: int | None = None) -> list[Trial]:
         finally:  # what an interrupted search has finished is worth seeing, too
             rows = _write_ended(task, str(path))
     return rows
+
+
+def _check_module_names(task: Task) -> None:
+    """Raise StageError if a choice names modules that the student's dense network does not have."""
+    params, space = task.params, task.params.sweep.space
+    searched = {key: space[key].choices or () for key in NAMING if key in space}
+    if not searched:
+        return
+    model = artifacts.load(task.workspace.dense(params.student))
+    for key, choices in searched.items():
+        for choice in choices:
+            with contextlib.suppress(ParamsError):  # valid with other values of the space alone
+                tried = with_values(params, {key: choice})
+                try:
+                    check_module_names(model, params.student, tried)
+                except StageError as error:
+                    raise StageError(f"sweep.space: {error}") from None
 
 
 def dense(task: Task, metrics_of_trials: Sequence[Mapping[str, Any]]) -> Dense | None:
@@ -159,7 +183,7 @@ def _asha(params: parameters.Params) -> ASHAScheduler:
     searched = params.sweep.space.get(EPOCHS)
     longest = params.distill.training.epochs
     if searched:
-        longest = int(searched.max or max(each for each in searched.choices or () if each is not None))
+        longest = int(searched.max or max(each for each in searched.choices or () if isinstance(each, int)))
     return ASHAScheduler(
         time_attr="epoch",
         max_t=longest + 1,  # beyond any trial: one that finishes must not count as stopped

@@ -67,26 +67,29 @@ def draw(
     known, repeats, refused = {_text(values) for values in tried}, 0, ""
     for _ in range(draws):
         drawn = study.ask(searched)
-        if _text(drawn.params) in known:
+        values = _plain(drawn.params, params)
+        if _text(values) in known:
             repeats += 1
             if repeats == REPEATS:
                 break
         else:
             try:
-                with_values(base, drawn.params)
-                return dict(drawn.params)
+                with_values(base, values)
+                return values
             except ParamsError as error:
                 refused = first_line(error)
         study.tell(drawn, state=TrialState.FAIL)
     if repeats:
-        return _first_untried(searched, base, known)
+        return _first_untried(searched, params, base, known)
     raise StageError(f"sweep.space: of {draws} combinations drawn none is valid, the last one: {refused}")
 
 
-def _first_untried(searched: Mapping[str, BaseDistribution], base: Params, known: set[str]) -> dict[str, Any]:
+def _first_untried(
+    searched: Mapping[str, BaseDistribution], params: Params, base: Params, known: set[str]
+) -> dict[str, Any]:
     """The first valid combination, in the order of the space, that is not `known`."""
     for combination in islice(product(*map(_values, searched.values())), COMBINATIONS):
-        values = dict(zip(searched, combination, strict=True))
+        values = _plain(dict(zip(searched, combination, strict=True)), params)
         if _text(values) not in known:
             with contextlib.suppress(ParamsError):
                 with_values(base, values)
@@ -107,9 +110,21 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
     return distribution.low, distribution.high
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _text(value: Any) -> str:
     """A text that is the same for the same values alone: 1, 1.0 and True, which are equal, differ."""
-    return json.dumps(values, sort_keys=True)
+    return json.dumps(value, sort_keys=True)
+
+
+def _plain(values: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """Values of Optuna's, to which each choice is its text: it has no lists, and takes 1 for True."""
+    space = params.sweep.space
+    return {key: json.loads(value) if space[key].choices else value for key, value in values.items()}
+
+
+def _optunas(values: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """The reverse of `_plain`."""
+    space = params.sweep.space
+    return {key: _text(value) if space[key].choices else value for key, value in values.items()}
 
 
 def _study(number: int, ended: Ended, params: Params, modes: Sequence[str]) -> Study:
@@ -128,14 +143,19 @@ def _study(number: int, ended: Ended, params: Params, modes: Sequence[str]) -> S
         if all(map(math.isfinite, objectives)):  # of a training that diverged; Optuna refuses NaN
             study.add_trial(
                 optuna.create_trial(
-                    params=dict(values), distributions=searched, values=[float(each) for each in objectives]
+                    params=_optunas(values, params),
+                    distributions=searched,
+                    values=[float(each) for each in objectives],
                 )
             )
     return study
 
 
 def distributions(params: Params) -> dict[str, BaseDistribution]:
-    """Optuna's distribution of each searched parameter; an interval of an integer one holds integers."""
+    """Optuna's distribution of each searched parameter; an interval of an integer one holds integers.
+
+    Choices are texts, see `_plain`.
+    """
     return {
         key: _distribution(number_type(params, key), searched) for key, searched in params.sweep.space.items()
     }
@@ -145,7 +165,7 @@ def _distribution(kind: type | None, searched: Range) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if searched.choices is not None:
-        return CategoricalDistribution(searched.choices)
+        return CategoricalDistribution([_text(choice) for choice in searched.choices])
     assert searched.min is not None and searched.max is not None
     if kind is int:
         return IntDistribution(int(searched.min), int(searched.max), log=searched.log)

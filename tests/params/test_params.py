@@ -229,7 +229,7 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ),
         (
             {"sweep__space": {"prune.ratio": {"choices": [0.5, [1]]}}},
-            "sweep.space.prune.ratio.choices: got [1], must be a number, text, true, false or null",
+            "sweep.space: prune.ratio: got [1], must be a valid number",
         ),
         (
             {"sweep__space": {"prune.ratio": {"choices": [0.5, None]}}},

@@ -105,7 +105,14 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
                 prune={"ratio": 0.5, "bypass": ["layer1.1"]},
                 distill={"training": {"freeze": ["layer1.1.conv1"]}},
             ),
-            "^networks.mine: distill.training.freeze: 'layer1.1.conv1' is not a module",
+            "^networks.mine: distill.training.freeze: 'layer1.1.conv1' is not a module.*; by then prune.bypass",
+        ),
+        (
+            checked(
+                "Small", networks={"mine": {"architecture": "cifar_resnet20"}},
+                prune={"ratio": 0.5, "bypass": ["layer1.1"], "layers": {"layer1.1.*": 0.3}},
+            ),
+            "^networks.mine: layers: .*layer1.1.* matches no .*; by then prune.bypass",
         ),
         (
             checked("Small", distill={"strategy": "self_distillation"}),

@@ -138,6 +138,21 @@ def test_null_is_a_value_as_others_are(tmp_path: Path) -> None:
     assert sorted(row[1:] for row in rows[1:]) == [["true", "0.9"], ["true", "null"]]
 
 
+def test_lists_and_sections_are_values_as_others_are(tmp_path: Path) -> None:
+    blocks, schedule = [[], ["layer1.1"]], {"steps": 2, "recovery": {"epochs": 1}}
+    searched = base(space={"prune.bypass": {"choices": blocks}, "prune.schedule": {"choices": [schedule]}})
+    first = draw(0, {}, searched, ["max"])
+    second = draw(1, {0: (first, [90.0])}, searched, ["max"], tried=[first])
+    assert sorted(one["prune.bypass"] for one in (first, second)) == blocks
+    (tmp_path / "sweeps").mkdir()
+    trials = [trial(number, 90.0, 500, **values) for number, values in enumerate((first, second))]
+    results.write(tmp_path, trials, searched)
+    (without,) = (one.number for one in sweep.best(2, tmp_path) if one.values["prune.bypass"])
+    applied = sweep.apply(without, tmp_path).prune
+    assert applied.bypass == ("layer1.1",) and applied.schedule and applied.schedule.steps == 2
+    assert '["layer1.1"]' in sweep.table(trials)
+
+
 def test_table_fits_a_terminal_whatever_the_parameters_are_called() -> None:
     """Names are shortened as far as they tell each other, and the table's heads, apart."""
     values = {

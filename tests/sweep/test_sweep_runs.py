@@ -18,6 +18,7 @@ from akgp.models import cifar_resnet
 from akgp.orchestration.run import run_stage
 from akgp.sweep.results import Trial
 from akgp.sweep.space import draw
+from akgp.workspace import StageError
 from tests.support.computing import computed
 
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -87,7 +88,7 @@ def test_a_search_of_two_objectives_runs_through_ray(
     On a long tail, so that the mean over classes is the first objective, of those that learn by labels too.
     """
     space = {
-        "prune.ratio": {"choices": [0.2]},
+        "prune.bypass": {"choices": [["layer1.1"]]},
         "distill.strategy": {"choices": ["akgp", "labels"]},
     }
     untrained_workspace(
@@ -108,6 +109,7 @@ def test_a_search_of_two_objectives_runs_through_ray(
     assert all(one.latency_ms is None and one.compute == 1 for one in trials)
     dense = count(artifacts.load(tmp_path / "models" / "dense" / "small"), torch.zeros(1, 1, 8, 8))
     assert all(0 < (one.macs or 0) < dense.macs for one in trials)
+    assert {one.values["prune.bypass"][0] for one in trials} == {"layer1.1"}
     assert all(one.values.keys() == space.keys() for one in trials)
 
 
@@ -279,3 +281,12 @@ def test_stopped_and_failed_trials_do_not_disturb_the_next_ones(tmp_path: Path) 
             assert one.values[RATE] == 10.0 and "lower learning_rate (10.0)" in (one.error or "")
         else:
             assert (one.error is None and one.epochs == epochs) or one.status == "stopped"
+
+
+@pytest.mark.parametrize("key", ["prune.bypass", "prune.skip"])
+def test_modules_that_the_network_lacks_are_named_before_anything_computes(tmp_path: Path, key: str) -> None:
+    space = {key: {"choices": [[], ["layer1.1"], ["layer9"]]}}
+    untrained_workspace(tmp_path, sweep={"space": space})
+    with pytest.raises(StageError, match=f"^sweep.space: {key}: 'layer9' is not a module of the network"):
+        sweep.run(tmp_path)
+    assert not list((tmp_path / "sweeps").glob("*"))
