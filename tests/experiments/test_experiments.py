@@ -24,7 +24,17 @@ from akgp.data.batches import Batch
 from akgp.training import Epoch
 from benchmarks import sweep_scaling
 from benchmarks.sweep_scaling import Case, Timed
-from experiments import ablation, against_torch_pruning, criteria, defaults, mobile, paper, scope, views
+from experiments import (
+    ablation,
+    against_dense,
+    against_torch_pruning,
+    criteria,
+    defaults,
+    mobile,
+    paper,
+    scope,
+    views,
+)
 from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
@@ -338,6 +348,27 @@ def test_scope_compares_at_equal_cost() -> None:
         ]
     )
     assert "| 0.5 | inside | at once | 69.00 (1) | 1.00 (1) | 0.500 | 0.500 | 0.800 |" in text
+
+
+def test_a_half_is_compared_with_the_dense_network_that_validation_chooses() -> None:
+    runs = list(against_dense.plan())
+    assert len(set(runs)) == len(runs) == 3 * len(against_dense.ARMS)
+    arms = list(against_dense.ARMS)
+    assert arms[: len(against_dense.DENSE)] == list(against_dense.DENSE), "before what is made of one of them"
+    assert all(arm.by == "labels" for arm in against_dense.DENSE.values())
+    accuracies = {"32 epochs": (70.0, 75.0), "64 epochs": (72.0, 71.0), "half": (71.0, 72.0)}
+    rows = [
+        asdict(against_dense.Run(seed, arm))
+        | {"val_top1": validation, "test_top1": test, "int8_test_top1": test - seed / 2, "macs_share": 0.5}
+        | {"machine": "A"}
+        for seed in (0, 1)
+        for arm, (validation, test) in accuracies.items()
+    ]
+    text = against_dense.table(rows)
+    assert "(seed 0: 64 epochs; seed 1: 64 epochs)" in text
+    assert (
+        "| half | 0.50 | 71.00 ± 0.00 (2) | 72.00 ± 0.00 (2) | 71.75 ± 0.25 (2) | 0.75 ± 0.25 (2)" in text
+    )
 
 
 def test_mobile_tables_a_network_a_line_and_its_mean() -> None:
