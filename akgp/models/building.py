@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from akgp.models.resnet import WIDTHS, cifar_resnet
 from akgp.models.spec import ModelError, Spec, model_name, tag
 from akgp.models.user_code import at, user_network
 from akgp.params import CIFAR_RESNETS, Network
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
 
@@ -134,17 +137,39 @@ def _torchvision(spec: Spec, weights: str | None) -> nn.Module:
         if options:
             options["init_weights"] = True  # what both use by default, but announce to change, with a warning
         return models.get_model(name, weights=None, num_classes=spec.num_classes, **options)
-    available = models.get_model_weights(name).__members__
-    if weights not in available:
-        raise ModelError(f"weights: {name} has {', '.join(available)}, got {weights!r}")
+    trained = trained_weights(name, weights)
     try:
-        model = models.get_model(name, weights=available[weights], **options)
+        model = models.get_model(name, weights=trained, **options)
     except (OSError, RuntimeError) as error:
         raise ModelError(f"weights: {weights} of {name} cannot be downloaded: {one_line(error)}") from error
-    classes = len(available[weights].meta["categories"])
+    classes = len(trained.meta["categories"])
     if spec.num_classes != classes:
         replace_head(model, classes, spec.num_classes)
     return model
+
+
+def trained_normalization(architecture: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, by channel, of the images that torchvision's weights were trained on.
+
+    Raises:
+        ModelError: the network has no such weights.
+    """
+    transforms = trained_weights(architecture, weights).transforms()
+    return tuple(transforms.mean), tuple(transforms.std)
+
+
+def trained_weights(architecture: str, weights: str) -> WeightsEnum:
+    """Where torchvision has these weights of a network, and what it says of them; nothing is downloaded.
+
+    Raises:
+        ModelError: the network has no such weights.
+    """
+    from torchvision import models
+
+    available = models.get_model_weights(architecture).__members__
+    if weights not in available:
+        raise ModelError(f"weights: {architecture} has {', '.join(available)}, got {weights!r}")
+    return available[weights]
 
 
 def replace_head(model: nn.Module, classes: int, num_classes: int) -> None:

@@ -32,7 +32,9 @@ class Network(Section):
     )
 
     mean: tuple[float, ...] | None = Field(
-        None, description="of each channel of its images, in units of 255; null: that of the training images"
+        None,
+        description="of each channel of its images, in units of 255; null: as weights need it, else as the "
+        "training images have it",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="standard deviation likewise; a trained network needs those it was trained with"

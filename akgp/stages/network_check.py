@@ -56,6 +56,7 @@ def _named(error: ValueError) -> bool:
 def _check(network: Network, root: Path, workspace: Workspace, channels: int) -> nn.Module:
     from akgp import models
     from akgp.data import read_summary
+    from akgp.models.building import trained_weights
 
     sources(network, root)  # before a network that may be large is built
     known = read_summary(workspace.data) if (workspace.data / "summary.json").exists() else None
@@ -65,6 +66,8 @@ def _check(network: Network, root: Path, workspace: Workspace, channels: int) ->
         in_channels=known.channels if known else channels,
         image_size=known.image_size if known else None,
     )
+    if network.weights is not None:
+        trained_weights(network.architecture, network.weights)
     if network.checkpoint and known:
         models.load_checkpoint(model, located(network.checkpoint, root), other_classes=network.finetune)
     elif network.checkpoint:

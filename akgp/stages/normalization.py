@@ -1,4 +1,4 @@
-"""The normalisation of a network's images: its own, if params.yaml gives one, or that of the data.
+"""The normalisation of a network's images: its own, by params.yaml or its weights, or that of the data.
 
 All stages after the dense networks use the student's; teachers with another one are adapted to it.
 """
@@ -8,16 +8,24 @@ from __future__ import annotations
 from torch import nn
 
 from akgp.data import BatchSource, IndexedSource, Summary, read_split, read_summary
+from akgp.models.building import trained_normalization
 from akgp.models.renormalized import Renormalized
 from akgp.workspace import Task
 
 
 def summary_for(task: Task, network: str | None = None) -> Summary:
-    """The data's summary with the mean and standard deviation of `network`, by default the student."""
+    """The data's summary with the mean and standard deviation of `network`, by default the student.
+
+    Raises:
+        ModelError: torchvision has no such weights of the network.
+    """
     summary, chosen = read_summary(task.workspace.data), task.params.networks[network or task.params.student]
-    if chosen.mean is None or chosen.std is None:
+    mean, std = chosen.mean, chosen.std
+    if chosen.weights is not None and mean is None:
+        mean, std = trained_normalization(chosen.architecture, chosen.weights)
+    if mean is None:
         return summary
-    return summary.model_copy(update={"mean": chosen.mean, "std": chosen.std})
+    return summary.model_copy(update={"mean": mean, "std": std})
 
 
 def read_source(task: Task, split: str, network: str | None = None) -> BatchSource:

@@ -366,9 +366,7 @@ def test_a_half_is_compared_with_the_dense_network_that_validation_chooses() -> 
     ]
     text = against_dense.table(rows)
     assert "(seed 0: 64 epochs; seed 1: 64 epochs)" in text
-    assert (
-        "| half | 0.50 | 71.00 ± 0.00 (2) | 72.00 ± 0.00 (2) | 71.75 ± 0.25 (2) | 0.75 ± 0.25 (2)" in text
-    )
+    assert "| half | 0.50 | 71.00 ± 0.00 (2) | 72.00 ± 0.00 (2) | 71.75 ± 0.25 (2) | 0.75 ± 0.25 (2)" in text
 
 
 def test_mobile_tables_a_network_a_line_and_its_mean() -> None:

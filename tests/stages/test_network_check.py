@@ -32,6 +32,7 @@ def asked(**network: Any) -> params.Params:
     [
         ({"architecture": "nowhere_at_all:f"}, "mine.architecture: 'nowhere_at_all:f' cannot be imported"),
         ({"architecture": "resnet19"}, "mine.architecture: unknown network 'resnet19', did you mean resnet1"),
+        ({"architecture": "resnet18", "weights": "V9"}, "mine.weights: resnet18 has IMAGENET1K_V1, DEF"),
         ({"architecture": OURS, "checkpoint": "none.pt"}, "mine.checkpoint: .*none.pt: no such file"),
         ({"architecture": OURS, "checkpoint": "text.pt"}, "mine: .*text.pt: neither safetensors nor"),
         ({"architecture": OURS, "checkpoint": "other.pt"}, None),  # of other images, perhaps
@@ -45,7 +46,7 @@ def test_without_images(network: dict[str, Any], message: str | None, tmp_path: 
         return
     with pytest.raises(StageError, match=f"^networks.{message}") as raised:
         check(asked(**network), tmp_path)
-    assert str(tmp_path) in str(raised.value) or "resnet19" in message
+    assert str(tmp_path) in str(raised.value) or "resnet1" in message
 
 
 def test_with_images_a_checkpoint_is_compared(tmp_path: Path) -> None:

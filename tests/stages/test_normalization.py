@@ -56,6 +56,20 @@ def task(root: Path, stage: str = "distill", network: str | None = None, **chang
     return Task(stage, params.validate(tree(**changes)), root, network)
 
 
+def test_weights_of_torchvision_bring_their_own(root: Path) -> None:
+    own = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
+    trained = {"architecture": "mobilenet_v3_small", "weights": "DEFAULT"}
+    networks = {"trained": trained, "given": trained | own, "untrained": {**trained, "weights": None}}
+    color = {"color": "rgb", "splits": {"test": 0.25}}
+    of = {
+        name: summary_for(task(root, data=color, networks=networks, teachers=[name], student=name))
+        for name in networks
+    }
+    assert (of["trained"].mean, of["trained"].std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert of["given"].mean == (0.1, 0.2, 0.3)
+    assert of["untrained"] == summary_for(task(root))
+
+
 def logits(root: Path, name: str, images: Images, mean: Any, std: Any) -> Tensor:
     with torch.no_grad():
         return artifacts.load(root / "models" / "dense" / name)(normalize(images.pixels, mean, std))
