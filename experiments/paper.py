@@ -91,7 +91,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 3,
-    cpu: Annotated[bool, typer.Option(help="Without a GPU: weeks.")] = False,
+    cpu: Annotated[bool, typer.Option(help="Without a GPU: nine days on two cores.")] = False,
     scale: Annotated[float, typer.Option(help="All epochs times this, for a trial.")] = 1.0,
 ) -> None:
     """Run the seeds that results/cifar10-resnet32/table.json does not hold."""

@@ -6,6 +6,7 @@ Addresses are paths or URLs of fsspec, such as s3://. Caching is done in `cache`
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import Any
 
 from akgp.io import storage
 from akgp.io.errors import first_line
+
+LONGEST_NAME = 300
+"""Characters of a path in a message; folders' names have up to 255 each."""
 
 
 class DataError(ValueError):
@@ -149,10 +153,13 @@ def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[byt
         DataError: an existing file can't be read.
     """
     places: dict[str, tuple[Any, str]] = {}
+    by_path: dict[str, bytes | DataError] = {}
     for path in paths:
+        if why := storage.unknown(path):
+            by_path[path] = DataError(f"{_brief(path)}: {why}")
+            continue
         with _named(path):
             places[path] = storage.opened(path)
-    by_path: dict[str, bytes | DataError] = {}
     for filesystem in dict.fromkeys(filesystem for filesystem, _ in places.values()):
         here = {path: file for path, (owner, file) in places.items() if owner == filesystem}
         first = next(iter(here))
@@ -161,8 +168,8 @@ def read_files(paths: Sequence[str], first_bytes: int | None = None) -> list[byt
                 first, partial(_contents, filesystem, list(here.values()), first_bytes)
             )
         for path, content in zip(here, contents, strict=True):
-            if isinstance(content, (FileNotFoundError, IsADirectoryError)):
-                by_path[path] = DataError(f"{printable(path)}: no such file")
+            if isinstance(content, (FileNotFoundError, IsADirectoryError)) or _is_no_name(content):
+                by_path[path] = DataError(f"{_brief(path)}: no such file")
             elif isinstance(content, Exception):
                 with _named(path):
                     raise content
@@ -225,6 +232,17 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def _is_no_name(content: bytes | Exception) -> bool:
+    """Whether no file can be called so: too long, or with a zero byte."""
+    return isinstance(content, ValueError) or getattr(content, "errno", None) == errno.ENAMETOOLONG
+
+
+def _brief(path: str) -> str:
+    """A path that may be anything that stood in a table, such as an image as text."""
+    text = printable(path)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+
+
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     """Turn an error of a file system in the block into a DataError of one line that names `path`."""
@@ -235,7 +253,8 @@ def _named(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file or directory") from None
     except ImportError as error:
-        raise DataError(f"{path}: can't be read ({first_line(error)}); akgp[pipeline] brings s3fs") from None
+        more = "; akgp[pipeline] brings s3fs" if path.startswith("s3://") else ""
+        raise DataError(f"{path}: can't be read ({first_line(error)}){more}") from None
     except Exception as error:  # fsspec's remote file systems raise what their client raises
         if storage.refused(error):
             raise DataError(f"{path}: can't be read ({first_line(error)})") from None

@@ -145,7 +145,7 @@ def samples(
     by_split: dict[str, Samples] = {}
     for split, named in tables.items():
         readers = [_reader(files, table, image_column, label_column, numbers) for table in named]
-        by_split[split] = Samples(partial(_rows, readers))
+        by_split[split] = Samples(partial(_rows, readers), partial(_rows, readers, image_column=None))
     return by_split
 
 
@@ -167,9 +167,9 @@ def may_hold_paths(files: Files, tables: dict[str, list[Table]], image_column: s
     return _is_text(kind) or not _is_bytes(kind)  # a struct {bytes, path} may do both
 
 
-def _rows(readers: list[partial[Iterator[Sample]]]) -> Iterator[Sample]:
+def _rows(readers: list[partial[Iterator[Sample]]], **changed: Any) -> Iterator[Sample]:
     for reader in readers:
-        yield from reader()
+        yield from reader(**changed)
 
 
 def _reader(
@@ -182,11 +182,10 @@ def _reader(
     _check_column(file, schema, "image_column", image_column, _may_be_images, IMAGES_ARE)
     if label_column in schema.names or label_column not in table.keys:
         _check_column(file, schema, "label_column", label_column, _may_be_labels, "integers or text")
-        return partial(_table_rows, files, table.address, image_column, label_column, None)
+        return partial(_table_rows, files, table.address, label_column, None, image_column=image_column)
     value = table.keys[label_column]
-    return partial(
-        _table_rows, files, table.address, image_column, None, int(value) if value and numbers else value
-    )
+    given = int(value) if value and numbers else value
+    return partial(_table_rows, files, table.address, None, given, image_column=image_column)
 
 
 IMAGES_ARE = "encoded images, paths, or {bytes, path}"
@@ -241,14 +240,16 @@ def _is_text(kind: Any) -> bool:
 
 
 def _table_rows(
-    files: Files, file: str, image_column: str, label_column: str | None, label: object
+    files: Files, file: str, label_column: str | None, label: object, *, image_column: str | None
 ) -> Iterator[Sample]:
-    """The rows of one file; without a label column all have `label`."""
+    """The rows of one file; without a label column all have `label`, without one of images none."""
     folder, row, origin = file.rpartition("/")[0], 0, printable(file)
-    columns = [image_column, label_column] if label_column else [image_column]
+    columns = [column for column in (image_column, label_column) if column]
     with files.parquet(file) as parquet:
         for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
-            images = _contents(files, batch.column(image_column).to_pylist(), folder)
+            images: list[bytes | DataError] = [b""] * len(batch)
+            if image_column:
+                images = _contents(files, batch.column(image_column).to_pylist(), folder)
             labels = batch.column(label_column).to_pylist() if label_column else [label] * len(images)
             for content, given in zip(images, labels, strict=True):
                 yield Sample(content, given, f"{origin}#{row}")

@@ -169,7 +169,8 @@ def _read(
     if stops and bad.count:
         raise bad.error(read)
     if first is None:
-        raise DataError(f"{params.path or params.source}: no usable images, {bad.count} bad ones skipped")
+        why = f"{bad.count} bad ones skipped" + (f", first {bad.messages[0]}" if bad.messages else "")
+        raise DataError(f"{params.path or params.source}: no usable images, {why}")
     _warn(bad, labels)
     return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, bad.count)
 

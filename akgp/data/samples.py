@@ -25,9 +25,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """An iterable of samples that can be read several times."""
+    """An iterable of samples that can be read several times.
+
+    bare: the same ones with empty contents, where these need not be read for it.
+    """
 
     read: Callable[[], Iterator[Sample]]
+    bare: Callable[[], Iterator[Sample]] | None = None
 
     def __iter__(self) -> Iterator[Sample]:
         return self.read()

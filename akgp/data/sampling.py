@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from akgp.data.batches import IndexedSource
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import Label, class_indices, class_names, label_of
+from akgp.data.labels import Label, class_indices, class_names, label_of, named
 from akgp.data.prepare import mean_std
 from akgp.data.reading import read_parts
 from akgp.data.samples import Sample, Samples
@@ -25,7 +26,7 @@ PARTS = ("test", "validation", "train")
 def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...]]:
     """`count` images at most, drawn by the seed from a part of the source, and the names of its classes.
 
-    Every image is read once, and those drawn are decoded.
+    Every image of the part is read once, and those drawn are decoded; of the other parts the labels.
 
     Raises:
         DataError: as `read_parts`.
@@ -33,12 +34,16 @@ def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...
     source = open_source(params)
     name = next(each for each in PARTS if each in source.parts)
     chosen, labels = _drawn(source.parts[name], count, random.Random(seed))
+    for part, samples in source.parts.items() if source.classes is None else ():
+        if part != name:  # it may have classes of which there is no image among those drawn from
+            labels |= _labels(samples)
     classes = source.classes or class_names(labels.items())
     parts, _ = read_parts(
         replace(source, parts={name: Samples(lambda: iter(chosen))}), params, lambda _: None
     )
     pixels = torch.tensor(parts[name].pixels).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, class_indices(parts[name].labels, classes, known=bool(source.classes))), classes
+    labels_of = class_indices(parts[name].labels, classes, known=bool(source.classes))
+    return Images(pixels, labels_of), named(classes, source.names)
 
 
 def _drawn(
@@ -56,6 +61,15 @@ def _drawn(
         if place < count:
             chosen[place : place + 1] = [sample]
     return chosen, labels
+
+
+def _labels(samples: Samples) -> dict[Label, str]:
+    """All labels with an origin of each; what is no label does not matter, as nothing is drawn from here."""
+    labels: dict[Label, str] = {}
+    for sample in (samples.bare or samples.read)():
+        with contextlib.suppress(DataError):
+            labels.setdefault(label_of(sample.label, None), sample.origin)
+    return labels
 
 
 def normalized(images: Images, mean: Sequence[float] | None, std: Sequence[float] | None) -> IndexedSource:

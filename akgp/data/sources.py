@@ -101,7 +101,7 @@ def _image_folder(params: Data) -> Source:
         )
     parts = classes_by_split(root, images, others, files.empty)
     read = {
-        part: Samples(partial(_files, files, [(f"{root}/{name}", label) for name, label in listed]))
+        part: Samples(partial(_files, files, each := _below(root, listed)), partial(_unread, each))
         for part, listed in parts.items()
     }
     return Source(read, f"image folder {root}", None, _not_taken(root, others, files.skipped))
@@ -134,6 +134,15 @@ def _not_taken(root: str, names: list[str], skipped: dict[str, str]) -> dict[str
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {end}" for end, count in counts.items()) or "nothing"
+
+
+def _below(root: str, listed: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(f"{root}/{name}", label) for name, label in listed]
+
+
+def _unread(listed: list[tuple[str, str]]) -> Iterator[Sample]:
+    for file, label in listed:
+        yield Sample(b"", label, printable(file))
 
 
 def _files(files: Files, listed: list[tuple[str, str]]) -> Iterator[Sample]:

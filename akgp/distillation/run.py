@@ -34,7 +34,7 @@ from akgp.evaluation.cost import count
 from akgp.params import Distill, Training
 from akgp.params.strategies import branch_epochs
 from akgp.params.training_defaults import resolved
-from akgp.training import Epoch, Objective, autocast_dtype, train
+from akgp.training import Epoch, Objective, TrainingError, autocast_dtype, train
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,11 @@ class Distillation:
             try:
                 for epoch in train(self.student, *splits, objective=objective, **self._common()):
                     yield replace(epoch, state=epoch.state | views)
+            except TrainingError as error:
+                if (w0 := self.params.w0_or_default) > 1:
+                    more = f"or lower distill.w0 ({w0:g}), above 1 of which the loss has no lower bound"
+                    raise TrainingError(f"{error}, {more}") from error
+                raise
             finally:
                 if isinstance(objective, SelfDistillation):
                     objective.remove_hooks()

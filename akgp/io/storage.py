@@ -39,14 +39,31 @@ def opened(path: str) -> tuple[Any, str]:
 
     Raises:
         ValueError: see `require_endpoint`.
+        OSError: there is no such kind of store.
+        ImportError: its package is not installed.
     """
     import fsspec
 
     require_endpoint(path)
-    filesystem_and_path: tuple[Any, str] = fsspec.core.url_to_fs(
-        path, **(S3 if path.startswith("s3://") else {})
-    )
-    return filesystem_and_path
+    if not REMOTE.match(path):  # whose names may hold "::", by which fsspec chains file systems
+        disk = fsspec.filesystem("file")
+        return disk, disk._strip_protocol(path)
+    try:
+        filesystem, file = fsspec.core.url_to_fs(path, **(S3 if path.startswith("s3://") else {}))
+    except ValueError as error:
+        raise OSError(first_line(error)) from error
+    return filesystem, file
+
+
+def unknown(path: str) -> str | None:
+    """Why no file system opens `path`: there is none of this kind, or its package is not installed."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(path.partition("://")[0] if REMOTE.match(path) else "file")
+    except (ValueError, ImportError) as error:
+        return first_line(error)
+    return None
 
 
 def require_endpoint(path: str) -> None:
@@ -86,7 +103,7 @@ def unanswered(error: Exception) -> bool:
         isinstance(error, (ConnectionError, TimeoutError))
         # s3fs turns the error codes of a server that is busy or broken into these.
         or getattr(error, "errno", None) in (errno.EIO, errno.EREMOTEIO, errno.EBUSY)
-        or _module(error) == "aiohttp"
+        or (_module(error) == "aiohttp" and getattr(error, "status", 500) >= 500)
         or any(each.__name__ in UNANSWERED for each in type(error).__mro__)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -14,7 +15,7 @@ CIFAR_RESNETS = {f"cifar_resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 
 class Network(Section):
     """A dense network: how it is built and, if it is trained already, from where it is taken."""
 
-    architecture: str = Field(
+    architecture: Annotated[str, Field(min_length=1)] = Field(
         description="cifar_resnet8|14|20|32|44|56|110, a torchvision classifier, or module:function"
     )
     widths: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
@@ -31,12 +32,12 @@ class Network(Section):
         description="start the training from the checkpoint, which may have been trained on other classes",
     )
 
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
         description="of each channel of its images, in units of 255; null: as weights need it, else as the "
         "training images have it",
     )
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, description="standard deviation likewise; a trained network needs those it was trained with"
     )
 
@@ -52,6 +53,9 @@ class Network(Section):
 
     @model_validator(mode="after")
     def _fits_architecture(self) -> Self:
+        if re.fullmatch(r"cifar_resnet\d+", self.architecture) and self.architecture not in CIFAR_RESNETS:
+            names = ", ".join(CIFAR_RESNETS)
+            raise ValueError(f"architecture must be one of {names}, got {self.architecture!r}")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std must both be given, or neither")
         if self.widths is not None and self.architecture not in CIFAR_RESNETS:

@@ -43,6 +43,15 @@ def folds_have_their_teachers(params: Params) -> None:
         )
 
 
+def folds_are_not_mixed(params: Params) -> None:
+    """Half of a mixed image would be of another fold than the other, and its teacher have seen it."""
+    if params.folds and params.distill.training.augment.mixes:
+        raise ValueError(
+            f"folds: {params.folds}, but distill.training.augment mixes images, one of which the teacher has "
+            "seen: folds must be null, or mixup and cutmix 0"
+        )
+
+
 def normalization_fits_color(params: Params) -> None:
     channels = 1 if params.data.color == "gray" else 3
     for name, network in params.networks.items():
@@ -125,6 +134,7 @@ RULES: tuple[Callable[[Params], None], ...] = (
     each_teacher_once,
     folds_are_trained,
     folds_have_their_teachers,
+    folds_are_not_mixed,
     normalization_fits_color,
     torchvision_sees_color,
     trainings_fit_workers,

@@ -52,6 +52,14 @@ class Augment(Section):
         """Whether images are mixed with others."""
         return self.mixup > 0 or self.cutmix > 0
 
+    def require_visible(self, height: int, width: int) -> None:
+        """Raise ValueError if cutout may hide whole images of this size."""
+        if self.cutout >= min(height, width):
+            raise ValueError(
+                f"augment.cutout: {self.cutout} hides images of {height}×{width} pixels, must be below "
+                f"{min(height, width)}"
+            )
+
     @property
     def mixed_share(self) -> float:
         """The share of the images that are mixed with others."""

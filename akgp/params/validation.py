@@ -51,6 +51,8 @@ def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         if problem["type"] == "default_factory_not_called":
             continue  # it follows from a parameter that is wrong, and has a line
+        if problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"]:
+            continue  # likewise: elements that are wrong have lines, and are not counted
         key = ".".join(map(_printable, problem["loc"])).removesuffix(".[key]")
         match problem["type"]:
             case "extra_forbidden":

@@ -21,10 +21,15 @@ def without_effect(params: Params) -> list[str]:
 
 def _of_distill(params: Params) -> Iterator[tuple[str, str]]:
     distill = params.distill
-    for key in ("w0", "alpha", "beta", "heads"):
-        if getattr(distill, key) not in (None, ()) and key not in distill.facts.reads:
+    given = [key for key in ("w0", "alpha", "beta", "heads") if getattr(distill, key) not in (None, ())]
+    given += [key for key in ("temperature", "logit_std", "noise_posterior") if _set(distill, key)]
+    given += ["w0_from"] if distill.w0_from == "branches" else []
+    for key in given:
+        if key not in distill.facts.reads:
             readers = ", ".join(reading(key))
             yield f"distill.{key}", f"with strategy {distill.strategy}, only with {readers}"
+    if (distill.teacher_views or 0) > (epochs := distill.training.epochs):
+        yield "distill.teacher_views", f"above distill.training.epochs ({epochs}): each shows one view"
 
 
 def _of_prune(params: Params) -> Iterator[tuple[str, str]]:

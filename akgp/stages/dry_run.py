@@ -23,7 +23,7 @@ from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import Deployed
-from akgp.stages.module_names import check_module_names, check_names_after_pruning
+from akgp.stages.module_names import check_module_names, check_names_after_pruning, trainings
 from akgp.stages.prune import pruned_as
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
@@ -77,6 +77,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     require_finite(model, noise)
     check_module_names(model, name, params)
+    _require_visible(name, params, summary)
     if name == params.student and params.distill.facts.heads:
         check_heads(model, params.distill, example)
     ours, student = params.networks[name].architecture in CIFAR_RESNETS, name == params.student
@@ -94,6 +95,15 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
+
+
+def _require_visible(name: str, params: Params, summary: Summary) -> None:
+    """Raise ValueError if a training of the network would hide its images."""
+    for section, training in trainings(name, params).items():
+        try:
+            training.augment.require_visible(*summary.image_size)
+        except ValueError as error:
+            raise ValueError(f"{section}.{error}") from None
 
 
 def preview(name: str, pruned: Pruned, macs: float) -> str:

@@ -20,13 +20,13 @@ def names_modules(name: str, params: Params) -> bool:
     """Whether any is named that network `name` must have."""
     prune = params.prune
     of_student = prune.layers or prune.limits or prune.skip or prune.bypass or _heads(params)
-    frozen = any(training.freeze for training in _trainings(name, params).values())
+    frozen = any(training.freeze for training in trainings(name, params).values())
     return frozen or (name == params.student and bool(of_student))
 
 
 def check_module_names(model: nn.Module, name: str, params: Params) -> None:
     """Raise StageError if `model`, network `name`, does not have what is named; nothing is run."""
-    for section, training in _trainings(name, params).items():
+    for section, training in trainings(name, params).items():
         _check_frozen(model, section, training)
     if name == params.student:
         _check_heads(model, _heads(params))
@@ -43,7 +43,7 @@ def check_names_after_pruning(pruned: nn.Module, params: Params) -> None:
         raise StageError(f"{error}{WITHOUT_BLOCKS}" if params.prune.bypass else str(error)) from None
 
 
-def _trainings(name: str, params: Params) -> dict[str, Training]:
+def trainings(name: str, params: Params) -> dict[str, Training]:
     """The trainings of a network and, of the student, its pruned copy's."""
     trainings = {} if params.networks[name].trained else {"teacher": params.teacher}
     return trainings | _recoveries(params) if name == params.student else trainings

@@ -11,8 +11,8 @@ from akgp.training.errors import TrainingError
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Module]]:
-    """Turn off the gradients of the modules of these names inside the block; yields them.
+def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Turn off the gradients of the modules of these names inside the block.
 
     Their caller keeps them in eval mode, so that the running statistics of their norms stay too.
 
@@ -24,8 +24,7 @@ def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Module]]:
         if name not in modules or not name:
             like = ", ".join(list(modules)[1:4])
             raise TrainingError(f"freeze: {name!r} is not a module of the network, such as {like}")
-    chosen = [modules[name] for name in names]
-    stopped = [p for module in chosen for p in module.parameters() if p.requires_grad]
+    stopped = [p for name in names for p in modules[name].parameters() if p.requires_grad]
     for parameter in stopped:
         parameter.requires_grad_(False)
     try:
@@ -33,7 +32,7 @@ def frozen(model: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Module]]:
             if names:
                 raise TrainingError(f"freeze: {', '.join(names)} leave no parameter of the network to train")
             raise TrainingError("there is nothing to train: requires_grad is False for every parameter")
-        yield chosen
+        yield
     finally:
         for parameter in stopped:
             parameter.requires_grad_(True)

@@ -31,8 +31,9 @@ from akgp.training.workers import all_reduced, place
 JUDGED_BY = {"best": "val_top1", "balanced": "val_balanced_top1", "last": "epoch"}
 """The figure that is largest in the row of the kept epoch, for each `Training.keep`."""
 
-DIVERGED = 1e6
-"""Mean loss of an epoch, nats, above which no training recovers."""
+SANE = (-100.0, 1e6)
+"""Mean losses of an epoch, nats, beyond which no training recovers. Against the labels (`distill.w0` above 1)
+it has no lower bound: at -100 their probability is no longer a float32."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,20 @@ def train(
         params: a batch size or a learning rate of None is resolved by `training_defaults.resolved`.
 
     Raises:
+        ValueError: `params.augment.cutout` hides whole images.
         TrainingError: `params.freeze` names no module of the network, or all; the loss is no longer finite,
-            or above DIVERGED; the device does not support the precision, CUDA graphs or a common BatchNorm;
+            or beyond SANE; the device does not support the precision, CUDA graphs or a common BatchNorm;
             several workers cannot share the images, the batch or the parameters.
     """
     device = torch.device(device)
     _, world = place()
     params = _complete(params, len(source), world)
+    params.augment.require_visible(*source.image_shape[1:])
     source, validation = source.to(device), validation.to(device)
     channels_last = settle(model.to(device), source.image_shape, channels_last=params.channels_last)
     done, best, kept = 0, -math.inf, dict[str, Tensor]()
-    with frozen(model, params.freeze) as unchanged:
-        optimization = Optimization(model, objective, params, device, world, unchanged)
+    with frozen(model, params.freeze):
+        optimization = Optimization(model, objective, params, device, world)
         if state is not None:
             done, best, kept = state["epoch"], state["best"], state["kept"]
             optimization.load_state_dict(state["optimization"])
@@ -131,7 +134,7 @@ def _pass(
     """Learn from all batches of an epoch (from 0).
 
     Raises:
-        TrainingError: the mean loss is not finite, or above DIVERGED.
+        TrainingError: the mean loss is not finite, or beyond SANE.
     """
     start = time.perf_counter()
     (rank, world), device = place(), optimization.device
@@ -150,7 +153,7 @@ def _pass(
             rate = params.learning_rate * schedule(step, steps, params)
             sums += optimization.step(batch, rate, progress=(step - 1) / (steps * params.epochs))
     loss, correct, images = all_reduced(sums)
-    _require_sane("loss", loss / images, epoch, params, DIVERGED)
+    _require_sane("loss", loss / images, epoch, params)
     return _Pass(loss / images, 100 * correct / images, rate, images / (time.perf_counter() - start))
 
 
@@ -160,12 +163,12 @@ def _validated(
     """The row of an epoch: its figures in training, and the network's on `validation` after it.
 
     Raises:
-        TrainingError: the loss there is not finite.
+        TrainingError: the loss there is not finite, or beyond SANE.
     """
     optimization.agree_on_buffers()
     measured = evaluate(optimization.judged, validation)
     # The last step may have left weights that are not finite: the losses before it don't show it.
-    _require_sane("val_loss", measured.loss, epoch, params, math.inf)
+    _require_sane("val_loss", measured.loss, epoch, params)
     return {
         "loss": learned.loss, "train_top1": learned.top1,
         "val_loss": measured.loss, "val_top1": measured.top1, "val_balanced_top1": measured.balanced_top1,
@@ -173,8 +176,8 @@ def _validated(
     }  # fmt: skip
 
 
-def _require_sane(name: str, value: float, epoch: int, params: Training, below: float) -> None:
-    if not value < below:  # false of NaN too
+def _require_sane(name: str, value: float, epoch: int, params: Training) -> None:
+    if not SANE[0] < value < SANE[1]:  # false of NaN too
         raise TrainingError(
             f"{name} is {value:.3g} in epoch {epoch + 1}: lower learning_rate ({params.learning_rate}) "
             f"or raise warmup_epochs ({params.warmup:g})"

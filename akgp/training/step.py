@@ -43,14 +43,14 @@ class Optimization:
         params: Training,
         device: torch.device,
         world: int,
-        frozen: Sequence[nn.Module] = (),
     ) -> None:
-        self.frozen = frozen
         self.model, self.objective, self.world = model, objective, world
         self.learner = objective if isinstance(objective, nn.Module) else nn.Module()
         self.learner.to(device)
         if self.parallel:
             self._begin_alike(params, device)
+        # Looked up here: a common BatchNorm is another module than the one that it replaces.
+        self.frozen = [model.get_submodule(name) for name in params.freeze]
         self.learner.to(memory_format=format_of(model))
         forward: Callable[[Tensor], Tensor] = DistributedDataParallel(model) if self.parallel else model
         # Compiled last: torch cuts the graph where DistributedDataParallel sends its buckets of gradients, so
@@ -207,7 +207,8 @@ def _captured(model: nn.Module, inputs: Tensor, dtype: torch.dtype | None) -> Ca
     """
     before = weights_of(model)
     # Capture replaces the forward of what it gets: the network keeps its own, for validation and saving.
-    whole = nn.Sequential(model).train()
+    whole = nn.Sequential(model)
+    whole.training = True  # alone: inside of the network frozen modules are in eval mode
     # Without autocast's cache, as torch demands: a cast that came from there would not be in the graph, whose
     # replays would use the weights of the capture.
     with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False):

@@ -18,6 +18,7 @@ from benchmarks.chaos.records import MISSED, Fault
 from benchmarks.chaos.workspace import EPOCHS, STAGE_SECONDS, TRAININGS, Repro
 
 NAMED = "named, not trained on; the training starts again and ends as the undisturbed one"
+MENDED = "named, and written again of the last whole checkpoint; the training ends as the undisturbed one"
 DISK_BYTES = 40 << 20
 FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
 YEAR = 365 * 24 * 3600
@@ -25,16 +26,16 @@ YEAR = 365 * 24 * 3600
 
 def checkpoints(bench: ReferenceRun, draw: random.Random) -> list[Fault]:
     """The driver is killed, then what it would resume from is damaged; three times in one training."""
-    damages: list[tuple[str, str, Callable[[bytes], bytes]]] = [
-        ("truncated checkpoint", "state.pt", lambda content: content[: draw.randrange(len(content))]),
-        ("checkpoint with a changed byte", "state.pt", lambda content: _flipped(content, draw)),
-        ("emptied Ray snapshot", "checkpoint_manager_snapshot.json", lambda content: b""),
+    damages: list[tuple[str, str, str, Callable[[bytes], bytes]]] = [
+        ("truncated checkpoint", NAMED, "state.pt", lambda content: content[: draw.randrange(len(content))]),
+        ("checkpoint with a changed byte", NAMED, "state.pt", lambda content: _flipped(content, draw)),
+        ("emptied Ray snapshot", MENDED, "checkpoint_manager_snapshot.json", lambda content: b""),
     ]
     draw.shuffle(damages)
     workspace = bench.started_from(bench.pruned, "checkpoints")
     repro, faults = workspace.repro(), []
-    for kill, (what, name, damage) in zip(_epochs(draw, len(damages)), damages, strict=True):
-        fault = Fault(f"kill -9 of a stage, then: {what}", NAMED)
+    for kill, (what, expected, name, damage) in zip(_epochs(draw, len(damages)), damages, strict=True):
+        fault = Fault(f"kill -9 of a stage, then: {what}", expected)
         faults.append(fault)
         if not reached(repro, kill, bench, fault):
             fault.happened.append(MISSED)

@@ -110,3 +110,15 @@ def test_images_are_drawn_from_all_and_classes_are_those_of_all() -> None:
     assert torch.equal(images.pixels, again.pixels)
     drawn = {int(label) for seed in range(8) for label in sampled(params, 2, seed)[0].labels}
     assert drawn == {0, 1, 2}
+
+
+def test_classes_are_those_of_all_parts() -> None:
+    """Those drawn from have no image of b; files are not read for the names of the others."""
+    Path("parted").mkdir()
+    Path("images").rename("parted/train")
+    for name in ("a", "c"):
+        Path("parted", "test", name).mkdir(parents=True)
+        Path("parted", "train", name, "0.png").rename(Path("parted", "test", name, "0.png"))
+    Path("parted", "train", "b", "0.png").write_text("no image")
+    images, classes = sampled(Data(source="image_folder", path="parted", color="gray"), 9, seed=0)
+    assert classes == ("a", "b", "c") and images.labels.tolist() == [0, 2]

@@ -69,6 +69,35 @@ def test_bad_files_are_named_or_counted(tmp_path: Path) -> None:
     refused(tmp_path, message, source="parquet", path=str(tmp_path / "tables"))
 
 
+def test_a_path_that_nothing_can_be_read_from_is_a_bad_row(tmp_path: Path) -> None:
+    """A kind of store that there is not, no name that a file can have, an image as text."""
+    images: list[Any] = [str(tmp_path / "images" / f"{number}.png") for number in range(20)]
+    (tmp_path / "images").mkdir()
+    for number, file in enumerate(images):
+        Path(file).write_bytes(encoded(pixels_of(number)))
+    bad = {3: "foo://bucket/7.png", 5: f"{tmp_path}/zero\0.png", 7: "iVBORw0KGgo" * 1000}
+    given: dict[str, Any] = {"source": "parquet", "path": str(tmp_path / "tables")}
+    for row, path in bad.items():
+        images[row] = path
+        parquet(tmp_path / "tables" / "a.parquet", images, twenty()[1])
+        refused(tmp_path, rf"a\.parquet#{min(bad)}: foo://bucket/7.png: Protocol not known: foo", **given)
+    assert prepared(tmp_path / "out", **given, on_bad_rows="skip")[0].skipped == len(bad)
+    parquet(tmp_path / "tables" / "a.parquet", ["gone.png"] * 20, twenty()[1])
+    refused(
+        tmp_path, "no usable images, 20 bad ones skipped, first .*#0: .*gone.png: no such file",
+        **given, on_bad_rows="skip",
+    )  # fmt: skip
+
+
+def test_names_may_hold_two_colons(tmp_path: Path) -> None:
+    """By which fsspec chains file systems."""
+    folder = image_folder(tmp_path / "images")
+    (folder / "bee").rename(folder / "a::bee")
+    summary, _, origins = prepared(tmp_path / "out", source="image_folder", path=str(folder))
+    assert summary.classes == ("a::bee", "ant")
+    assert any("a::bee" in origin for split in origins.values() for origin in split)
+
+
 def test_damaged_parquet_is_named(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "tables" / "a.parquet", *twenty())
     whole = (folder / "a.parquet").read_bytes()

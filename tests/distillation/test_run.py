@@ -21,6 +21,7 @@ from akgp.distillation import (
 )
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Augment, Distill, Training
+from akgp.training import TrainingError
 
 TRAINING = Training(
     epochs=3, batch_size=16, learning_rate=0.1, warmup_epochs=0, precision="fp32",
@@ -73,6 +74,14 @@ def test_a_distillation_needs_tensors_and_networks_alone(
     assert result.weights is not None and expected is not None and torch.equal(result.weights, expected)
     assert result.profile == data.profile and result.training.batch_size == 16
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_above_1_that_diverges_is_named(data: DistillationData) -> None:
+    """Against labels of which the teacher is not sure the loss has no lower bound."""
+    training = TRAINING.model_copy(update={"epochs": 12, "learning_rate": 100.0, "weight_decay": 0.0})
+    params = Distill(strategy="fixed", w0=2.0, temperature=1.0, training=training)
+    with pytest.raises(TrainingError, match=r"^loss is -.*or lower distill\.w0 \(2\), above 1 of which"):
+        list(Distillation(linear(3), data, params, teachers=[lambda batch: torch.zeros(16, 3)]))
 
 
 HALF_MIXED = Augment(mixup=0.2, mix_share=0.5)

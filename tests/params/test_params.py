@@ -68,6 +68,19 @@ ROOT = Path(__file__).parents[2]
         ({"student": 7}, ["student: got 7, must be a valid string"]),
         ({"networks__Net": {"architecture": "x"}}, ['networks.Net: got "Net", must be of a-z, 0-9, _ and -']),
         ({"teachers": []}, ["teachers: got [], must have at least 1 item"]),
+        ({"teachers": [1]}, ["teachers.0: got 1, must be a valid string"]),
+        (
+            {"networks__resnet20": {"architecture": "cifar_resnet20", "mean": [123.0], "std": [0.2]}},
+            ["networks.resnet20.mean.0: got 123.0, must be less than or equal to 1"],
+        ),
+        (
+            {"networks__resnet20": {"architecture": "cifar_resnet18"}},
+            [
+                "networks.resnet20: architecture must be one of cifar_resnet8, cifar_resnet14, "
+                "cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56, cifar_resnet110, got "
+                "'cifar_resnet18'"
+            ],
+        ),
         # ranges
         ({"prune__ratio": 1.2}, ["prune.ratio: got 1.2, must be less than 1"]),
         ({"prune__ratio": -0.1}, ["prune.ratio: got -0.1, must be greater than or equal to 0"]),
@@ -166,6 +179,10 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         (
             {"folds": 5, "distill__strategy": "labels"},
             "folds: 5, but distill.strategy 'labels' asks no teacher: folds must be null",
+        ),
+        (
+            {"folds": 5, "distill__w0": None, "distill__training__augment__cutmix": 1.0},
+            "folds: 5, but distill.training.augment mixes images, one of which the teacher has seen",
         ),
         (
             {"distill__w0": 0.4, "distill__training__augment__mixup": 0.2},

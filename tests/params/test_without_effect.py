@@ -20,6 +20,15 @@ NETWORK = {"networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": 
         ({"distill": {"alpha": 5.0, "heads": ["layer1"]}}, ["distill.alpha", "distill.heads"]),
         ({"distill": {"strategy": "dkd", "alpha": 5.0, "beta": 1.0}}, []),
         ({"distill": {"strategy": "labels", "w0": 0.4}}, ["distill.w0"]),
+        (
+            {"distill": {"strategy": "labels", "temperature": 3.0, "logit_std": True}},
+            ["distill.temperature", "distill.logit_std"],
+        ),
+        (
+            {"distill": {"strategy": "fixed", "noise_posterior": False, "w0_from": "branches"}},
+            ["distill.noise_posterior", "distill.w0_from"],
+        ),
+        ({"distill": {"teacher_views": 9, "training": {"epochs": 8}}}, ["distill.teacher_views"]),
         ({"distill": {"strategy": "teacher", "training": {"label_smoothing": 0.1}}}, ["label_smoothing"]),
         ({"teacher": {"augment": {"mix_share": 0.5}}}, ["teacher.augment.mix_share"]),
         ({"teacher": {"augment": {"mix_share": 0.5, "cutmix": 1.0}}}, []),

@@ -115,6 +115,10 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
             "^networks.mine: layers: .*layer1.1.* matches no .*; by then prune.bypass",
         ),
         (
+            checked("Small", distill={"training": {"augment": {"cutout": 16}}}),
+            "^networks.mine: distill.training.augment.cutout: 16 hides images of 8×8 pixels, must be below 8",
+        ),
+        (
             checked("Small", distill={"strategy": "self_distillation"}),
             "^networks.mine: distill.heads: the student has no stages layer1",
         ),

@@ -24,6 +24,7 @@ from akgp.training import (
     learning_rate_factor,
     train,
 )
+from akgp.training.step import _captured
 from tests.support.trainings import MEAN, STD, Learning, dropping, from_disk, images, network, run
 
 STILL = Augment(crop_padding=0, flip=False)
@@ -96,6 +97,27 @@ def test_what_is_frozen_stays_and_is_trainable_again_afterwards() -> None:
     for name, weight in trained.state_dict().items():
         assert torch.equal(weight, before[name]) == (not name.startswith("4.")), name
     assert all(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_what_is_frozen_is_captured_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA graphs record a network, so they replay it."""
+    model, modes = network(), dict[str, bool]()
+    model[1].eval()
+
+    def recorded(whole: nn.Module, _: object) -> None:
+        modes.update((name, module.training) for name, module in whole.named_modules())
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorded)
+    _captured(model.train(), images().pixels[:4].float(), None)
+    assert all(modes.values())
+    model[1].eval()
+    captured = _captured(model, images().pixels[:4].float(), None)
+    assert captured.training and [name for name, mode in modes.items() if not mode] == ["0.1"]
+
+
+def test_cutout_that_hides_whole_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"augment.cutout: 8 hides images of 8×8 pixels, must be below 8"):
+        run(Training(epochs=1, augment=Augment(cutout=8)))
 
 
 @pytest.mark.parametrize(
