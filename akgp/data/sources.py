@@ -100,10 +100,10 @@ def _image_folder(params: Data) -> Source:
             f"{params.path}: no images in class folders, only {_counted(not_taken(others, files.skipped))}"
         )
     parts = classes_by_split(root, images, others, files.empty)
-    read = {
-        part: Samples(partial(_files, files, each := _below(root, listed)), partial(_unread, each))
-        for part, listed in parts.items()
-    }
+    read: dict[str, Samples] = {}
+    for part, listed in parts.items():
+        below = [(f"{root}/{name}", label) for name, label in listed]
+        read[part] = Samples(partial(_files, files, below), partial(_unread, below))
     return Source(read, f"image folder {root}", None, _not_taken(root, others, files.skipped))
 
 
@@ -134,10 +134,6 @@ def _not_taken(root: str, names: list[str], skipped: dict[str, str]) -> dict[str
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {end}" for end, count in counts.items()) or "nothing"
-
-
-def _below(root: str, listed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(f"{root}/{name}", label) for name, label in listed]
 
 
 def _unread(listed: list[tuple[str, str]]) -> Iterator[Sample]:

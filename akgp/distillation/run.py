@@ -139,7 +139,7 @@ class Distillation:
                     yield replace(epoch, state=epoch.state | views)
             except TrainingError as error:
                 if (w0 := self.params.w0_or_default) > 1:
-                    more = f"or lower distill.w0 ({w0:g}), above 1 of which the loss has no lower bound"
+                    more = f"or lower distill.w0 ({w0:g}): above 1 the loss has no lower bound"
                     raise TrainingError(f"{error}, {more}") from error
                 raise
             finally:

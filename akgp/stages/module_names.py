@@ -45,8 +45,8 @@ def check_names_after_pruning(pruned: nn.Module, params: Params) -> None:
 
 def trainings(name: str, params: Params) -> dict[str, Training]:
     """The trainings of a network and, of the student, its pruned copy's."""
-    trainings = {} if params.networks[name].trained else {"teacher": params.teacher}
-    return trainings | _recoveries(params) if name == params.student else trainings
+    own = {} if params.networks[name].trained else {"teacher": params.teacher}
+    return own | _recoveries(params) if name == params.student else own
 
 
 def _recoveries(params: Params) -> dict[str, Training]:
