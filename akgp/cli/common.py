@@ -33,6 +33,7 @@ def say_json(**content: Any) -> None:
     typer.echo(as_json(content))
 
 
-def is_here(folder: Path, place: Path) -> bool:
-    """Whether `folder` is `place`, a folder of the current workspace."""
+def is_here(path: Path, place: Path) -> bool:
+    """Whether `path` is `place`, a folder of the current workspace, or a file in it."""
+    folder = path if path.is_dir() else path.parent
     return folder.resolve() == place.resolve()

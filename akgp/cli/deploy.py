@@ -98,7 +98,7 @@ def bench(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="of each runtime, and cores that are used")] = 1,
     rounds: Annotated[int, typer.Option(min=6, max=1000, help="each times every file once")] = 40,
-    seed: Annotated[int, typer.Option(help="of the input, the order and the intervals")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the input, the order and the intervals")] = 0,
     as_json: Json = False,
 ) -> None:
     """Time networks against each other on this machine, at batch 1.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from akgp.cli.common import Json, is_here, say_json
+from akgp.cli.common import Json, is_here, note, say_json
 from akgp.io.terminal import aligned
 from akgp.workspace import Task, Workspace
 
@@ -19,9 +20,7 @@ HERE = Workspace(Path())
 @app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="model.onnx, or its folder")] = HERE.int8,
-    output: Annotated[
-        Path | None, typer.Option(help="by default the model's file with the ending .akgp")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="by default model.akgp in this folder")] = None,
     centroids: Annotated[
         int | None, typer.Option(help="share weights: at most so many distinct ones in each layer, 2 to 255")
     ] = None,
@@ -30,7 +29,7 @@ def pack(
     """Write an int8 file in the download format; `akgp unpack` restores it bit for bit.
 
     With --centroids the weights of each layer are first rounded to so many values: fewer bytes, and other
-    answers. For models/int8 the accuracy on the validation split is shown, before and after.
+    answers; for models/int8 the accuracy on the validation split is shown, before and after.
     """
     from akgp.deployment import download
     from akgp.deployment.package import model_file
@@ -39,7 +38,7 @@ def pack(
     from akgp.quantization.weight_sharing import share_weights
 
     file = model_file(model)
-    target = output or file.with_suffix(download.SUFFIX)
+    target = output or Path(file.name).with_suffix(download.SUFFIX)
     Int8File(file).checked()
     if target.resolve() == file.resolve():
         raise typer.BadParameter(f"{target}: is the model itself", param_hint="--output")
@@ -49,7 +48,7 @@ def pack(
             shared = Path(folder) / file.name
             share_weights(file, centroids, shared)
         content = shared.read_bytes()
-        accuracies = [_validated(each) for each in (file, shared)] if is_here(model, HERE.int8) else []
+        accuracies = _validated((file, shared)) if shared != file and is_here(model, HERE.int8) else []
     packed = download.pack(content)
     with atomic_file(target) as beside:
         beside.write_bytes(packed)
@@ -76,18 +75,25 @@ def unpack(
 
     content = download.unpack(packed.read_bytes(), str(packed))
     target = output or packed.with_suffix(".onnx")
+    if output is None and target.exists() and target.read_bytes() != content:
+        raise typer.BadParameter(f"{target} is there, with other content: name a file", param_hint="--output")
     with atomic_file(target) as beside:
         beside.write_bytes(content)
     typer.echo(str(target))
 
 
-def _validated(file: Path) -> float:
-    """Top-1 on the workspace's validation split, %."""
+def _validated(files: Sequence[Path]) -> list[float]:
+    """Top-1 of files on the workspace's validation split, %; none where that is missing, which is said."""
     from akgp import params
+    from akgp.data import DataError
     from akgp.evaluation import accuracy, runtime_logits
     from akgp.stages.normalization import read_source
 
-    task = Task("quantize", params.load(), Path())
-    validation = read_source(task, "validation")
-    logits = runtime_logits(file, validation, threads=task.params.ray.cpus_per_worker)
-    return accuracy(logits, validation.labels)
+    try:
+        task = Task("quantize", params.load(), Path())
+        validation = read_source(task, "validation")
+    except (params.ParamsError, DataError) as error:
+        note(f"no accuracy: {error}")
+        return []
+    threads = task.params.ray.cpus_per_worker
+    return [accuracy(runtime_logits(each, validation, threads=threads), validation.labels) for each in files]

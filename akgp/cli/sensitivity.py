@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,6 +20,7 @@ app = typer.Typer()
 S = TypeVar("S", bound="Section")
 HERE = Workspace(Path())
 PLOT = Path("sensitivity.svg")
+DRAWN = (".svg", ".png", ".pdf")
 
 
 @app.command()
@@ -37,16 +39,23 @@ def sensitivity(
     size: Annotated[
         int | None, typer.Option(help="of a network: pixels a side; if not given, as the images are")
     ] = None,
-    image_column: Annotated[str, typer.Option(help="of Parquet: as data.image_column")] = "image",
-    label_column: Annotated[str, typer.Option(help="of Parquet: as data.label_column")] = "label",
+    image_column: Annotated[
+        str | None, typer.Option(help="of Parquet: as data.image_column; default: image")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="of Parquet: as data.label_column; default: label")
+    ] = None,
     gray: Annotated[bool, typer.Option("--gray", help="of a network: images of one channel")] = False,
     mean: Annotated[
-        str, typer.Option(help="of a network: of each channel, such as .485,.456,.406; default: the images'")
-    ] = "",
-    std: Annotated[str, typer.Option(help="of a network: likewise")] = "",
-    criterion: Annotated[str, typer.Option(help="of a network: as prune.criterion, by weights")] = "fpgm",
-    scope: Annotated[str, typer.Option(help="of a network: as prune.scope")] = "inside",
-    round_to: Annotated[int, typer.Option(help="of a network: as prune.round_to")] = 8,
+        str | None,
+        typer.Option(help="of a network: of each channel, such as .485,.456,.406; default: the images'"),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="of a network: likewise")] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="of a network: as prune.criterion, by weights; default: fpgm")
+    ] = None,
+    scope: Annotated[str | None, typer.Option(help="of a network: as prune.scope; default: inside")] = None,
+    round_to: Annotated[int | None, typer.Option(help="of a network: as prune.round_to; default: 8")] = None,
     ratios: Annotated[str, typer.Option(help="shares of a layer's filters to remove")] = "0.25,0.5,0.75",
     images: Annotated[int, typer.Option(min=1, help="labelled images, at most")] = 1000,
     seconds: Annotated[float, typer.Option(min=0, help="after these no further one is begun")] = 600.0,
@@ -62,43 +71,58 @@ def sensitivity(
     In a workspace: the student's dense network on validation images, as params.yaml says; the test split is
     not read. With a network's name: that one, on images of --data, of their test split if they have one.
     """
-    shares = _numbers("--ratios", ratios)
+    shares = sorted(set(_numbers("--ratios", ratios)))
+    if plot is not None and plot.suffix not in DRAWN:
+        raise typer.BadParameter(f"must end in {', '.join(DRAWN)}, got {plot}", param_hint="--plot")
+    pruning = {"criterion": criterion, "scope": scope, "round_to": round_to}
+    columns = {"image_column": image_column, "label_column": label_column}
     if network is None:
-        measured = _of_workspace(data, weights, sorted(set(shares)), images, seconds)
-        plot = plot or HERE.reports / PLOT
+        normalization = {"mean": mean, "std": std}
+        others = {"data": data, "weights": weights, "size": size, "gray": gray or None}
+        _require_none(others | normalization | pruning | columns)
+        measured = _of_workspace(shares, images, seconds)
     else:
         if data is None:
             raise typer.BadParameter("needs labelled images: --data FOLDER", param_hint="--data")
-        from akgp.params import Prune
-        from akgp.stages.sensitivity import measure_anywhere
-
-        options = {"ratio": 0.5, "criterion": criterion, "scope": scope, "round_to": round_to}
-        columns = {"image_column": image_column, "label_column": label_column}
-        judged = _judged(network, weights, data, size, gray, mean, std, columns)
-        asked = _section(Prune, options)
-
-        measured = measure_anywhere(judged, asked, sorted(set(shares)), images, seconds)
-        plot = plot or PLOT
-    _show(measured, plot, as_json)
+        judged = _judged(network, weights, data, size, gray, mean, std, _given(columns))
+        measured = _of_network(judged, _given(pruning), shares, images, seconds)
+    _show(measured, plot or (PLOT if network else HERE.reports / PLOT), as_json)
 
 
-def _of_workspace(
-    data: str | None, weights: str | None, shares: list[float], images: int, seconds: float
-) -> Measured:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _require_none(options: Mapping[str, Any]) -> None:
+    """Raise BadParameter if any is given: in a workspace params.yaml says all of it."""
+    for name in _given(options):
+        raise typer.BadParameter(
+            "is for a network that is named; a workspace's is measured as params.yaml says",
+            param_hint=f"--{name.replace('_', '-')}",
+        )
+
+
+def _of_workspace(shares: list[float], images: int, seconds: float) -> Measured:
     from akgp import params as parameters
 
-    for option, value in (("--data", data), ("--weights", weights)):
-        if value is not None:
-            raise typer.BadParameter("is for a network that is named", param_hint=option)
     task = Task("sensitivity", parameters.load(Path("params.yaml")), Path().resolve())
     from akgp.stages.sensitivity import measure
 
     return measure(task, shares, images, seconds)
 
 
+def _of_network(
+    judged: Judged, pruning: Mapping[str, Any], shares: list[float], images: int, seconds: float
+) -> Measured:
+    from akgp.params import Prune
+    from akgp.stages.sensitivity import measure_anywhere
+
+    return measure_anywhere(judged, _section(Prune, {"ratio": 0.5, **pruning}), shares, images, seconds)
+
+
 def _judged(
-    network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str, std: str,
-    columns: dict[str, str],
+    network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str | None,
+    std: str | None, columns: dict[str, str],
 ) -> Judged:  # fmt: skip
     from akgp.params import Data
     from akgp.stages.sensitivity import Judged, holds_tables

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from akgp import __version__
 from akgp.data import DataError, Preprocessing, Summary
+from akgp.deployment.download import SUFFIX as PACKED
 from akgp.io.atomic import write_json
 from akgp.quantization.aligned_channels import NOTED, aligned
 from akgp.runtimes import RUNTIMES, Runtime
@@ -86,8 +87,15 @@ def digest(model: onnx.ModelProto) -> str:
 
 
 def model_file(model: Path) -> Path:
-    """The model's file of a package, or the file itself."""
+    """The model's file of a package, or the file itself.
+
+    Raises:
+        DataError: it is a file of another kind.
+    """
     kinds = {suffix for runtime in RUNTIMES.values() for suffix in runtime.suffixes}
+    if model.is_file() and model.suffix not in kinds:
+        packed = "; `akgp unpack` restores what is packed" if model.suffix == PACKED else ""
+        raise DataError(f"{model}: is no model, whose file ends in {', '.join(sorted(kinds))}{packed}")
     return model if model.suffix in kinds and not model.is_dir() else model / MODEL
 
 

@@ -31,7 +31,7 @@ def atomic_directory(destination: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        with _refusals_named(destination):
+        with _refusals_named(destination, new):
             yield new
             if not destination.exists():
                 new.rename(destination)
@@ -59,7 +59,7 @@ def atomic_file(destination: Path) -> Iterator[Path]:
     """
     beside = destination.with_name(f".{destination.name}.new")
     try:
-        with _refusals_named(destination):
+        with _refusals_named(destination, beside):
             yield beside
             with beside.open("rb") as written:
                 os.fsync(written.fileno())  # otherwise the name could be on disk before the content
@@ -69,14 +69,15 @@ def atomic_file(destination: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _refusals_named(destination: Path) -> Iterator[None]:
-    """Let the error of a full or read-only disk name `destination`: that of a write names no file."""
+def _refusals_named(destination: Path, beside: Path) -> Iterator[None]:
+    """Let an error about `beside` name `destination`, and that of a full disk, which names no file."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None or error.errno not in DISK_REFUSALS:
+        about_it = str(error.filename) == str(beside)
+        if not about_it and (error.filename is not None or error.errno not in DISK_REFUSALS):
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(destination)) from error
+        raise OSError(error.errno, error.strerror, str(destination)) from error
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def export(
 
     Args:
         model: an int8 file or its folder, as the quantize stage writes it.
-        destination: a folder; files in it are replaced.
+        destination: a folder; files in it of the same name are replaced.
         name: prefix of all names in C, and of the files.
         cores: of `emulator.CORES`: those whose instructions are counted, for the report.
 
@@ -61,7 +61,7 @@ def export(
         QuantizationError: names the operation that C cannot be written for; or the test vector fails on this
             machine.
         DataError: the file has no preprocessing.
-        ValueError: `name` is no identifier, or a core is not known.
+        ValueError: `name` is no identifier, a core is not known, or there is a library of another name.
         EmulationError: a core cannot be emulated, or gives other logits.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -71,6 +71,8 @@ def export(
     unknown = set(cores) - set(CORES)
     if unknown:
         raise ValueError(f"--cores {', '.join(sorted(unknown))}: must be among {', '.join(CORES)}")
+    if others := sorted({each.stem for each in (destination / "src").glob("*.[ch]")} - {name}):
+        raise ValueError(f"{destination}: holds the library {others[0]}: name another folder, or remove it")
     file = model_file(model)
     preprocessing = read_preprocessing(file)
     given = onnx.load(str(file))
@@ -87,13 +89,18 @@ def export(
     texts = {f"src/{name}.c": made.source, f"src/{name}.h": made.header}
     values = {"NAME": name, "UPPER": name.upper(), "VERSION": __version__}
     texts |= {path: filled(TEMPLATES / template, values) for template, path in FILES.items()}
-    for path, text in texts.items():
-        (destination / path).parent.mkdir(parents=True, exist_ok=True)
-        (destination / path).write_text(text, encoding="utf-8")
-    check_test_vector(destination, name)
-    counts = {core: _counted(destination / f"src/{name}.c", example, core) for core in cores}
-    (destination / "REPORT.md").write_text(report(made, counts), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written that has not been checked
+        _write(texts, Path(folder))
+        check_test_vector(Path(folder), name)
+        counts = {core: _counted(Path(folder) / f"src/{name}.c", example, core) for core in cores}
+    _write(texts | {"REPORT.md": report(made, counts)}, destination)
     return made, counts
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> None:
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
 
 
 def _counted(source: Path, example: Example, core: str) -> Emulation:

@@ -18,9 +18,9 @@ from akgp.pruning.coupling.preparation import PruningError
 def rounded(width: float, dense: int, round_to: int) -> int:
     """The multiple of `round_to` nearest to `width` (the larger on a tie), clamped to [`round_to`, `dense`].
 
-    A dense width of at most `round_to` is returned unchanged.
+    A dense width of at most `round_to` is returned unchanged, and so is one of which nothing is removed.
     """
-    if dense <= round_to:
+    if dense <= round_to or width >= dense:
         return dense
     # Not round(), which takes a tie to the even multiple. `dense` itself need not be a multiple.
     return min(max(int(width / round_to + 0.5) * round_to, round_to), dense)
@@ -205,17 +205,24 @@ def _near(words: str, pattern: str, names: Sequence[str]) -> str:
 
 
 def _widths(limit: Limit, dense: int, step: int, copies: int) -> tuple[int, int]:
-    """The least and the largest width by a limit; a fixed ratio is rounded to the nearest."""
+    """The least and the largest width by a limit; a fixed ratio is rounded to the nearest.
+
+    As many as `width` asks for stay, whatever `min` is.
+    """
+    stay = limit.width / copies
     if limit.min == limit.max:
-        fixed = rounded(dense * (1 - limit.min), dense, step)
+        fixed = max(rounded(dense * (1 - limit.min), dense, step), _at_least(stay, dense, step))
         return fixed, fixed
-    # A hair of tolerance: 64 · (1 − 0.9) is a little more than 6.4.
-    filters = max(dense * (1 - limit.max), limit.width / copies)
-    least = min(-int(-(filters - 1e-6) // step) * step, dense)
+    least = _at_least(max(dense * (1 - limit.max), stay), dense, step)
     most = dense if limit.min == 0 else int((dense * (1 - limit.min) + 1e-6) // step) * step
-    lowest = rounded(0, dense, step)
-    least = max(least, lowest)
+    least = max(least, rounded(0, dense, step))
     return least, max(most, least)
+
+
+def _at_least(width: float, dense: int, step: int) -> int:
+    """The allowed width from `width` on."""
+    # A hair of tolerance: 64 · (1 − 0.9) is a little more than 6.4.
+    return min(-int(-(width - 1e-6) // step) * step, dense)
 
 
 def _contradiction(one: _Rule, other: _Rule) -> str:

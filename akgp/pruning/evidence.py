@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from akgp.io.errors import first_line
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
 from akgp.models.view_sizes import uncounted
 from akgp.pruning.coupling.layers import PRUNABLE
+from akgp.pruning.coupling.preparation import PruningError
 
 if TYPE_CHECKING:
     from akgp.data.batches import Batch
@@ -176,7 +179,23 @@ def hessian_diagonal(model: nn.Module, evidence: Evidence, draws: int, seed: int
     """The diagonal of the mean loss's Hessian by each layer's weight, of the weight's shape, by layer.
 
     Hutchinson's estimate E[z ⊙ Hz] over random signs z, without bias; exact where the Hessian is diagonal.
+
+    Raises:
+        PruningError: torch has no second derivative of an operation of the network.
     """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivatives
+            return _hessian_diagonal(model, evidence, draws, seed)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        why = f"which torch lacks here ({first_line(error)})"
+        raise PruningError(
+            f"criterion obd needs second derivatives, {why}: take taylor or knowledge"
+        ) from error
+
+
+def _hessian_diagonal(model: nn.Module, evidence: Evidence, draws: int, seed: int) -> dict[str, Tensor]:
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PRUNABLE)}
     generator = torch.Generator().manual_seed(seed)
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}

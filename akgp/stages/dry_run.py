@@ -25,6 +25,7 @@ from akgp.reporting.layouts import dense_layouts
 from akgp.stages.deployed import Deployed
 from akgp.stages.module_names import check_module_names, check_names_after_pruning, trainings
 from akgp.stages.prune import pruned_as
+from akgp.stages.pruning_evidence import evidence_of_noise
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
 
@@ -90,7 +91,8 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
                 quantize(floating, noise, params.quantize, Path(folder) / "int8.onnx")
     if not student:
         return None
-    pruned = pruned_as(params.prune, model, example, params.seed, deployed=Deployed.of(params))
+    looked_at = evidence_of_noise(params.prune.criterion, noise, len(summary.classes))
+    pruned = pruned_as(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
     check_names_after_pruning(pruned.model, params)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None

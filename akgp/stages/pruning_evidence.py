@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from akgp.data.batches import BatchSource
+from akgp.data.batches import Batch, BatchSource
 from akgp.distillation import Distillation, Teacher, ask_teachers, frozen_teacher
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Distill
@@ -28,6 +28,15 @@ def evidence(task: Task, dense: nn.Module) -> Evidence | None:
     if criterion == "knowledge":
         return _distilled(task, dense)
     return _drawn(task, read_source(task, "train"), cross_entropy())
+
+
+def evidence_of_noise(criterion: str, noise: Tensor, classes: int) -> Evidence | None:
+    """The same of a network that is not trained yet, for a trial: its images [N, C, H, W], labels in turn."""
+    if criterion not in BY_IMAGES:
+        return None
+    index = torch.arange(len(noise))
+    batch = Batch(index, noise, index % classes, {TEACHER_WEIGHT: torch.full([len(noise)], 0.5)})
+    return Evidence([batch], cross_entropy(), distillation_curvature(TEACHER_WEIGHT, 1.0))
 
 
 def _distilled(task: Task, dense: nn.Module) -> Evidence:

@@ -95,6 +95,12 @@ def test_a_limit_of_time_shows_what_was_measured() -> None:
         (("saved", "--data", "images", "--gray", "--criterion", "taylor"), "taylor looks at images"),
         (("saved", "--data", "images", "--gray", "--scope", "none"), "scope: got"),
         (("--data", "images"), "is for a network that is named"),
+        (("--scope", "all"), "--scope: is for a network that is named"),
+        (("--gray",), "--gray: is for a network that is named"),
+        (
+            ("saved", "--data", "images", "--gray", "--plot", "x.xyz"),
+            "must end in .svg, .png, .pdf, got x.xyz",
+        ),
     ],
 )
 def test_one_line_says_what_is_wrong(words: tuple[str, ...], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,45 @@ def test_a_file_is_not_packed_onto_itself_and_a_float_one_not_at_all(int8: Path)
     assert int8.read_bytes() == before
     result = CliRunner().invoke(app, ["pack", str(int8.with_name("float.onnx"))])
     assert "is no int8 file: it quantizes nothing" in str(result.exception)
+
+
+def test_the_lossy_file_does_not_replace_the_model(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed into the working directory; unpacked there, unless the name is taken."""
+    monkeypatch.chdir(int8.parent)
+    before = int8.read_bytes()
+    CliRunner().invoke(app, ["pack", str(int8), "--centroids", "4"], catch_exceptions=False)
+    assert Path("model.akgp").exists()
+    result = CliRunner().invoke(app, ["unpack", "model.akgp"])
+    assert result.exit_code == 2 and "model.onnx is there, with other content" in result.output
+    assert int8.read_bytes() == before
+    assert CliRunner().invoke(app, ["unpack", "model.akgp", "--output", "lossy.onnx"]).exit_code == 0
+    CliRunner().invoke(app, ["pack", str(int8), "--output", "same.akgp"], catch_exceptions=False)
+    Path("same.onnx").write_bytes(before)
+    assert CliRunner().invoke(app, ["unpack", "same.akgp"]).exit_code == 0, "the same content"
+
+
+def test_in_a_workspace_without_images_it_is_packed_without_accuracies(
+    int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/int8").mkdir(parents=True)
+    shutil.copy(int8, "models/int8/model.onnx")
+    plain = CliRunner().invoke(app, ["pack"], catch_exceptions=False)
+    assert plain.exit_code == 0 and "no accuracy" not in plain.output
+    for named in ((), ("models/int8/model.onnx",)):
+        shared = CliRunner().invoke(app, ["pack", *named, "--centroids", "9"], catch_exceptions=False)
+        assert shared.exit_code == 0 and "no accuracy: params.yaml: no such file" in shared.output
+
+
+def test_what_is_no_model_is_said_of_the_file_itself(int8: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "model.akgp"
+    CliRunner().invoke(app, ["pack", str(int8), "--output", str(packed)], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["predict", "--model", str(packed), "x.png"])
+    assert str(result.exception).startswith(f"{packed}: is no model, whose file ends in .onnx")
+    assert "`akgp unpack`" in str(result.exception)
+    result = CliRunner().invoke(app, ["unpack", str(packed), "--output", str(tmp_path / "no" / "x.onnx")])
+    assert isinstance(result.exception, OSError)
+    assert result.exception.filename == str(tmp_path / "no" / "x.onnx")
 
 
 def test_any_onnx_file_can_be_packed() -> None:

@@ -84,6 +84,15 @@ def test_the_command_writes_a_library_and_says_what_it_needs(tmp_path: Path) -> 
     assert report.splitlines()[-1] == "| all |  |  | 635,712 | 75,111 | 1,984 |"
 
 
+def test_a_library_of_another_name_is_not_mixed_with_this_one(tmp_path: Path) -> None:
+    model = digits(tmp_path).file
+    for name in ("one", "other"):
+        command = ["export", str(model), "--to", "c", "--output", str(tmp_path / "c"), "--name", name]
+        result = CliRunner().invoke(app, command)
+    assert f"{tmp_path / 'c'}: holds the library one: name another folder" in str(result.exception)
+    assert {file.name for file in (tmp_path / "c/src").iterdir()} == {"one.c", "one.h"}
+
+
 def test_flash_is_what_the_arrays_hold(tmp_path: Path) -> None:
     """Weights, rows padded to 4 bytes; 13 bytes a channel; structures; the pixels' tables."""
     made = digits(tmp_path)

@@ -133,6 +133,18 @@ def test_limits_hold_under_any_amount(amount: dict[str, float]) -> None:
     assert high["layer3.0.conv1"] == 32 and high["layer2.0.conv1"] == 32
 
 
+def test_what_nothing_is_removed_of_keeps_a_width_that_is_no_multiple() -> None:
+    odd = cifar_resnet(8, (18, 32, 32)).eval()
+    for rules in ({"layers": {"layer1.0.conv1": 0}}, {"limits": {"layer1.0.conv1": Limit(max=0)}}):
+        assert widths(prune(odd, SMALL, ratio=0.5, scope="inside", **rules))["layer1.0.conv1"] == 18  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", [0.75, 0.8])
+def test_as_many_filters_as_asked_for_stay_whatever_min_is(most: float) -> None:
+    limits = {"layer3.0.conv1": Limit(min=0.75, max=most, width=32)}
+    assert widths(prune(small(), SMALL, ratio=0.5, scope="inside", limits=limits))["layer3.0.conv1"] == 32
+
+
 class Branches(nn.Module):
     """Two layers whose outputs are summed."""
 

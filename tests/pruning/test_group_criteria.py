@@ -224,6 +224,28 @@ def test_hessian_diagonal_is_the_exact_one(model: Residual) -> None:
     assert exact.abs().max() > 10 * (deviation / draws**0.5).median()
 
 
+class Hard(nn.Module):
+    """Attention has second derivatives by the kernel that is written out alone; a hard sigmoid has none."""
+
+    def __init__(self, *, hard: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.hard = nn.Conv2d(3, 8, 1), nn.Linear(8, 3), hard
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.conv(images).flatten(2).mT
+        tokens = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        logits: Tensor = self.head((F.hardsigmoid(tokens) if self.hard else tokens).mean(1))
+        return logits
+
+
+def test_obd_says_which_derivative_there_is_not() -> None:
+    batch = Batch(torch.arange(4), torch.randn(4, 3, 4, 4), torch.arange(4) % 3)
+    used = Evidence([batch], cross_entropy())
+    assert set(hessian_diagonal(Hard(hard=False), used, draws=2, seed=0)) == {"conv", "head"}
+    with pytest.raises(PruningError, match=r"obd needs second derivatives, .*hardsigmoid.*: take taylor or"):
+        hessian_diagonal(Hard(hard=True), used, draws=2, seed=0)
+
+
 def test_obd_adds_up_the_saliencies_of_the_weights(model: Residual, monkeypatch: pytest.MonkeyPatch) -> None:
     diagonal = {name: torch.rand_like(weight(model, name)) for name in ("stem", "outer")}
     monkeypatch.setattr(group_criteria, "hessian_diagonal", lambda *args, **options: diagonal)

@@ -204,6 +204,7 @@ def test_a_budget_is_met_within_two_percent(name: str, amount: dict[str, float])
         (1, 64, 8, 8),
         (3, 6, 8, 6),
         (30, 31, 8, 31),
+        (18, 18, 8, 18),
         (5, 10, 1, 5),
     ],
 )

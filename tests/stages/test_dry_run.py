@@ -15,6 +15,7 @@ from akgp import params
 from akgp.data import read_summary
 from akgp.orchestration.run import run_stage
 from akgp.orchestration.train import computation
+from akgp.pruning.group_criteria import BY_IMAGES
 from akgp.stages.dry_run import preview
 from akgp.stages.notices import NOTICES
 from akgp.stages.table import STAGES
@@ -128,6 +129,14 @@ def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, 
     with pytest.raises(StageError, match=message) as raised:
         steps(root, asked, stop=1)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("criterion", BY_IMAGES)
+def test_criteria_that_look_at_images_are_tried_on_noise(criterion: str, root: Path) -> None:
+    """There is no trained network yet whose images they could look at."""
+    asked = checked("Small", prune={"ratio": 0.5, "criterion": criterion})
+    ((line,),) = [row[NOTICES] for row in steps(root, asked, stop=1)]
+    assert line.startswith("networks.mine: pruning will remove ")
 
 
 def test_what_would_be_pruned_is_said_before_the_training(root: Path) -> None:
