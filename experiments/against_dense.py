@@ -46,14 +46,15 @@ State = dict[str, Any] | None
 
 @dataclass(frozen=True)
 class Arm:
-    """macs: the share that is kept; views: of each image about which the wide network is asked."""
+    """macs: the share that is kept; views: of each image about which the wide network is asked; None: in each
+    step, as mixed images need it."""
 
     epochs: int
     by: str = "labels"
     macs: float = 1.0
     mixup: bool = False
     wide: bool = False
-    views: int = 64
+    views: int | None = 64
 
     @property
     def training(self) -> Training:
@@ -71,6 +72,7 @@ DENSE = {
 ARMS = DENSE | {
     "teacher": Arm(64, mixup=True, wide=True),
     "half": Arm(128, by="teacher", macs=0.5),
+    "half, half of the images mixed": Arm(128, by="teacher", macs=0.5, mixup=True, views=None),
     "dense, taught": Arm(128, by="teacher"),
     "three quarters": Arm(128, by="teacher", macs=0.75),
     "a third": Arm(128, by="teacher", macs=0.35),
