@@ -46,11 +46,15 @@ State = dict[str, Any] | None
 
 @dataclass(frozen=True)
 class Arm:
-    """macs: the share that is kept; views: of each image about which the wide network is asked; None: in each
-    step, as mixed images need it."""
+    """How a network is trained.
+
+    taught_by: the arm of a wide network; None: by labels alone.
+    macs: the share of the dense network's that is kept.
+    views: of each image about which the teacher is asked; None: in each step, as mixed images need it.
+    """
 
     epochs: int
-    by: str = "labels"
+    taught_by: str | None = None
     macs: float = 1.0
     mixup: bool = False
     wide: bool = False
@@ -71,12 +75,14 @@ DENSE = {
 }
 ARMS = DENSE | {
     "teacher": Arm(64, mixup=True, wide=True),
-    "half": Arm(128, by="teacher", macs=0.5),
-    "half, half of the images mixed": Arm(128, by="teacher", macs=0.5, mixup=True, views=None),
-    "dense, taught": Arm(128, by="teacher"),
-    "three quarters": Arm(128, by="teacher", macs=0.75),
-    "a third": Arm(128, by="teacher", macs=0.35),
-    "a quarter": Arm(128, by="teacher", macs=0.25),
+    "half": Arm(128, "teacher", macs=0.5),
+    "half, half of the images mixed": Arm(128, "teacher", macs=0.5, mixup=True, views=None),
+    "patient teacher": Arm(192, mixup=True, wide=True),
+    "half, patient teacher": Arm(128, "patient teacher", macs=0.5),
+    "dense, patient teacher": Arm(128, "patient teacher"),
+    "three quarters, patient teacher": Arm(128, "patient teacher", macs=0.75),
+    "a third, patient teacher": Arm(128, "patient teacher", macs=0.35),
+    "a quarter, patient teacher": Arm(128, "patient teacher", macs=0.25),
 }
 
 
@@ -110,9 +116,9 @@ def network(arm: Arm, seed: int) -> nn.Module:
 def trained(seed: int, name: str) -> nn.Module:
     """The network of an arm, in eval mode; trained once, and resumed after the last epoch."""
     arm, file = ARMS[name], WEIGHTS / f"{seed} {name}.pt"
-    model = network(arm, seed) if arm.by == "labels" else of_dense(seed, arm)
+    model = of_dense(seed, arm) if arm.taught_by else network(arm, seed)
     if not weights_from(file, model):
-        start = by_labels if arm.by == "labels" else by_teacher
+        start = by_teacher if arm.taught_by else by_labels
         finished(partial(start, model, seed, name), file.with_suffix(".checkpoint"))
         save_weights(file, model)
     return model.eval()
@@ -130,10 +136,9 @@ def by_labels(model: nn.Module, seed: int, name: str, state: State) -> Iterator[
 def by_teacher(model: nn.Module, seed: int, name: str, state: State) -> Iterator[Epoch]:
     """By akgp, its weight of the teacher measured: by what the wide network knows beside the dense one."""
     arm = ARMS[name]
-    dense = trained(seed, chosen(seed))
-    data = ask_teachers(
-        [Teacher([trained(seed, "teacher")])], Teacher([dense]), *watched(seed), calibration()
-    )
+    assert arm.taught_by is not None
+    teacher, dense = (Teacher([trained(seed, each)]) for each in (arm.taught_by, chosen(seed)))
+    data = ask_teachers([teacher], dense, *watched(seed), calibration())
     params = Distill(training=arm.training, teacher_views=arm.views)
     for epoch in Distillation(model, data, params, seed=seed, state=state):
         print(seed, name, epoch.row, flush=True)
@@ -183,11 +188,11 @@ def measured(run: Run) -> Row:
 ABOUT = """# Half of a network in int8 against the whole one at its best
 
 `AKGP_CIFAR10=DIR python -m experiments.against_dense`, see the head of that file: cifar_resnet20, 10,000
-images of CIFAR-10-J75 at 16×16. The dense network is trained by labels in {ways} ways; above it: of the same
-seed's way that the validation images like best ({best}), its float network's accuracy on the test split
-subtracted. All others but the teacher (four times the MACs, {teacher} epochs by mixed images) are made of
-that network and taught for {taught} epochs. Top-1, %, mean ± standard error over the seeds (how many).
-One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
+images of CIFAR-10-J75 at 16×16. The dense network is trained by labels in {ways} ways; above it: the test
+accuracy of the same seed's way that the validation images like best ({best}), in float, is subtracted.
+Teachers have four times the MACs and learn by labels, half of the images mixed ({epochs} epochs); all others
+are made of that dense network and taught for {taught} epochs. Top-1, %, mean ± standard error over the seeds
+(how many). One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
 | network | MACs | validation | test | test, int8 | int8 above dense |
 | --- | --- | --- | --- | --- | --- |
@@ -207,8 +212,9 @@ def table(rows: list[Row]) -> str:
             cells = [name, f"{mean(row['macs_share'] for row in mine):.2f}", *map(spread, (*columns, above))]
             lines.append("| " + " | ".join(cells) + " |")
     said = "; ".join(f"seed {seed}: {row['arm']}" for seed, row in best.items())
-    return markdown(ABOUT, rows, plan(), lines, ways=len(DENSE), best=said,
-                    teacher=ARMS["teacher"].epochs, taught=ARMS["half"].epochs)  # fmt: skip
+    epochs = " or ".join(f"{ARMS[name].epochs}" for name in ("teacher", "patient teacher"))
+    values = {"ways": len(DENSE), "best": said, "epochs": epochs, "taught": ARMS["half"].epochs}
+    return markdown(ABOUT, rows, plan(), lines, **values)
 
 
 def best_of(seed: int, rows: list[Row]) -> Row:
