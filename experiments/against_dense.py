@@ -79,11 +79,11 @@ ARMS = DENSE | {
     "half, half of the images mixed": Arm(128, "teacher", macs=0.5, mixup=True, views=None),
     "patient teacher": Arm(192, mixup=True, wide=True),
     # A budget is met within 2 %, and no more than half may stay.
-    "half, patient teacher": Arm(128, "patient teacher", macs=0.49),
-    "dense, patient teacher": Arm(128, "patient teacher"),
-    "three quarters, patient teacher": Arm(128, "patient teacher", macs=0.75),
-    "a third, patient teacher": Arm(128, "patient teacher", macs=0.35),
-    "a quarter, patient teacher": Arm(128, "patient teacher", macs=0.25),
+    "half, mixed, patient teacher": Arm(128, "patient teacher", macs=0.49, mixup=True, views=None),
+    "dense, mixed, patient teacher": Arm(128, "patient teacher", mixup=True, views=None),
+    "three quarters, mixed, patient teacher": Arm(128, "patient teacher", macs=0.75, mixup=True, views=None),
+    "a third, mixed, patient teacher": Arm(128, "patient teacher", macs=0.35, mixup=True, views=None),
+    "a quarter, mixed, patient teacher": Arm(128, "patient teacher", macs=0.25, mixup=True, views=None),
 }
 
 

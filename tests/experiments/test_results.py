@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    "ablation", "against_torch_pruning", "blocks", "criteria", "defaults", "granularity", "int8_training",
-    "mixed_precision", "mobile", "qat", "scope", "to_accuracy", "views",
+    "ablation", "against_dense", "against_torch_pruning", "blocks", "criteria", "defaults", "granularity",
+    "int8_training", "mixed_precision", "mobile", "qat", "scope", "to_accuracy", "views",
 )  # fmt: skip
 
 
