@@ -1,4 +1,4 @@
-"""An int8 network of half of the MACs against its dense one, which has been trained to its own best.
+"""An int8 network of half of the MACs against its dense one, trained in the best of several ways.
 
 `AKGP_CIFAR10=DIR python -m experiments.against_dense` trains every run of `plan` on one thread, seed by seed,
 and writes results/against-dense/table.json and table.md after each; started again, it resumes after the last
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from akgp.data import Images, IndexedSource
 from akgp.distillation import Distillation, Teacher, ask_teachers
@@ -39,6 +39,7 @@ from experiments.weighting.learning import finished
 
 RESULTS, WEIGHTS = Path("results/against-dense"), Path("runs/against-dense")
 CALIBRATION = 512
+VIEWS = 64
 WATCHED = 2000
 """Validation images that are looked at after each epoch, to be printed; nothing is chosen by them."""
 State = dict[str, Any] | None
@@ -50,7 +51,6 @@ class Arm:
 
     taught_by: the arm of a wide network; None: by labels alone.
     macs: the share of the dense network's that is kept.
-    views: of each image about which the teacher is asked; None: in each step, as mixed images need it.
     """
 
     epochs: int
@@ -58,13 +58,17 @@ class Arm:
     macs: float = 1.0
     mixup: bool = False
     wide: bool = False
-    views: int | None = 64
 
     @property
     def training(self) -> Training:
         params = settings(self.epochs)
         mixed = {"mixup": 1.0, "mix_share": 0.5} if self.mixup else {}
         return params.model_copy(update={"augment": params.augment.model_copy(update=mixed)})
+
+    @property
+    def views(self) -> int | None:
+        """Of each image, about which the teacher is asked; None: in each step, as mixed images need it."""
+        return None if self.mixup else VIEWS
 
 
 DENSE = {
@@ -76,14 +80,14 @@ DENSE = {
 ARMS = DENSE | {
     "teacher": Arm(64, mixup=True, wide=True),
     "half": Arm(128, "teacher", macs=0.5),
-    "half, half of the images mixed": Arm(128, "teacher", macs=0.5, mixup=True, views=None),
+    "half, half of the images mixed": Arm(128, "teacher", macs=0.5, mixup=True),
     "patient teacher": Arm(192, mixup=True, wide=True),
     # A budget is met within 2 %, and no more than half may stay.
-    "half, mixed, patient teacher": Arm(128, "patient teacher", macs=0.49, mixup=True, views=None),
-    "dense, mixed, patient teacher": Arm(128, "patient teacher", mixup=True, views=None),
-    "three quarters, mixed, patient teacher": Arm(128, "patient teacher", macs=0.75, mixup=True, views=None),
-    "a third, mixed, patient teacher": Arm(128, "patient teacher", macs=0.35, mixup=True, views=None),
-    "a quarter, mixed, patient teacher": Arm(128, "patient teacher", macs=0.25, mixup=True, views=None),
+    "half, mixed, patient teacher": Arm(128, "patient teacher", macs=0.49, mixup=True),
+    "dense, mixed, patient teacher": Arm(128, "patient teacher", mixup=True),
+    "three quarters, mixed, patient teacher": Arm(128, "patient teacher", macs=0.75, mixup=True),
+    "a third, mixed, patient teacher": Arm(128, "patient teacher", macs=0.35, mixup=True),
+    "a quarter, mixed, patient teacher": Arm(128, "patient teacher", macs=0.25, mixup=True),
 }
 
 
@@ -155,10 +159,8 @@ def of_dense(seed: int, arm: Arm) -> nn.Module:
 @cache
 def chosen(seed: int) -> str:
     """The way to train the dense network that is best on the validation images."""
-    judged = sources(seed)[1]
-    return max(
-        DENSE, key=lambda name: top1(predict_logits(trained(seed, name), judged, device="cpu"), judged)
-    )
+    validation = sources(seed)[1]
+    return max(DENSE, key=lambda name: top1(trained(seed, name), validation))
 
 
 def watched(seed: int) -> tuple[IndexedSource, IndexedSource]:
@@ -166,8 +168,8 @@ def watched(seed: int) -> tuple[IndexedSource, IndexedSource]:
     return images, validation.take(torch.arange(WATCHED))
 
 
-def top1(logits: Tensor, source: IndexedSource) -> float:
-    return accuracy(logits, source.labels)
+def top1(model: nn.Module, source: IndexedSource) -> float:
+    return accuracy(predict_logits(model, source, device="cpu"), source.labels)
 
 
 def measured(run: Run) -> Row:
@@ -177,11 +179,11 @@ def measured(run: Run) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         int8_of(model, images, file, None)
-        int8 = top1(runtime_logits(file, test(), threads=1), test())
+        logits = runtime_logits(file, test(), threads=1)
     return {
-        "val_top1": top1(predict_logits(model, validation, device="cpu"), validation),
-        "test_top1": top1(predict_logits(model, test(), device="cpu"), test()),
-        "int8_test_top1": int8,
+        "val_top1": top1(model, validation),
+        "test_top1": top1(model, test()),
+        "int8_test_top1": accuracy(logits, test().labels),
         "macs_share": round(count(model, EXAMPLE).macs / count(network(Arm(1), 0), EXAMPLE).macs, 4),
     }
 
