@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -159,19 +160,26 @@ def test_text_is_no_image(content: bytes) -> None:
     assert not begins_like_an_image(content)
 
 
-def test_a_format_without_decoder_is_a_bad_row_that_says_what_brings_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "name", "content", "message"),
+    [
+        (
+            "pillow_heif",
+            "photo",
+            b"\0\0\0\x18ftypheic",
+            r"ant/photo: .*of format HEIC: `pip install pillow-heif`",
+        ),
+        ("pillow_jxl", "x.jxl", b"\xff\x0a", r"ant/x\.jxl: .*of format JPEG XL: `pip install"),
+    ],
+)
+def test_a_format_without_decoder_is_a_bad_row_that_says_what_brings_it(
+    tmp_path: Path, package: str, name: str, content: bytes, message: str
+) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} decodes it")
     folder = image_folder(tmp_path / "images")
-    (folder / "ant" / "photo").write_bytes(b"\0\0\0\x18ftypheic" + bytes(80))
-    (folder / "ant" / "x.jxl").write_bytes(b"\xff\x0a" + bytes(80))
-    message = r"ant/photo: .*\(of format HEIC: `pip install pillow-heif`.*\n.*x\.jxl: .*JPEG XL: `pip install"
-    if not any(map(_installed, ("pillow_heif", "pillow_jxl"))):
-        refused(tmp_path, message, **given(folder))
-
-
-def _installed(package: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(package) is not None
+    (folder / "ant" / name).write_bytes(content + bytes(80))
+    refused(tmp_path, message, **given(folder))
 
 
 def test_no_other_program_is_started_by_an_image(tmp_path: Path) -> None:

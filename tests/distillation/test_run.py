@@ -170,6 +170,7 @@ def test_a_distillation_is_resumed_from_the_state_of_any_epoch(
         one, other = whole.result.student.state_dict(), again.result.student.state_dict()
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert again.result.w0 == whole.result.w0
+        assert (whole.result.shares is None) == (again.result.shares is None)
         if whole.result.shares is not None and again.result.shares is not None:
             assert torch.equal(whole.result.shares, again.result.shares)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from akgp.params import Params, Section
 
 
 def tree(**changes: Any) -> dict[str, Any]:
@@ -19,3 +24,15 @@ def tree(**changes: Any) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return smallest
+
+
+def schema_fields(
+    section: type[Section] = Params, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Every parameter with its path; * stands for a name that the user gives."""
+    for key, field in section.model_fields.items():
+        yield (*path, key), field
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                name = ("*",) if get_origin(field.annotation) is dict else ()
+                yield from schema_fields(kind, (*path, key, *name))
