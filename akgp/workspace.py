@@ -19,6 +19,13 @@ class StageError(ValueError):
     """A stage cannot start or continue; the message says what to change."""
 
 
+class GateError(StageError):
+    """What a stage made, and put in place, does not pass its gate: repeated, it would be measured again."""
+
+    status = 3
+    """Of the command, by which a flow tells that it need not be tried again."""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folder that holds params.yaml and dvc.yaml; every path of the pipeline is named here."""

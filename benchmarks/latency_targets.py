@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from akgp.budgets.latency import cut_and_measure
 from akgp.deployment.width_times import WidthTimes
 from akgp.models import Spec, create
 from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, prune
 from akgp.runtimes import RUNTIMES
-from akgp.stages.latency_budget import fitted
 from experiments.machine import kernels
 from experiments.resumable import Row, complete, markdown
 
@@ -100,7 +100,7 @@ def measured(run: Target) -> Row:
         return prune(model, image, latency_ms=ms, latencies=latencies, scope="all")
 
     try:
-        pruned = fitted(cut, times, times.of, Prune(speedup=asked), times.float_ms)
+        pruned = cut_and_measure(cut, times, times.of, Prune(speedup=asked), times.float_ms)
     except PruningError as error:
         return {"asked": asked, "refused": str(error)}
     seconds, budget = time.process_time() - start, pruned.budget

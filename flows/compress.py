@@ -19,12 +19,18 @@ from akgp import params, recipes
 from akgp.cli import console, entry, home
 from akgp.io.errors import first_line
 from akgp.reporting.table import results
-from akgp.workspace import Workspace
+from akgp.workspace import GateError, Workspace
 from flows.processes import CommandError, end_as_by_ctrl_c, run
 
 
 def announce_retry(failed: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Print that a task is tried again. As retry_condition_fn, it is called while retries are left."""
+    """Print that a task is tried again, unless a gate has rejected what it made.
+
+    As retry_condition_fn, it is called while retries are left.
+    """
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, CommandError) and error.stage_status == GateError.status:
+        return False
     print(f"{task_run.name}: failed; tried again in {failed.retry_delay_seconds} s", file=sys.stderr)
     return True
 

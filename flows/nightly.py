@@ -21,7 +21,7 @@ RETRIES, RETRY_SECONDS = 3, 60
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=announce_retry)
 def read_again(folder: Path) -> None:
     """Run the data stage although nothing has changed for DVC, which does not track the source."""
-    run(["dvc", "repro", "--force", "--single-item", "data"], folder)
+    run(["dvc", "repro", "--force", "--single-item", "network_files", "data"], folder)
 
 
 @task(retries=1, retry_delay_seconds=10, retry_condition_fn=announce_retry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,12 @@ TAIL_LINES = 5
 
 class CommandError(RuntimeError):
     """A command ended with a status other than 0; the message has its last lines."""
+
+    @property
+    def stage_status(self) -> int | None:
+        """The status of the stage that a `dvc repro` ran, which it says; None if it says none."""
+        said = re.findall(r"exited with (-?\d+)", str(self))
+        return int(said[-1]) if said else None
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -91,10 +99,12 @@ def _copy(source: IO[bytes], content: bytearray, screen: IO[str] | None, ending:
         content += chunk
         if screen is not None and not ending.is_set():
             shown = chunk
-            screen.write(chunk.decode(errors="replace"))
-            screen.flush()
+            with contextlib.suppress(OSError):  # nobody reads it any more; the process must not wait for that
+                screen.write(chunk.decode(errors="replace"))
+                screen.flush()
     if screen is not None and shown and not shown.endswith(b"\n"):
-        screen.write("\n")  # the next line is not of this progress bar
+        with contextlib.suppress(OSError):
+            screen.write("\n")  # the next line is not of this progress bar
 
 
 def _last_lines(error: bytes | bytearray) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from akgp.cli import console, home
-from akgp.cli.common import tcp_port
+from akgp.io.ports import tcp_port
 from flows.processes import end_as_by_ctrl_c
 
 if TYPE_CHECKING:

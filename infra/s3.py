@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from akgp.cli.common import tcp_port
+from akgp.io.ports import tcp_port
 from flows.processes import end_as_by_ctrl_c
 
 # The ports that `weed mini` listens on, each given explicitly; s3.port is the one that clients use.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +12,6 @@ from akgp.io.terminal import as_json
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document; see docs/reference/cli.md")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
-
-
-def tcp_port(text: str) -> int:
-    """The number of a port: the type of an option of argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"got {text!r}, must be from 1 to 65535")
-    return int(text)
 
 
 def note(text: str) -> None:

@@ -32,7 +32,7 @@ def pack(
     answers; for models/int8 the accuracy on the validation split is shown, before and after.
     """
     from akgp.deployment import download
-    from akgp.deployment.package import model_file
+    from akgp.deployment.package import model_file, renew_digest
     from akgp.deployment.targets import Int8File
     from akgp.io.atomic import atomic_file
     from akgp.quantization.weight_sharing import share_weights
@@ -47,6 +47,7 @@ def pack(
         if centroids is not None:
             shared = Path(folder) / file.name
             share_weights(file, centroids, shared)
+            renew_digest(shared)
         content = shared.read_bytes()
         accuracies = _validated((file, shared)) if shared != file and is_here(model, HERE.int8) else []
     packed = download.pack(content)

@@ -1,7 +1,7 @@
 """The end of the command `akgp`: messages and exit statuses.
 
-An error about the input is one line on standard error and status 1; an interruption is one line and status
-130 (143 after SIGTERM, 129 where its terminal was closed).
+An error about the input is one line on standard error and status 1, or the `status` of its type; an
+interruption is one line and status 130 (143 after SIGTERM, 129 where its terminal was closed).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(command: Callable[[], object]) -> None:
         if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
             raise
         complain(str(error) or type(error).__name__)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", 1))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,21 +75,31 @@ def export(
         if output.resolve() == source.path.parent.resolve():
             raise typer.BadParameter(f"{output}: is the model's own folder", param_hint="--output")
         images = _images(source) if check and targets else None  # before anything is written, too
-        said = []
         if C in names:
             _require_fit(source, flash, ram, model)
-            said = [_c(source.path, output, name, _listed(cores))]
+        written = _written(source, targets, Path(scratch) / "written")
+        said = [_c(source.path, output, name, _listed(cores))] if C in names else []
         output.mkdir(parents=True, exist_ok=True)
-        files = {target.name: target.write(source, output) for target in targets}
+        for file in written.iterdir():
+            shutil.move(file, output / file.name)
+        files = {target.name: output / target.file for target in targets}
         if any(file.suffix != ".onnx" for file in files.values()):
             _write_preprocessing(source.path, output)
         rows = [] if images is None else _measured(source, targets, files, images, Path(scratch))
     if as_json:
-        written = [{"target": target, "file": str(file)} for target, file in files.items()]
-        say_json(model=model, files=written, measured=rows, c=said or None)
+        listed = [{"target": target, "file": str(file)} for target, file in files.items()]
+        say_json(model=model, files=listed, measured=rows, c=said or None)
         return
     for line in (*said, *map(str, files.values()), *([targets_table(rows)] if rows else [])):
         typer.echo(line)
+
+
+def _written(source: Int8File, targets: list[Target], folder: Path) -> Path:
+    """All targets in a new folder, to be moved together: one that is refused leaves the user's as it was."""
+    folder.mkdir()
+    for target in targets:
+        target.write(source, folder)
+    return folder
 
 
 def _listed(text: str) -> list[str]:
@@ -164,7 +175,7 @@ def _measured(
 def _dense(source: Int8File, settings: Params, scratch: Path) -> Int8File | None:
     """The dense network of this workspace, to compare speed with; None if there is none."""
     from akgp import artifacts
-    from akgp.deployment.measurement import timing_twin
+    from akgp.deployment.timing_twin import timing_twin
 
     folder = HERE.dense(settings.student)
     if not (folder / artifacts.SPEC).exists():

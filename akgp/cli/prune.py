@@ -138,12 +138,11 @@ def _show(
 ) -> None:
     import torch
 
+    from akgp.budgets import Deployed, prune_by_params
     from akgp.evaluation import count
     from akgp.models import Inputs, Spec, create, first_outputs
     from akgp.pruning import layers_table
-    from akgp.stages.deployed import Deployed
-    from akgp.stages.prune import pruned_as
-    from akgp.stages.watching import watched
+    from akgp.timed_search import watched
 
     torch.manual_seed(0)
     channels = next(shape[0] for shape in shapes.values() if len(shape) == IMAGE)
@@ -153,12 +152,11 @@ def _show(
     before, steps = count(model, example), asked.schedule.steps if asked.schedule else 1
     network, pruned, macs = model, None, list[int]()
     for step in range(1, steps + 1):
-        pruned = shown(
-            watched(
-                partial(pruned_as, asked, network, example, 0, None, Deployed(runtime), pruned, step / steps),
-                every=0.5 if sys.stderr.isatty() else 10,
-            )
-        )
+        cut = partial(
+            prune_by_params, asked, network, example, seed=0, deployed=Deployed(runtime), after=pruned,
+            done=step / steps,
+        )  # fmt: skip
+        pruned = shown(watched(cut, every=0.5 if sys.stderr.isatty() else 10))
         network = pruned.model
         macs.append(count(network, example).macs)
     assert pruned is not None

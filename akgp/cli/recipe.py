@@ -52,8 +52,8 @@ def recipe_use(
 
     A params.yaml that was edited is kept, unless --force is given.
     """
-    from akgp import origin, recipes
+    from akgp import outdated_results, recipes
 
     recipes.use(name, file, recipes.FOLDER, force)
     typer.echo(f"{file}: recipe {name}; `make repro` runs it")
-    note(origin.outdated(file.parent, "evaluate"))
+    note(outdated_results.outdated(file.parent, "evaluate"))

@@ -70,11 +70,11 @@ def release_promote(
     as_json: Json = False,
 ) -> None:
     """Put models/int8 into production if it passes the gate (release.* in params.yaml)."""
-    from akgp import origin, params
+    from akgp import outdated_results, params
     from akgp.deployment import release
 
     checked = params.load()
-    note(origin.outdated(Path(), "evaluate"))
+    note(outdated_results.outdated(Path(), "evaluate"))
     review = release.review(Path(), checked, force=force)
     decision = review.decision
     if not as_json:

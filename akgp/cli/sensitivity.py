@@ -14,7 +14,7 @@ from akgp.workspace import Task, Workspace
 if TYPE_CHECKING:
     from akgp.params import Section
     from akgp.pruning import Point
-    from akgp.stages.sensitivity import Judged, Measured
+    from akgp.stages.sensitivity import Judged, SensitivityResult
 
 app = typer.Typer()
 S = TypeVar("S", bound="Section")
@@ -102,7 +102,7 @@ def _require_none(options: Mapping[str, Any]) -> None:
         )
 
 
-def _of_workspace(shares: list[float], images: int, seconds: float) -> Measured:
+def _of_workspace(shares: list[float], images: int, seconds: float) -> SensitivityResult:
     from akgp import params as parameters
 
     task = Task("sensitivity", parameters.load(Path("params.yaml")), Path().resolve())
@@ -113,7 +113,7 @@ def _of_workspace(shares: list[float], images: int, seconds: float) -> Measured:
 
 def _of_network(
     judged: Judged, pruning: Mapping[str, Any], shares: list[float], images: int, seconds: float
-) -> Measured:
+) -> SensitivityResult:
     from akgp.params import Prune
     from akgp.stages.sensitivity import measure_anywhere
 
@@ -155,7 +155,7 @@ def _numbers(option: str, text: str) -> list[float]:
         ) from None
 
 
-def _show(measured: Measured, plot: Path, as_json: bool) -> None:
+def _show(measured: SensitivityResult, plot: Path, as_json: bool) -> None:
     from akgp.io.atomic import write_csv
     from akgp.reporting.sensitivity import blocks_table, figure, long_table, table
 

@@ -46,12 +46,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Print the table of the last evaluation, the report's file, and what went less well than it should."""
-    from akgp import origin
+    from akgp import outdated_results
     from akgp.reporting.metrics import DETAILS, read_details, read_metrics
     from akgp.reporting.table import results
 
     rows = read_metrics(folder / METRICS)
-    old = origin.outdated(Path(), "evaluate") if is_here(folder, HERE.reports) else ""
+    old = outdated_results.outdated(Path(), "evaluate") if is_here(folder, HERE.reports) else ""
     if as_json:
         details = read_details(folder / DETAILS)
         say_json(
@@ -86,7 +86,7 @@ def predict(
 
     A file that is no image is named on standard error; the others are classified, and the status is 1.
     """
-    from akgp import origin
+    from akgp import outdated_results
     from akgp.deployment.image_files import image_files
     from akgp.deployment.predict import Classifier, Prediction, model_folder, predictions
 
@@ -95,7 +95,7 @@ def predict(
         folder, version = model_folder(model, Path(scratch))
         classify = Classifier(folder)
         if is_here(folder, HERE.int8):
-            note(origin.outdated(Path(), "quantize"))
+            note(outdated_results.outdated(Path(), "quantize"))
         given = image_files(images, sys.stdin.buffer, Path(scratch))
         for line in given.notes():
             complain(line)

@@ -19,7 +19,7 @@ from akgp.data.files import DataError, printable
 from akgp.data.folders import classes_by_split
 from akgp.data.formats import IMAGE_SUFFIXES, RAW_SUFFIXES, begins_like_an_image, ending, not_taken
 from akgp.data.samples import Sample, Samples, Source
-from akgp.params import Data
+from akgp.params import CIFAR10_VARIABLE, Data
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _digits(params: Data) -> Source:
 
 
 def _cifar10(params: Data) -> Source:
-    path = params.path or os.environ.get("AKGP_CIFAR10")
+    path = params.path or os.environ.get(CIFAR10_VARIABLE)
     if path:
         files = Files(path)
         tables = parquet.tables_by_split(path, files.names)

@@ -23,9 +23,9 @@ from onnx import helper
 from akgp.data.cache import user_cache
 from akgp.evaluation.latency import Block, clock
 from akgp.io.atomic import atomic_file, write_json
-from akgp.io.search import counted, doing, ended
 from akgp.quantization.kernel_graphs import KernelGraph, Size
 from akgp.runtimes import Runtime
+from akgp.timed_search import counted, doing, ended
 
 Timer = Callable[[Sequence[onnx.ModelProto]], list[list[float]]]
 """Times graphs against each other: in each round the milliseconds of one run of each."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from akgp.data import IndexedSource
 from akgp.deployment.agreement import Agreement, Oracle, compare, first_deviation
 from akgp.deployment.targets import Int8File, Target
 from akgp.evaluation import Ratio, accuracy, latency, runtime_logits, speedup
-from akgp.params import Evaluate, Quantize
-from akgp.quantization import export_onnx, quantize
+from akgp.params import Evaluate
 from akgp.runtimes import Runtime
 
 
 @dataclass(frozen=True)
-class Measured:
+class TargetMeasurement:
     """A network in a runtime.
 
     Attributes:
@@ -68,7 +65,7 @@ def measure(
     params: Evaluate,
     seed: int,
     dense: Int8File | None = None,
-) -> Measured:
+) -> TargetMeasurement:
     """Run an exported file on all images and time it against its float twin and the dense network's.
 
     Args:
@@ -88,7 +85,7 @@ def measure(
                 (Path(folder) / name).mkdir()
                 files[name] = target.write(network, Path(folder) / name, "float")
         times = latency(files, shape, params, seed, runtime)
-    return Measured(
+    return TargetMeasurement(
         target.name,
         runtime.name,
         runtime.version,
@@ -99,15 +96,3 @@ def measure(
         speedup(times["float"], times["int8"], seed),
         speedup(times["dense"], times["int8"], seed) if dense else None,
     )
-
-
-def timing_twin(model: nn.Module, shape: Sequence[int], folder: Path) -> Int8File:
-    """A float network as an int8 file calibrated with noise: of use for the speed of its `float` kind only.
-
-    Args:
-        shape: of an image, (channels, H, W).
-    """
-    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    export_onnx(model.cpu(), noise[:1], folder / "float.onnx")
-    quantize(folder / "float.onnx", noise, Quantize(), folder / "twin.onnx")
-    return Int8File(folder / "twin.onnx")

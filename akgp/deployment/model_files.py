@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from akgp import params
-from akgp.data import DataError, IndexedSource, Preprocessing, read_split, read_summary
+from akgp.data import DataError, Images, IndexedSource, Preprocessing, read_split, read_summary
 from akgp.deployment.package import MODEL, model_file, read_preprocessing
 from akgp.deployment.predict import model_folder
 from akgp.deployment.release.files import read
@@ -49,9 +50,17 @@ def split_for(file: Path, root: Path) -> IndexedSource:
     if takes != given:
         raise DataError(f"{file}: takes images of {takes}, the test split in {data} holds {given}")
     images = read_split(data, "test")
-    # By name; -1, which is no output's position, where the network lacks the class.
+    return as_known(images, summary.classes, expected)
+
+
+def as_known(images: Images, classes: Sequence[str], expected: Preprocessing) -> IndexedSource:
+    """Images as a network takes them, their labels the positions of its outputs; -1 where it lacks the class.
+
+    Args:
+        classes: names of the images' labels.
+    """
     position = {name: index for index, name in enumerate(expected.classes)}
-    labels = torch.tensor([position.get(name, -1) for name in summary.classes])[images.labels]
+    labels = torch.tensor([position.get(name, -1) for name in classes])[images.labels]
     return IndexedSource(images.pixels, labels, expected.mean, expected.std)
 
 

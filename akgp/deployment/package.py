@@ -81,6 +81,15 @@ def _needed(preprocessing: Preprocessing) -> dict[str, Any]:
     return preprocessing.model_dump(mode="json", include=set(Preprocessing.model_fields))
 
 
+def renew_digest(file: Path) -> None:
+    """Write the digest of a file's graph, which has changed, into its metadata, if these have one."""
+    model = onnx.load(str(file))
+    for each in model.metadata_props:
+        if each.key == "digest":
+            each.value = json.dumps(digest(model))
+    onnx.save(model, str(file))
+
+
 def digest(model: onnx.ModelProto) -> str:
     """SHA-256 of the serialized graph: its operations and weights, without the metadata."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()

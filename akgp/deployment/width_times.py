@@ -18,8 +18,9 @@ from torch import nn
 from akgp.deployment.kernel_table import KernelTable, KernelTime, Knots, graph_timer, table_file
 from akgp.deployment.package import align
 from akgp.deployment.shortest import shortest_ms
+from akgp.deployment.timing_twin import timing_twin
 from akgp.params import Precision, Quantize
-from akgp.quantization import export_onnx, quantize
+from akgp.quantization import export_onnx
 from akgp.quantization.channels import Channels, channels
 from akgp.quantization.kernel_graphs import KernelGraph, Size, kernel_graphs
 from akgp.quantization.resizing import resized
@@ -28,8 +29,6 @@ from akgp.runtimes import Runtime, require_installed
 ENTERING = 6
 """Numbers of channels that enter a part which are measured at most; its own filters are all."""
 DENSE = "dense"
-CALIBRATION = 2
-"""Images of noise from which activations get their scales."""
 
 
 class WidthTimes:
@@ -128,11 +127,7 @@ class WidthTimes:
 
     def written(self, model: nn.Module, name: str) -> Path:
         """The int8 file of a network, whose scales are of no use but for speed."""
-        noise = torch.randn(CALIBRATION, *self._shape, generator=torch.Generator().manual_seed(0))
-        floating, path = self._folder / f"{name}.float.onnx", self._folder / f"{name}.onnx"
-        export_onnx(model.cpu(), noise[:1], floating)
-        quantize(floating, noise, self._params, path)
-        return path
+        return timing_twin(model, self._shape, self._folder, name, self._params).path
 
     def _size(self, kernel: KernelGraph, widths: Mapping[str, int]) -> Size:
         entering = self._channels.count(kernel.inputs[0].name, widths)

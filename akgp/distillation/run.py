@@ -42,7 +42,7 @@ class Distilled:
     """The outcome of a distillation.
 
     student: the given network, with the weights to keep, in eval mode on the CPU.
-    weights: float32 [N] in [0, 1], the teacher's for each training image; None where the strategy has none
+    weights: float32 [N] in [0, 2], the teacher's for each training image; None where the strategy has none
         before training. Mixed images have the teacher alone, whatever these are.
     teacher_passes: over the training images, by each teacher.
     profile: of the data.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import http.client
 import json
 import socket
 import urllib.error
@@ -15,7 +16,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from akgp import params
 from akgp.doctor.check import INSTALL, Check
@@ -113,7 +113,7 @@ def prefect(environment: Mapping[str, str]) -> Iterator[Check]:
         return
     request = urllib.request.Request(f"{url.rstrip('/')}/admin/version") if "://" in url else None
     if request is None:
-        yield Check("prefect", f"PREFECT_API_URL: {url!r}", "must be like http://127.0.0.1:4200/api")
+        yield Check("prefect", f"PREFECT_API_URL: {_shown(url)}", "must be like http://127.0.0.1:4200/api")
         return
     if secret := environment.get("PREFECT_API_AUTH_STRING"):
         request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
@@ -124,7 +124,7 @@ def prefect(environment: Mapping[str, str]) -> Iterator[Check]:
         refused = error.code in (401, 403)
         remedy = "set PREFECT_API_AUTH_STRING" if refused else "PREFECT_API_URL must end in /api"
         yield Check("prefect", f"{_shown(url)} refuses with status {error.code}", remedy)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         found = f"nobody answers at {_shown(url)} ({type(error).__name__})"
         yield Check("prefect", found, "make server starts one; or unset PREFECT_API_URL")
 
@@ -139,6 +139,6 @@ def addresses(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _shown(address: str) -> str:
-    """An address without user, password and query."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """An address without user, password and query, whether or not it is one."""
+    scheme, separator, rest = address.rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]

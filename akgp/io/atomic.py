@@ -23,12 +23,13 @@ def atomic_directory(destination: Path) -> Iterator[Path]:
     process is killed, either the old folder or the new one is in place, complete: they are exchanged in
     one step where the system can do that (Linux); elsewhere the next call puts the old one back.
     """
+    destination = _followed(destination)
     new, old = (destination.with_name(f".{destination.name}.{which}") for which in ("new", "old"))
     # A process was killed between the two renames below.
     if old.exists() and not destination.exists():
         old.rename(destination)
     for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _cleared(leftover)
     new.mkdir(parents=True)
     try:
         with _refusals_named(destination, new):
@@ -39,8 +40,19 @@ def atomic_directory(destination: Path) -> Iterator[Path]:
                 destination.rename(old)
                 new.rename(destination)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _cleared(new)
+        _cleared(old)
+
+
+def _followed(destination: Path) -> Path:
+    """What a symbolic link refers to, which is replaced in its place: it may lie on a larger disk."""
+    return destination.resolve() if destination.is_symlink() else destination
+
+
+def _cleared(leftover: Path) -> None:
+    if leftover.is_symlink():
+        leftover.unlink()
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -57,6 +69,7 @@ def atomic_file(destination: Path) -> Iterator[Path]:
 
     A reader of `destination` gets all of the old content or all of the new, whenever the process is killed.
     """
+    destination = _followed(destination)
     beside = destination.with_name(f".{destination.name}.new")
     try:
         with _refusals_named(destination, beside):

@@ -18,6 +18,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def message_or_type(error: BaseException) -> str:
+    """An error's whole message in one line, or its type if there is none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def message(error: BaseException) -> str:
     """An error's whole message in one line, after its type unless that is a mere RuntimeError or ValueError.
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import textwrap
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -110,3 +110,9 @@ class UnbrokenStderr:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
+
+
+def first_of(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

@@ -33,6 +33,6 @@ def require(proven: Any, operation: Operation) -> None:
     missing = int(np.sum(~np.asarray(proven)))
     if missing:
         raise QuantizationError(
-            f"{operation.label}: {missing} of {np.size(proven)} scales have no exact integer form, as in "
-            "files of earlier versions; `dvc repro quantize` writes one in which all have"
+            f"{operation.label}: {missing} of {np.size(proven)} scales have no exact integer form; if the "
+            "file is of an earlier version, `dvc repro quantize` writes it with scales that have"
         )

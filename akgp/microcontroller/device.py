@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from akgp.deployment.measurement import timing_twin
+from akgp.deployment.timing_twin import timing_twin
 from akgp.microcontroller.constants import Constants
 from akgp.microcontroller.plan import plan
 from akgp.quantization.description import Description

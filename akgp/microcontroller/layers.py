@@ -51,7 +51,9 @@ def layers(network: Description) -> tuple[list[Layer], str]:
             continue
         names = tuple(source.get(each.name, each.name) for each in _inputs(operation))
         for each in _inputs(operation):
-            if each.name in flattened and not isinstance(operation, ops.Gemm):
+            if each.name in flattened and isinstance(operation, ops.Table):  # of each value by itself
+                flattened[operation.output.name] = flattened[each.name]
+            elif each.name in flattened and not isinstance(operation, ops.Gemm):
                 raise QuantizationError(
                     f"{operation.label}: C cannot be written for it, since its input is a flattened feature "
                     "map; only a fully connected layer can follow one"

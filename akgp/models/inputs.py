@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -80,6 +81,10 @@ class Inputs:
         return self.map(
             lambda each: each.repeat(2, *[1] * (each.ndim - 1)) if self.is_batched(each) else each
         )
+
+    def one_more(self) -> Inputs:
+        """The batch, and its last input once more."""
+        return self.map(lambda each: torch.cat([each, each[-1:]]) if self.is_batched(each) else each)
 
     def __str__(self) -> str:
         """`an input of [1, 3, 32, 32]`, `inputs of [1, 3, 32, 32] and [1, 5]`."""

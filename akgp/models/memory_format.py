@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.data.normalization import in_memory_format
+from akgp.io.errors import message_or_type
 from akgp.models.eval_mode import eval_mode
 
 log = logging.getLogger(__name__)
@@ -63,5 +64,5 @@ def _refusal(model: nn.Module, image_shape: Sequence[int], layout: torch.memory_
         with torch.no_grad(), eval_mode(model), torch.random.fork_rng(devices=[]):
             model(in_memory_format(images, layout))
     except Exception as error:  # whatever the user's forward raises, and torch on weights of five dimensions
-        return " ".join(str(error).split()) or type(error).__name__
+        return message_or_type(error)
     return None

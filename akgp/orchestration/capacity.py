@@ -86,14 +86,16 @@ def await_nodes(params: Ray, workers: int) -> None:
         time.sleep(COUNT_SECONDS)
 
 
-def _needs(params: Ray) -> dict[str, int]:
-    """What a worker needs of each resource of a node."""
+def worker_resources(params: Ray) -> dict[str, int]:
+    """What a worker takes of each resource of a node."""
     return {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
 
 
 def _node_capacity(resources: dict[str, float], params: Ray) -> int:
     """How many workers a node could hold, were they alone."""
-    return min(int(resources.get(kind, 0) // count) for kind, count in _needs(params).items() if count)
+    return min(
+        int(resources.get(kind, 0) // count) for kind, count in worker_resources(params).items() if count
+    )
 
 
 def _to_lower(
@@ -103,7 +105,7 @@ def _to_lower(
     capacity = worker_capacity(have, params)
     if trials:
         return "sweep.concurrent", capacity // workers or None
-    for kind, count in _needs(params).items():
+    for kind, count in worker_resources(params).items():
         most = int(max((resources.get(kind, 0) for resources in have), default=0))
         if most < count:
             return f"ray.{kind.lower()}s_per_worker", most

@@ -9,12 +9,14 @@ import hashlib
 import logging
 import uuid
 from pathlib import Path, PurePosixPath
-
-import fsspec
+from typing import TYPE_CHECKING
 
 from akgp.io.errors import first_line
-from akgp.io.storage import require_endpoint
+from akgp.io.storage import opened, require_endpoint, retry_outage
 from akgp.workspace import StageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,25 @@ def require_writable(place: str) -> None:
         raise StageError(f"ray.storage: {place}: cannot be written ({first_line(error)})") from error
 
 
+def remove(path: str) -> None:
+    """Remove a folder, on disk or in object storage: this one alone, whatever its name.
+
+    By pyarrow: to fsspec a name may be a pattern, or a chain of file systems.
+    """
+    from pyarrow import fs
+
+    filesystem, folder = fs.FileSystem.from_uri(path)
+    filesystem.delete_dir(folder)
+
+
+def discard(path: str) -> None:
+    """Remove checkpoints that have served; a store that does not let them is only warned of."""
+    try:
+        retry_outage(path, lambda: remove(path))
+    except (OSError, ValueError) as error:
+        log.warning("%s: has served, but cannot be removed (%s)", path, first_line(error))
+
+
 def drop_damaged(path: str) -> None:
     """Remove the checkpoints below `path` whose files differ from what was written.
 
@@ -57,7 +78,7 @@ def drop_damaged(path: str) -> None:
     Args:
         path: a directory or a URL, which need not exist.
     """
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = opened(path)
     # Not by a pattern, which brackets in the folder's own name would be part of.
     for sums in [file for file in filesystem.find(root) if PurePosixPath(file).name == SUMS]:
         folder = str(PurePosixPath(sums).parent)
@@ -70,13 +91,13 @@ def drop_damaged(path: str) -> None:
 
 def last_checkpoint(path: str) -> str | None:
     """The name of the newest whole checkpoint of a run, after `drop_damaged`; None if there is none."""
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = opened(path)
     files = [PurePosixPath(file) for file in filesystem.find(root)]
     # Ray names them by the time.
     return max((file.parent.name for file in files if file.name == SUMS), default=None)
 
 
-def _wrong(filesystem: fsspec.AbstractFileSystem, folder: str, sums: str) -> str | None:
+def _wrong(filesystem: AbstractFileSystem, folder: str, sums: str) -> str | None:
     """The first file that is missing or has another digest."""
     for line in sums.splitlines():
         digest, _, name = line.partition("  ")

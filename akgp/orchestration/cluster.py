@@ -19,9 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from akgp.io.errors import first_line
+from akgp.io.storage import opened
 from akgp.orchestration.capacity import on_every_node
 from akgp.params import REMOTE
 from akgp.workspace import StageError, Task
@@ -115,7 +114,7 @@ def upload_inputs(root: Path, inputs: list[Path], url: str) -> None:
         )
     chosen = sorted({file for file in files if file.is_file()} | set(_code(root)))
     with _named_errors(url, "written"):
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = opened(url)
         targets = [f"{path}/{file.relative_to(root)}" for file in chosen]
         filesystem.put([str(file) for file in chosen], targets)
 
@@ -132,7 +131,7 @@ def download_inputs(task: Task, url: str | None) -> Iterator[Task]:
         return
     with tempfile.TemporaryDirectory(prefix="akgp-") as folder:
         with _named_errors(url, f"read on {socket.gethostname()}"):
-            filesystem, path = fsspec.core.url_to_fs(url)
+            filesystem, path = opened(url)
             filesystem.get(f"{path}/", f"{folder}/", recursive=True)
         yield replace(task, root=Path(folder))
 

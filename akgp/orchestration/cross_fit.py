@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from akgp.io.atomic import write_json
+from akgp.orchestration.capacity import worker_resources
 from akgp.orchestration.checkpoints import require_writable
 from akgp.orchestration.cluster import download_inputs, make_readable
 from akgp.orchestration.failures import errors_in_one_line, raise_cause
 from akgp.orchestration.progress import bar
 from akgp.orchestration.session import session
-from akgp.orchestration.train import copy_artifacts, job_name, remove, retry_lost_workers, storage_of
-from akgp.orchestration.tune import one_worker, run_tuner
+from akgp.orchestration.train import copy_artifacts, job_name, retry_lost_workers, storage_of
+from akgp.orchestration.tune import run_tuner
 from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.worker import ARTIFACT, prepare, run_compute
 from akgp.stages.folds import check_classes, compute
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from ray.tune import Result
 
 
-def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
+def train_folds(task: Task, stage: Stage, count: int, out: Path) -> str:
     """Train the networks of `count` folds; write each to a folder of `out` named by its number.
 
     Trainings that were killed are resumed from their last epoch when this is called again with the same
     parameters, inputs and code; finished ones are not repeated.
+
+    Returns:
+        The place of their checkpoints, to be removed once `out` is where it belongs.
 
     Raises:
         StageError: an input is missing; a class has fewer training images than there are folds;
@@ -56,7 +60,7 @@ def train_folds(task: Task, stage: Stage, count: int, out: Path) -> None:
         for k in range(count):
             _copy_artifacts(results.get(k), out / str(k), f"{task.label}, fold {k}")
     write_json(out / SOURCES, digests(task.params.networks[task.network], task.root))
-    remove(f"{storage}/{name}")  # its checkpoints have served
+    return f"{storage}/{name}"
 
 
 def trial(config: dict[str, Any], task: Task, source: str | None) -> None:
@@ -84,7 +88,7 @@ def _fold_results(task: Task, stage: Stage, name: str, storage: str, source: str
         # On the class: an instance would be pickled into Tune's state with a path that is gone on resuming.
         Epochs.file, Epochs.epochs = progress_file, task.params.teacher.epochs
         results = run_tuner(
-            tune.with_resources(trainable, one_worker(task.params.ray)),
+            tune.with_resources(trainable, worker_resources(task.params.ray)),
             name,
             storage,
             space={"fold": tune.grid_search(list(range(task.params.folds)))},

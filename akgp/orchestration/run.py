@@ -11,6 +11,7 @@ from pathlib import Path
 
 from akgp import params as parameters
 from akgp.io.atomic import atomic_directory
+from akgp.orchestration.checkpoints import discard
 from akgp.orchestration.train import fit
 from akgp.orchestration.unchanged import require_unchanged
 from akgp.orchestration.workspace_lock import workspace_lock
@@ -73,11 +74,14 @@ def _folds(task: Task, stage: Stage) -> None:
     Without params.yaml's `folds` the output is an empty folder, since DVC requires one; then nothing is
     computed and Ray is not imported.
     """
+    checkpoints = None
     with atomic_directory(stage.output(task)) as new:
         if task.params.folds is not None:
             from akgp.orchestration.cross_fit import train_folds
 
-            train_folds(task, stage, task.params.folds, new)
+            checkpoints = train_folds(task, stage, task.params.folds, new)
+    if checkpoints:
+        discard(checkpoints)
 
 
 RUN = {"here": _here, "job": fit, "folds": _folds}

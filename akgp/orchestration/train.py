@@ -16,14 +16,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import fsspec
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from akgp import params as parameters
 from akgp.io.atomic import atomic_directory, atomic_file
 from akgp.io.errors import first_line
+from akgp.io.storage import opened
 from akgp.orchestration.capacity import await_nodes
-from akgp.orchestration.checkpoints import drop_damaged, last_checkpoint, require_writable
+from akgp.orchestration.checkpoints import discard, drop_damaged, last_checkpoint, remove, require_writable
 from akgp.orchestration.cluster import make_readable
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.failures import WorkerLost, raise_cause
@@ -79,7 +79,7 @@ def fit(task: Task, stage: Stage) -> None:
         require_unchanged(task, stage)  # before the checkpoints go: what is computed here is not lost
         with result.checkpoint.as_directory() as folder:
             _move_into_place(Path(folder) / ARTIFACT, stage.output(task), stage.files)
-    remove(f"{storage}/{name}")  # its checkpoints have served
+    discard(f"{storage}/{name}")
     if stage.gate:
         import_module(stage.gate).require(task)
 
@@ -135,12 +135,6 @@ def storage_of(task: Task) -> str:
     return storage if parameters.REMOTE.match(storage) else str((task.root / storage).resolve())
 
 
-def remove(path: str) -> None:
-    """Remove a folder of checkpoints, on disk or in object storage."""
-    filesystem, path = fsspec.core.url_to_fs(path)
-    filesystem.rm(path, recursive=True)
-
-
 def _check_storage(storage: str, name: str) -> None:
     """Remove damaged checkpoints, and write an incomplete snapshot again, of the last checkpoint.
 
@@ -160,7 +154,7 @@ def _check_storage(storage: str, name: str) -> None:
 
 
 def _mend_snapshot(run: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(run)
+    filesystem, path = opened(run)
     snapshot = f"{path}/checkpoint_manager_snapshot.json"
     try:
         json.loads(filesystem.cat_file(snapshot) if filesystem.exists(snapshot) else b"{}")
@@ -170,7 +164,7 @@ def _mend_snapshot(run: str) -> None:
             filesystem.pipe_file(snapshot, _snapshot_of(last).encode())
         else:
             log.warning("%s is damaged: the run starts again", snapshot)
-            filesystem.rm(path, recursive=True)
+            remove(run)
 
 
 def _snapshot_of(checkpoint: str) -> str:

@@ -8,20 +8,13 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-
+from akgp.io.storage import opened
 from akgp.orchestration.checkpoints import drop_damaged
-from akgp.params import Ray
 
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid, TuneConfig
 
 log = logging.getLogger(__name__)
-
-
-def one_worker(params: Ray) -> dict[str, float]:
-    """The resources that Ray Tune reserves for a trial that is one worker."""
-    return {"CPU": params.cpus_per_worker, "GPU": params.gpus_per_worker}
 
 
 def run_tuner(
@@ -78,7 +71,7 @@ def resumable(path: str) -> bool:
     Ray Tune does not write snapshots atomically: after a kill in the middle it could never resume.
     """
     drop_damaged(path)
-    filesystem, folder = fsspec.core.url_to_fs(path)
+    filesystem, folder = opened(path)
     # Named by the time of the run: the newest complete one is the state to resume.
     files = sorted(filesystem.find(folder, maxdepth=1), reverse=True)
     for snapshot in [file for file in files if PurePosixPath(file).match("experiment_state-*.json")]:

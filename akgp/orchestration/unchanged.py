@@ -6,6 +6,7 @@ DVC reads params.yaml again when a stage has ended, and would record another val
 from __future__ import annotations
 
 from akgp import params as parameters
+from akgp.io.terminal import first_of
 from akgp.stages.table import Stage
 from akgp.workspace import StageError, Task
 
@@ -29,8 +30,7 @@ def require_unchanged(task: Task, stage: Stage) -> None:
         if f"{name}.".startswith(keys)
     ]
     if changed:
-        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise StageError(
-            f"params.yaml has changed while {task.label} was computed ({'; '.join(changed[:SHOWN])}{more}): "
+            f"params.yaml has changed while {task.label} was computed ({first_of(changed, SHOWN, '; ')}): "
             "run it again"
         )

@@ -11,13 +11,14 @@ from akgp.params.compression import (
     Deploy,
     Download,
     Evaluate,
+    Limit,
     Precision,
     Prune,
     Qat,
     Quantize,
     Schedule,
 )
-from akgp.params.data import Data, Regime, Splits
+from akgp.params.data import CIFAR10_VARIABLE, Data, Regime, Splits
 from akgp.params.device import Device
 from akgp.params.distill import W0, Distill
 from akgp.params.files import dump, load, read_yaml, validate
@@ -32,6 +33,7 @@ from akgp.params.without_effect import without_effect
 
 __all__ = [
     "ABSENT",
+    "CIFAR10_VARIABLE",
     "CIFAR_RESNETS",
     "REMOTE",
     "RETIRED",
@@ -44,6 +46,7 @@ __all__ = [
     "Distill",
     "Download",
     "Evaluate",
+    "Limit",
     "Network",
     "Params",
     "ParamsError",

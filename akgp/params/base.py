@@ -34,6 +34,8 @@ def _address(address: str) -> str:
         raise ValueError(f"must be a path or an s3:// address, got {address!r}: {scheme}:// is not known")
     if known and (scheme != scheme.lower() or named == rest):
         raise ValueError(f"must begin with {scheme.lower()}://, got {address!r}")
+    if known and "::" in rest:  # by which fsspec chains file systems: another folder would be opened
+        raise ValueError(f"must not hold '::', got {address!r}")
     if known and scheme == "s3" and not named.partition("/")[0]:
         raise ValueError(f"must name a bucket, such as s3://bucket/folder, got {address!r}")
     return address

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Address, Fraction, Section
 
+CIFAR10_VARIABLE = "AKGP_CIFAR10"
+"""Of the environment: where CIFAR-10 is, for the source cifar10 without a path."""
+
 
 class Splits(Section):
     """Shares of the images that are kept out of training, stratified by class."""

@@ -1,8 +1,9 @@
 """Filter pruning: criteria that score filters, the choice of widths, and the surgery that removes filters."""
 
+from akgp.params import Limit
 from akgp.pruning.amount import Reached
 from akgp.pruning.blocks import residual_blocks, without_blocks
-from akgp.pruning.bounds import Limit, Rules
+from akgp.pruning.bounds import Rules
 from akgp.pruning.coupling.preparation import NothingRemoved, PruningError
 from akgp.pruning.criteria import CRITERIA, coupled_scores, fpgm_scores, l1_scores, l2_scores, random_scores
 from akgp.pruning.int8_bytes import int8_bytes

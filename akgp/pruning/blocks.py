@@ -32,9 +32,9 @@ from akgp.pruning.coupling.preparation import (
     require_prunable,
 )
 from akgp.pruning.coupling.random_weights import randomise
+from akgp.pruning.dense_reference import DenseReference
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.narrowing import with_narrowable_attention
-from akgp.pruning.origin import Origin
 from akgp.pruning.record import Layer, Pruned
 
 CLOSE = 1e-4
@@ -94,7 +94,7 @@ def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str
         raise PruningError(f"bypass: {', '.join(gone)} cannot all be removed from {type(model).__name__}")
     layers = _layers(with_narrowable_attention(model, inputs, set()), gone)
     left = {layer.name: torch.tensor(layer.kept) for layer in layers if layer.kept}
-    origin = Origin(count(copy_network(model), inputs), int8_bytes(model), left)
+    origin = DenseReference(count(copy_network(model), inputs), int8_bytes(model), left)
     return Pruned(_bypassing(model, gone), layers, origin=origin)
 
 

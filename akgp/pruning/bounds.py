@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from akgp.params import Limit
 from akgp.pruning.amount import is_number
 from akgp.pruning.coupling.groups import Group
 from akgp.pruning.coupling.preparation import PruningError
@@ -55,15 +56,6 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What may be removed of a layer: a share of its filters from `min` to `max`; `width` stay at least."""
-
-    min: float = 0.0
-    max: float = 1.0
-    width: int = 1
-
-
-@dataclass(frozen=True)
 class _Rule:
     """A limit of one layer, and the parameter that sets it."""
 
@@ -94,11 +86,6 @@ class Rules:
         for pattern, ratio in self.layers.items():
             if not is_number(ratio) or not 0 <= ratio < 1:
                 raise PruningError(f"layers: {pattern!r} must be in [0, 1), the share to remove, got {ratio}")
-        for pattern, limit in self.limits.items():
-            if not 0 <= limit.min <= limit.max <= 1 or limit.width < 1:
-                raise PruningError(
-                    f"limits: {pattern!r} needs 0 <= min <= max <= 1 and a width of 1 or more, got {limit}"
-                )
 
     @property
     def remove(self) -> bool:
@@ -136,7 +123,7 @@ class Rules:
     def _entries(self) -> list[tuple[str, str, str, Limit]]:
         """Parameter, pattern, text and limit of every rule."""
         fixed = [
-            ("layers", pattern, f"layers {pattern}: {ratio:g}", Limit(ratio, ratio))
+            ("layers", pattern, f"layers {pattern}: {ratio:g}", Limit(min=ratio, max=ratio))
             for pattern, ratio in self.layers.items()
         ]
         return fixed + [

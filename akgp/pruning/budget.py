@@ -16,10 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from akgp.io.search import ended
 from akgp.pruning.amount import TOLERANCE
 from akgp.pruning.bounds import Bound
 from akgp.pruning.coupling.groups import Group
+from akgp.timed_search import ended
 
 Widths = list[int]
 

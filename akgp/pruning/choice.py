@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from akgp.io.search import doing
 from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.amount import CLOSE, TOLERANCE, UNITS, Amount
@@ -17,11 +16,12 @@ from akgp.pruning.coupling.groups import Group, Sparing, groups
 from akgp.pruning.coupling.layers import PRUNABLE
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import PruningError, copy_network
+from akgp.pruning.dense_reference import DenseReference
 from akgp.pruning.knapsack import Knapsack, worth
-from akgp.pruning.latency import Filters, Found, Latencies, latency_widths
-from akgp.pruning.origin import Origin
+from akgp.pruning.latency import Filters, Latencies, LatencyWidths, latency_widths
 from akgp.pruning.scoring import Scoring
 from akgp.pruning.selection import floors, removed_units, shortcut_sources
+from akgp.timed_search import doing
 
 
 class Choice:
@@ -29,12 +29,12 @@ class Choice:
 
     def __init__(
         self, model: nn.Module, coupling: Coupling, sparing: Sparing, example_input: Inputs,
-        origin: Origin, amount: Amount, scoring: Scoring, rules: Rules, latencies: Latencies | None,
+        origin: DenseReference, amount: Amount, scoring: Scoring, rules: Rules, latencies: Latencies | None,
     ) -> None:  # fmt: skip
         self.model, self.coupling, self.sparing, self.example_input = model, coupling, sparing, example_input
         self.origin, self.amount, self.scoring, self.rules = origin, amount, scoring, rules
         self.latencies = latencies
-        self.timed: Found | None = None
+        self.timed: LatencyWidths | None = None
         """What a budget of time came to."""
         self.part_ms: dict[str, tuple[float, float]] = {}
         """Then the time of each part of the file by the table, as wide as it was and after pruning, ms."""
@@ -75,7 +75,7 @@ class Choice:
             _require_bounds(self.groups, self.bounds, removed)
         return removed
 
-    def _in_time(self, latencies: Latencies, floors: dict[int, int]) -> Found:
+    def _in_time(self, latencies: Latencies, floors: dict[int, int]) -> LatencyWidths:
         filters = Filters(self.model, self.groups, self.coupling)
         knapsack = Knapsack(
             self.bounds,

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from akgp.models import ChannelMap
+from akgp.models.eval_mode import eval_mode
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, set_layout
 from akgp.models.view_sizes import Changes, set_all_view_sizes
 from akgp.pruning.coupling.groups import layer_filters
@@ -108,6 +109,11 @@ def cut(model: nn.Module, removed: Removal) -> dict[str, tuple[Tensor, ...]]:
     Raises:
         ValueError: a parameter would not stay rectangular.
     """
+    with eval_mode(model):  # in training a weight of spectral_norm's changes whenever it is read
+        return _cut(model, removed)
+
+
+def _cut(model: nn.Module, removed: Removal) -> dict[str, tuple[Tensor, ...]]:
     _fold(model, removed)
     coupling, layers = removed.coupling, {}
     owners, before = _owners(model), dict(model.named_parameters())

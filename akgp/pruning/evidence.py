@@ -103,11 +103,11 @@ def gated(model: nn.Module, batch: Batch) -> Iterator[Gated]:
 
         return hook
 
-    with torch.enable_grad(), eval_mode(model), _hooked(judged(model, batch.inputs[:1]), gate):
+    with torch.enable_grad(), eval_mode(model), _hooked(judged_modules(model, batch.inputs[:1]), gate):
         yield Gated(batch, model(batch.inputs), gates)
 
 
-def judged(model: nn.Module, example_input: Example) -> dict[str, nn.Module]:
+def judged_modules(model: nn.Module, example_input: Example) -> dict[str, nn.Module]:
     """By the name of each layer that `model` calls, the module at whose output its filters are judged."""
     found: dict[str, nn.Module] = {}
     writer: dict[int, tuple[str, Tensor]] = {}
@@ -241,7 +241,7 @@ def feature_ranks(model: nn.Module, evidence: Evidence) -> dict[str, Tensor]:
         return hook
 
     with torch.no_grad(), eval_mode(model):
-        modules = judged(model, evidence.batches[0].inputs[:1])
+        modules = judged_modules(model, evidence.batches[0].inputs[:1])
         with _hooked(modules, measure):
             for batch in evidence.batches:
                 model(batch.inputs)

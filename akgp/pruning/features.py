@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
@@ -22,6 +24,11 @@ COMPARED = 2
 """How many inputs of a batch have their features kept and compared."""
 OUTPUT = "the network's output"
 """The name of an output among the features, followed by its number."""
+
+DROPOUTS = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout,
+)  # fmt: skip
 
 Feature = Callable[[str, Tensor, int], None]
 """Takes a layer's name, its output, and its dimension of channels."""
@@ -64,7 +71,7 @@ def run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
             handles.append(module.register_forward_hook(hook(name, channels)))
     try:
         torch.default_generator.manual_seed(0)  # a forward pass may be random in eval mode too
-        with torch.no_grad(), eval_mode(model), module_progress(model):
+        with torch.no_grad(), eval_mode(model), module_progress(model), _Undropped():
             outputs = list(output_tensors(noise.run(model)))
     finally:
         for handle in handles:
@@ -75,6 +82,15 @@ def run(model: nn.Module, noise: Inputs, feature: Feature) -> None:
         )
     for index, output in enumerate(outputs):
         feature(f"{OUTPUT} {index}", output, 1 if output.ndim > 1 else 0)
+
+
+class _Undropped(TorchFunctionMode):
+    """Lets dropout that stays on in eval mode pass its input on: a cut network would draw other noise."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in DROPOUTS:
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
 
 
 def first_finite(

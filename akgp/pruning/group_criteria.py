@@ -24,7 +24,7 @@ from akgp.pruning.evidence import (
     feature_ranks,
     gated,
     hessian_diagonal,
-    judged,
+    judged_modules,
     loss_derivatives,
 )
 
@@ -100,7 +100,7 @@ def bn_scale(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -
         PruningError: no BatchNorm stands behind a layer.
     """
     scales: dict[str, Tensor] = {}
-    for name, module in judged(model, example_input).items():
+    for name, module in judged_modules(model, example_input).items():
         if isinstance(module, _BatchNorm) and module.affine:
             scales[name] = module.weight.detach().double().abs()
     for group in groups:

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from akgp.io.search import doing, ended
 from akgp.pruning.budget import Widths
 from akgp.pruning.coupling.groups import Group, layer_filters
 from akgp.pruning.coupling.network import Coupling
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.knapsack import Knapsack
 from akgp.pruning.table_correction import CorrectedTable, Parts
+from akgp.timed_search import doing, ended
 
 TOLERANCE = 0.03
 """A time is met if it differs from what was asked by at most this share."""
@@ -54,7 +54,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Found:
+class LatencyWidths:
     """The widths that were found, and the time of their network, ms.
 
     Attributes:
@@ -105,7 +105,9 @@ def _filter_ids(model: nn.Module, coupling: Coupling) -> list[tuple[str, Tensor]
     return layers + [(name, outputs) for name, (_, outputs) in coupling.record.shortcuts.items()]
 
 
-def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, target_ms: float) -> Found:
+def latency_widths(
+    knapsack: Knapsack, filters: Filters, latencies: Latencies, target_ms: float
+) -> LatencyWidths:
     """Widths whose network takes `target_ms`, within 3 % or as near as the rounds come.
 
     Each round fills the knapsack up to the table's time that lies between those of two networks as the target
@@ -131,7 +133,7 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
     if widest.measured_ms <= target_ms * (1 + TOLERANCE):
         met = widest.measured_ms >= target_ms * (1 - TOLERANCE)
         why = None if met else "as wide as it may be it is faster than that, so nothing more is cut"
-        return Found(widest.widths, widest.measured_ms, widest.measured_ms, why)
+        return LatencyWidths(widest.widths, widest.measured_ms, widest.measured_ms, why)
     narrowest = time(knapsack.path[-1][1], 2)
     if narrowest.measured_ms > target_ms * (1 + TOLERANCE):
         raise PruningError(
@@ -159,7 +161,7 @@ def latency_widths(knapsack: Knapsack, filters: Filters, latencies: Latencies, t
     nearest = _nearest([each for each in timed if each is not widest], target_ms)
     met = abs(nearest.measured_ms / target_ms - 1) <= TOLERANCE
     why = None if met else (ended() or f"no nearer widths were met in {len(timed)} networks that were timed")
-    return Found(nearest.widths, predicted[id(nearest)], nearest.measured_ms, why)
+    return LatencyWidths(nearest.widths, predicted[id(nearest)], nearest.measured_ms, why)
 
 
 def _filled(knapsack: Knapsack, timed: Sequence[Timed], target_ms: float) -> tuple[Widths, float]:

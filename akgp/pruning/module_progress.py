@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from akgp.io.search import counted
+from akgp.timed_search import counted
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from akgp.pruning.choice import Choice
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.layers import PRUNABLE, width
 from akgp.pruning.cutting import Removal
-from akgp.pruning.origin import Origin
+from akgp.pruning.dense_reference import DenseReference
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Pruned:
     layers: list[Layer]
     budget: Reached | None = None
     deviation: float = 0.0
-    origin: Origin | None = None
+    origin: DenseReference | None = None
     part_ms: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 

@@ -6,21 +6,18 @@ Every cut keeps the same share of what the one before it left, so that the last 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from akgp.models.inputs import Example
+from akgp.params import SCHEDULED, Limit
 from akgp.pruning.amount import MEANING, chosen
-from akgp.pruning.bounds import Limit, Rules
+from akgp.pruning.bounds import Rules
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.record import Pruned
 from akgp.pruning.surgery import prune
-
-SCHEDULED = ("ratio", "macs", "params", "bytes")
-"""Amounts of which a part can be stated beforehand; what a runtime takes has to be measured."""
 
 
 def prune_gradually(
@@ -92,4 +89,4 @@ def _removed(ratio: float, done: float) -> float:
 def _eased(limit: Limit, done: float) -> Limit:
     least = _removed(limit.min, done)
     # A share that is fixed stays so.
-    return replace(limit, min=least, max=least if limit.min == limit.max else limit.max)
+    return limit.model_copy(update={"min": least, "max": least if limit.min == limit.max else limit.max})

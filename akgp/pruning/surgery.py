@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from akgp.evaluation.cost import count
-from akgp.io.search import doing
+from akgp.io.terminal import first_of
 from akgp.models.attention import given_name, weight_names
 from akgp.models.inputs import Example
 from akgp.models.memory_format import format_of
+from akgp.params import Limit
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
-from akgp.pruning.bounds import Limit, Rules
+from akgp.pruning.bounds import Rules
 from akgp.pruning.choice import Choice
 from akgp.pruning.coupling.groups import SCOPES, Sparing
 from akgp.pruning.coupling.layers import PRUNABLE
@@ -37,14 +38,15 @@ from akgp.pruning.coupling.preparation import (
     require_prunable,
 )
 from akgp.pruning.cutting import hold_layouts
+from akgp.pruning.dense_reference import DenseReference
 from akgp.pruning.evidence import Evidence
 from akgp.pruning.exact_cut import cut_exactly
 from akgp.pruning.int8_bytes import int8_bytes
 from akgp.pruning.latency import Latencies
 from akgp.pruning.narrowing import with_narrowable_attention
-from akgp.pruning.origin import Origin
 from akgp.pruning.record import Layer, Pruned, layers_of, since_dense
 from akgp.pruning.scoring import Scoring
+from akgp.timed_search import doing
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +147,7 @@ def prune(
 def choice_for(
     model: nn.Module, example_input: Example, amount: Amount, rules: Rules,
     *, criterion: str, scope: str, skip: Sequence[str], seed: int, evidence: Evidence | None,
-    latencies: Latencies | None = None, origin: Origin | None = None,
+    latencies: Latencies | None = None, origin: DenseReference | None = None,
 ) -> Choice:  # fmt: skip
     """What to remove from `model`, for arguments of `prune`, which it checks.
 
@@ -164,7 +166,7 @@ def choice_for(
     traced = copy_network(model)
     with as_pruning_error(model, f"cannot be traced with {inputs}"):
         size = count(traced, inputs)
-    origin = origin or Origin(size, int8_bytes(model))
+    origin = origin or DenseReference(size, int8_bytes(model))
     scoring = Scoring(model, inputs, criterion, seed, evidence)
     doing("following the channels")
     coupling, sparing = couple(model, inputs), Sparing(_skipped(model, skip), scope)
@@ -203,10 +205,7 @@ def _nothing_removed(model: nn.Module, amount: Amount, layers: Sequence[Layer]) 
     by_reason: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
         by_reason[str(layer.reason)].append(layer.name)
-    why = "; ".join(
-        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {reason}"
-        for reason, names in by_reason.items()
-    )
+    why = "; ".join(f"{first_of(names, 3)}: {reason}" for reason, names in by_reason.items())
     return f"{type(model).__name__}: nothing can be removed by {amount}: {why}"
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from akgp.io.errors import message
-from akgp.io.search import doing
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import layer_filters
 from akgp.pruning.coupling.marks import shrink
@@ -24,6 +23,7 @@ from akgp.pruning.cutting import Removal, cut
 from akgp.pruning.features import NORMS, OUTPUT, first_finite, is_finite, recorder, restricted, run
 from akgp.pruning.masking import Different, mask, norm_ids
 from akgp.pruning.noise import noise_like
+from akgp.timed_search import doing
 
 VARIATION, ROUNDING = (1e-4, 1e-3), (1e-10, 1e-4)
 """Largest difference, as shares of a feature's variation and of its magnitude: (float64, other precisions).

@@ -9,7 +9,7 @@ from akgp.quantization.export import export_onnx
 from akgp.quantization.fake_quantization import fake_quantized
 from akgp.quantization.judging import Judgement
 from akgp.quantization.kernels import Kernels, convolution_kernels
-from akgp.quantization.mixed import Plan, plan
+from akgp.quantization.mixed import Plan, agreement, plan
 from akgp.quantization.ptq import quantize
 from akgp.quantization.trials import Measures
 from akgp.quantization.verification import Verification, verify
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "QuantizationError",
     "Verification",
+    "agreement",
     "aligned",
     "average_ranges",
     "convolution_kernels",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.params import Quantize
-from akgp.quantization.judging import Judgement, divergences, halves, judged
+from akgp.quantization.judging import UNJUDGED, Judgement, divergences, halves, judged
 from akgp.quantization.observing import log_probabilities
 from akgp.quantization.ptq import prepare, quantize
 
@@ -42,7 +42,7 @@ def average_ranges(
 
     _, judging = halves(inputs)
     if not len(judging):
-        return Judgement(float("nan"), float("nan"), False)
+        return UNJUDGED
     with tempfile.TemporaryDirectory() as folder:
         prepared, averaged = Path(folder) / "prepared.onnx", Path(folder) / "averaged.onnx"
         prepare(fp32_path, prepared)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.quantization.exact_scales import move_weight_scales
-from akgp.quantization.judging import Judgement, halves, judged
+from akgp.quantization.judging import UNJUDGED, Judgement, halves, judged
 from akgp.quantization.observing import Floats, observed
 from akgp.quantization.ptq import prepare
 from akgp.quantization.qdq import Qdq
@@ -32,7 +32,7 @@ Means = NDArray[np.float64]
 
 def correct_biases(
     fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], int8_path: str | Path
-) -> Judgement:
+) -> Judgement | None:
     """Correct the biases of an int8 graph, in place, if calibration images say that it gains.
 
     Args:
@@ -40,17 +40,23 @@ def correct_biases(
         inputs: float32 [N, C, H, W], normalised calibration images: every other one measures the shifts,
             the rest judges.
         int8_path: the int8 graph that `quantize` wrote.
+
+    Returns:
+        None if no layer has an integer bias: nothing was tried.
     """
     import onnx
 
     measuring, judging = halves(inputs)
     if not len(judging):
-        return Judgement(float("nan"), float("nan"), False)
+        return UNJUDGED
+    model = onnx.load(str(int8_path))
+    graph = Qdq(model)
+    if not any(_bias(graph, node) for node in graph.weighted()):
+        return None
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         prepare(fp32_path, prepared)
         floating = onnx.load(str(prepared))
-    model = onnx.load(str(int8_path))
     corrected = _corrected(model, floating, measuring)
     judgement = judged(floating, model, corrected, judging)
     if judgement.kept:

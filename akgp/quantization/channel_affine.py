@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.qdq import attributes, sizes_of, write_initializer
+from akgp.quantization.qdq import attributes, bias_name, has_rows, sizes_of, write_initializer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -184,19 +184,14 @@ def _fold_into_inputs(graph: _Graph, node: NodeProto, affine: ChannelAffine) -> 
     _write_bias(graph, node, _bias(graph, node, len(weight_OK)) + weight_OK @ affine.shift)
 
 
-def _is_transposed(node: NodeProto) -> bool:
-    """Whether the weight is [K, O]."""
-    return node.op_type == "Gemm" and not attributes(node).get("transB")
-
-
 def _weight(graph: _Graph, node: NodeProto) -> Vector:
     """float64 [O, ...]."""
     weight = graph.constants[node.input[1]].astype(np.float64)
-    return weight.T if _is_transposed(node) else weight
+    return weight if has_rows(node) else weight.T
 
 
 def _write(graph: _Graph, node: NodeProto, weight: Vector) -> None:
-    graph.write(node.input[1], weight.T if _is_transposed(node) else weight)
+    graph.write(node.input[1], weight if has_rows(node) else weight.T)
 
 
 def _bias(graph: _Graph, node: NodeProto, channels: int) -> Vector:
@@ -205,11 +200,8 @@ def _bias(graph: _Graph, node: NodeProto, channels: int) -> Vector:
 
 
 def _write_bias(graph: _Graph, node: NodeProto, bias: Vector) -> None:
-    name = node.input[2] if len(node.input) > 2 else ""
-    if not name:  # named as its layer's
-        name = f"{node.input[1].removesuffix('.weight')}.bias"
-        node.input[:] = [*node.input[:2], name]
-        graph.uses[name] = 1
+    name = bias_name(node)
+    graph.uses[name] = 1  # of a layer whose constants no other node has
     graph.write(name, bias)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akgp.quantization.channel_moves import MOVES, Held, Index, channel_indices
-from akgp.quantization.qdq import attributes, reference, sizes_of, write_initializer
+from akgp.quantization.qdq import attributes, bias_name, has_rows, reference, sizes_of, write_initializer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -169,7 +169,7 @@ class _Layout:
     def _read(self, node: NodeProto) -> None:
         """Let a layer read the tensor that holds its input, or those channels of it that it uses."""
         before = self._compact(self.held[node.input[0]])
-        axis = 0 if node.op_type == "Gemm" and not attributes(node).get("transB") else 1
+        axis = 1 if has_rows(node) else 0
         weight = np.moveaxis(self.constants[node.input[1]], axis, 0)  # [I, O, ...]
         columns = np.zeros((before.total, *weight.shape[1:]), weight.dtype)
         kept = before.index >= 0
@@ -182,10 +182,7 @@ class _Layout:
         self.nodes.append(node)
 
     def _add_to_bias(self, node: NodeProto, values: NDArray[np.float64]) -> None:
-        name = node.input[2] if len(node.input) > 2 else ""
-        if not name:
-            name = f"{node.input[1].removesuffix('.weight')}.bias"
-            node.input[:] = [*node.input[:2], name]
+        name = bias_name(node)
         self._write_constant(name, (self.constants.get(name, 0) + values).astype(np.float32))
 
     def _concatenate(self, node: NodeProto) -> None:

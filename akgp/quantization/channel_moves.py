@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 MOVES = frozenset({"Gather", "Pad", "Slice", "Split"})
-SHUFFLE = ["Reshape", "Transpose", "Reshape"]
+CHAINS = (["Reshape", "Transpose", "Reshape"], ["Transpose", "GatherND", "Transpose"])
+"""A channel shuffle, and `x[:, [2, 0, 1]]` as it is exported."""
+LENGTH = 3
 Index = NDArray[np.int64]
 
 
@@ -49,10 +51,10 @@ class Held:
 
 
 def gather_shuffled_channels(model: ModelProto) -> None:
-    """Replace, in place, a reshape, a transpose and a reshape that reorder channels by one Gather of them.
+    """Replace, in place, three operations that select or reorder channels by one Gather of them.
 
-    So ShuffleNet (Zhang et al. 2018) mixes its groups. Values are moved once, and every format has a form
-    for it.
+    By a reshape, a transpose and a reshape ShuffleNet (Zhang et al. 2018) mixes its groups. Values are moved
+    once, and every format has a form for it.
     """
     from onnx import helper, numpy_helper
 
@@ -64,7 +66,7 @@ def gather_shuffled_channels(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in body.node:
         nodes.append(node)
-        last = nodes[-len(SHUFFLE) :]
+        last = nodes[-LENGTH:]
         if not _is_chain(last, uses):
             continue
         index = _index(last, sizes.get(last[0].input[0], []), constants)
@@ -72,15 +74,15 @@ def gather_shuffled_channels(model: ModelProto) -> None:
             name = f"{node.output[0]}_channels"
             body.initializer.append(numpy_helper.from_array(index, name))
             inputs = [last[0].input[0], name]
-            nodes[-len(SHUFFLE) :] = [helper.make_node("Gather", inputs, node.output, node.name, axis=1)]
+            nodes[-LENGTH:] = [helper.make_node("Gather", inputs, node.output, node.name, axis=1)]
     body.ClearField("node")
     body.node.extend(nodes)
 
 
 def _is_chain(nodes: list[NodeProto], uses: Counter[str]) -> bool:
-    """Whether each of a shuffle's operations alone takes what the one before it gives."""
+    """Whether they are one of CHAINS, and each alone takes what the one before it gives."""
     kinds = [node.op_type for node in nodes]
-    return kinds == SHUFFLE and all(
+    return kinds in CHAINS and all(
         node.input[0] == before.output[0] and uses[before.output[0]] == 1 for before, node in pairwise(nodes)
     )
 

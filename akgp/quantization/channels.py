@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.operation_readers import ELEMENTWISE, name_of
-from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
+from akgp.quantization.qdq import WEIGHTED, Qdq, attributes, has_rows
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -88,11 +88,6 @@ def layer_of(node: NodeProto, graph: Qdq) -> str | None:
 def weight_name(node: NodeProto, graph: Qdq) -> str:
     behind = graph.dequantized(node.input[1])
     return behind.integers if behind else node.input[1]
-
-
-def has_rows(node: NodeProto) -> bool:
-    """Whether filters are the weight's first axis."""
-    return node.op_type == "Conv" or bool(attributes(node).get("transB"))
 
 
 def weight_shape(node: NodeProto, graph: Qdq) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import copy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from akgp.models.eval_mode import eval_mode
@@ -21,6 +23,11 @@ ROUNDING = 4
 
 class QuantizationError(ValueError):
     """A network cannot be exported or quantized."""
+
+
+def as_array(images: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images as float32 on the CPU, wherever a tensor lies and whether or not it has a gradient."""
+    return np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images, dtype=np.float32)
 
 
 def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> None:

@@ -25,7 +25,7 @@ from akgp.quantization.operation_readers import (
 )
 from akgp.quantization.operations import Activation, Operation
 from akgp.quantization.qdq import WEIGHTED, Qdq, attributes
-from akgp.quantization.simulator import Step, simulate
+from akgp.quantization.simulator import MOVES, Step, simulate
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -106,9 +106,10 @@ class _Reader:
         known = step.node.op_type in OPERATIONS and (
             len(step.node.output) == 1 or step.node.op_type in SELECTIONS
         )
-        if not known or not all(isinstance(value, Quantized) for value in inputs[: values_of(step.node)]):
+        values = inputs[: values_of(step.node)]
+        if not known or not all(isinstance(value, Quantized) for value in values):
             refuse(step.node)
-        constants = [value for value in inputs if getattr(value, "name", "") in self.graph.tensors]
+        constants = [value for value in values if getattr(value, "name", "") in self.graph.tensors]
         if constants and step.node.op_type not in WEIGHTED:
             refuse(step.node, "of a constant tensor")
         if attributes(step.node).get("auto_pad", b"NOTSET") != b"NOTSET":
@@ -122,7 +123,12 @@ class _Reader:
             refuse(self._layer_in_float(self.graph.made_by[source]), "in floating point")
 
     def _layer_in_float(self, node: NodeProto) -> NodeProto:
-        """The layer with a float weight that an operation, such as a ReLU, belongs to; else the operation."""
+        """The layer with a float weight that an operation, such as a ReLU, belongs to; else the operation.
+
+        Not one that only moves what another gave.
+        """
+        while node.op_type in MOVES and node.input[0] in self.graph.made_by:
+            node = self.graph.made_by[node.input[0]]
         behind: NodeProto | None = node
         while behind is not None and behind.op_type != "DequantizeLinear":
             if behind.op_type in WEIGHTED and behind.input[1] in self.graph.tensors:

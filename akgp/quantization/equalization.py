@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.params import Quantize
-from akgp.quantization.judging import Judgement, halves, judged
+from akgp.quantization.judging import UNJUDGED, Judgement, halves, judged
 from akgp.quantization.observing import Floats, observed
 from akgp.quantization.ptq import prepare, quantize
-from akgp.quantization.qdq import Qdq, attributes
+from akgp.quantization.qdq import Qdq, attributes, has_rows
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -69,7 +69,7 @@ def equalize(
 
     measuring, judging = halves(inputs)
     if not len(judging):
-        return Judgement(float("nan"), float("nan"), False)
+        return UNJUDGED
     with tempfile.TemporaryDirectory() as folder:
         prepared, equal = Path(folder) / "equal.onnx", Path(folder) / "model.onnx"
         prepare(fp32_path, prepared)
@@ -99,7 +99,7 @@ def balance(model: ModelProto, images: Floats) -> bool:
         changed |= bool((factors_I != 1).any())
         for name in pair.first.input[1:]:  # weight and, if there is one, bias
             values = graph.constant(name)
-            axis = 0 if _by_rows(pair.first) or values.ndim == 1 else 1
+            axis = 0 if has_rows(pair.first) or values.ndim == 1 else 1
             graph.write(name, values / _along(factors_I, axis, values.ndim))
         weight = graph.constant(pair.second.input[1])
         graph.write(pair.second.input[1], weight * _spread(factors_I, pair.second, weight))
@@ -133,18 +133,13 @@ def pairs(model: ModelProto) -> list[Pair]:
     return found
 
 
-def _by_rows(node: NodeProto) -> bool:
-    """Whether the first axis of a layer's weight is its outputs."""
-    return node.op_type == "Conv" or bool(attributes(node).get("transB"))
-
-
 def _channels_out(graph: Qdq, node: NodeProto) -> int:
-    return graph.constant(node.input[1]).shape[0 if _by_rows(node) else 1]
+    return graph.constant(node.input[1]).shape[0 if has_rows(node) else 1]
 
 
 def _channels_in(graph: Qdq, node: NodeProto) -> int:
     shape = graph.constant(node.input[1]).shape
-    return shape[1] * attributes(node).get("group", 1) if _by_rows(node) else shape[0]
+    return shape[1] * attributes(node).get("group", 1) if has_rows(node) else shape[0]
 
 
 def _ranges(model: ModelProto, names: list[str], images: Floats) -> list[Floats]:
@@ -163,7 +158,7 @@ def _shares(graph: Qdq, node: NodeProto) -> Floats:
     Factors of other pairs, which scale whole rows, do not change it.
     """
     weight = np.abs(graph.constant(node.input[1]))
-    weight_OI = (weight if _by_rows(node) else weight.T).reshape(_channels_out(graph, node), -1)
+    weight_OI = (weight if has_rows(node) else weight.T).reshape(_channels_out(graph, node), -1)
     largest_O = weight_OI.max(1, keepdims=True)
     share_OI = np.divide(weight_OI, largest_O, out=np.zeros_like(weight_OI), where=largest_O > 0)
     groups = attributes(node).get("group", 1)
@@ -191,7 +186,7 @@ def _along(factors: Floats, axis: int, dimensions: int) -> Floats:
 
 def _spread(factors_I: Floats, node: NodeProto, weight: Floats) -> Floats:
     """The factors of the channels that each weight reads, to be multiplied with the weight."""
-    if not _by_rows(node):
+    if not has_rows(node):
         return _along(factors_I, 0, weight.ndim)
     groups = attributes(node).get("group", 1)
     factors_OI = np.repeat(factors_I.reshape(groups, -1), len(weight) // groups, axis=0)

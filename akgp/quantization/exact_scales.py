@@ -1,7 +1,7 @@
 """Moves scales of a QDQ graph by a few float32 steps, until every operation has an exact fixed-point form.
 
 A program without floating point can then compute the file's integers bit for bit: see `fixed_point`. A scale
-moves by some 1e-7 of itself, a few by up to 1.2e-4, an average pool's by less than 0.4 %. This is done when a
+moves by some 1e-7 of itself, a few by up to 1.2e-4, an average pool's by less than 1 %. This is done when a
 file is written, so that file and program are one function, and accuracy is measured on it. A graph with other
 operations stays as it is: it cannot be exported.
 """
@@ -102,7 +102,7 @@ def move_activation_scales(model: ModelProto) -> bool:
         if type(operation) not in FORMS or names[each.output.name] in scales:
             continue
         step = POOL_STEP if isinstance(operation, AveragePool) else STEP
-        for scale in _larger(operation.output.scale, step):
+        for scale in _larger(operation.output.scale, step, MANY):
             tried = replace(operation, output=replace(operation.output, scale=scale))
             if np.all(FORMS[type(operation)](tried).proven):
                 if scale != operation.output.scale:

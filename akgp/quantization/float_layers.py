@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from akgp.params import Quantize
 from akgp.params.device import bytes_of
 from akgp.quantization.checking import QuantizationError
-from akgp.quantization.trials import Measured, Table, Trials
+from akgp.quantization.trials import Table, TrialMeasurement, Trials
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ class Alone:
     ms: float | None
 
 
-def with_floats(trials: Trials, table: Table, params: Quantize) -> tuple[Table, Measured, dict[str, Alone]]:
+def with_floats(
+    trials: Trials, table: Table, params: Quantize
+) -> tuple[Table, TrialMeasurement, dict[str, Alone]]:
     """The table with more layers in float, what is measured of it, and of each layer alone.
 
     Layers of `params.precision` keep what it says. Nothing is measured of single layers where the first table
@@ -75,12 +77,12 @@ class _Budgets:
         self._agreement, self._ms = params.agreement, params.latency_ms
         self._bytes = None if params.bytes is None else bytes_of(params.bytes)
 
-    def done(self, now: Measured) -> bool:
+    def done(self, now: TrialMeasurement) -> bool:
         """Whether predictions agree as asked for and the time is met; never without such a wish."""
         agrees = self._agreement is not None and now.agreement >= self._agreement
         return agrees and self._in_time(now)
 
-    def promising(self, now: Measured, layer: Alone, weights: int) -> bool:
+    def promising(self, now: TrialMeasurement, layer: Alone, weights: int) -> bool:
         """Whether it is worth quantizing the network with this layer in float as well."""
         faster = layer.ms is not None and layer.ms < 0
         if not self._in_time(now) and not faster:
@@ -91,13 +93,13 @@ class _Budgets:
             return False
         return faster or self._ms is None or (now.ms or 0.0) + (layer.ms or 0.0) <= self._ms
 
-    def allowed(self, tried: Measured, now: Measured) -> bool:
+    def allowed(self, tried: TrialMeasurement, now: TrialMeasurement) -> bool:
         """Whether a plan is within the budgets, or nearer to that of time than the one before."""
         if self._bytes is not None and (tried.bytes or 0) > self._bytes:
             return False
         return self._ms is None or (tried.ms or 0.0) <= max(self._ms, _before(now, self._ms))
 
-    def require(self, now: Measured) -> None:
+    def require(self, now: TrialMeasurement) -> None:
         if self._bytes is not None and now.bytes is not None and now.bytes > self._bytes:
             raise QuantizationError(
                 f"quantize.bytes: {self._bytes:,} asked, but the file has {now.bytes:,} with what "
@@ -109,11 +111,11 @@ class _Budgets:
                 f"{now.ms:.3g} ms: ask for more, or prune by prune.latency_ms"
             )
 
-    def _in_time(self, now: Measured) -> bool:
+    def _in_time(self, now: TrialMeasurement) -> bool:
         return self._ms is None or (now.ms or 0.0) <= self._ms
 
 
-def _before(now: Measured, asked: float) -> float:
+def _before(now: TrialMeasurement, asked: float) -> float:
     """What a slow plan took: a plan that is still too slow is taken if it is faster than that."""
     return now.ms if now.ms is not None and now.ms > asked else 0.0
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from akgp.quantization.checking import as_array
 from akgp.quantization.observing import Floats, log_probabilities
 
 if TYPE_CHECKING:
@@ -35,16 +36,18 @@ class Judgement:
     kept: bool
 
 
+UNJUDGED = Judgement(float("nan"), float("nan"), False)
+"""Of a change that was not made, as there are no images to judge it by."""
+
+
 def halves(inputs: Tensor | NDArray[np.float32]) -> tuple[Floats, Floats]:
     """Every other image, up to IMAGES, to make a change from; and the rest to judge it by."""
-    images = np.asarray(inputs, dtype=np.float32)
+    images = as_array(inputs)
     return images[::2][:IMAGES], images[1::2]
 
 
 def judged(floating: ModelProto, before: ModelProto, after: ModelProto, images: Floats) -> Judgement:
-    """Compare two int8 graphs with the float graph that both stand for."""
-    if not len(images):
-        return Judgement(float("nan"), float("nan"), False)
+    """Compare two int8 graphs with the float graph that both stand for, on one image or more."""
     wanted = log_probabilities(floating, images)
     first, second = (divergences(wanted, log_probabilities(each, images)) for each in (before, after))
     gain = first - second

@@ -16,7 +16,8 @@ from akgp.quantization.qdq import WEIGHTED, Qdq
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-TWO = "two"
+TWO = "akgp::two"
+"""No name that a module or a parameter can have."""
 PARAMETER = re.compile(r"(?P<layer>.+)\.(weight|bias)(_\w+)?$")
 """A layer's parameter, as export and quantizer name it: layer1.0.conv1.weight, ….weight_quantized, ….bias."""
 

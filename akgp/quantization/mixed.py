@@ -110,3 +110,14 @@ def plan(
         )
         layers = (replace(row, **vars(alone[row.layer])) if row.layer in alone else row for row in rows)
         return Plan(tuple(layers), agreement)
+
+
+def agreement(
+    fp32_path: str | Path, inputs: Tensor | NDArray[np.float32], params: Quantize, int8_path: str | Path
+) -> float:
+    """Share of the calibration images that judge a plan which an int8 graph classifies as float does."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        trials = Trials(fp32_path, inputs, params, None, Path(folder))
+        return trials.agreement(onnx.load(str(int8_path)))

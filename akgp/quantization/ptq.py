@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.params import Quantize
-from akgp.quantization.checking import QuantizationError
+from akgp.quantization.checking import QuantizationError, as_array
 from akgp.quantization.exact_scales import move_activation_scales, move_weight_scales, separate_pool_scales
 from akgp.quantization.export import strip
 from akgp.quantization.kernels import Kernels, convolution_kernels
@@ -33,7 +33,7 @@ from akgp.quantization.weights import make_safe
 from akgp.runtimes.onnxruntime import guarded, session
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def quantize(
                 str(quantized),
                 reader,
                 quant_format=QuantFormat.QDQ,
-                nodes_to_exclude=[*floats, *nodes_behind(floating, floats), *_with_unwritable_bias(floating)],
+                nodes_to_exclude=[*floats, *nodes_behind(floating, floats), *_unwritable(floating)],
                 per_channel=True,
                 # With signed activations onnxruntime's kernels were slower than fp32 (0.66 times its speed).
                 activation_type=QuantType.QUInt8,
@@ -128,13 +128,23 @@ def quantize(
     return convolution_kernels(destination)
 
 
-def _with_unwritable_bias(model: ModelProto) -> list[str]:
-    """Names of convolutions whose bias the quantizer cannot write: it scales the filters of one group."""
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "ConvTranspose" and len(node.input) > 2 and attributes(node).get("group", 1) > 1
-    ]
+def _unwritable(model: ModelProto) -> list[str]:
+    """Names of layers that stay in float, since the quantizer gives them scales that no kernel has.
+
+    The bias of a transposed convolution in groups: it scales the filters of one group. A constant that a
+    product has on the left, or of another rank than 2: it has a scale for each of what the kernels sum over.
+    A normalization over channels and pixels: it takes the bias for a convolution's.
+    """
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+
+    def is_unwritable(node: NodeProto) -> bool:
+        if node.op_type == "ConvTranspose":
+            return len(node.input) > 2 and attributes(node).get("group", 1) > 1
+        if node.op_type == "LayerNormalization":
+            return ranks.get(node.input[1], 1) > 1
+        return node.op_type == "MatMul" and (node.input[0] in ranks or ranks.get(node.input[1], 2) != 2)
+
+    return [node.name for node in model.graph.node if is_unwritable(node)]
 
 
 def prepare(fp32_path: str | Path, destination: Path) -> None:
@@ -181,7 +191,7 @@ class _Batches:
 
 
 def _checked(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
-    array = np.asarray(inputs.cpu() if isinstance(inputs, Tensor) else inputs, dtype=np.float32)
+    array = as_array(inputs)
     expected = session(path, threads=1).get_inputs()[0].shape
     if array.ndim != 4 or not len(array) or list(array.shape[1:]) != expected[1:]:
         raise QuantizationError(

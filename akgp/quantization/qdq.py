@@ -177,3 +177,15 @@ def reference(node: NodeProto, inputs: tuple[Any, ...]) -> list[NDArray[Any]]:
     except Exception as error:  # of whatever it has not implemented
         log.debug("%s by onnxruntime: %s", node.op_type, error)
         return list(session(model.SerializeToString(), threads=1).run(None, feed))
+
+
+def has_rows(node: NodeProto) -> bool:
+    """Whether a layer's filters are the first axis of its weight."""
+    return node.op_type == "Conv" or bool(attributes(node).get("transB"))
+
+
+def bias_name(node: NodeProto) -> str:
+    """The name of a layer's bias; one that has none is given it, the initializer is still to be written."""
+    if len(node.input) < 3 or not node.input[2]:
+        node.input[:] = [*node.input[:2], f"{node.input[1].removesuffix('.weight')}.bias"]
+    return node.input[2]

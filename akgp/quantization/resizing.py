@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.quantization.channels import Channels, has_rows, is_depthwise, layer_of, weight_name, weight_shape
+from akgp.quantization.channels import Channels, is_depthwise, layer_of, weight_name, weight_shape
 from akgp.quantization.checking import QuantizationError
 from akgp.quantization.operation_readers import name_of
-from akgp.quantization.qdq import Qdq, attributes
+from akgp.quantization.qdq import Qdq, attributes, has_rows
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -19,6 +19,8 @@ LARGEST_WEIGHT = 127
 LARGEST_PAIR = 128
 """Of two neighbouring weights of one sign: 255 · 128 < 2¹⁵ ≤ 255 · 129."""
 STEPS = 16  # of bisection in a bracket of 1 %: 1e-7 of the scale remains
+FINE = 2.0**-20
+"""The scale of a channel of zeros: its bias, in steps of this times the input's, is hardly rounded."""
 MARGIN = 2.0**-20  # a scale is stored as float32
 CHUNK = 2**20  # weights at a time, so that they stay in the cache
 
@@ -37,11 +39,11 @@ def safe_scales(weight_OK: Floats) -> Floats:
     the rounding; between the two a bisection finds the least scale.
 
     Returns:
-        float32 [O]; 1 for a channel of zeros.
+        float32 [O]; FINE for a channel of zeros.
     """
     chunks = np.array_split(weight_OK, max(1, weight_OK.size // CHUNK))
     scales = np.concatenate([_safe_scales(chunk) for chunk in chunks if len(chunk)])
-    return np.where(scales > np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
+    return np.where(scales > np.finfo(np.float32).tiny, scales, FINE).astype(np.float32)
 
 
 def _safe_scales(weight_OK: Floats) -> NDArray[np.float64]:
@@ -74,12 +76,3 @@ def quantized(weight_OK: Floats, scales: Floats) -> Integers:
     """round(w / s), ties to even, within ±127: int8 [O, K]."""
     steps = np.rint(weight_OK / scales[:, None])
     return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
-
-
-def saturating_channels(integers_OK: Integers) -> NDArray[np.intp]:
-    """Indices of output channels in which two neighbouring products can exceed 16 bits in sum."""
-    wide = integers_OK.astype(np.int32)  # −128 has no negative in int8
-    worst = np.zeros(len(wide), np.int32)
-    for part in (np.maximum(wide, 0), np.maximum(-wide, 0)):
-        worst = np.maximum(worst, (part[:, 1:] + part[:, :-1]).max(1, initial=0))
-    return np.flatnonzero(worst > LARGEST_PAIR)

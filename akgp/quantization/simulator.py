@@ -38,9 +38,9 @@ class Pending:
 
     @property
     def fused(self) -> bool:
-        """Whether onnxruntime has an integer kernel for it."""
+        """Whether onnxruntime has an integer kernel for it: none of whose first input has several scales."""
         quantized = all(isinstance(value, Quantized) for value in self.inputs if value is not None)
-        return quantized and self.node.op_type in KERNELS
+        return quantized and self.node.op_type in KERNELS and self.inputs[0].scale.size == 1
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrialMeasurement:
     """A graph: what it agrees with float on, and what it takes; None: no budget asks for it."""
 
     agreement: float
@@ -103,10 +103,10 @@ class Trials:
         """The graph, also written to `file`."""
         return self._write(table, self.file)
 
-    def measured(self, table: Table) -> Measured:
+    def measured(self, table: Table) -> TrialMeasurement:
         """Quantize, judge and measure what budgets ask for."""
         agreement = self.agreement(self.quantize(table))
-        return Measured(
+        return TrialMeasurement(
             agreement,
             self.measures.bytes(self.file) if self._params.bytes is not None else None,
             self.milliseconds() if self._params.latency_ms is not None else None,

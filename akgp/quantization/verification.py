@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from akgp.quantization.checking import QuantizationError
+from akgp.quantization.checking import QuantizationError, as_array
 from akgp.quantization.layers import layer_of
 from akgp.quantization.simulator import simulate
 from akgp.runtimes.onnxruntime import session
@@ -53,7 +53,7 @@ def verify(path: str | Path, inputs: Tensor | NDArray[np.float32]) -> Verificati
     """
     import onnx
 
-    images = np.asarray(inputs, dtype=np.float32)
+    images = as_array(inputs)
     images = images[: max(FEWEST, PIXELS // int(np.prod(images.shape[2:])))]
     model, running = onnx.load(str(path)), session(path, threads=1)
     floating: Mapping[str, int] = {}

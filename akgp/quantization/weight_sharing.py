@@ -84,21 +84,28 @@ def shared(weight_OK: Integers, centroids: int) -> Integers:
         weight_OK: [O, K], neighbours along K as the kernels pair them.
 
     Returns:
-        int8 [O, K], of the centroids and 0; no two neighbours of one sign sum to more than LARGEST_PAIR.
+        int8 [O, K]; no two neighbours of one sign sum to more than LARGEST_PAIR.
     """
+    if len(np.unique(weight_OK)) <= centroids:
+        return weight_OK
+    safe = _without_saturation(_clustered(weight_OK, centroids))
+    if len(np.unique(safe)) <= centroids:
+        return safe
+    return _without_saturation(_clustered(weight_OK, centroids - 1))  # 0, which it took as well, is one then
+
+
+def _clustered(weight_OK: Integers, centroids: int) -> Integers:
     from sklearn.cluster import KMeans
 
-    values, position, counts = np.unique(weight_OK, return_inverse=True, return_counts=True)
-    if len(values) <= centroids:
-        return weight_OK
     # The distinct values, as heavy as they are frequent, have the same optimum as all the weights.
-    found = KMeans(centroids, n_init=4, random_state=0).fit(values[:, None], sample_weight=counts)
-    rounded = np.rint(found.cluster_centers_[found.labels_, 0]).astype(np.int8)
-    return _without_saturation(rounded[position].reshape(weight_OK.shape))
+    values, position, counts = np.unique(weight_OK, return_inverse=True, return_counts=True)
+    clusters = KMeans(centroids, n_init=4, random_state=0).fit(values[:, None], sample_weight=counts)
+    rounded = np.rint(clusters.cluster_centers_[clusters.labels_, 0]).astype(np.int8)
+    return rounded[position].reshape(weight_OK.shape)
 
 
 def _without_saturation(weight_OK: Integers) -> Integers:
-    """Replace the larger of two neighbours that saturate by the next smaller value, until none do."""
+    """Replace the larger of two neighbours that saturate by the next smaller value, or 0, until none do."""
     wide = weight_OK.astype(np.int16)
     values = np.unique(np.append(wide, 0))
     while True:

@@ -83,7 +83,8 @@ def teacher_weights(weights: Sequence[Mapping[str, Any]]) -> str:
         places = range(len(rows))
         low, mean, high = ([float(row[key]) for row in rows] for key in ("p10", "mean", "p90"))
         _ranges(axis, places, low, high, mean, ("10th to 90th percentile", "mean"))
-        axis.set_ylim(-0.03, 1.03)
+        most = max(1.0, *high)  # above 1 the label counts against
+        axis.set_ylim(-0.03 * most, 1.03 * most)
         axis.set_ylabel("teacher's weight")
         _name(axis, [str(row["class"]) for row in rows], "classes, by the mean")
         _legend(axis)
@@ -162,7 +163,7 @@ def _squares(axis: Axes, matrix: Sequence[Sequence[float]], classes: Sequence[st
     from matplotlib.patches import Rectangle
 
     places = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
-    largest = max((matrix[i][j] for i, j in places), default=0.0) or 1.0
+    largest = max((matrix[i][j] for i, j in places), default=0.0)
     sides = {(i, j): (matrix[i][j] / largest) ** 0.5 for i, j in places if matrix[i][j] > 0}
     squares = [Rectangle((j - side / 2, i - side / 2), side, side) for (i, j), side in sides.items()]
     axis.add_collection(PatchCollection(squares, color=SERIES[0], linewidth=0))

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from akgp.io.terminal import first_of
+
 NAMED = 3
 """Layers named for one reason, and reasons; of the others the number is said."""
 
@@ -23,12 +25,7 @@ def dense_layouts(rows: Iterable[Mapping[str, Any]]) -> str:
     if not by_reason:
         return ""
     reasons = sorted(by_reason.items(), key=lambda each: -len(each[1]))
-    parts = [f"{_named(names)} ({reason})" for reason, names in reasons[:NAMED]]
+    parts = [f"{first_of(names, NAMED)} ({reason})" for reason, names in reasons[:NAMED]]
     if len(reasons) > NAMED:
         parts.append(f"{sum(len(names) for _, names in reasons[NAMED:])} more for other reasons")
     return f"zeros stay in place of the filters removed of {'; '.join(parts)}"
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

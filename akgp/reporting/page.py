@@ -6,18 +6,17 @@ inside: it works offline and loads nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from akgp import params as parameters
-from akgp.params.training_defaults import dense_training, student_training
-from akgp.reporting.layouts import dense_layouts
 from akgp.reporting.metrics import Metrics
-from akgp.reporting.table import balance_matters, faster, latency, number, reductions
+from akgp.reporting.table import balance_matters, faster, reductions
 from akgp.reporting.targets import HEAD, Row, cells, deviation, needs
+from akgp.reporting.terms import characteristics, regime, saved, settings
+from akgp.reporting.units import latency, number
 
 ROLES = {
     "teacher": "teaches the student",
@@ -47,7 +46,7 @@ class Report:
             not_taken, and regime, None or absent where images and labels are the source's.
         warnings: what should be better, and which parameters to change.
         targets: the int8 network in other formats, see akgp.reporting.targets.
-        budget: what a budget of prune came to, in its unit: reached, and predicted if it is a time.
+        budget: what a budget of prune came to: its key, in its unit reached, and predicted if it is a time.
         microcontroller: what its C library takes, see akgp.microcontroller.report.figures; None: not written.
         provenance: machine and versions: label and value, in the order to be shown.
     """
@@ -94,8 +93,8 @@ def write(directory: str | Path, content: Report) -> Path:
         report=content,
         rows=list(_rows(content.metrics)),
         saved=list(saved(content)),
-        settings=list(_settings(content.params, sum(content.summary["counts"]["train"]))),
-        characteristics=list(_characteristics(content.characteristics or {})),
+        settings=list(settings(content.params, sum(content.summary["counts"]["train"]))),
+        characteristics=list(characteristics(content.characteristics or {})),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         weights=_lowest_and_highest(content.weights),
@@ -115,62 +114,6 @@ def write(directory: str | Path, content: Report) -> Path:
     return file
 
 
-def saved(content: Report) -> Iterator[tuple[str, str]]:
-    """What pruning was to achieve and what it achieved, in filters, MACs and parameters."""
-    prune = content.params.prune
-    wanted = {
-        "ratio": "{:.1%} of the filters of each layer removed",
-        "macs": "{:.1%} of the MACs kept",
-        "params": "{:.1%} of the parameters kept",
-        "bytes": "an int8 file of {} bytes at most",
-        "latency_ms": "{:g} ms in int8",
-        "speedup": "int8 {:g} times as fast as dense float",
-        "device": "to fit {}",
-    }
-    asked = {key: getattr(prune, key) for key in wanted}
-    yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
-    if content.budget:
-        predicted = content.budget.get("predicted")
-        said = "" if predicted is None else f" ({predicted:.3g} predicted)"
-        form = ",.0f" if prune.bytes is not None else ".3g"
-        yield "reached by pruning", f"{content.budget['reached']:{form}}{said}"
-    if prune.bytes is not None and "int8" in content.metrics:
-        yield "int8 file", f"{content.metrics['int8']['bytes']:,} bytes"
-    dense_filters = sum(int(row["dense_width"]) for row in content.layers)
-    if dense_filters:
-        removed = 1 - sum(int(row["pruned_width"]) for row in content.layers) / dense_filters
-        yield (
-            "filters removed",
-            f"{removed:.1%} (widths are multiples of {prune.round_to}; some layers stay dense)",
-        )
-    if layouts := dense_layouts(content.layers):
-        yield "dense layouts", layouts
-    for key, value in prune.model_dump(include={"bypass", "layers", "limits"}, exclude_defaults=True).items():
-        yield key, json.dumps(value)
-    dense, pruned = content.metrics.get("dense"), content.metrics.get("pruned")
-    if dense and pruned:
-        for key, label in (("macs", "MACs removed"), ("params", "parameters removed")):
-            yield label, f"{1 - pruned[key] / dense[key]:.1%}"
-
-
-def regime(applied: Mapping[str, Any] | None) -> str:
-    """What a corruption of the training images or labels did, in a line; empty without one."""
-    if applied is None:
-        return ""
-    asked, parts = applied["asked"], []
-    if asked["subset"] is not None:
-        parts.append(f"subset of {asked['subset']:,} images")
-    if asked["imbalance"] > 1:
-        parts.append(
-            f"exponential long tail {asked['imbalance']:g} : 1, {sum(applied['kept']):,} images left"
-        )
-    if asked["label_noise"]:
-        wrong = ", ".join(f"{count:,} in {name}" for name, count in applied["changed"].items())
-        of = "" if asked["noise"] == "symmetric" else " of the flipped classes"
-        parts.append(f"{asked['noise']} label noise, {asked['label_noise']:.3g}{of} (wrong: {wrong})")
-    return "; ".join(parts) + "; the test split is as it was"
-
-
 def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
     for name, row in metrics.items():
         yield {
@@ -181,74 +124,6 @@ def _rows(metrics: Metrics) -> Iterator[dict[str, Any]]:
             "less": reductions(row, metrics.get("dense")),
             **row,
         }
-
-
-def _w0(params: parameters.Params) -> str:
-    distill = params.distill
-    if "w0" not in distill.facts.reads:
-        return ""
-    asked = distill.asks_for_w0 and params.another_teaches
-    given = "w0 by the answers, " if asked else f"w0 {distill.w0_or_default:g}, "
-    return given + ("measured on the way, " if distill.w0_source == "branches" else "")
-
-
-def _settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]]:
-    """The parameters that a reader wants first; the whole file is further down the page.
-
-    Args:
-        images: of the training split.
-    """
-    names = dict.fromkeys((*params.teachers, params.student))
-    yield "networks", ", ".join(f"{name} ({params.networks[name].architecture})" for name in names)
-    yield "teaches", ", ".join(params.teachers)
-    yield "is pruned", params.student
-    yield "dense training", _training(dense_training(params, params.student, images))
-    yield "pruning criterion", params.prune.criterion
-    yield (
-        "distillation",
-        f"{params.distill.strategy}, {_w0(params)}temperature {params.distill.temperature:g}",
-    )
-    yield "recovery", _training(student_training(params, images))
-    yield (
-        "quantization",
-        f"static int8, {params.quantize.calibration} ranges, {params.quantize.images} images at most",
-    )
-    yield "seed", str(params.seed)
-
-
-def _characteristics(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was measured of the teacher and the labels, with units."""
-    if not profile:
-        return
-    yield (
-        "teacher's accuracy",
-        f"{100 * profile['accuracy']:.1f} % of {profile['samples']:,} calibration images",
-    )
-    yield (
-        "teacher's calibration",
-        f"expected calibration error {100 * profile['ece']:.1f} %, confidence minus accuracy "
-        f"{100 * profile['overconfidence']:+.1f} points, "
-        f"calibrated by temperature {profile['temperature']:.2f}",
-    )
-    if profile["noise_rate"] is not None:
-        rate, low = 100 * profile["noise_rate"], 100 * profile["noise_rate_low"]
-        yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %; corrected above 5 %"
-    if profile["memorisation_gap"] is not None:
-        yield (
-            "memorisation gap",
-            f"Brier score {profile['memorisation_gap']:+.3f}, training minus calibration images",
-        )
-    yield (
-        "imbalance",
-        f"{profile['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3",
-    )
-
-
-def _training(training: parameters.Training) -> str:
-    return (
-        f"{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g} "
-        f"({training.schedule})"
-    )
 
 
 def _lowest_and_highest(weights: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

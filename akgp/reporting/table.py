@@ -8,6 +8,8 @@ from typing import Any
 
 from akgp.io.terminal import aligned, wrapped
 from akgp.reporting.metrics import DETAILS, Metrics, read_details, read_metrics
+from akgp.reporting.targets import needs, targets_table
+from akgp.reporting.units import number
 from akgp.workspace import METRICS
 
 COUNTS = ("params", "macs", "bytes")
@@ -25,14 +27,13 @@ def table(metrics: Metrics, data: Mapping[str, Any] | None = None) -> str:
     head += [cell for key in COUNTS for cell in ([HEADS[key]] if balanced else [HEADS[key], ""])]
     lines = [[*head, "latency"]]
     for name, row in metrics.items():
-        less = reductions(row, metrics.get("dense"))
+        less = reductions(row, metrics.get("dense"), "{:+.0f}%" if balanced else None)
         cells = [name, f"{row['top1']:.2f} %"]
         cells += [f"{row['balanced_top1']:.2f} %"] if balanced else []
         for key in COUNTS:
             value = number(row[key]) + ("B" if key == "bytes" else "")
             if balanced:
-                whole = less[key].split(" ")[0].split(".")[0] + "%" if less[key] else ""
-                cells.append(f"{value.rstrip()} {whole:<4}")
+                cells.append(f"{value.rstrip()} {less[key]:<4}")
             else:
                 cells += [value, less[key]]
         lines.append([*cells, _milliseconds(row)])
@@ -49,8 +50,6 @@ def results(folder: Path) -> str:
     details = read_details(folder / DETAILS)
     shown = [table(read_metrics(folder / METRICS), details.get("data"))]
     if others := details.get("targets"):
-        from akgp.reporting.targets import needs, targets_table  # which need this module
-
         shown.append(targets_table(others))
         if taken := details.get("microcontroller"):
             shown.append(wrapped(needs(taken)))
@@ -97,31 +96,21 @@ def faster(metrics: Metrics) -> str:
     return f"{', '.join(parts)}: 95 % intervals." if parts else ""
 
 
-def reductions(row: Mapping[str, Any], dense: Mapping[str, Any] | None) -> dict[str, str]:
-    """Change of params, macs and bytes against the dense network in percent; empty where there is none."""
-    changes = {key: row[key] / dense[key] - 1 if dense else 0 for key in COUNTS}
+def reductions(
+    row: Mapping[str, Any], dense: Mapping[str, Any] | None, form: str | None = None
+) -> dict[str, str]:
+    """Change of params, macs and bytes against the dense network in percent; empty where there is none.
+
+    Args:
+        form: of a percentage; None: with one decimal, as far as three digits hold it.
+    """
+    changes = {key: 100 * (row[key] / dense[key] - 1) if dense else 0 for key in COUNTS}
     return {
-        key: f"{100 * change:+.{0 if abs(change) >= 0.9995 else 1}f} %".replace("-", "−") if change else ""
+        key: (form or ("{:+.0f} %" if abs(change) >= 99.95 else "{:+.1f} %")).format(change).replace("-", "−")
+        if change
+        else ""
         for key, change in changes.items()
     }
-
-
-def number(value: float) -> str:
-    """Three significant digits and a prefix, ready for a unit: 271962 is "272 k", 12 is "12 "."""
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:.3g} "
-
-
-def latency(row: Mapping[str, Any]) -> str:
-    """Milliseconds with their interval, as far as known."""
-    if "latency_ms" not in row:
-        return "not measured"
-    interval = ""
-    if "latency_low_ms" in row and "latency_high_ms" in row:
-        interval = f" ({row['latency_low_ms']:.3f}–{row['latency_high_ms']:.3f})"
-    return f"{row['latency_ms']:.3f} ms{interval}"
 
 
 def _milliseconds(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from akgp.io.terminal import aligned, wrapped
-from akgp.reporting.table import number
+from akgp.reporting.units import number
 
 Row = Mapping[str, Any]
 """target, runtime, version, top1 (%), agreement (images, equal, same_class, largest, first), bytes,

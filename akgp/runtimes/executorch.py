@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.runtimes.protocol import GraphError, loading, one_line
+from akgp.io.errors import message_or_type
+from akgp.runtimes.protocol import GraphError, loading
 
 
 class ExecuTorch:
@@ -56,7 +57,7 @@ class ExecuTorchNetwork:
         try:
             results = self._program.forward([self._tensor(inputs)])
         except Exception as error:
-            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+            raise GraphError(f"{self._failed}: {message_or_type(error)}") from error
         return [result.numpy().copy() for result in results]
 
     def close(self) -> None:

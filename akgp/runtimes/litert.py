@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.runtimes.protocol import GraphError, loading, one_line
+from akgp.io.errors import message_or_type
+from akgp.runtimes.protocol import GraphError, loading
 
 
 class LiteRt:
@@ -60,7 +61,7 @@ class LiteRtNetwork:
             self._interpreter.set_tensor(self._input, inputs)
             self._interpreter.invoke()
         except Exception as error:
-            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+            raise GraphError(f"{self._failed}: {message_or_type(error)}") from error
 
     def close(self) -> None:
         del self._interpreter
@@ -112,7 +113,7 @@ class TfliteMicroNetwork:
             self._interpreter.set_input(inputs, 0)
             self._interpreter.invoke()
         except Exception as error:
-            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+            raise GraphError(f"{self._failed}: {message_or_type(error)}") from error
 
     def close(self) -> None:
         del self._interpreter

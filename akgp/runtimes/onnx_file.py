@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx
 
-from akgp.runtimes.protocol import GraphError, one_line
+from akgp.io.errors import message_or_type
+from akgp.runtimes.protocol import GraphError
 
 
 def read_onnx(file: Path) -> onnx.ModelProto:
@@ -20,7 +21,7 @@ def read_onnx(file: Path) -> onnx.ModelProto:
     except OSError:
         raise
     except Exception as error:  # protobuf's
-        raise GraphError(f"{file}: cannot be read as ONNX: {one_line(error)}") from error
+        raise GraphError(f"{file}: cannot be read as ONNX: {message_or_type(error)}") from error
 
 
 def one_input(file: Path) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.runtimes.protocol import GraphError, one_line
+from akgp.io.errors import message_or_type
+from akgp.runtimes.protocol import GraphError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -54,7 +55,7 @@ class OnnxNetwork:
         try:
             every: list[NDArray[Any]] = self._session.run(None, {self._input: inputs})
         except Exception as error:  # see `guarded`, whose context would be timed with it
-            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+            raise GraphError(f"{self._failed}: {message_or_type(error)}") from error
         return every
 
     def close(self) -> None:
@@ -104,4 +105,4 @@ def guarded(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise GraphError(f"{what}: {one_line(error)}") from error
+        raise GraphError(f"{what}: {message_or_type(error)}") from error

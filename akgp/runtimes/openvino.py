@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from akgp.runtimes.protocol import GraphError, loading, one_line
+from akgp.io.errors import message_or_type
+from akgp.runtimes.protocol import GraphError, loading
 
 
 class OpenVino:
@@ -79,7 +80,7 @@ class OpenVinoNetwork:
             request.infer(share_outputs=True)
             return [request.get_output_tensor(index).data.copy() for index in range(self._outputs)]
         except Exception as error:
-            raise GraphError(f"{self._failed}: {one_line(error)}") from error
+            raise GraphError(f"{self._failed}: {message_or_type(error)}") from error
 
     def close(self) -> None:
         del self._compiled

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from akgp.io.errors import message_or_type
+
 
 class GraphError(ValueError):
     """A runtime cannot load or run a file, or a quantizer cannot read it: one line that names the file."""
@@ -113,8 +115,4 @@ def loading(path: Path, runtime: Runtime) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # runtimes raise errors of many types
-        raise GraphError(f"{path}: {runtime.name} cannot load it: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise GraphError(f"{path}: {runtime.name} cannot load it: {message_or_type(error)}") from error

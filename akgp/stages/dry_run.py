@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from akgp.budgets import Deployed, prune_by_params
 from akgp.data import Summary, read_summary
 from akgp.distillation import check_heads
 from akgp.evaluation.cost import count
@@ -22,9 +23,7 @@ from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
-from akgp.stages.deployed import Deployed
 from akgp.stages.module_names import check_module_names, check_names_after_pruning, trainings
-from akgp.stages.prune import pruned_as
 from akgp.stages.pruning_evidence import evidence_of_noise
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
@@ -92,7 +91,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     if not student:
         return None
     looked_at = evidence_of_noise(params.prune.criterion, noise, len(summary.classes))
-    pruned = pruned_as(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
+    pruned = prune_by_params(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
     check_names_after_pruning(pruned.model, params)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None

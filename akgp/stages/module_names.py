@@ -11,10 +11,6 @@ from akgp.workspace import StageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from akgp.pruning import Limit
-
-WITHOUT_BLOCKS = "; by then prune.bypass has removed its blocks"
-
 
 def names_modules(name: str, params: Params) -> bool:
     """Whether any is named that network `name` must have."""
@@ -40,6 +36,8 @@ def check_names_after_pruning(pruned: nn.Module, params: Params) -> None:
             _check_frozen(pruned, section, training)
         _check_heads(pruned, _heads(params))
     except StageError as error:
+        from akgp.budgets import WITHOUT_BLOCKS
+
         raise StageError(f"{error}{WITHOUT_BLOCKS}" if params.prune.bypass else str(error)) from None
 
 
@@ -86,23 +84,10 @@ def _check_pruned(model: nn.Module, prune: Prune) -> None:
     for each in prune.bypass:  # whether it is a block shows when the network is run
         if not any(fnmatchcase(name, each) for name in modules):
             raise StageError(f"prune.bypass: {each!r} is not a module of the network")
+    from akgp.budgets import require_pruned_names
     from akgp.pruning import PruningError
 
     try:
         require_pruned_names(model, prune)
     except PruningError as error:
         raise StageError(f"prune.{error}") from None
-
-
-def require_pruned_names(model: nn.Module, prune: Prune) -> None:
-    """Raise PruningError if `model` does not have what `skip`, `layers` and `limits` name; nothing is run."""
-    from akgp.pruning import Rules, require_names
-
-    require_names(model, Rules(prune.round_to, prune.layers, limits_of(prune)), prune.skip)
-
-
-def limits_of(prune: Prune) -> dict[str, Limit]:
-    """`prune.limits` as `akgp.pruning.prune` takes them."""
-    from akgp.pruning import Limit
-
-    return {pattern: Limit(**vars(limit)) for pattern, limit in prune.limits.items()}

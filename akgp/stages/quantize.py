@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from akgp.deployment.file_measures import file_measures
 from akgp.evaluation import runtime_logits
 from akgp.io.atomic import write_csv, write_json
 from akgp.models.top1 import is_right
-from akgp.params import Precision, Quantize
+from akgp.params import Download, Precision, Quantize
+from akgp.params.device import bytes_of
 from akgp.quantization import (
     Judgement,
     Measures,
     Plan,
+    agreement,
     average_ranges,
     convolution_kernels,
     correct_biases,
@@ -180,7 +182,9 @@ def _improved(
         params = params.model_copy(update={"precision": planned.precision})
         quantize(floating, inputs, params, model_file)
     if params.bias_correction:
-        judgements["bias_correction"] = correct_biases(floating, inputs, model_file)
+        planned, judgements["bias_correction"] = _corrected(
+            floating, inputs, params, measures, model_file, planned
+        )
     metrics = {f"{each}_layers": float(planned.count(each)) for each in BESIDE_INT8}
     if planned.agreement is not None:
         metrics["agreement"] = planned.agreement
@@ -189,3 +193,21 @@ def _improved(
             metrics |= {name: float(judgement.kept)}
             metrics |= {f"{name}_divergence_before": judgement.before, f"{name}_divergence": judgement.after}
     return planned, metrics
+
+
+def _corrected(
+    floating: Path, inputs: Tensor, params: Quantize, measures: Measures, model_file: Path, planned: Plan
+) -> tuple[Plan, Judgement | None]:
+    """Correct biases, but not at the cost of what was asked for: closer predictions may agree less often."""
+    before = model_file.read_bytes()
+    judgement = correct_biases(floating, inputs, model_file)
+    if planned.agreement is None or judgement is None or not judgement.kept:
+        return planned, judgement
+    download = params.download or Download(agreement=1.0)
+    asked = params.agreement or download.agreement or 0.0
+    reached = agreement(floating, inputs, params, model_file)
+    too_large = download.bytes is not None and measures.packed(model_file) > bytes_of(download.bytes)
+    if too_large or reached < min(asked, planned.agreement):
+        model_file.write_bytes(before)
+        return planned, replace(judgement, kept=False)
+    return replace(planned, agreement=reached), judgement

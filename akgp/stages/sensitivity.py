@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Measured:
+class SensitivityResult:
     """Top-1 (%) of the dense network, and of it with one group of layers cut, on so many images.
 
     blocks: of it without a residual block, by the block's name, and the share of the MACs that is left.
@@ -63,7 +63,7 @@ class Judged:
     std: tuple[float, ...] | None = None
 
 
-def measure(task: Task, ratios: Sequence[float], images: int, seconds: float) -> Measured:
+def measure(task: Task, ratios: Sequence[float], images: int, seconds: float) -> SensitivityResult:
     """Cut each group of layers of the student's dense network alone by each ratio, as `prune` says.
 
     Args:
@@ -87,7 +87,7 @@ def measure(task: Task, ratios: Sequence[float], images: int, seconds: float) ->
 
 def measure_anywhere(
     judged: Judged, params: Prune, ratios: Sequence[float], images: int, seconds: float
-) -> Measured:
+) -> SensitivityResult:
     """`measure` without a workspace: on images of the part test of a source, validation or all it has.
 
     Raises:
@@ -137,7 +137,7 @@ def _loaded(judged: Judged, classes: Sequence[str], channels: int) -> nn.Module:
 def _measured(
     dense: nn.Module, source: BatchSource, params: Prune, ratios: Sequence[float], seconds: float,
     seed: int, device: torch.device, looked_at: Evidence | None = None,
-) -> Measured:  # fmt: skip
+) -> SensitivityResult:  # fmt: skip
     def judge(model: nn.Module) -> float:
         return top1(model, source, device)
 
@@ -153,7 +153,7 @@ def _measured(
         smaller = without_blocks(dense, example, [name]).model
         blocks[name] = judge(smaller), count(smaller, example).macs / macs
     points = tuple(_until(deadline, _shown(sensitivity), len(ratios)))
-    return Measured(dense_top1, len(source), blocks, points, len(names) + len(sensitivity))
+    return SensitivityResult(dense_top1, len(source), blocks, points, len(names) + len(sensitivity))
 
 
 def _until(deadline: float, each: Iterable[T], of_one: int) -> Iterator[T]:

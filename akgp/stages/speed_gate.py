@@ -6,14 +6,14 @@ The report and the metrics are in place by then, with the same sentences among t
 from __future__ import annotations
 
 from akgp.reporting.metrics import DETAILS, read_details
-from akgp.workspace import StageError, Task
+from akgp.workspace import GateError, Task
 
 
 def require(task: Task) -> None:
-    """Raise StageError, in one line, if evaluate wrote that a network is slower than it must be."""
+    """Raise GateError, in one line, if evaluate wrote that a network is slower than it must be."""
     slower = read_details(task.workspace.reports / DETAILS).get("slowdowns", [])
     if slower and task.params.evaluate.speed_gate == "fail":
-        raise StageError(
+        raise GateError(
             f"evaluate: {'; '.join(slower)}. All is measured, and in reports/index.html: prune these layers "
             "otherwise, or accept it with evaluate.speed_gate: warn"
         )

@@ -65,6 +65,12 @@ class Stage:
         return tuple(key.format(network=task.network) for key in (*self.keys, *workers))
 
 
+def _data_inputs(task: Task) -> list[Path]:
+    from akgp.stages.network_files import ENVIRONMENT
+
+    return [task.workspace.network_files / ENVIRONMENT]
+
+
 def _dense_inputs(task: Task) -> list[Path]:
     """The images, and the user's own files that the network is made of."""
     from akgp.stages.network_files import sources
@@ -128,14 +134,13 @@ STAGES = {
             "read the images, split them",
             module="akgp.stages.data",
             keys=("seed", "data"),
-            inputs=lambda task: [],
+            inputs=_data_inputs,
             output=lambda task: task.workspace.data,
             runs="here",
         ),
         Stage(
             "network_files",
-            "note the user's own modules and checkpoints that networks are made of, to train when they "
-            "change",
+            "note what DVC cannot see: the user's own modules and checkpoints of networks, and AKGP_CIFAR10",
             module="akgp.stages.network_files",
             keys=(),
             inputs=lambda task: [],

@@ -8,9 +8,10 @@ from typing import Any
 from akgp import __version__, artifacts
 from akgp.data import BatchSource, IndexedSource
 from akgp.deployment.agreement import Oracle, compare, oracle
-from akgp.deployment.measurement import measure, timing_twin
+from akgp.deployment.measurement import measure
 from akgp.deployment.package import MODEL
 from akgp.deployment.targets import Int8File, chosen
+from akgp.deployment.timing_twin import timing_twin
 from akgp.evaluation import accuracy
 from akgp.microcontroller.export import export
 from akgp.microcontroller.report import figures

@@ -109,8 +109,7 @@ def _write(
 ) -> None:
     artifacts.save(model, out)
     write_json(out / "history.json", history)
-    own = task.params.networks[task.network or task.params.student].model_dump(
-        include={"mean", "std"}, exclude_none=True
-    )
+    assert task.network is not None
+    own = task.params.networks[task.network].model_dump(include={"mean", "std"}, exclude_none=True)
     # Its own normalisation is written too, so that DVC runs the later stages again when it changes.
     write_json(out / METRICS, best_epoch_metrics(history, task.params.teacher.keep) | more | own)

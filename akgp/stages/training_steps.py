@@ -71,9 +71,9 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
     Raises:
         StageError: it has diverged, or gives logits that are not finite.
     """
-    name = task.network or task.params.student
-    network = task.params.networks[name]
-    training = dense_training(task.params, name, sum(summary.counts["train"]))
+    assert task.network is not None
+    network = task.params.networks[task.network]
+    training = dense_training(task.params, task.network, sum(summary.counts["train"]))
     # The best epoch by the mean over classes: on a long tail the largest class alone is better than chance.
     best = max(history, key=lambda row: row["val_balanced_top1"])
     chance = 1 / len(summary.classes)

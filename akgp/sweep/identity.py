@@ -9,7 +9,7 @@ from typing import Any
 
 from akgp import params as parameters
 from akgp.orchestration.digest import parameter
-from akgp.origin import changes, listed
+from akgp.outdated_results import changes, listed
 from akgp.params import Params, ParamsError, with_values
 from akgp.stages.table import STAGES
 from akgp.sweep.results import read_base, read_trials
@@ -22,7 +22,9 @@ def keys_of_search(params: Params) -> list[str]:
     """The parameters, dotted, that a search depends on beside its inputs."""
     # What is timed depends on these sections too, but only if latency is an objective.
     measured = ("quantize", "evaluate") if params.sweep.against == "latency" else ()
-    return list(dict.fromkeys([*(key for stage in SEARCHED for key in stage.keys), "sweep", *measured]))
+    keys = (key for stage in SEARCHED for key in stage.keys)
+    # A trial of two workers is another one, as a job is (`Stage.keys_of`).
+    return list(dict.fromkeys([*keys, "sweep", "ray.workers", *measured]))
 
 
 def outdated(root: str | Path = ".") -> str:

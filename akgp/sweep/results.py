@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from akgp import params as parameters
 from akgp import recipes
+from akgp.io.atomic import atomic_file
 from akgp.io.errors import first_line
 from akgp.io.terminal import aligned_blocks
 from akgp.params import Params, ParamsError
-from akgp.reporting.table import number as short
+from akgp.reporting.units import number as short
 from akgp.workspace import StageError
 
 FOLDER, TABLE, PLOT, BASE = "sweeps", "trials.parquet", "pareto.svg", "params.yaml"
@@ -218,17 +219,21 @@ def _cell(value: float | None, form: Callable[[float], str]) -> str:
 def write(root: Path, trials: list[Trial], params: Params, dense: Dense | None = None) -> None:
     """Write the table, the params that the trials vary, and the plot.
 
-    The table is moved into place last: if it is there, so are the others.
+    All are made before the first is moved into place: one that cannot be leaves those of the sweep before.
 
     Args:
         dense: the reference to draw; None: unknown.
     """
     folder = root / FOLDER
     rows = [vars(trial) | {"values": json.dumps(trial.values)} for trial in trials]
-    pq.write_table(pa.Table.from_pylist(rows), folder / f".{TABLE}")
-    (folder / BASE).write_text(parameters.dump(params), encoding="utf-8")
-    _draw(trials, dense, folder / PLOT)
-    (folder / f".{TABLE}").replace(folder / TABLE)
+    with (
+        atomic_file(folder / TABLE) as new_table,
+        atomic_file(folder / BASE) as new_base,
+        atomic_file(folder / PLOT) as new_plot,
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), new_table)
+        new_base.write_text(parameters.dump(params), encoding="utf-8")
+        _draw(trials, dense, new_plot)
 
 
 def read_trials(root: Path) -> list[Trial]:
@@ -277,4 +282,4 @@ def _draw(trials: list[Trial], dense: Dense | None, file: Path) -> None:
     cost = None if dense is None else dense.latency_ms if timed else dense.macs
     reference = None if dense is None or cost is None else (cost, dense.accuracy)
     figure = pareto(points, front, reference, timed=timed, balanced=balanced)
-    figure.savefig(file)
+    figure.savefig(file, format="svg")  # whatever the name while it is written

@@ -17,10 +17,10 @@ from akgp import artifacts
 from akgp import params as parameters
 from akgp.data import Summary, read_summary
 from akgp.distillation.profile.classes import IMBALANCED
+from akgp.orchestration.capacity import worker_resources
 from akgp.orchestration.cluster import require_shared
 from akgp.orchestration.digest import code_of, digest
 from akgp.orchestration.session import session
-from akgp.orchestration.tune import one_worker
 from akgp.orchestration.workspace_lock import workspace_lock
 from akgp.params import ParamsError, with_values
 from akgp.stages import network_files
@@ -136,7 +136,7 @@ def _search(task: Task, path: str, trials: int | None) -> None:
     against = () if sweep.against is None else (sweep.against,)
     search = snapshot(path, params, Objectives((metric, *against), ("max", "min")[: 1 + len(against)]))
     trials = total_trials(trials, sweep.trials, len(search.values))
-    resources = one_worker(params.ray)
+    resources: dict[str, float] = dict(worker_resources(params.ray))
     if params.ray.workers > 1:  # the trial only waits for its workers, which ask for theirs themselves
         resources = {"node:__internal_head__": 1e-4}
     # The reference lies in a list, as Tune would resolve a bare one, before `prepare` has made it readable.

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from akgp import artifacts
 from akgp.data import Images, IndexedSource, Preprocessing, read_split, read_summary
 from akgp.deployment.agreement import Oracle, oracle
-from akgp.deployment.measurement import timing_twin
 from akgp.deployment.package import align, write_metadata
 from akgp.deployment.targets import Int8File
+from akgp.deployment.timing_twin import timing_twin
 from akgp.evaluation import predict_logits
 from akgp.models import Spec, create
 from akgp.params import Quantize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from akgp.data import Preprocessing
 from akgp.deployment.package import write_metadata
 from akgp.deployment.targets import TARGETS
 from akgp.params import Quantize
-from akgp.quantization import export_onnx, quantize
+from akgp.quantization import QuantizationError, export_onnx, quantize
 from akgp.quantization.qdq import Qdq
 from akgp.runtimes import installed
 from tests.support.commands import run
@@ -135,6 +136,24 @@ def test_export_refuses_no_target_a_file_as_folder_and_the_models_own(
 ) -> None:
     assert run(monkeypatch, "export", option, value) == 2
     assert f"Invalid value for {option}: " in capsys.readouterr().err
+
+
+def test_a_refused_target_leaves_the_folder_as_it_was(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several, whichever comes first."""
+
+    def refuse(*_: object) -> None:
+        raise QuantizationError("no such operation there")
+
+    (root / "kept").mkdir(exist_ok=True)
+    (root / "kept" / "model.onnx").write_text("of another network")
+    monkeypatch.setitem(TARGETS, "openvino", replace(TARGETS["onnx"], name="openvino", writer=refuse))
+    for order in ("onnx,openvino,c", "c,openvino,onnx"):
+        assert run(monkeypatch, "export", "--to", order, "--output", "kept", "--no-check") == 1
+    assert "no such operation there" in capsys.readouterr().err
+    assert [file.name for file in (root / "kept").iterdir()] == ["model.onnx"]
+    assert (root / "kept" / "model.onnx").read_text() == "of another network"
 
 
 def test_bench_times_a_file_against_itself_and_others(

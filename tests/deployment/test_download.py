@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import shutil
 from pathlib import Path
@@ -14,13 +15,15 @@ from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from akgp.cli import app
+from akgp.data import Preprocessing
 from akgp.deployment.download import HEADER, MAGIC, DownloadError, compressed, pack, unpack
+from akgp.deployment.package import digest, write_metadata
 from akgp.models import cifar_resnet
 from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, quantize, verify
 from akgp.quantization.qdq import Qdq, rows
-from akgp.quantization.saturation import saturating_channels
 from akgp.quantization.weight_sharing import share_weights, shared
+from tests.support.saturation import saturating_channels
 
 IMAGES = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -75,7 +78,7 @@ def test_shared_weights_are_few_and_the_graph_still_computes_what_it_states(
 ) -> None:
     share_weights(int8, centroids, tmp_path / "model.onnx")
     for before, after in zip(weights(int8), weights(tmp_path / "model.onnx"), strict=True):
-        assert len(np.unique(after)) <= centroids + 1 and before.shape == after.shape
+        assert len(np.unique(after)) <= centroids and before.shape == after.shape
         assert not len(saturating_channels(after))
         errors = np.abs(before.astype(int) - after)
         assert errors.mean() <= 256 / centroids
@@ -102,7 +105,7 @@ def test_sharing_is_the_best_partition_into_intervals() -> None:
 def test_neighbours_that_would_saturate_take_a_smaller_centroid() -> None:
     weight = np.array([[127, 1, 66, 62, 60, -127, -1, -70, -58, 3]], np.int8)
     result = shared(weight, 3)
-    assert not len(saturating_channels(result)) and len(np.unique(result)) <= 4
+    assert not len(saturating_channels(result)) and len(np.unique(result)) <= 3
 
 
 @pytest.mark.parametrize("centroids", [1, 256])
@@ -151,6 +154,28 @@ def test_in_a_workspace_without_images_it_is_packed_without_accuracies(
     for named in ((), ("models/int8/model.onnx",)):
         shared = CliRunner().invoke(app, ["pack", *named, "--centroids", "9"], catch_exceptions=False)
         assert shared.exit_code == 0 and "no accuracy: params.yaml: no such file" in shared.output
+
+
+def test_a_shared_file_has_the_digest_of_its_own_graph(
+    int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.onnx"
+    shutil.copyfile(int8, file)
+    about = Preprocessing(
+        classes=("a",) * 10, image_size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    write_metadata(file, about, None)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["pack", str(file), "--centroids", "4"],
+        ["unpack", "model.akgp", "--output", "few.onnx"],
+    ):
+        assert not CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code
+    noted = [
+        {each.key: json.loads(each.value) for each in onnx.load(name).metadata_props}["digest"]
+        for name in ("model.onnx", "few.onnx")
+    ]
+    assert noted == [digest(onnx.load(name)) for name in ("model.onnx", "few.onnx")] and noted[0] != noted[1]
 
 
 def test_what_is_no_model_is_said_of_the_file_itself(int8: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from akgp.quantization import export_onnx, quantize
 from akgp.quantization.layer_times import IMAGE, layer_times
 from akgp.stages import speed_gate
 from akgp.stages.table import STAGES
-from akgp.workspace import StageError, Task
+from akgp.workspace import GateError, Task
 
 SHAPE = (1, 1, 8, 8)
 
@@ -110,7 +110,7 @@ def test_the_stage_fails_unless_it_is_to_warn(tmp_path: Path, gate: str) -> None
         speed_gate.require(task)
     else:
         with pytest.raises(
-            StageError, match=r"^evaluate: int8 is 0\.5 .* reports/index\.html.* evaluate\.speed_gate: warn$"
+            GateError, match=r"^evaluate: int8 is 0\.5 .* reports/index\.html.* evaluate\.speed_gate: warn$"
         ):
             speed_gate.require(task)
     assert STAGES["evaluate"].gate == speed_gate.__name__

@@ -14,8 +14,8 @@ from torch import nn
 from akgp.deployment import shortest
 from akgp.deployment.kernel_table import REFERENCE, ROUNDS, TOGETHER, KernelTable, TimeLimitError, between
 from akgp.deployment.width_times import WidthTimes, thinned
-from akgp.io.search import search
 from akgp.runtimes import RUNTIMES
+from akgp.timed_search import search
 
 
 class CountingTimer:

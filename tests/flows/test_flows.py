@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -46,6 +47,8 @@ stages:
 """
 NIGHTLY_GRAPH = """
 stages:
+  network_files:
+    cmd: echo none
   data:
     cmd: echo data >> ran; echo the same > data.txt
     outs: [data.txt]
@@ -165,6 +168,16 @@ def test_failure_names_the_stage(prefect: None, workspace: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_gate_rejects_is_not_measured_again(
+    prefect: None, workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the status of its stage, which dvc says."""
+    (workspace / "dvc.yaml").write_text(GRAPH.replace("touch tried; ", "").replace("exit 1", "exit 3"))
+    assert compress(folder=workspace, retry_delay_seconds=0, return_state=True).is_failed()
+    assert ran(workspace) == ["data", "flaky"] and "tried again" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_invalid_params_run_nothing(prefect: None, workspace: Path) -> None:
     (workspace / "params.yaml").write_text(PARAMS + "distill: {temperature: true}\n")
     with pytest.raises(ParamsError, match=r"distill\.temperature: got true"):
@@ -230,6 +243,20 @@ def test_output_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "1 %\r2 %\nlast\n\n"
     script.write_text("print('out')")
     assert run(["speaks"], tmp_path) == "out\n"
+
+
+def test_nobody_reads_what_is_forwarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds: the command would wait for ever."""
+    (tmp_path / "speaks.py").write_text("import sys; sys.stderr.write('x' * 300_000); print('out')")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", closefd=False) as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        assert run(["speaks"], tmp_path) == "out\n"
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            screen.close()
+    os.close(writer)
 
 
 FLOW = "from flows import processes; from pathlib import Path; processes.GRACE_SECONDS = 0.5; "

@@ -113,6 +113,25 @@ def test_summands_keep_their_scales_behind_reshapes(tmp_path: Path) -> None:
     assert (as_floats(network, network.computed(pixels, ["-O2"])) == onnxruntimes(network, pixels)).all()
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Tanh(), nn.Linear(36, 4)
+        ),
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(144, 4)),
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 4)
+        ),
+    ],
+    ids=["a table behind a flattened map", "a ReLU behind one", "an average of 64 pixels"],
+)
+def test_what_plain_networks_have(tmp_path: Path, model: nn.Module) -> None:
+    network = classifier(model, 1, (8, 8), 4, tmp_path)
+    pixels = random_pixels(network.network, 50)
+    assert (as_floats(network, network.computed(pixels, ["-O2"])) == onnxruntimes(network, pixels)).all()
+
+
 def test_logits_that_are_a_flattened_feature_map_are_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())

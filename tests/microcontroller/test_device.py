@@ -11,13 +11,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from akgp import params
+from akgp.budgets import prune_by_params
+from akgp.budgets.device import RATIOS, prune_to_device
 from akgp.cli import app
 from akgp.microcontroller.device import CLASS_NAME, CODE, STACK, Need, need, need_of
 from akgp.models import cifar_resnet
 from akgp.params import Device, ParamsError, Prune
 from akgp.pruning import Pruned, PruningError
-from akgp.stages.device_budget import RATIOS, fitted
-from akgp.stages.prune import pruned_as
 from tests.support.c_programs import digits
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -43,10 +43,10 @@ def test_the_widest_network_that_fits(flash: int) -> None:
     device, widths = Device(flash=flash), [len(cut(ratio).model.weight) for ratio in RATIOS]
     fitting = [width for width in widths if width <= flash]
     if fitting:
-        assert len(fitted(cut, taken, device).model.weight) == max(fitting)
+        assert len(prune_to_device(cut, taken, device).model.weight) == max(fitting)
     else:
         with pytest.raises(PruningError, match=r"needs 31 bytes of flash, where 10 are there .*RAM in fc"):
-            fitted(cut, taken, device)
+            prune_to_device(cut, taken, device)
 
 
 def small() -> nn.Module:
@@ -60,16 +60,16 @@ def test_a_network_is_pruned_until_its_c_library_fits() -> None:
     model = small()
     dense = need_of(model, EXAMPLE)
     asked = Prune(device=Device(flash=dense.flash - 1), scope="all", round_to=4)
-    pruned = pruned_as(asked, model, EXAMPLE, seed=0)
+    pruned = prune_by_params(asked, model, EXAMPLE, seed=0)
     assert 0.6 * dense.flash < need_of(pruned.model, EXAMPLE).flash < dense.flash
-    kept = pruned_as(Prune(device=Device(flash=dense.flash), scope="all"), model, EXAMPLE, seed=0)
+    kept = prune_by_params(Prune(device=Device(flash=dense.flash), scope="all"), model, EXAMPLE, seed=0)
     assert all(layer.pruned_width == layer.dense_width for layer in kept.layers)
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_trained() -> None:
     """By the stage teacher's check, which prunes a network with new weights."""
     with pytest.raises(PruningError, match=r"^prune\.device: the narrowest .* of RAM, where 1,024 are there"):
-        pruned_as(Prune(device=Device(ram="1k"), scope="all", round_to=4), small(), EXAMPLE, seed=0)
+        prune_by_params(Prune(device=Device(ram="1k"), scope="all", round_to=4), small(), EXAMPLE, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from akgp.orchestration.checkpoints import SUMS, drop_damaged, require_writable, write_sums
+from akgp.orchestration.checkpoints import SUMS, discard, drop_damaged, require_writable, write_sums
 from akgp.orchestration.tune import resumable
 from akgp.workspace import StageError
 
@@ -110,3 +110,19 @@ def test_of_two_snapshots_the_whole_one_is_resumed(
         older.write_text('{"trial_data": []}')
         assert resumable(str(run)) and len(caplog.messages) == 1
     assert not resumable(str(tmp_path / "no such run"))
+
+
+@pytest.mark.parametrize("name", ["p::v2", "run[ab]", "run*", "run?"])
+def test_one_folder_is_removed_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """By fsspec "p::v2" is p, and the others are patterns."""
+    folder, others = tmp_path / name / "job", [tmp_path / each for each in ("p", "runa", "run")]
+    for each in (folder, *others):
+        each.mkdir(parents=True)
+        (each / "precious").touch()
+    discard(str(folder))
+    assert not folder.exists() and all((each / "precious").exists() for each in others)
+
+
+def test_what_cannot_be_removed_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    discard(str(tmp_path / "none"))
+    assert "none: has served, but cannot be removed (" in caplog.text

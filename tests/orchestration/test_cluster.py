@@ -432,4 +432,4 @@ def test_compose_publishes_on_the_loopback_and_holds_no_secret() -> None:
         if not line.startswith("#")
     )
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "infra" / "compose.yaml").read_text()))
-    assert set(asked) == used and set(asked.values()) == {"", "admin:"}
+    assert set(asked) == used and set(asked.values()) == {""}

@@ -89,6 +89,25 @@ def test_a_failed_replacement_leaves_the_old_and_nothing_beside(tmp_path: Path) 
     assert [file.name for file in destination.parent.iterdir()] == ["student"]
 
 
+def test_what_a_link_refers_to_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    """Twice: the first time leaves no link beside."""
+    place, link = tmp_path / "large disk" / "prepared", tmp_path / "data" / "prepared"
+    for folder in (place, link.parent):
+        folder.mkdir(parents=True)
+    link.symlink_to(place)
+    (tmp_path / "data" / "file").symlink_to(place.parent / "file")
+    for text in ("one", "two"):
+        with atomic_directory(link) as new, atomic_file(tmp_path / "data" / "file") as beside:
+            (new / "a").write_text(text)
+            beside.write_text(text)
+    assert link.is_symlink() and (place / "a").read_text() == (place.parent / "file").read_text() == "two"
+    assert sorted(file.name for file in link.parent.iterdir()) == ["file", "prepared"]
+    (link.parent / ".prepared.new").symlink_to(place)  # as an earlier version left it
+    with atomic_directory(link) as new:
+        (new / "a").write_text("three")
+    assert (place / "a").read_text() == "three"
+
+
 @pytest.mark.parametrize("atomic", [atomic_directory, atomic_file])
 def test_a_full_disk_names_what_was_to_be_written(tmp_path: Path, atomic: Any) -> None:
     with pytest.raises(OSError) as raised, atomic(tmp_path / "new"), open("/dev/full", "w") as full:  # noqa: PTH123

@@ -135,6 +135,7 @@ def test_a_folder_is_no_params_file(tmp_path: Path) -> None:
         ("s3:bucket/x", "must begin with s3://, got 's3:bucket/x'"),
         ("s3://", "must name a bucket, such as s3://bucket/folder, got 's3://'"),
         ("s3:///x", "must name a bucket, such as s3://bucket/folder, got 's3:///x'"),
+        ("s3://bucket/a::b", "must not hold '::', got 's3://bucket/a::b'"),
         ("foo://x", "must be a path or an s3:// address, got 'foo://x': foo:// is not known"),
         ("FOO://x", "must be a path or an s3:// address, got 'FOO://x': FOO:// is not known"),
         ("", "must be a path or an s3:// address, got ''"),

@@ -14,10 +14,10 @@ from torchvision.models.efficientnet import MBConv
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from akgp import artifacts, params
+from akgp.budgets import prune_by_params
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
 from akgp.pruning import Pruned, PruningError, prune, prune_gradually, residual_blocks, without_blocks
-from akgp.stages.prune import pruned_as
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -170,7 +170,9 @@ def test_layers_of_a_transformer_are_called_with_masks() -> None:
 
 @pytest.mark.parametrize("amount", [{"macs": 0.95}, {"params": 0.95}, {"bytes": "280k"}])
 def test_blocks_may_suffice_for_a_budget(amount: dict[str, Any]) -> None:
-    pruned = pruned_as(params.Prune(bypass=("layer3.*",), **amount), cifar_resnet(20).eval(), EXAMPLE, seed=0)
+    pruned = prune_by_params(
+        params.Prune(bypass=("layer3.*",), **amount), cifar_resnet(20).eval(), EXAMPLE, seed=0
+    )
     assert pruned.budget and pruned.budget.reached < pruned.budget.asked
     assert pruned.budget.why and "bypassed blocks" in pruned.budget.why
     assert {layer.pruned_width for layer in pruned.layers} == {0, 16, 32, 64, 10}
@@ -216,9 +218,9 @@ def test_an_unknown_network_s_spec_is_found(tmp_path: Path) -> None:
 def test_cuts_little_by_little_come_to_the_same() -> None:
     asked = params.Prune(ratio=0.5, round_to=1, bypass=("layer1.1",))
     model = network()
-    once = pruned_as(asked, model, EXAMPLE, seed=0)
-    half = pruned_as(asked, model, EXAMPLE, seed=0, done=0.5)
-    twice = pruned_as(asked, half.model, EXAMPLE, seed=0, after=half)
+    once = prune_by_params(asked, model, EXAMPLE, seed=0)
+    half = prune_by_params(asked, model, EXAMPLE, seed=0, done=0.5)
+    twice = prune_by_params(asked, half.model, EXAMPLE, seed=0, after=half)
     assert [layer.pruned_width for layer in twice.layers] == [layer.pruned_width for layer in once.layers]
     first = without_blocks(model, EXAMPLE, ["layer1.1"])
     *_, last = prune_gradually(

@@ -25,7 +25,7 @@ from akgp.pruning.evidence import (
     distillation_curvature,
     gated,
     hessian_diagonal,
-    judged,
+    judged_modules,
     loss_derivatives,
 )
 from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
@@ -130,7 +130,7 @@ STREAM, INNER = (["stem", "outer"], ["stem_bn", "outer_bn"]), (["inner"], ["inne
 
 
 def test_filters_are_judged_behind_their_batch_norm(model: Residual) -> None:
-    found = judged(model, batches()[0].inputs)
+    found = judged_modules(model, batches()[0].inputs)
     names = {module: name for name, module in model.named_modules()}
     assert {layer: names[module] for layer, module in found.items()} == {
         "stem": "stem_bn", "inner": "inner_bn", "outer": "outer_bn", "hidden": "hidden", "head": "head",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from akgp.io.search import search
 from akgp.models import cifar_resnet
 from akgp.pruning import PruningError, prune
 from akgp.pruning.bounds import Bound
@@ -18,6 +17,7 @@ from akgp.pruning.budget import Widths
 from akgp.pruning.knapsack import Knapsack, allowed_widths, worth
 from akgp.pruning.latency import Filters, latency_widths
 from akgp.pruning.record import layers_table
+from akgp.timed_search import search
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

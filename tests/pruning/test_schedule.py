@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp import params
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
 from akgp.params.without_effect import LOOKING
-from akgp.pruning import Limit, Pruned, PruningError, int8_bytes, prune, prune_gradually, schedule
+from akgp.pruning import Limit, Pruned, PruningError, int8_bytes, prune, prune_gradually
 from akgp.pruning.group_criteria import BY_IMAGES
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -141,7 +140,5 @@ def test_only_the_last_cut_must_have_removed_something() -> None:
         next(cuts)
 
 
-def test_params_and_the_library_name_the_same_amounts() -> None:
-    """Neither may import the other."""
-    assert params.SCHEDULED == schedule.SCHEDULED
+def test_params_name_the_criteria_by_images() -> None:
     assert set(LOOKING) == set(BY_IMAGES)

@@ -7,10 +7,10 @@ import onnx
 import pytest
 
 from akgp.quantization.qdq import Qdq, rows
-from akgp.quantization.saturation import saturating_channels
 from akgp.quantization.simulator import simulate
 from akgp.runtimes.onnxruntime import session
 from tests.portable.make import HERE, digest, inputs
+from tests.support.saturation import saturating_channels
 
 EXPECTED = (HERE / "digest.txt").read_text().strip()
 

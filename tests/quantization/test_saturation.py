@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, quantize, verify
 from akgp.quantization.qdq import Qdq, rows
-from akgp.quantization.saturation import quantized, safe_scales, saturating_channels
+from akgp.quantization.saturation import quantized, safe_scales
 from akgp.runtimes.onnxruntime import session
+from tests.support.saturation import saturating_channels
 
 SIDE = 8
 

@@ -9,8 +9,9 @@ import pytest
 
 from akgp import params
 from akgp.reporting import figures
-from akgp.reporting.page import Report, regime, write
+from akgp.reporting.page import Report, write
 from akgp.reporting.targets import needs
+from akgp.reporting.terms import regime
 from tests.reporting.test_targets import TAKEN, row
 from tests.support.reports import metrics
 
@@ -170,7 +171,7 @@ def test_a_budget_of_time_is_said_with_what_was_predicted_and_reached(
     budget = {"key": "speedup", "asked": 2.5, "reached": 2.4561, "why": None, "predicted": 2.6012}
     page = Page(write(tmp_path, replace(content, params=asked, budget=budget)).read_text(encoding="utf-8"))
     assert page.terms["asked for"] == "int8 2.5 times as fast as dense float"
-    assert page.terms["reached by pruning"] == "2.46 (2.6 predicted)"
+    assert page.terms["reached by pruning"] == "int8 2.46 times as fast as dense float (2.6 predicted)"
 
 
 def test_quantization_aware_training_is_said_where_there_was_any(tmp_path: Path, content: Report) -> None:

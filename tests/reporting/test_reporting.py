@@ -13,7 +13,8 @@ from akgp import params
 from akgp.io.terminal import WIDTH
 from akgp.reporting.findings import chance_of, difference_error, findings, is_near_chance
 from akgp.reporting.metrics import KEYS, ReportError, read_details, read_metrics, split
-from akgp.reporting.table import faster, number, results, table
+from akgp.reporting.table import faster, results, table
+from akgp.reporting.units import number
 from tests.support.reports import metrics
 
 

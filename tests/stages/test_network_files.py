@@ -44,8 +44,8 @@ def test_a_change_is_noticed_and_the_remedy_named(changed: str, tmp_path: Path) 
 
 
 def test_a_missing_checkpoint_is_named_by_its_path_from_the_workspace(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=rf"checkpoint: {tmp_path}/none.pt: no such file"):
-        network_files.sources(own(tmp_path, "none.pt").networks["mine"], tmp_path)
+    with pytest.raises(StageError, match=rf"networks.mine.checkpoint: {tmp_path}/none.pt: no such"):
+        noted(tmp_path, own(tmp_path, "none.pt"))
 
 
 def test_urls_and_installed_packages_are_not_watched(tmp_path: Path) -> None:
@@ -89,6 +89,36 @@ def test_what_a_module_imports_from_the_workspace_is_watched_too(tmp_path: Path)
     assert "watched_nets/net.py" in json.loads(noted(tmp_path, checked))
 
 
+def test_folders_without_init_are_followed_and_environments_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python does; the environment is that of the running interpreter, whatever its folder's name."""
+    installed = tmp_path / "env" / "lib" / "site-packages"
+    for folder in (tmp_path / "nets", tmp_path / "models", installed):
+        folder.mkdir(parents=True)
+    (tmp_path / "nets" / "net.py").write_text("from models import student\nimport nets.blocks, bulky\n")
+    (tmp_path / "nets" / "blocks.py").touch()
+    (installed / "bulky.py").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.syspath_prepend(str(installed))
+    files = network_files.sources(params.Network(architecture="nets.net:make"), tmp_path)
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["nets/blocks.py", "nets/net.py"]
+
+
+@pytest.mark.parametrize(("source", "noted"), [("cifar10", {"AKGP_CIFAR10": "/images"}), ("digits", {})])
+def test_where_the_environment_has_cifar10_is_noted_for_the_stage_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, noted: dict[str, str]
+) -> None:
+    monkeypatch.setenv("AKGP_CIFAR10", "/images")
+    checked = own(tmp_path, None)
+    data = params.Data.model_validate({"source": source, "splits": {"test": None if noted else 0.25}})
+    task = Task("network_files", checked.model_copy(update={"data": data}), tmp_path)
+    network_files.run(task)
+    assert json.loads((task.workspace.network_files / network_files.ENVIRONMENT).read_text()) == noted
+    graph = YAML(typ="safe").load((Path(__file__).parents[2] / "dvc.yaml").read_text())
+    assert f"models/files/{network_files.ENVIRONMENT}" in graph["stages"]["data"]["deps"]
+
+
 def test_another_object_at_a_url_is_seen_and_a_silent_store_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +133,7 @@ def test_another_object_at_a_url_is_seen_and_a_silent_store_changes_nothing(
     fsspec.filesystem("memory").rm("/bucket/watched.pt")
     assert noted(tmp_path, checked) == records[1]
     assert "memory://bucket/watched.pt: cannot be read" in caplog.text
-    with pytest.raises(StageError, match=r"checkpoint: memory://bucket/none.pt: cannot be read"):
+    with pytest.raises(StageError, match=r"mine\.checkpoint: memory://bucket/none.pt: cannot be read"):
         noted(tmp_path, own(tmp_path, "memory://bucket/none.pt"))
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -17,7 +18,7 @@ from akgp.data import prepare
 from akgp.io.atomic import write_json
 from akgp.models import cifar_resnet
 from akgp.params.training_defaults import qat_training
-from akgp.quantization import export_onnx, quantize, verify
+from akgp.quantization import Judgement, Plan, export_onnx, quantize, verify
 from akgp.stages import qat
 from akgp.stages import quantize as quantize_stage
 from akgp.stages.table import STAGES
@@ -114,6 +115,36 @@ def test_the_training_is_the_students_but_shorter_gentler_and_in_fp32() -> None:
 def right(*counts: int) -> torch.Tensor:
     """Of ten images: the first are right, then so many wrong, and so on."""
     return torch.cat([torch.full((count,), index % 2 == 0) for index, count in enumerate(counts)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "reached", "packed", "kept"),
+    [
+        ({"agreement": 0.8}, 0.7, 0, False),
+        ({"agreement": 0.8}, 0.81, 0, True),
+        ({"agreement": 0.95}, 0.9, 0, True),  # which the plan did not come to either
+        ({"download": {"bytes": "1k"}}, 0.9, 1025, False),
+        ({"download": {"bytes": "1k"}}, 0.5, 1024, True),
+        ({"download": {"agreement": 0.8}}, 0.7, 0, False),
+    ],
+)
+def test_biases_are_not_corrected_at_the_cost_of_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any, reached: float, packed: int, kept: bool
+) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_text("planned")
+
+    def correct(*_: object) -> Judgement:
+        file.write_text("corrected")
+        return Judgement(0.2, 0.1, True)
+
+    monkeypatch.setattr(quantize_stage, "correct_biases", correct)
+    monkeypatch.setattr(quantize_stage, "agreement", lambda *_: reached)
+    measures: Any = SimpleNamespace(packed=lambda _: packed)
+    asking = params.Quantize.model_validate(asked)
+    planned, judged = quantize_stage._corrected(file, torch.zeros(1), asking, measures, file, Plan((), 0.9))
+    assert judged is not None and judged.kept == kept
+    assert (planned.agreement, file.read_text()) == ((reached, "corrected") if kept else (0.9, "planned"))
 
 
 def test_only_what_wins_is_shipped() -> None:

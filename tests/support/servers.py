@@ -35,6 +35,8 @@ PARAMS = "networks: {net: {architecture: cifar_resnet20}}\nteachers: [net]\nstud
 # `last` starts a child and waits for it as long as there is a file `hang`.
 GRAPH = """
 stages:
+  network_files:
+    cmd: echo none
   data:
     cmd: echo data >> ran; echo the same > data.txt
     outs: [data.txt]

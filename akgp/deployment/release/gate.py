@@ -20,8 +20,8 @@ from akgp.deployment.release.files import ReleaseError
 from akgp.deployment.release.records import DamagedError, ReleaseCandidate
 from akgp.params import Params, Release
 from akgp.reporting.metrics import read_metrics
-from akgp.reporting.table import latency as latency_text
-from akgp.reporting.table import number
+from akgp.reporting.units import latency as latency_text
+from akgp.reporting.units import number
 from akgp.workspace import METRICS, Workspace
 
 if TYPE_CHECKING:
@@ -153,9 +153,8 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     Raises:
         ReleaseError: a network takes images of another size, or has none of the classes.
     """
-    import torch
-
-    from akgp.data import IndexedSource, read_split, read_summary
+    from akgp.data import read_split, read_summary
+    from akgp.deployment.model_files import as_known
     from akgp.evaluation import accuracy, latency, runtime_logits
 
     data = Workspace(root).data
@@ -168,15 +167,9 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
             expected = _checked(name, network, summary)
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
-            # -1 is no output's index, so an image of an unknown class is never right.
-            index = {known: position for position, known in enumerate(expected.classes)}
-            labels = torch.tensor([index.get(known, -1) for known in summary.classes])[images.labels]
-            logits = runtime_logits(
-                graphs[name],
-                IndexedSource(images.pixels, labels, expected.mean, expected.std),
-                threads=params.ray.cpus_per_worker,
-            )
-            rows[name] = {"top1": accuracy(logits, labels), "bytes": graphs[name].stat().st_size}
+            source = as_known(images, summary.classes, expected)
+            logits = runtime_logits(graphs[name], source, threads=params.ray.cpus_per_worker)
+            rows[name] = {"top1": accuracy(logits, source.labels), "bytes": graphs[name].stat().st_size}
         # Both in one call: they are timed in turn, under the same load.
         times = latency(graphs, (1, *shape), params.evaluate, params.seed)
     return {

@@ -95,7 +95,11 @@ def copy_network(model: nn.Module) -> nn.Module:
         PruningError: the network cannot be copied.
     """
     with as_pruning_error(model, "cannot be copied"), autograd_enabled():
-        twin = copy.deepcopy(model)
+        # Weights that hooks compute before each pass, such as weight_norm's, cannot be copied as they are.
+        computed = [
+            each for module in model.modules() for each in vars(module).values() if _is_computed(each)
+        ]
+        twin = copy.deepcopy(model, {id(each): each.detach().clone() for each in computed})
         # deepcopy keeps one Parameter in two modules shared, but separates two that are views of one storage.
         first: dict[tuple[Any, ...], Tensor] = {}
         for old, new in zip(model.parameters(), twin.parameters(), strict=True):
@@ -103,6 +107,10 @@ def copy_network(model: nn.Module) -> nn.Module:
             if (base := first.setdefault(memory, new)) is not new and old.numel():
                 new.data = base.data.as_strided(old.shape, old.stride())
     return twin
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def contiguous(model: nn.Module) -> nn.Module:

@@ -165,7 +165,7 @@ class Trace(TorchDispatchMode):
         chain = [tensor]
         while (source := self.sources.get(chain[-1])) is not None:
             chain.append(source)
-        if len(call.tensors) > 1 or chain[-1].numel() != tensor.numel():
+        if chain[-1].numel() != tensor.numel() or any(each in self.marks for each in call.tensors[1:]):
             return False
         for each in chain[1:]:
             if (marks := self.marks.get(each)) is not None:

@@ -224,7 +224,7 @@ def copied(call: Call) -> Result:
 
 
 def repeated_rows(call: Call) -> Result:
-    """embedding: the columns of the table; its rows are chosen by the input and stay."""
+    """embedding: the columns of the table; its rows are chosen by the input and stay. No weight any more."""
     table = call.args[0]
     marks, out = call.marks_of(table), call.outputs[0]
     if marks is None:
@@ -236,7 +236,7 @@ def repeated_rows(call: Call) -> Result:
         else:
             call.units.block(ids, f"rows of {call.where}")
     dead = constant(out, 0) if not shrink(marks.dead).any() else unknown(out)
-    return [Marks(tuple(layers), dead, marks.weight)]
+    return [Marks(tuple(layers), dead, False)]
 
 
 MOVES = """

@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from akgp import params
+from akgp.budgets import latency, prune_by_params
+from akgp.budgets.deployed import Deployed
+from akgp.budgets.latency import cut_and_measure, prune_to_latency
 from akgp.models import cifar_resnet
 from akgp.params import Prune
 from akgp.precheck import quick
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import Latencies
 from akgp.runtimes import openvino
-from akgp.stages import latency_budget
-from akgp.stages.deployed import Deployed
-from akgp.stages.latency_budget import fitted, in_time
-from akgp.stages.prune import pruned_as
 
 FLOAT_MS = 2.0
 TIMES: Latencies = None  # type: ignore[assignment]  # the cuts below measure nothing
@@ -41,7 +40,7 @@ def cuts(aims: list[float], least: float = 0.1) -> Callable[[float, Latencies], 
 
 def test_it_aims_again_where_the_network_s_own_file_is_slower_than_promised() -> None:
     aims: list[float] = []
-    pruned = fitted(cuts(aims), TIMES, lambda _: 1.25 * aims[-1], Prune(speedup=4), FLOAT_MS)
+    pruned = cut_and_measure(cuts(aims), TIMES, lambda _: 1.25 * aims[-1], Prune(speedup=4), FLOAT_MS)
     assert aims == pytest.approx([0.5, 0.4])
     budget = pruned.budget
     assert budget is not None and (budget.key, budget.asked, budget.why) == ("speedup", 4, None)
@@ -51,16 +50,16 @@ def test_it_aims_again_where_the_network_s_own_file_is_slower_than_promised() ->
 
 def test_the_nearest_stands_where_no_widths_are_so_fast() -> None:
     aims: list[float] = []
-    pruned = fitted(cuts(aims, least=0.45), TIMES, lambda _: 0.6, Prune(latency_ms=0.5), FLOAT_MS)
+    pruned = cut_and_measure(cuts(aims, least=0.45), TIMES, lambda _: 0.6, Prune(latency_ms=0.5), FLOAT_MS)
     assert aims == [0.5] and pruned.budget is not None
     assert pruned.budget.why == "its own file took 0.6 ms where its widths promised 0.5"
     with pytest.raises(PruningError, match="the fastest widths take more"):
-        fitted(cuts([]), TIMES, lambda _: 0.6, Prune(latency_ms=0.05), FLOAT_MS)
+        cut_and_measure(cuts([]), TIMES, lambda _: 0.6, Prune(latency_ms=0.05), FLOAT_MS)
 
 
 def test_a_network_that_is_fast_enough_is_cut_once() -> None:
     aims: list[float] = []
-    fitted(cuts(aims), TIMES, lambda _: 1.0, Prune(latency_ms=5), FLOAT_MS)
+    cut_and_measure(cuts(aims), TIMES, lambda _: 1.0, Prune(latency_ms=5), FLOAT_MS)
     assert aims == [5]
 
 
@@ -82,13 +81,13 @@ def test_a_speedup_is_over_the_whole_network_whose_blocks_are_bypassed(
         def of(self, model: nn.Module) -> float:
             return 0.5
 
-    monkeypatch.setattr(latency_budget, "WidthTimes", Times)
+    monkeypatch.setattr(latency, "WidthTimes", Times)
     whole, rest, aims = nn.Identity(), nn.Identity(), list[float]()
     asked, images = Prune(speedup=4), torch.zeros(1, 3, 8, 8)
-    pruned = in_time(cuts(aims), rest, images, asked, Deployed("onnxruntime"), whole)
+    pruned = prune_to_latency(cuts(aims), rest, images, asked, Deployed("onnxruntime"), whole)
     assert aims == [0.5] and pruned.budget and pruned.budget.reached == 4
     assert [each is rest for each in timed] == [True, False]
-    in_time(cuts(aims), whole, images, asked, Deployed("onnxruntime"), whole)
+    prune_to_latency(cuts(aims), whole, images, asked, Deployed("onnxruntime"), whole)
     assert aims[1] == 0.25 and len(timed) == 3
 
 
@@ -116,7 +115,7 @@ def test_a_runtime_that_is_not_installed_is_named_before_anything_computes(
     (line,) = quick(asked, Path.cwd())
     assert line.startswith("deploy.runtime: openvino is not installed: pip install")
     with pytest.raises(PruningError, match=r"^prune\.speedup: openvino is not installed"):
-        pruned_as(asked.prune, nn.Identity(), torch.zeros(1, 1, 8, 8), 0, deployed=Deployed("openvino"))
+        prune_by_params(asked.prune, nn.Identity(), torch.zeros(1, 1, 8, 8), 0, deployed=Deployed("openvino"))
 
 
 @pytest.mark.slow
@@ -127,7 +126,7 @@ def test_a_real_network_is_as_fast_as_asked_for(tmp_path: Path, monkeypatch: pyt
     model, example = cifar_resnet(8, (32, 64, 128)), torch.zeros(1, 3, 16, 16)
 
     def pruned_to(latency_ms: float) -> tuple[float, list[int]]:
-        pruned = pruned_as(Prune(latency_ms=latency_ms, scope="all"), model, example, 0)
+        pruned = prune_by_params(Prune(latency_ms=latency_ms, scope="all"), model, example, 0)
         assert pruned.budget is not None
         return pruned.budget.reached, [layer.pruned_width for layer in pruned.layers]
 

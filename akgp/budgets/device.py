@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 from torch import nn
 
-from akgp.io.search import ended
 from akgp.microcontroller.device import Need
 from akgp.params import Device
 from akgp.pruning import NothingRemoved, Pruned, PruningError
+from akgp.timed_search import ended
 
 RATIOS = tuple(step / 32 for step in range(32))
 
 
-def fitted(cut: Callable[[float], Pruned], need: Callable[[nn.Module], Need], device: Device) -> Pruned:
+def prune_to_device(
+    cut: Callable[[float], Pruned], need: Callable[[nn.Module], Need], device: Device
+) -> Pruned:
     """The network pruned by the smallest of RATIOS with which it fits.
 
     Args:

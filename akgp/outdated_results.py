@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from akgp import params as parameters
+from akgp.io.terminal import first_of
 from akgp.params import Params
 from akgp.stages.table import STAGES
 from akgp.workspace import Workspace
@@ -62,8 +63,7 @@ def changes(key: str, then: Any, now: Any) -> Iterator[str]:
 
 def listed(changed: Sequence[str]) -> str:
     """The first SHOWN of them, and how many more there are."""
-    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    return ", ".join(changed[:SHOWN]) + more
+    return first_of(changed, SHOWN)
 
 
 def _source(root: Path, stage: str) -> str:

@@ -1,13 +1,21 @@
-"""What a search for a budget is doing, and when it has to end: set around it, asked within it."""
+"""A search that may take long: what it is doing, when it has to end, and a thread to watch it from.
+
+`search` is set around it; `doing`, `counted` and `ended` are called within it, by whatever it calls.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -65,3 +73,25 @@ def ended() -> str | None:
     if current is None or time.monotonic() <= current.end:
         return None
     return f"the search ended after {current.seconds:g} s (time_limit)"
+
+
+def watched(compute: Callable[[], T], every: float) -> Generator[str, None, T]:
+    """What `compute` gives or raises; until then, every so many seconds, what it is doing."""
+    start = time.monotonic()
+    with search() as current:
+        context, future = copy_context(), Future[T]()
+
+        def run() -> None:
+            try:
+                future.set_result(context.run(compute))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=run, daemon=True).start()  # so that Ctrl-C need not wait for it
+        while True:
+            try:
+                return future.result(timeout=every)
+            except TimeoutError:
+                if future.done():
+                    raise
+                yield f"{current}, {time.monotonic() - start:.0f} s"

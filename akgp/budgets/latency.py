@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from akgp.budgets.deployed import Deployed
 from akgp.deployment.width_times import WidthTimes
-from akgp.io.search import doing, ended
 from akgp.params import Prune
 from akgp.pruning import Pruned, PruningError, Reached
 from akgp.pruning.latency import TOLERANCE, Latencies
 from akgp.runtimes import RUNTIMES
-from akgp.stages.deployed import Deployed
+from akgp.timed_search import doing, ended
 
 ATTEMPTS = 3
 """Cuts whose own files are timed. Mostly one: only a network that keeps a layout differs from what was timed
@@ -25,7 +25,7 @@ Cut = Callable[[float, Latencies], Pruned]
 """Prunes to so many milliseconds, as far as is measured."""
 
 
-def in_time(
+def prune_to_latency(
     cut: Cut, model: nn.Module, images: Tensor, params: Prune, deployed: Deployed, dense: nn.Module
 ) -> Pruned:
     """The network pruned to `prune.latency_ms` or `prune.speedup`; its `budget` is in the unit of that.
@@ -46,12 +46,12 @@ def in_time(
                 precision=deployed.precision,
             )  # fmt: skip
             float_ms = times.float_ms if dense is model else times.float_ms_of(dense)
-            return fitted(cut, times, times.of, params, float_ms)
+            return cut_and_measure(cut, times, times.of, params, float_ms)
         except ValueError as error:
             raise PruningError(f"prune.{_key(params)}: {error}") from error
 
 
-def fitted(
+def cut_and_measure(
     cut: Cut, latencies: Latencies, measure: Callable[[nn.Module], float], params: Prune, float_ms: float
 ) -> Pruned:
     """Cut, measure the pruned network's own file, and aim again where that differs from what was promised.

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from akgp.deployment.measurement import timing_twin
 from akgp.deployment.package import align
-from akgp.io.search import doing, ended
+from akgp.deployment.timing_twin import timing_twin
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
 from akgp.pruning.coupling.random_weights import randomise
 from akgp.runtimes import Runtime
+from akgp.timed_search import doing, ended
 
 AIM, LEAST = 0.99, 0.98
 """Shares of the budget: what is aimed at, and the smallest file that meets it."""
@@ -40,7 +40,7 @@ def file_bytes(model: nn.Module, example: Tensor, runtime: Runtime) -> int:
         return file.stat().st_size
 
 
-def below(
+def prune_to_file_bytes(
     cut: Callable[[int], Pruned],
     size: Callable[[nn.Module], int],
     model: nn.Module,

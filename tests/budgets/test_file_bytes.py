@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from akgp.budgets.file_bytes import file_bytes, prune_to_file_bytes
 from akgp.models import cifar_resnet
 from akgp.pruning import Pruned, PruningError, Reached, int8_bytes, prune
 from akgp.runtimes import RUNTIMES
-from akgp.stages.file_budget import below, file_bytes
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -35,7 +35,9 @@ def test_values_are_counted_by_kind() -> None:
 def test_the_file_that_a_runtime_is_given_is_below_the_budget(runtime: str) -> None:
     """So small that layers have fewer than 16 filters, which onnxruntime's file fills up with zeros."""
     model, size = network(), partial(file_bytes, example=EXAMPLE, runtime=RUNTIMES[runtime])
-    made = below(lambda values: prune(model, EXAMPLE, bytes=values, round_to=2), size, model, 14_000)
+    made = prune_to_file_bytes(
+        lambda values: prune(model, EXAMPLE, bytes=values, round_to=2), size, model, 14_000
+    )
     assert made.budget is not None and size(made.model) == made.budget.reached <= 14_000
     assert min(layer.pruned_width for layer in made.layers) < 16
 
@@ -58,7 +60,9 @@ def fixed(values: int) -> Pruned:
 @pytest.mark.parametrize("beside", [0, 100, 3000])
 def test_the_file_is_below_the_budget_whatever_it_holds_beside_the_values(beside: int) -> None:
     dense = nn.Linear(20_000, 1, bias=False)
-    made = below(fixed, lambda model: int8_bytes(model) + beside + int8_bytes(model) // 10, dense, 10_000)
+    made = prune_to_file_bytes(
+        fixed, lambda model: int8_bytes(model) + beside + int8_bytes(model) // 10, dense, 10_000
+    )
     assert made.budget is not None and made.budget.why is None
     assert 9_800 <= made.budget.reached <= 10_000
 
@@ -72,7 +76,9 @@ def test_the_file_is_below_the_budget_whatever_it_holds_beside_the_values(beside
 )
 def test_a_budget_that_no_file_meets_is_refused(asked: int, message: str) -> None:
     with pytest.raises(PruningError, match=message):
-        below(fixed, lambda model: int8_bytes(model) + 900, nn.Linear(20_000, 1, bias=False), asked)
+        prune_to_file_bytes(
+            fixed, lambda model: int8_bytes(model) + 900, nn.Linear(20_000, 1, bias=False), asked
+        )
 
 
 def test_bytes_must_be_a_number_of_them() -> None:

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from akgp.io.search import counted, doing, ended, search
+from akgp.budgets.file_bytes import prune_to_file_bytes
 from akgp.pruning import Pruned, PruningError, Reached, int8_bytes, prune
 from akgp.pruning.module_progress import module_progress
-from akgp.stages.file_budget import below
-from akgp.stages.watching import watched
+from akgp.timed_search import counted, doing, ended, search, watched
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -66,7 +65,7 @@ def test_a_file_is_the_first_that_fits() -> None:
         return Pruned(model, [], Reached("bytes", values, int8_bytes(model), None))
 
     with search(1e-9):
-        made = below(cut, int8_bytes, nn.Linear(20_000, 1, bias=False), 10_000)
+        made = prune_to_file_bytes(cut, int8_bytes, nn.Linear(20_000, 1, bias=False), 10_000)
     assert len(cuts) == 1
     assert made.budget is not None and made.budget.why == "the search ended after 1e-09 s (time_limit)"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from akgp import origin, params, recipes
+from akgp import outdated_results, params, recipes
 from tests.support.commands import run
 
 SETTINGS = """\
@@ -61,11 +61,15 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def test_nothing_is_said_of_what_is_up_to_date(tmp_path: Path) -> None:
-    assert origin.outdated(tmp_path, "evaluate") == ""  # nothing here
+    assert outdated_results.outdated(tmp_path, "evaluate") == ""  # nothing here
     ran(tmp_path)
-    assert origin.outdated(tmp_path, "evaluate") == origin.outdated(tmp_path, "quantize") == ""
+    assert (
+        outdated_results.outdated(tmp_path, "evaluate")
+        == outdated_results.outdated(tmp_path, "quantize")
+        == ""
+    )
     (tmp_path / "params.yaml").write_text("student: 3")
-    assert origin.outdated(tmp_path, "evaluate") == ""  # params check says what is wrong
+    assert outdated_results.outdated(tmp_path, "evaluate") == ""  # params check says what is wrong
 
 
 @pytest.mark.parametrize(
@@ -81,20 +85,20 @@ def test_nothing_is_said_of_what_is_up_to_date(tmp_path: Path) -> None:
 def test_what_differs_is_named_with_both_values(tmp_path: Path, old: str, new: str, said: str) -> None:
     ran(tmp_path)
     edit(tmp_path, old, new)
-    assert origin.outdated(tmp_path, "quantize") == (
+    assert outdated_results.outdated(tmp_path, "quantize") == (
         f"models/int8 is of digits, and of other parameters than params.yaml now holds: {said}; "
         "`make repro` makes them again"
     )
     assert f"these results are of digits, and of other parameters than params.yaml now holds: {said};" in (
-        origin.outdated(tmp_path, "evaluate")
+        outdated_results.outdated(tmp_path, "evaluate")
     )
 
 
 def test_parameters_that_change_no_artifact_are_left_out(tmp_path: Path) -> None:
     ran(tmp_path)
     (tmp_path / "params.yaml").write_text(SETTINGS + "ray: {workers: 2}\nevaluate: {rounds: 6}\n")
-    assert origin.outdated(tmp_path, "quantize") == ""
-    assert "evaluate.rounds 20 (now 6)" in origin.outdated(tmp_path, "evaluate")
+    assert outdated_results.outdated(tmp_path, "quantize") == ""
+    assert "evaluate.rounds 20 (now 6)" in outdated_results.outdated(tmp_path, "evaluate")
 
 
 def test_a_run_that_was_interrupted_halfway(tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_a_run_that_was_interrupted_halfway(tmp_path: Path) -> None:
     ran(tmp_path, {"data/prepared": "other"})
     (tmp_path / "models" / "int8").mkdir(parents=True)
     (tmp_path / "models" / "int8" / "preprocessing.json").write_text(json.dumps({"source": "photos"}))
-    assert origin.outdated(tmp_path, "quantize") == (
+    assert outdated_results.outdated(tmp_path, "quantize") == (
         "models/int8 is of photos, and of other parameters than params.yaml now holds: "
         "data/prepared was made again afterwards; `make repro` makes them again"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Origin:
+class DenseReference:
     """The dense network, as far as a later cut asks.
 
     Attributes:
@@ -54,7 +54,7 @@ class Origin:
             return group.width
         return int(self.widths[layer][group.writers[0].filters[0, 0]])
 
-    def after(self, choice: Choice, removed: Removal) -> Origin:
+    def after(self, choice: Choice, removed: Removal) -> DenseReference:
         """That of the network that a cut leaves."""
         group_width = torch.zeros(choice.coupling.units.count, dtype=torch.long)
         for group, width in zip(choice.groups, choice.dense_widths, strict=True):
@@ -64,4 +64,4 @@ class Origin:
             name, left = given_name(choice.model, module), removed.keeps(f"{module}.weight")[ids]
             filters[name] = self.filters_of(name, len(ids))[left]
             widths[name] = group_width[choice.coupling.labels[ids]][left]
-        return Origin(self.dense, self.values, filters, widths)
+        return DenseReference(self.dense, self.values, filters, widths)
