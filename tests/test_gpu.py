@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from akgp.data.batches import Batch, BatchSource, IndexedSource
+from akgp.data.batches import Batch, BatchSource
 from akgp.distillation import (
     LearnedTeachers,
     SelfDistillation,
@@ -24,18 +24,11 @@ from akgp.models import cifar_resnet
 from akgp.params import Distill, Training
 from akgp.pruning import prune
 from akgp.training import Epoch, Objective, autocast_dtype, cross_entropy, train
+from tests.support.trainings import images
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 CUDA = torch.device("cuda")
-
-
-def images(count: int, seed: int = 0) -> IndexedSource:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    pixels[:, :, :, :3] = (labels * 100).to(torch.uint8)[:, None, None, None]  # what is to be learned
-    return IndexedSource(pixels, labels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def weighted(weight: float) -> BatchSource:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GLANCE = 12
+"""Modules of a package that need no map."""
 ORCHESTRATORS = {"ray", "dvc", "prefect"}
 
 # What each part imports of the project, beside itself.
@@ -214,3 +216,12 @@ def test_light_modules_stay_light(modules: str, absent: str) -> None:
     code = f"import sys, {modules}; sys.exit(' '.join(set({absent.split()}) & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_package_says_where_to_find_what() -> None:
+    """In its docstring, if it has many; those of commands and of sections are named by them."""
+    for package in AKGP.iterdir():
+        modules = [file.stem for file in package.glob("*.py") if file.stem != "__init__"]
+        if len(modules) > GLANCE and package.name not in ("cli", "params"):
+            docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+            assert [name for name in modules if f"`{name}`" not in docstring] == [], package.name

@@ -1,7 +1,12 @@
 """Dense networks: CIFAR ResNets by widths, torchvision's classifiers, users' networks by module:function.
 
-A network built here has a `Spec` attached, from which akgp.artifacts builds it again. Training,
-pruning and saving are done elsewhere.
+A network built here has a `Spec` attached, from which akgp.artifacts builds it again. Training, pruning and
+saving are done elsewhere.
+
+To build one: `building`, of `resnet`, torchvision or `user_code`, by its `spec`; `checkpoint` and
+`renormalized` take one that is trained, `lazy_layers` get their sizes. What a cut network needs in its code:
+`layout`, `view_sizes`, `attention`, `window_attention`, `bypassed`. To run one: `inputs`, `eval_mode`,
+`memory_format`, `top1`.
 """
 
 from akgp.models.building import build, check_output, create, first_outputs

@@ -1,4 +1,23 @@
-"""int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic."""
+"""int8: export to ONNX, static quantization, and verification by a simulator of the integer arithmetic.
+
+From a network to a float graph: `export`, `checking`; there `rewriting`, `channel_affine`, `channel_layout`
+and `channel_moves` find operations that have integer kernels, and `equalization` balances channels.
+
+To int8: `ptq` calls onnxruntime's quantizer; `remaining` rounds what it leaves, `weights` and `saturation`
+choose scales that no processor saturates on, `exact_scales` and `tables` make rounding alike everywhere,
+`aligned_channels` adds zeros for faster kernels, `weight_sharing` leaves few values. `qdq` and `channels`
+read such graphs.
+
+Is it better? `observing` runs graphs on images, `judging` decides; so `average_ranges`, `bias_correction` and
+`equalization` are kept or not. `mixed` gives each layer its precision by `trials`: `float_layers`,
+`four_bits`, `layers`. `fake_quantization` trains with int8's rounding.
+
+What a file computes: `simulator` and `integer_kernels`, with which `verification` compares onnxruntime;
+`description`, `operations` and `operation_readers`, from which exports are written; `requantization` and
+`fixed_point`, the same without floating point.
+
+How long it takes: `kernels`, `layer_times`, `kernel_graphs`, and `resizing` to other widths.
+"""
 
 from akgp.quantization.aligned_channels import aligned, unaligned
 from akgp.quantization.average_ranges import average_ranges

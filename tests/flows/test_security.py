@@ -10,9 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from akgp import params
 from akgp.orchestration.run import run_stage
 from akgp.orchestration.session import WAITING
 from tests.support.downloads import download, holding
+from tests.support.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
 AKGP = str(Path(sys.executable).with_name("akgp"))
@@ -51,13 +51,6 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, told: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from akgp.orchestration.run import run_stage
 from akgp.orchestration.session import ENVIRONMENT
 from akgp.workspace import StageError, Task
 from tests.support.clusters import ray_cluster
+from tests.support.servers import wait_for
 from tests.sweep.test_sweep_runs import untrained_workspace
 
 ROOT = Path(__file__).parents[2]
@@ -214,13 +214,6 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     with ray_cluster(head_cpus=0) as running:
         yield Nodes(running)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, told: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.1)
 
 
 def kill_a_node_after_a_checkpoint(

@@ -20,7 +20,7 @@ from akgp.quantization.description import describe
 from akgp.quantization.operations import Convolution
 from akgp.quantization.weight_sharing import share_weights
 from akgp.runtimes import RUNTIMES
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -50,11 +50,6 @@ def int8(model: nn.Module, folder: Path) -> onnx.ModelProto:
     return onnx.load(str(folder / "int8.onnx"))
 
 
-def logits(model: onnx.ModelProto) -> np.ndarray:
-    (made,) = session(model.SerializeToString(), threads=1).run(None, {"input": IMAGES.numpy()})
-    return made
-
-
 def noted(model: onnx.ModelProto) -> dict[str, int]:
     return {
         name: count
@@ -78,7 +73,10 @@ def test_a_gated_block_and_the_image_are_filled_up_and_emptied_again(tmp_path: P
     assert shapes["stem.weight_quantized"] == (16, 4, 3, 3)
     assert shapes["deep.weight_quantized"] == (32, 1, 3, 3)
     assert shapes["squeeze.weight_quantized"] == (8, 32, 1, 1)
-    assert np.array_equal(logits(made), logits(plain)) and len(np.unique(logits(plain))) > 5
+    assert (
+        np.array_equal(logits_of(made, IMAGES), logits_of(plain, IMAGES))
+        and len(np.unique(logits_of(plain, IMAGES))) > 5
+    )
     again = unaligned(made)
     assert list(again.graph.node) == list(plain.graph.node) and not noted(again)
     np.testing.assert_equal(constants(again), constants(plain))
@@ -106,7 +104,7 @@ def test_few_filters_of_windows_are_filled_up_with_all_that_they_are_added_to(tm
     plain = int8(Narrow(), tmp_path)
     made = aligned(plain)
     assert noted(made) == {"input": 3, "stem": 8, "one": 12, "two": 8}
-    assert np.array_equal(logits(made), logits(plain))
+    assert np.array_equal(logits_of(made, IMAGES), logits_of(plain, IMAGES))
     np.testing.assert_equal(constants(unaligned(made)), constants(plain))
 
 
@@ -150,7 +148,7 @@ def test_shapes_and_layers_that_are_used_twice_stay(
     plain = int8(network(), tmp_path)
     made = aligned(plain)
     assert noted(made) == expected
-    assert np.array_equal(logits(made), logits(plain))
+    assert np.array_equal(logits_of(made, IMAGES), logits_of(plain, IMAGES))
 
 
 def test_exports_are_written_from_the_graph_without_zeros(tmp_path: Path) -> None:
@@ -200,7 +198,7 @@ def test_channels_that_do_not_stay_apart_are_left_alone(
     plain = int8(block(), tmp_path)
     made = aligned(plain)
     assert "expand" not in noted(made)
-    assert np.array_equal(logits(made), logits(plain))
+    assert np.array_equal(logits_of(made, IMAGES), logits_of(plain, IMAGES))
 
 
 def test_only_onnxruntimes_files_are_filled_up(tmp_path: Path) -> None:
@@ -222,4 +220,4 @@ def test_zeros_draw_no_shared_weights_to_them(tmp_path: Path) -> None:
     share_weights(tmp_path / "int8.onnx", 8, tmp_path / "shared.onnx")
     share_weights(file, 8, file)
     assert noted(onnx.load(str(file))) == {"input": 3, "expand": 24, "excite": 24}
-    assert np.array_equal(logits(onnx.load(str(file))), logits(onnx.load(str(tmp_path / "shared.onnx"))))
+    assert np.array_equal(logits_of(file, IMAGES), logits_of(tmp_path / "shared.onnx", IMAGES))

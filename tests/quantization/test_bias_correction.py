@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from akgp.params import Quantize
 from akgp.quantization import correct_biases, export_onnx, quantize, verify
 from akgp.quantization.qdq import Qdq
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -52,10 +52,6 @@ def biases(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def logits(file: Path) -> np.ndarray:
-    return session(file, threads=1).run(None, {"input": IMAGES.numpy()})[0]
-
-
 def test_shifted_biases_are_restored(floating: Path, tmp_path: Path) -> None:
     """Each layer's bias is moved by a known amount; up to a step of rounding, correction takes it back."""
     model = onnx.load(str(floating.with_name("model.onnx")))
@@ -64,14 +60,14 @@ def test_shifted_biases_are_restored(floating: Path, tmp_path: Path) -> None:
         graph.write(name, (integers + np.rint(0.3 / scale)).astype(np.int32))
     file = tmp_path / "model.onnx"
     onnx.save(model, str(file))
-    shifted = logits(file)
+    shifted = logits_of(file, IMAGES)
     correction = correct_biases(floating, IMAGES, file)
     assert correction.kept and correction.after < 0.1 * correction.before
     for name, (integers, scale) in biases(onnx.load(str(file))).items():
         moved = np.abs((integers - before[name][0]) * scale)
         assert moved.max() < 0.06, name
-    wanted = logits(floating)
-    assert np.abs(logits(file) - wanted).max() < 0.2 * np.abs(shifted - wanted).max()
+    wanted = logits_of(floating, IMAGES)
+    assert np.abs(logits_of(file, IMAGES) - wanted).max() < 0.2 * np.abs(shifted - wanted).max()
     assert verify(file, IMAGES).equal
 
 
@@ -84,7 +80,7 @@ def test_means_are_those_of_the_float_network(floating: Path, tmp_path: Path) ->
     file = tmp_path / "model.onnx"
     onnx.save(model, str(file))
     assert correct_biases(floating, IMAGES, file).kept
-    means = [logits(each)[::2].mean(0) for each in (floating, file)]
+    means = [logits_of(each, IMAGES)[::2].mean(0) for each in (floating, file)]
     np.testing.assert_allclose(*means, atol=0.02)
 
 

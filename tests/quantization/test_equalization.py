@@ -14,7 +14,7 @@ from akgp.params import Quantize
 from akgp.quantization import equalize, export_onnx, quantize, verify
 from akgp.quantization.equalization import balance, pairs
 from akgp.quantization.ptq import prepare
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -51,11 +51,6 @@ def exported(network: nn.Module, folder: Path) -> Path:
     return folder / "float.onnx"
 
 
-def logits(model: Path | onnx.ModelProto) -> np.ndarray:
-    given = model if isinstance(model, Path) else model.SerializeToString()
-    return session(given, threads=1).run(None, {"input": IMAGES.numpy()})[0]
-
-
 def test_the_float_graph_keeps_its_bits(tmp_path: Path) -> None:
     """Through depthwise and grouped layers; a clip, a sum and two readers end a pair."""
     prepared = tmp_path / "prepared.onnx"
@@ -65,9 +60,9 @@ def test_the_float_graph_keeps_its_bits(tmp_path: Path) -> None:
     assert [tuple(name.removesuffix(".weight") for name in pair) for pair in layers] == [
         ("first", "depthwise"), ("depthwise", "grouped"), ("grouped", "clipped"), ("hidden", "head"),
     ]  # fmt: skip
-    before = logits(model)
+    before = logits_of(model, IMAGES)
     assert balance(model, IMAGES.numpy())
-    np.testing.assert_array_equal(logits(model), before)
+    np.testing.assert_array_equal(logits_of(model, IMAGES), before)
     balance(model, IMAGES.numpy())
     assert not balance(model, IMAGES.numpy())  # nothing is left to balance
 
@@ -76,12 +71,12 @@ def test_the_float_graph_keeps_its_bits(tmp_path: Path) -> None:
 def test_unequal_channels_recover(tmp_path: Path, spread: float) -> None:
     """int8 errors become those of the network whose channels were equal; that one itself gains little."""
     floating, int8 = exported(Network(spread), tmp_path), tmp_path / "model.onnx"
-    wanted = logits(floating)
+    wanted = logits_of(floating, IMAGES)
     quantize(floating, IMAGES, Quantize(), int8)
-    error = np.abs(logits(int8) - wanted).mean()
+    error = np.abs(logits_of(int8, IMAGES) - wanted).mean()
     judgement = equalize(floating, IMAGES, Quantize(), int8)
-    after = np.abs(logits(int8) - wanted).mean()
-    np.testing.assert_array_equal(logits(floating), wanted)
+    after = np.abs(logits_of(int8, IMAGES) - wanted).mean()
+    np.testing.assert_array_equal(logits_of(floating, IMAGES), wanted)
     assert verify(int8, IMAGES).equal
     if spread == 1:
         assert judgement is None or not judgement.kept or after < error

@@ -17,7 +17,7 @@ from akgp.params import Quantize
 from akgp.quantization import QuantizationError, export_onnx, fake_quantized, quantize
 from akgp.quantization.fake_quantization import Grid, RoundedWeight, norms_of, roundings
 from akgp.quantization.qdq import Qdq
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 from tests.support.small_networks import Small
 
 IMAGES = torch.randn(32, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -58,15 +58,10 @@ def int8(exported: Path) -> onnx.ModelProto:
     return int8_of(exported, Quantize())
 
 
-def logits_of(int8: onnx.ModelProto) -> np.ndarray:
-    (logits,) = session(int8.SerializeToString(), threads=1).run(None, {"input": IMAGES.numpy()})
-    return logits
-
-
 @torch.no_grad()
 def test_a_network_computes_what_its_int8_file_does(int8: onnx.ModelProto) -> None:
     """But for single steps: biases are not rounded here, and float32 sums decide ties in another way."""
-    network, exact = chain(), logits_of(int8)
+    network, exact = chain(), logits_of(int8, IMAGES)
     given = network(IMAGES)
     with fake_quantized(network, int8, IMAGES[:1]):
         found = network(IMAGES).numpy()
@@ -162,7 +157,7 @@ def test_what_the_file_holds_otherwise_is_trained_in_float(
     network = Between().eval()
     export_onnx(network, IMAGES[:1], tmp_path / "float.onnx")
     int8 = int8_of(tmp_path / "float.onnx", Quantize())
-    given, exact = network(IMAGES).detach().numpy(), logits_of(int8)
+    given, exact = network(IMAGES).detach().numpy(), logits_of(int8, IMAGES)
     with fake_quantized(network, int8, IMAGES[:1]):
         assert "parametrizations.weight.original" in dict(network.zeros.named_parameters())
         found = network(IMAGES).detach().numpy()
@@ -213,5 +208,5 @@ def test_what_the_file_holds_by_one_factor_is_rounded(
             assert "parametrizations.weight.original" in dict(layer.named_parameters())
         found = network(IMAGES).detach()
     assert not [record for record in caplog.records if record.name.startswith("akgp")]
-    wrong = (found - torch.from_numpy(logits_of(int8))).abs().mean()
-    assert wrong < 0.5 * (exact - torch.from_numpy(logits_of(int8))).abs().mean()
+    wrong = (found - torch.from_numpy(logits_of(int8, IMAGES))).abs().mean()
+    assert wrong < 0.5 * (exact - torch.from_numpy(logits_of(int8, IMAGES))).abs().mean()

@@ -20,7 +20,7 @@ from akgp.quantization import Measures, Plan, QuantizationError, export_onnx, pl
 from akgp.quantization.description import describe
 from akgp.quantization.qdq import Qdq
 from akgp.quantization.weight_sharing import int8_weights
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 
 RANDOM = torch.Generator().manual_seed(0)
 COLORS = 2 * torch.randn(48, 3, 1, 1, generator=RANDOM)  # so that the classes differ
@@ -59,15 +59,11 @@ def floats(made: Plan) -> list[str]:
     return [each.layer for each in made.layers if each.precision == "float"]
 
 
-def logits(file: Path) -> np.ndarray:
-    return session(file, threads=1).run(None, {"input": IMAGES.numpy()})[0]
-
-
 def test_the_layer_that_8_bits_spoil_stays_in_float(floating: Path, tmp_path: Path) -> None:
     int8 = tmp_path / "model.onnx"
     quantize(floating, IMAGES, Quantize(), int8)
-    wanted = logits(floating).argmax(1)
-    assert (logits(int8).argmax(1) == wanted)[1::2].mean() < 0.95
+    wanted = logits_of(floating, IMAGES).argmax(1)
+    assert (logits_of(int8, IMAGES).argmax(1) == wanted)[1::2].mean() < 0.95
     made = plan(floating, IMAGES, Quantize(agreement=0.95))
     assert floats(made) == ["second"] and made.agreement >= 0.95
     assert [(each.layer, each.weights) for each in made.layers] == [
@@ -78,7 +74,7 @@ def test_the_layer_that_8_bits_spoil_stays_in_float(floating: Path, tmp_path: Pa
     assert max(gains, key=lambda name: gains[name] or 0.0) == "second"
     # The plan, written into params.yaml, gives the network that it was judged by.
     quantize(floating, IMAGES, Quantize(precision=made.precision), int8)
-    assert (logits(int8).argmax(1) == wanted)[1::2].mean() == made.agreement
+    assert (logits_of(int8, IMAGES).argmax(1) == wanted)[1::2].mean() == made.agreement
 
 
 def test_float_layers_have_float_weights_and_are_counted(floating: Path, tmp_path: Path) -> None:
@@ -121,7 +117,7 @@ def test_what_follows_a_layer_in_float_is_not_rounded(tmp_path: Path) -> None:
     assert rounded()["Sigmoid"] == 2
     assert rounded(second="float") == rounded() - Counter(["Conv", "Sigmoid"])
     assert not rounded(first="float", second="float", third="float")
-    np.testing.assert_allclose(logits(int8), logits(source), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(logits_of(int8, IMAGES), logits_of(source, IMAGES), rtol=0, atol=1e-6)
 
 
 def test_exports_name_the_float_layer(floating: Path, tmp_path: Path) -> None:
@@ -196,9 +192,7 @@ def test_four_bits_are_taken_where_they_lose_least_and_shrink_the_download(
     assert 0 < made.count("int4") < 4
     quantize(floating, IMAGES, Quantize(precision=made.precision), int8)
     assert clock.packed(int8) <= middle
-    share = logits(int8).argmax(1) == session(floating, threads=1).run(None, {"input": IMAGES.numpy()})[
-        0
-    ].argmax(1)
+    share = logits_of(int8, IMAGES).argmax(1) == logits_of(floating, IMAGES).argmax(1)
     assert made.agreement == share[1::2].mean()
     agreeing = plan(floating, IMAGES, Quantize(download={"agreement": 0.01}), clock)
     assert agreeing.count("int4") == sum((each.loss is not None) for each in agreeing.layers) > 0

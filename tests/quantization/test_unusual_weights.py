@@ -21,7 +21,7 @@ from akgp.quantization import (
 )
 from akgp.quantization.description import describe
 from akgp.quantization.operations import Select
-from akgp.runtimes.onnxruntime import session
+from tests.support.onnx_files import logits_of
 
 IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -60,7 +60,7 @@ def error(network: nn.Module, file: Path) -> float:
     """The largest error of the logits, as a share of their range."""
     with torch.no_grad():
         wanted = network(IMAGES).numpy()
-    (got,) = session(file, threads=1).run(None, {"input": IMAGES.numpy()})
+    got = logits_of(file, IMAGES)
     return float(np.abs(got - wanted).max() / np.ptp(wanted))
 
 
@@ -98,7 +98,7 @@ def test_a_channel_of_zeros_keeps_its_bias(tmp_path: Path) -> None:
     export_onnx(network.eval(), IMAGES[:1], tmp_path / "float.onnx")
     quantize(tmp_path / "float.onnx", IMAGES, Quantize(), tmp_path / "model.onnx")
     verify(tmp_path / "model.onnx", IMAGES)
-    (got,) = session(tmp_path / "model.onnx", threads=1).run(None, {"input": IMAGES.numpy()})
+    got = logits_of(tmp_path / "model.onnx", IMAGES)
     assert np.abs(got[:, :8] - second.bias[:8].detach().numpy()).max() < 5e-4
     describe(onnx.load(str(tmp_path / "model.onnx")))
 

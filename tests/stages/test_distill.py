@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from akgp import artifacts, params
-from akgp.data import prepare, read_split, read_summary
+from akgp.data import read_split, read_summary
 from akgp.data.batches import IndexedSource
 from akgp.distillation import (
     DistillationData,
@@ -26,7 +26,6 @@ from akgp.distillation import (
 )
 from akgp.evaluation import predict_logits
 from akgp.evaluation.cost import count
-from akgp.models import cifar_resnet
 from akgp.stages import distill as distill_stage
 from akgp.stages.inputs import read_distillation_data
 from akgp.training import evaluate
@@ -34,18 +33,14 @@ from akgp.workspace import Step, Task
 from tests.support.distillations import (
     distill,
 )
+from tests.support.workspaces import digits_workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared digits, two dense networks that know nothing, and a student."""
-    root = tmp_path_factory.mktemp("workspace")
-    (root / "data" / "prepared").mkdir(parents=True)
-    prepare(params.Data(color="gray", splits=params.Splits(test=0.25)), 0, root / "data" / "prepared")
-    for seed, folder in enumerate(("dense/one", "dense/two", "pruned")):
-        torch.manual_seed(seed)
-        (root / "models" / folder).mkdir(parents=True)
-        artifacts.save(cifar_resnet(8, (4, 8, 8), in_channels=1), root / "models" / folder)
+    networks = dict.fromkeys(("dense/one", "dense/two", "pruned"), (4, 8, 8))
+    root = digits_workspace(tmp_path_factory.mktemp("workspace"), networks)
     (root / "models" / "pruned" / "metrics.json").write_text("{}")
     return root
 

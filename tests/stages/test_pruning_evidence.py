@@ -8,25 +8,19 @@ import pytest
 import torch
 
 from akgp import artifacts, params
-from akgp.data.prepare import prepare
 from akgp.models import cifar_resnet
 from akgp.pruning import PruningError, prune
 from akgp.pruning.group_criteria import BY_IMAGES, BY_NETWORK
 from akgp.stages import prune as prune_stage
 from akgp.stages.pruning_evidence import evidence
 from akgp.workspace import Task
+from tests.support.workspaces import digits_workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared digits and a dense network that knows nothing."""
-    root = tmp_path_factory.mktemp("workspace")
-    (root / "data" / "prepared").mkdir(parents=True)
-    prepare(params.Data(color="gray", splits=params.Splits(test=0.25)), 0, root / "data" / "prepared")
-    torch.manual_seed(0)
-    (root / "models" / "dense" / "one").mkdir(parents=True)
-    artifacts.save(cifar_resnet(8, (8, 8, 16), in_channels=1), root / "models" / "dense" / "one")
-    return root
+    return digits_workspace(tmp_path_factory.mktemp("workspace"), {"dense/one": (8, 8, 16)})
 
 
 def task_of(root: Path, criterion: str) -> Task:

@@ -12,15 +12,14 @@ import pytest
 import torch
 
 from akgp import artifacts, params
-from akgp.data.prepare import prepare
 from akgp.evaluation import count
-from akgp.models import cifar_resnet
 from akgp.pruning import prune
 from akgp.stages import prune as prune_stage
 from akgp.stages.recovery_cost import recovery_compute
 from akgp.stages.table import STAGES
 from akgp.workspace import Step, Task
 from tests.support.trainings import from_disk
+from tests.support.workspaces import digits_workspace
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 RECOVERY = {"epochs": 2, "batch_size": 256, "learning_rate": 0.05, "precision": "fp32"}
@@ -37,12 +36,8 @@ def checked(**amount: Any) -> params.Params:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("workspace")
-    for folder in ("data/prepared", "models/dense/one", "models/pruned"):
-        (root / folder).mkdir(parents=True)
-    prepare(params.Data(color="gray", splits=params.Splits(test=0.25)), 0, root / "data" / "prepared")
-    torch.manual_seed(0)
-    artifacts.save(cifar_resnet(8, (8, 8, 16), in_channels=1), root / "models" / "dense" / "one")
+    root = digits_workspace(tmp_path_factory.mktemp("workspace"), {"dense/one": (8, 8, 16)})
+    (root / "models" / "pruned").mkdir()
     return root
 
 
