@@ -4,9 +4,9 @@
 and writes results/against-dense/table.json and table.md after each; started again, it resumes after the last
 epoch. cifar_resnet20 on the 10,000 images of CIFAR-10-J75 at 16×16 that `experiments.scope` has for the seed.
 The dense network is trained by labels in several ways, of which 10,000 other training images choose one; that
-one is pruned, and taught by a network of four times the MACs that was trained on the same images. As a second
-control that network also teaches the dense one, for as many epochs. Last epochs are kept, all are quantized,
-and the test split judges int8 files in onnxruntime.
+one is pruned, and taught by one or two networks of four times the MACs that were trained on the same images.
+As a second control these also teach the dense one, for as many epochs. Last epochs are kept, all are
+quantized, and the test split judges int8 files in onnxruntime.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ State = dict[str, Any] | None
 class Arm:
     """How a network is trained.
 
-    taught_by: the arm of a wide network; None: by labels alone.
+    taught_by: the arms of wide networks; none: by labels alone.
     macs: the share of the dense network's that is kept.
     """
 
     epochs: int
-    taught_by: str | None = None
+    taught_by: tuple[str, ...] = ()
     macs: float = 1.0
     mixup: bool = False
     wide: bool = False
@@ -67,10 +67,11 @@ class Arm:
 
     @property
     def views(self) -> int | None:
-        """Of each image, about which the teacher is asked; None: in each step, as mixed images need it."""
+        """Of each image, about which teachers are asked; None: in each step, as mixed images need it."""
         return None if self.mixup else VIEWS
 
 
+BOTH = ("teacher", "patient teacher")
 DENSE = {
     "32 epochs": Arm(32),
     "64 epochs": Arm(64),
@@ -79,15 +80,17 @@ DENSE = {
 }
 ARMS = DENSE | {
     "teacher": Arm(64, mixup=True, wide=True),
-    "half": Arm(128, "teacher", macs=0.5),
-    "half, half of the images mixed": Arm(128, "teacher", macs=0.5, mixup=True),
+    "half": Arm(128, ("teacher",), macs=0.5),
+    "half, half of the images mixed": Arm(128, ("teacher",), macs=0.5, mixup=True),
     "patient teacher": Arm(192, mixup=True, wide=True),
     # A budget is met within 2 %, and no more than half may stay.
-    "half, mixed, patient teacher": Arm(128, "patient teacher", macs=0.49, mixup=True),
-    "dense, mixed, patient teacher": Arm(128, "patient teacher", mixup=True),
-    "three quarters, mixed, patient teacher": Arm(128, "patient teacher", macs=0.75, mixup=True),
-    "a third, mixed, patient teacher": Arm(128, "patient teacher", macs=0.35, mixup=True),
-    "a quarter, mixed, patient teacher": Arm(128, "patient teacher", macs=0.25, mixup=True),
+    "half, mixed, patient teacher": Arm(128, ("patient teacher",), macs=0.49, mixup=True),
+    "half, patient teacher": Arm(128, ("patient teacher",), macs=0.49),
+    "half, both teachers": Arm(128, BOTH, macs=0.49),
+    "dense, both teachers": Arm(128, BOTH),
+    "three quarters, both teachers": Arm(128, BOTH, macs=0.75),
+    "a third, both teachers": Arm(128, BOTH, macs=0.35),
+    "a quarter, both teachers": Arm(128, BOTH, macs=0.25),
 }
 
 
@@ -139,11 +142,10 @@ def by_labels(model: nn.Module, seed: int, name: str, state: State) -> Iterator[
 
 
 def by_teacher(model: nn.Module, seed: int, name: str, state: State) -> Iterator[Epoch]:
-    """By akgp, its weight of the teacher measured: by what the wide network knows beside the dense one."""
+    """By akgp, its weights of the teachers measured: by what wide networks know beside the dense one."""
     arm = ARMS[name]
-    assert arm.taught_by is not None
-    teacher, dense = (Teacher([trained(seed, each)]) for each in (arm.taught_by, chosen(seed)))
-    data = ask_teachers([teacher], dense, *watched(seed), calibration())
+    *teachers, dense = (Teacher([trained(seed, each)]) for each in (*arm.taught_by, chosen(seed)))
+    data = ask_teachers(teachers, dense, *watched(seed), calibration())
     params = Distill(training=arm.training, teacher_views=arm.views)
     for epoch in Distillation(model, data, params, seed=seed, state=state):
         print(seed, name, epoch.row, flush=True)
