@@ -35,10 +35,15 @@ def prune_by_params(
     """Prune by the section `prune` of params.yaml, in one cut.
 
     Args:
+        example: as `akgp.pruning.prune` takes it; images [N, C, H, W] where a file is measured.
+        seed: of the criterion random.
         looked_at: what the criteria by images need.
         deployed: how the file will run whose latency is measured.
         after: of `prune.schedule`: the outcome of the cuts before.
         done: likewise: the share of the cuts that are made with this one.
+
+    Raises:
+        PruningError: as `prune`; or no file is so small or so fast, or the network takes more than images.
     """
     with search(params.time_limit):
         return _by_params(params, model, example, seed, looked_at, deployed, after, done)

@@ -111,13 +111,13 @@ def prefect(environment: Mapping[str, str]) -> Iterator[Check]:
     url = environment.get("PREFECT_API_URL", "")
     if not url:
         return
-    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version") if "://" in url else None
-    if request is None:
+    if "://" not in url:
         yield Check("prefect", f"PREFECT_API_URL: {_shown(url)}", "must be like http://127.0.0.1:4200/api")
         return
-    if secret := environment.get("PREFECT_API_AUTH_STRING"):
-        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    secret = environment.get("PREFECT_API_AUTH_STRING", "")
+    headers = {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
     try:
+        request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=headers)
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             yield Check("prefect", f"{_shown(url)} answers, version {json.load(answer)}")
     except urllib.error.HTTPError as error:
@@ -141,4 +141,5 @@ def addresses(tree: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def _shown(address: str) -> str:
     """An address without user, password and query, whether or not it is one."""
     scheme, separator, rest = address.rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return scheme + separator + host.rpartition("@")[2] + slash + path

@@ -59,7 +59,7 @@ def _keep_before(layer: str, removed: Removal) -> None:
     """Never remove the units that arrive in `layer`; where these are not known, none of the removed ones."""
     coupling = removed.coupling
     arriving = [ids for ids in coupling.record.inputs.get(layer, ()) if ids is not None]
-    arriving += [shrink(ids).reshape(-1) for ids in norm_ids(layer, removed)]
+    arriving = arriving or [shrink(ids).reshape(-1) for ids in norm_ids(layer, removed)]
     ids = torch.cat(arriving) if arriving else torch.zeros(0, dtype=torch.long)
     gone = ids[~removed.alive[ids]]
     if not len(gone):

@@ -323,6 +323,13 @@ def test_doctor_asks_prefect(free_port: int) -> None:
         f"TO DO prefect    nobody answers at http://127.0.0.1:{free_port}/api (URLError): "
         "make server starts one; or unset PREFECT_API_URL"
     )
+    for wrong, found in (
+        ("me:secret@127.0.0.1:4200/api", "PREFECT_API_URL: 127.0.0.1:4200/api"),
+        ("http://me:secret@127.0.0.1:42oo/api", "nobody answers at http://127.0.0.1:42oo/api (InvalidURL)"),
+        ("http://[::1/api", "nobody answers at http://[::1/api (ValueError)"),
+    ):
+        (check,) = services.prefect({"PREFECT_API_URL": wrong})
+        assert check.line().startswith(f"TO DO prefect    {found}")
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/api"

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,41 @@ def test_a_budget_of_time_is_said_with_what_was_predicted_and_reached(
     page = Page(write(tmp_path, replace(content, params=asked, budget=budget)).read_text(encoding="utf-8"))
     assert page.terms["asked for"] == "int8 2.5 times as fast as dense float"
     assert page.terms["reached by pruning"] == "int8 2.46 times as fast as dense float (2.6 predicted)"
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "reached", "said"),
+    [
+        ("macs", 0.5, 0.503, "50.3% of the MACs kept"),
+        ("latency_ms", 1.5, 1.4567, "1.46 ms in int8"),
+        ("bytes", "14k", 14_000, "an int8 file of 14,000 bytes"),
+    ],
+)
+def test_what_a_budget_came_to_has_its_unit(
+    tmp_path: Path, content: Report, key: str, asked: Any, reached: float, said: str
+) -> None:
+    prune = content.params.model_copy(update={"prune": params.Prune.model_validate({key: asked})})
+    budget = {"key": key, "asked": asked, "reached": reached, "why": None}
+    page = Page(write(tmp_path, replace(content, params=prune, budget=budget)).read_text(encoding="utf-8"))
+    assert page.terms["reached by pruning"] == said
+
+
+def test_a_dense_network_that_was_trained_before_has_no_training_here(
+    tmp_path: Path, content: Report
+) -> None:
+    student = content.params.student
+    network = content.params.networks[student].model_copy(update={"checkpoint": "net.pt"})
+    given = content.params.model_copy(update={"networks": content.params.networks | {student: network}})
+    page = Page(write(tmp_path, replace(content, params=given)).read_text(encoding="utf-8"))
+    assert page.terms["dense network"] == "trained before: net.pt" and "dense training" not in page.terms
+
+
+def test_weights_above_1_are_within_their_figure() -> None:
+    """Marks outside of the axes would not be drawn; further ticks are."""
+    low = [{"class": name, "mean": 0.4, "p10": 0.3, "p90": 0.5, "n": 9} for name in "ab"]
+    high = [row | {"mean": 1.4, "p10": 1.3, "p90": 1.5} for row in low]
+    marks = [figures.teacher_weights(rows).count("<use") for rows in (low, high)]
+    assert marks[1] >= marks[0]
 
 
 def test_quantization_aware_training_is_said_where_there_was_any(tmp_path: Path, content: Report) -> None:

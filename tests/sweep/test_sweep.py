@@ -14,6 +14,7 @@ import pytest
 
 from akgp import data, params, sweep
 from akgp.sweep import results
+from akgp.sweep.identity import keys_of_search
 from akgp.sweep.latency import latencies_ms
 from akgp.sweep.progress import Progress, TrialProgress, roughly, seconds_left
 from akgp.sweep.results import Trial
@@ -89,6 +90,29 @@ def test_results_are_written_read_and_ranked(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "sweeps" / "trials.parquet").num_rows == len(TRIALS)
     plot = (tmp_path / "sweeps" / "pareto.svg").read_text()
     assert plot.startswith("<?xml") and "<!-- MMACs -->" in plot
+
+
+def test_a_sweep_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials and the parameters that they vary are of one sweep."""
+    (tmp_path / results.FOLDER).mkdir()
+    results.write(tmp_path, TRIALS, base())
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no figure")
+
+    monkeypatch.setattr(results, "_draw", refuse)
+    with pytest.raises(OSError, match="no figure"):
+        results.write(tmp_path, TRIALS[:1], base().model_copy(update={"seed": 7}))
+    assert results.read_base(tmp_path).seed == 0 and len(results.read_trials(tmp_path)) == len(TRIALS)
+    assert sorted(file.name for file in (tmp_path / results.FOLDER).iterdir()) == sorted(
+        (results.TABLE, results.BASE, results.PLOT)
+    )
+
+
+def test_trials_of_another_number_of_workers_are_of_another_sweep() -> None:
+    assert "ray.workers" in keys_of_search(base())
 
 
 def test_with_two_objectives_the_front_comes_first(tmp_path: Path) -> None:
