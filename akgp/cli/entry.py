@@ -1,6 +1,6 @@
 """The end of the command `akgp`: messages and exit statuses.
 
-An error about the input is one line on standard error and status 1, or the `status` of its type; an
+An error about the input is one line on standard error and status 1, what a gate rejects status 3; an
 interruption is one line and status 130 (143 after SIGTERM, 129 where its terminal was closed).
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from akgp.io.errors import DISK_REFUSALS
+from akgp.workspace import GateError
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -42,7 +43,7 @@ def run(command: Callable[[], object]) -> None:
         if os.environ.get("AKGP_TRACEBACK") or not is_for_the_user(error):
             raise
         complain(str(error) or type(error).__name__)
-        sys.exit(getattr(error, "status", 1))
+        sys.exit(error.status if isinstance(error, GateError) else 1)
 
 
 @contextlib.contextmanager

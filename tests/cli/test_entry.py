@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -15,6 +17,7 @@ from akgp import __version__
 from akgp.cli import entry
 from akgp.io import terminal
 from akgp.params import ParamsError
+from akgp.workspace import GateError
 from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,17 @@ def test_a_termination_is_told_apart_from_what_it_causes(capsys: pytest.CaptureF
 
     assert ended(terminated) == 143
     assert capsys.readouterr().err == "akgp: interrupted; run it again to resume\n"
+
+
+def test_a_gate_has_a_status_of_its_own_and_a_web_server_none(capsys: pytest.CaptureFixture[str]) -> None:
+    def rejected() -> None:
+        raise GateError("evaluate: slower")
+
+    def refused() -> None:  # an OSError whose `status` is the server's
+        raise HTTPError("http://127.0.0.1/net.pt", 404, "Not Found", Message(), None)
+
+    assert (ended(rejected), ended(refused)) == (3, 1)
+    assert [line.startswith("akgp: ") for line in capsys.readouterr().err.splitlines()] == [True, True]
 
 
 def test_what_ended_well_can_no_longer_be_resumed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,20 +115,17 @@ def test_summands_keep_their_scales_behind_reshapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model",
+    "layers",
     [
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Tanh(), nn.Linear(36, 4)
-        ),
-        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(144, 4)),
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 4)
-        ),
+        lambda: (nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Tanh(), nn.Linear(36, 4)),
+        lambda: (nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(144, 4)),
+        lambda: (nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 4)),
     ],
     ids=["a table behind a flattened map", "a ReLU behind one", "an average of 64 pixels"],
 )
-def test_what_plain_networks_have(tmp_path: Path, model: nn.Module) -> None:
-    network = classifier(model, 1, (8, 8), 4, tmp_path)
+def test_what_plain_networks_have(tmp_path: Path, layers: Callable[[], tuple[nn.Module, ...]]) -> None:
+    torch.manual_seed(0)
+    network = classifier(nn.Sequential(*layers()), 1, (8, 8), 4, tmp_path)
     pixels = random_pixels(network.network, 50)
     assert (as_floats(network, network.computed(pixels, ["-O2"])) == onnxruntimes(network, pixels)).all()
 
