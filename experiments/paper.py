@@ -9,12 +9,11 @@ teacher of its own: another seed's has been trained on images that this one vali
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated, Any
 
 import typer
@@ -22,10 +21,22 @@ import typer
 from akgp import params
 from akgp.params import Params
 from akgp.workspace import Workspace
+from experiments.resumable import Row, complete, markdown, spread
+from experiments.seeds import NETWORKS, reached, repro
 
-ROOT = Path()
 RESULTS = Path("results/cifar10-resnet32")
-NETWORKS = ("teacher", "dense", "student", "int8")
+
+
+@dataclass(frozen=True)
+class Run:
+    """scale: of all epochs; 1 is the recipes' own."""
+
+    seed: int
+    scale: float = 1.0
+
+
+def plan(seeds: int = 3, scale: float = 1.0) -> Iterator[Run]:
+    yield from (Run(seed, scale) for seed in range(seeds))
 
 
 def recipe(name: str, seed: int, *, cpu: bool, scale: float) -> Params:
@@ -46,47 +57,37 @@ def teacher_file(seed: int) -> Path:
     return Path("teachers") / f"wide-{seed}.safetensors"
 
 
-def repro(asked: Params, *stages: str) -> None:
-    """`dvc repro` with these parameters; a stage that was interrupted resumes."""
-    Path("params.yaml").write_text(params.dump(asked), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], check=True)
-
-
-def measured(seed: int, *, cpu: bool, scale: float) -> dict[str, Any]:
-    """The row of a seed, from reports/metrics.json: top-1, %, of each network, and the int8 file's size."""
-    file = teacher_file(seed)
+def measured(run: Run, *, cpu: bool) -> Row:
+    """Train the seed's teacher, unless it is there, and run the pipeline; see `seeds.reached`."""
+    made, file = partial(recipe, seed=run.seed, cpu=cpu, scale=run.scale), teacher_file(run.seed)
     if not file.exists():
-        repro(recipe("cifar10-teacher", seed, cpu=cpu, scale=scale), "teacher")
+        repro(made("cifar10-teacher"), "teacher")
         file.parent.mkdir(exist_ok=True)
-        shutil.copy(Workspace(ROOT).dense("wide") / "model.safetensors", file)
-    repro(recipe("cifar10-resnet32", seed, cpu=cpu, scale=scale))
-    metrics = json.loads((Workspace(ROOT).reports / "metrics.json").read_text(encoding="utf-8"))
-    return {"seed": seed, "scale": scale} | {f"{name}_top1": metrics[name]["top1"] for name in NETWORKS} | {
-        "macs_share": metrics["student"]["macs"] / metrics["dense"]["macs"],
-        "int8_bytes": metrics["int8"]["bytes"],
-    }  # fmt: skip
+        shutil.copy(Workspace(Path()).dense("wide") / "model.safetensors", file)
+    repro(made("cifar10-resnet32"))
+    return reached()
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a seed a line, then int8 less dense, its mean and standard error."""
-    lines = [
-        "# The paper's experiment", "",
-        "`python -m experiments.paper`: top-1 on the test split, %; all is chosen on validation.",
-        "Epochs are those of the recipes times `scale`.", "",
-        "| seed | scale | teacher | dense | student | int8 | int8 − dense | MACs | int8 bytes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
-    gains = [row["int8_top1"] - row["dense_top1"] for row in rows]
+ABOUT = """# The paper's experiment
+
+`python -m experiments.paper`, see the head of that file: top-1 on the test split, %; all is chosen on
+validation. Epochs are those of the recipes times `scale`. {machines}. Above dense: int8, {above} points.
+
+| seed | scale | teacher | dense | student | int8 | above dense | MACs | int8 bytes |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: a seed a line; above it how far int8 is above dense, mean ± standard error (how many)."""
+    lines, gains = [], [row["int8_top1"] - row["dense_top1"] for row in rows]
     for row, gain in zip(rows, gains, strict=True):
         accuracies = " | ".join(f"{row[f'{name}_top1']:.2f}" for name in NETWORKS)
         lines.append(
             f"| {row['seed']} | {row['scale']:g} | {accuracies} | {gain:+.2f} | {row['macs_share']:.3f} | "
             f"{row['int8_bytes']:,} |"
         )
-    if len(gains) > 1:
-        error = stdev(gains) / len(gains) ** 0.5
-        lines += ["", f"int8 − dense: {mean(gains):+.2f} ± {error:.2f} points over {len(gains)} seeds."]
-    return "\n".join(lines) + "\n"
+    return markdown(ABOUT, rows, plan(len(rows), 1.0), lines, above=spread(gains))
 
 
 def main(
@@ -95,15 +96,7 @@ def main(
     scale: Annotated[float, typer.Option(help="All epochs times this, for a trial.")] = 1.0,
 ) -> None:
     """Run the seeds that results/cifar10-resnet32/table.json does not hold."""
-    file = RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    for seed in range(seeds):
-        if any((row["seed"], row["scale"]) == (seed, scale) for row in rows):
-            continue
-        rows.append(measured(seed, cpu=cpu, scale=scale))
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (RESULTS / "table.md").write_text(table(rows), encoding="utf-8")
+    complete(RESULTS, plan(seeds, scale), partial(measured, cpu=cpu), table)
 
 
 if __name__ == "__main__":

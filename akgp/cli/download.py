@@ -22,7 +22,8 @@ def pack(
     model: Annotated[Path, typer.Argument(help="model.onnx, or its folder")] = HERE.int8,
     output: Annotated[Path | None, typer.Option(help="by default model.akgp in this folder")] = None,
     centroids: Annotated[
-        int | None, typer.Option(help="share weights: at most so many distinct ones in each layer, 2 to 255")
+        int | None,
+        typer.Option(min=2, max=255, help="share weights: at most so many distinct ones in each layer"),
     ] = None,
     as_json: Json = False,
 ) -> None:
