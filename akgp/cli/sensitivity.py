@@ -37,7 +37,8 @@ def sensitivity(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="of a network: its checkpoint")] = None,
     size: Annotated[
-        int | None, typer.Option(help="of a network: pixels a side; if not given, as the images are")
+        int | None,
+        typer.Option(min=4, max=1024, help="of a network: pixels a side; if not given, as the images are"),
     ] = None,
     image_column: Annotated[
         str | None, typer.Option(help="of Parquet: as data.image_column; default: image")

@@ -35,6 +35,7 @@ from experiments import (
     scope,
     seeds,
     views,
+    when_to_prune,
 )
 from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
@@ -408,6 +409,18 @@ def test_seeds_are_read_from_the_reports_and_averaged(
     text = seeds.table([row | {"seed": 0}, row | {"seed": 1, "int8_top1": 85.5}])
     assert "| cifar10-quick | 0 | abc | 84.00 | 84.50 | 84.50 | 0.50 | 0.500 | 4,000 |" in text
     assert "| 1.00 ± 0.50 (2) | | |" in text and "2 of 6" in text
+
+
+def test_every_way_to_share_the_time_costs_the_same() -> None:
+    for run in when_to_prune.plan():
+        passes = 3 * run.dense_epochs + run.half_epochs * (1.5 + (run.dense_epochs > 0))
+        assert passes == pytest.approx(3 * when_to_prune.EPOCHS, rel=0.02)
+    row = {"dense_epochs": 24, "dense_top1": 70.0, "seconds": 90.0, "machine": "A"}
+    scratch = row | {"dense_epochs": 0, "dense_top1": None, "val_top1": 71.0, "seed": 0}
+    rows = [row | {"seed": 0, "val_top1": 71.0}, row | {"seed": 1, "val_top1": 72.0}, scratch]
+    lines = when_to_prune.table(rows).splitlines()[-2:]
+    assert lines[0] == "| 24 | 29 | 70.00 ± 0.00 (2) | 71.50 ± 0.50 (2) | 1.5 |"
+    assert lines[1] == "| 0 | 96 | not trained | 71.00 (1) | 1.5 |"
 
 
 @pytest.mark.slow
