@@ -46,6 +46,9 @@ def sensitivity(
     label_column: Annotated[
         str | None, typer.Option(help="of Parquet: as data.label_column; default: label")
     ] = None,
+    on_bad_rows: Annotated[
+        str | None, typer.Option(help="of a network: as data.on_bad_rows; default: error")
+    ] = None,
     gray: Annotated[bool, typer.Option("--gray", help="of a network: images of one channel")] = False,
     mean: Annotated[
         str | None,
@@ -76,16 +79,16 @@ def sensitivity(
     if plot is not None and plot.suffix not in DRAWN:
         raise typer.BadParameter(f"must end in {', '.join(DRAWN)}, got {plot}", param_hint="--plot")
     pruning = {"criterion": criterion, "scope": scope, "round_to": round_to}
-    columns = {"image_column": image_column, "label_column": label_column}
+    reading = {"image_column": image_column, "label_column": label_column, "on_bad_rows": on_bad_rows}
     if network is None:
         normalization = {"mean": mean, "std": std}
         others = {"data": data, "weights": weights, "size": size, "gray": gray or None}
-        _require_none(others | normalization | pruning | columns)
+        _require_none(others | normalization | pruning | reading)
         measured = _of_workspace(shares, images, seconds)
     else:
         if data is None:
             raise typer.BadParameter("needs labelled images: --data FOLDER", param_hint="--data")
-        judged = _judged(network, weights, data, size, gray, mean, std, _given(columns))
+        judged = _judged(network, weights, data, size, gray, mean, std, _given(reading))
         measured = _of_network(judged, _given(pruning), shares, images, seconds)
     _show(measured, plot or (PLOT if network else HERE.reports / PLOT), as_json)
 
@@ -123,14 +126,14 @@ def _of_network(
 
 def _judged(
     network: str, weights: str | None, path: str, size: int | None, gray: bool, mean: str | None,
-    std: str | None, columns: dict[str, str],
+    std: str | None, reading: dict[str, str],
 ) -> Judged:  # fmt: skip
     from akgp.params import Data
     from akgp.stages.sensitivity import Judged, holds_tables
 
     source = "parquet" if holds_tables(path) else "image_folder"
     given = {"source": source, "path": path, "image_size": size, "color": "gray" if gray else "rgb"}
-    given |= columns
+    given |= reading
     by_channel = [
         tuple(_numbers(option, text)) if text else None for option, text in (("--mean", mean), ("--std", std))
     ]

@@ -39,7 +39,7 @@ class Listing:
 
     files: sorted by name; the one name "" if the path is a file itself.
     empty: folders with nothing in them.
-    skipped: files and folders that are not looked into, and why: HIDDEN, LOOP or SPECIAL.
+    skipped: files and folders that are not looked into, and why: HIDDEN, LOOP, BROKEN or SPECIAL.
     """
 
     files: dict[str, Listed] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Listing:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-HIDDEN, LOOP, SPECIAL = "hidden", "link to a folder above it", "no regular file"
+HIDDEN, LOOP, BROKEN, SPECIAL = "hidden", "link to a folder above it", "link to nothing", "no regular file"
 SYSTEM_FILES = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -107,6 +107,8 @@ def _on_disk(root: str) -> Listing:
                 listing.skipped[below] = HIDDEN
             elif _is_dir(entry):
                 pending.append((entry.path, below, above | {here}))
+            elif entry.is_symlink() and not Path(entry.path).exists() and not Path(entry.name).suffix:
+                listing.skipped[below] = BROKEN  # by its name it may have been to a folder
             elif entry.is_symlink() or entry.is_file():  # a link to nothing is a file that can't be read
                 listing.files[below] = Listed(-1, "")
             else:

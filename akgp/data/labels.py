@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from akgp.data.files import DataError
+from akgp.data.samples import Samples
 
 Label = int | str
 
@@ -33,9 +36,25 @@ def label_of(value: object, classes: tuple[str, ...] | None) -> Label:
         )
     if isinstance(value, str) and not value.strip():
         raise DataError("the label is empty")
-    if not isinstance(value, str) and not (isinstance(value, int) and value >= 0):
-        raise DataError(f"the label is {value!r}, must be a whole number from 0, or text")
+    if isinstance(value, str):  # some systems store é as e and an accent
+        return unicodedata.normalize("NFC", value)
+    if not (isinstance(value, int) and value >= 0):
+        raise DataError(f"the label is {value!r}, must be a whole number from 0, or text{_unlabelled(value)}")
     return value
+
+
+def _unlabelled(value: object) -> str:
+    """What to do about the labels of test images that are kept secret."""
+    return "; where −1 is for unlabelled images, leave their files out" if value == -1 else ""
+
+
+def given_labels(samples: Samples, classes: tuple[str, ...] | None) -> list[tuple[Label, str]]:
+    """The labels, see `label_of`, with their origins, without images where they can be; bad ones left out."""
+    given: list[tuple[Label, str]] = []
+    for sample in (samples.bare or samples.read)():
+        with contextlib.suppress(DataError):
+            given.append((label_of(sample.label, classes), sample.origin))
+    return given
 
 
 def listed(classes: Sequence[str]) -> str:
@@ -76,4 +95,4 @@ def named(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
 def class_indices(labels: Sequence[Label], classes: tuple[str, ...], *, known: bool) -> Tensor:
     """Class indices int64 [N]; where classes are `known`, the labels are indices already."""
     index = {name: position for position, name in enumerate(classes)}
-    return torch.tensor([label if known else index[str(label)] for label in labels])
+    return torch.tensor([label if known else index[str(label)] for label in labels], dtype=torch.int64)

@@ -29,6 +29,7 @@ BY_NAME = (
     ("validation", re.compile("val(id(ation)?)?(?![a-z])")),
 )
 """The beginning of the names of a split's files, in any case."""
+WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 SHARD = re.compile(r"^(.*)-(\d+)-of-(\d+)")
 """What a set that is split over files says in their names: train-00002-of-00005.parquet."""
 HUGGING_FACE = b"huggingface"
@@ -134,14 +135,15 @@ def samples(
     Raises:
         DataError: a column is missing, there twice, or of another type.
     """
-    # Values of folders are text. They are numbers only if all are, or "1" and "cat" would be mixed labels.
+    # Values of folders are text. They are numbers only if all are, or "1" and "cat" would be mixed labels;
+    # 01 is none, or it would be the class of 1.
     values = [
         value
         for named in tables.values()
         for table in named
         if (value := table.keys.get(label_column)) is not None
     ]
-    numbers = all(value.isdecimal() for value in values)
+    numbers = all(WHOLE.fullmatch(value) for value in values)
     by_split: dict[str, Samples] = {}
     for split, named in tables.items():
         readers = [_reader(files, table, image_column, label_column, numbers) for table in named]

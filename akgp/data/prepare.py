@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from akgp.data.corruptions import CIFAR10_FLIPS, apply_corruption
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import class_indices, class_names, named
+from akgp.data.labels import Label, class_indices, class_names, given_labels, named
 from akgp.data.reading import Part, check_size, read_parts
 from akgp.data.samples import Source
 from akgp.data.sources import open_source
@@ -48,20 +49,17 @@ def prepare(
     if "test" not in source.parts and params.splits.test is None:
         raise DataError(f"data.splits.test must be a share: {source.name} has no test split of its own")
     shares = _shares(params.splits, given=set(source.parts))
+    if all(samples.bare for samples in source.parts.values()):  # before any image is read
+        given = {name: given_labels(part, source.classes) for name, part in source.parts.items()}
+        _check_classes(*_classified(source, given), shares)
     parts, bit_depth = read_parts(source, params, progress)
     for part in parts.values():
         check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])
-    classes = source.classes or class_names(
-        (label, origin)
-        for part in parts.values()
-        for label, origin in zip(part.labels, part.origins, strict=True)
+    classes, labels = _classified(
+        source, {name: list(zip(part.labels, part.origins, strict=True)) for name, part in parts.items()}
     )
-    labels = {
-        name: class_indices(part.labels, classes, known=source.classes is not None)
-        for name, part in parts.items()
-    }
-    classes = named(classes, source.names)
-    _check_classes(labels, classes, shares)
+    _check_classes(classes, labels, shares)
+    _warn_of_missing(classes, labels)
     positions = stratified_split(labels["train"].numpy(), shares, seed)
     true = labels["train"]
     if params.regime.alters():
@@ -69,8 +67,21 @@ def prepare(
     return _write(directory, source, bit_depth, classes, parts, labels, positions, true, params.regime)
 
 
-def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], shares: dict[str, float]) -> None:
-    """Check that every class has images for every split to be drawn; log classes that a given split lacks.
+def _classified(
+    source: Source, given: Mapping[str, Sequence[tuple[Label, str]]]
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """The names of the classes, and the class of each sample int64 [N], of labels with origins by part."""
+    classes = source.classes or class_names(chain.from_iterable(given.values()))
+    known = source.classes is not None
+    indices = {
+        name: class_indices([label for label, _ in labels], classes, known=known)
+        for name, labels in given.items()
+    }
+    return named(classes, source.names), indices
+
+
+def _check_classes(classes: tuple[str, ...], labels: dict[str, Tensor], shares: dict[str, float]) -> None:
+    """Check that every class has images for every split to be drawn.
 
     Raises:
         DataError: a class has too few; names it.
@@ -86,10 +97,16 @@ def _check_classes(labels: dict[str, Tensor], classes: tuple[str, ...], shares: 
             raise DataError(
                 f"class {name!r} is in the {part} split only: add training images of it, or remove it"
             )
-        lacking = [name for name, count in zip(classes, given.tolist(), strict=True) if not count]
+    _check_smallest(counts["train"], classes, shares, "add images")
+
+
+def _warn_of_missing(classes: tuple[str, ...], labels: dict[str, Tensor]) -> None:
+    """Log classes that a given split lacks."""
+    for part, each in labels.items():
+        counts = torch.bincount(each, minlength=len(classes)).tolist()
+        lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
         if lacking:
             log.warning("the %s split has no image of %d classes, such as %s", part, len(lacking), lacking[0])
-    _check_smallest(counts["train"], classes, shares, "add images")
 
 
 def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, float], remedy: str) -> None:
@@ -98,7 +115,8 @@ def _check_smallest(counts: Tensor, classes: tuple[str, ...], shares: dict[str, 
     images = int(counts[smallest])
     name, share = min(shares.items(), key=lambda item: item[1])
     if images * share < 1 - 1e-9:  # 10 · 0.1 may come out below 1
-        other = "lower data.splits" if name == "train" else f"raise data.splits.{name}"
+        drawn = " and ".join(f"data.splits.{each}" for each in shares if each != "train")
+        other = f"lower {drawn}" if name == "train" else f"raise data.splits.{name}"
         raise DataError(
             f"class {classes[smallest]!r} has {images} images, too few for one in every split "
             f"({name} takes {share:.3g} of them): {remedy}, or {other}"
@@ -179,7 +197,8 @@ def _write(
         clean = true[chosen] if part == "train" else images.labels
         write_split(directory, name, images, origins, clean if regime.label_noise else None)
         if name != "test":
-            kept += torch.bincount(clean, minlength=len(classes))
+            if part == "train":  # a split of the source is as it was
+                kept += torch.bincount(clean, minlength=len(classes))
             changed[name] = int((images.labels != clean).sum())
         counts[name] = tuple(torch.bincount(images.labels, minlength=len(classes)).tolist())
         if name == "train":

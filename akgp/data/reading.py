@@ -74,13 +74,15 @@ def read_parts(
         notes = Notes()
         try:
             with without_warnings():
-                parts = {
-                    name: _read(samples, params, source.classes, bit_depth, notes, progress)
+                read = {
+                    name: _read(name, samples, params, source.classes, bit_depth, notes, progress)
                     for name, samples in source.parts.items()
                 }
             break
         except DeeperError as error:
             bit_depth = error.bit_depth
+    for part, bad in read.values():
+        _warn(bad, part.labels)
     if notes.upper_of_16 is not None and notes.upper_of_16[0] < DARK:
         value, origin = notes.upper_of_16
         raise DataError(
@@ -95,13 +97,19 @@ def read_parts(
         )
     if notes.deep and bit_depth < BIT_DEPTHS[-1]:
         log.warning("images of more than 8 bits use %d of them: scaled to 8", bit_depth)
+    parts = {name: part for name, (part, _) in read.items()}
     return parts, bit_depth if notes.deep else BIT_DEPTHS[-1]
 
 
 class _BadRows:
-    """Messages about the first bad rows, their number, and their number by class."""
+    """Messages about the first bad rows, their number, and their number by class.
 
-    def __init__(self) -> None:
+    stops: whether reading ends soon after the first one.
+    """
+
+    def __init__(self, stops: bool) -> None:
+        self.stops = stops
+        self.good_since = 0
         self.messages: list[str] = []
         self.count = 0
         self.by_label: Counter[Label] = Counter()
@@ -112,6 +120,16 @@ class _BadRows:
             self.by_label[label] += 1
         if len(self.messages) < NAMED_ROWS:
             self.messages.append(f"{origin}: {error}")
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing that is read now will be used."""
+        return self.stops and self.count > 0
+
+    @property
+    def enough(self) -> bool:
+        """Whether enough bad rows have been named, or looked for."""
+        return self.ends and (self.count == NAMED_ROWS or self.good_since == LOOKAHEAD)
 
     def error(self, read: int) -> DataError:
         if self.count == 1:
@@ -124,22 +142,24 @@ class _BadRows:
 
 
 def _read(
+    part: str,
     samples: Iterable[Sample],
     params: Data,
     classes: tuple[str, ...] | None,
     bit_depth: int,
     notes: Notes,
     progress: Callable[[int], object],
-) -> Part:
+) -> tuple[Part, _BadRows]:
     """Decode all samples; count bad ones, or stop after some of them, according to `params.on_bad_rows`."""
     size = (params.image_size, params.image_size) if params.image_size else None
-    stops = params.on_bad_rows == "error"
     pixels = bytearray()  # grows in place: a list of arrays, stacked, would take twice the memory
     first: np.ndarray | None = None
     labels: list[Label] = []
     origins: list[str] = []
-    bad, read, further = _BadRows(), 0, 0
+    bad, read = _BadRows(stops=params.on_bad_rows == "error"), 0
     for sample in samples:
+        if bad.enough:
+            break
         progress(1)
         read += 1
         label: Label | None = None
@@ -152,13 +172,9 @@ def _read(
             raise
         except DataError as error:
             bad.add(sample.origin, error, label)
-            if stops and bad.count == NAMED_ROWS:
-                break
             continue
-        if stops and bad.count:
-            further += 1
-            if further == LOOKAHEAD:
-                break
+        if bad.ends:
+            bad.good_since += 1
             continue
         notes.add(image, sample.origin)
         first = image.pixels if first is None else first
@@ -166,13 +182,13 @@ def _read(
         pixels += image.pixels.tobytes()
         labels.append(label)
         origins.append(sample.origin)
-    if stops and bad.count:
+    if bad.ends:
         raise bad.error(read)
     if first is None:
         why = f"{bad.count} bad ones skipped" + (f", first {bad.messages[0]}" if bad.messages else "")
-        raise DataError(f"{params.path or params.source}: no usable images, {why}")
-    _warn(bad, labels)
-    return Part(np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape), labels, origins, bad.count)
+        raise DataError(f"{params.path or params.source}: no usable images in the {part} part, {why}")
+    array = np.frombuffer(pixels, np.uint8).reshape(-1, *first.shape)
+    return Part(array, labels, origins, bad.count), bad
 
 
 def _warn(bad: _BadRows, labels: list[Label]) -> None:

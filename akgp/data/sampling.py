@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,14 +10,17 @@ from dataclasses import replace
 import torch
 
 from akgp.data.batches import IndexedSource
+from akgp.data.decoding import BIT_DEPTHS
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import Label, class_indices, class_names, label_of, named
+from akgp.data.labels import Label, class_indices, class_names, given_labels, label_of, named
 from akgp.data.prepare import mean_std
 from akgp.data.reading import read_parts
 from akgp.data.samples import Sample, Samples
 from akgp.data.sources import open_source
 from akgp.params import Data
+
+log = logging.getLogger(__name__)
 
 PARTS = ("test", "validation", "train")
 """Of those that a source has, the first is taken."""
@@ -33,43 +36,45 @@ def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...
     """
     source = open_source(params)
     name = next(each for each in PARTS if each in source.parts)
-    chosen, labels = _drawn(source.parts[name], count, random.Random(seed))
+    skip = params.on_bad_rows == "skip"
+    chosen, labels = _drawn(source.parts[name], count, random.Random(seed), skip=skip)
     for part, samples in source.parts.items() if source.classes is None else ():
         if part != name:  # it may have classes of which there is no image among those drawn from
-            labels |= _labels(samples)
+            labels |= dict(given_labels(samples, None))
     classes = source.classes or class_names(labels.items())
-    parts, _ = read_parts(
+    parts, bit_depth = read_parts(
         replace(source, parts={name: Samples(lambda: iter(chosen))}), params, lambda _: None
     )
+    if bit_depth < BIT_DEPTHS[-1]:
+        log.warning("the images that were not drawn may use more bits: the network may know them darker")
     pixels = torch.tensor(parts[name].pixels).permute(0, 3, 1, 2).contiguous()
     labels_of = class_indices(parts[name].labels, classes, known=bool(source.classes))
     return Images(pixels, labels_of), named(classes, source.names)
 
 
 def _drawn(
-    samples: Iterable[Sample], count: int, generator: random.Random
+    samples: Iterable[Sample], count: int, generator: random.Random, *, skip: bool
 ) -> tuple[list[Sample], dict[Label, str]]:
-    """`count` samples, each as likely (Vitter 1985, algorithm R); all labels, with an origin of each."""
+    """`count` samples, each as likely (Vitter 1985, algorithm R); all labels, with an origin of each.
+
+    Args:
+        skip: leave out what has no label, instead of raising DataError.
+    """
     chosen: list[Sample] = []
     labels: dict[Label, str] = {}
-    for number, sample in enumerate(samples):
+    number = 0
+    for sample in samples:
         try:
             labels.setdefault(label_of(sample.label, None), sample.origin)
         except DataError as error:
+            if skip:
+                continue
             raise DataError(f"{sample.origin}: {error}") from None
         place = number if number < count else generator.randrange(number + 1)
         if place < count:
             chosen[place : place + 1] = [sample]
+        number += 1
     return chosen, labels
-
-
-def _labels(samples: Samples) -> dict[Label, str]:
-    """All labels with an origin of each; what is no label does not matter, as nothing is drawn from here."""
-    labels: dict[Label, str] = {}
-    for sample in (samples.bare or samples.read)():
-        with contextlib.suppress(DataError):
-            labels.setdefault(label_of(sample.label, None), sample.origin)
-    return labels
 
 
 def normalized(images: Images, mean: Sequence[float] | None, std: Sequence[float] | None) -> IndexedSource:

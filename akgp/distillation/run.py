@@ -61,12 +61,10 @@ class Distilled:
     training: Training
 
     @property
-    def mean_weight(self) -> float | None:
-        """Of the teacher, as `weights`, over the images as they are trained on, mixed ones among them."""
-        if self.weights is None:
-            return None
+    def trained_weights(self) -> Tensor | None:
+        """`weights` as they are trained with: of each image the mean over it and what it is mixed into."""
         mixed = self.training.augment.mixed_share
-        return mixed + (1 - mixed) * float(self.weights.mean())
+        return None if self.weights is None else mixed + (1 - mixed) * self.weights
 
 
 class Distillation:
@@ -172,11 +170,14 @@ class Distillation:
         params, data = self._at(w0), self.data
         prior = log_prior(params, data.profile)
         prior = None if prior is None else prior.to(self.device)
-        torch.manual_seed(self.seed)  # also where a run is resumed: the state then replaces what is drawn
         if params.strategy in OBJECTIVES:
             classes = data.profile.classes
             inputs = ObjectiveInputs(self.student, self.teachers, params, data.example_input, classes, prior)
-            return OBJECTIVES[params.strategy](inputs)
+            with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+                torch.manual_seed(
+                    self.seed
+                )  # also in a run that is resumed, whose state replaces what is drawn
+                return OBJECTIVES[params.strategy](inputs)
         teachers = self.teachers if self._asks_teachers(w0) else []
         return distillation_objective(teachers, params, prior=prior)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import BatchSource
+from akgp.models.eval_mode import eval_mode
 from akgp.models.memory_format import format_of
 from akgp.models.top1 import is_right
 from akgp.runtimes import Runtime, runtime_for
@@ -29,7 +30,7 @@ def predict_logits(
 ) -> Tensor:
     """The logits of every image in order, float32 [N, C] on the CPU, in eval mode and fp32.
 
-    The network is moved to `device` and keeps its mode. With `world` workers only the rows of
+    The network is moved to `device`, and its modules keep their modes. With `world` workers only the rows of
     this worker's images are filled, the others are zero: the sum over all workers is complete.
 
     Raises:
@@ -37,18 +38,17 @@ def predict_logits(
     """
     if not len(source):
         raise ValueError("images are empty: there is nothing to predict")
-    training = model.training
-    model.to(device).eval()
     rows: Tensor | None = None  # the first batch shows how many classes there are
     channels_last = format_of(model) is torch.channels_last
-    for batch in source.to(device).ordered(
+    batches = source.to(device).ordered(
         batch_size=batch_size, rank=rank, world=world, channels_last=channels_last
-    ):
-        logits = model(batch.inputs).float().cpu()
-        if rows is None:
-            rows = torch.zeros(len(source), logits.shape[1])
-        rows[batch.index.cpu()] = logits
-    model.train(training)
+    )
+    with eval_mode(model.to(device), fused_attention=True):
+        for batch in batches:
+            logits = model(batch.inputs).float().cpu()
+            if rows is None:
+                rows = torch.zeros(len(source), logits.shape[1])
+            rows[batch.index.cpu()] = logits
     if rows is None:
         raise ValueError(f"worker {rank} of {world} has none of the {len(source)} images; use fewer workers")
     return rows

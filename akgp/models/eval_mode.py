@@ -10,15 +10,16 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module, *, fused_attention: bool = False) -> Iterator[None]:
     """Put `model` into eval mode for the block, and each module back into its mode afterwards.
 
-    Attention's fused inference kernel is off meanwhile: counters and tracers do not see the operations in it.
+    Attention's fused inference kernel is off meanwhile, unless `fused_attention`: counters and tracers do not
+    see the operations in it.
     """
     # By module, as model.train(mode) would also change those that a user keeps in eval mode.
     training = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(fused and fused_attention)
     model.eval()
     try:
         yield

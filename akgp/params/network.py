@@ -31,6 +31,9 @@ class Network(Section):
         False,
         description="start the training from the checkpoint, which may have been trained on other classes",
     )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="of its new weights and the batches of its training; null: as the seed of all"
+    )
 
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,

@@ -24,6 +24,21 @@ def each_teacher_once(params: Params) -> None:
         raise ValueError(f"teachers: each name once, got {', '.join(params.teachers)}")
 
 
+def networks_differ(params: Params) -> None:
+    """Two that are trained alike are one network, trained twice: as an ensemble they are worth no more."""
+    names = tuple(dict.fromkeys((*params.teachers, params.student)))
+    alike = [
+        (name, params.networks[name].model_copy(update={"seed": params.seed_of(name)})) for name in names
+    ]
+    for number, (name, network) in enumerate(alike):
+        for other, earlier in alike[:number]:
+            if network == earlier:
+                raise ValueError(
+                    f"networks.{other} and networks.{name} are alike, so that they would be one network: "
+                    f"give one of them a seed of its own (networks.{name}.seed), or name it once"
+                )
+
+
 def folds_are_trained(params: Params) -> None:
     """A trained network has seen all images: it has no folds."""
     for name in params.teachers if params.folds else ():
@@ -132,6 +147,7 @@ def sweep_changes_what_it_is_against(params: Params) -> None:
 RULES: tuple[Callable[[Params], None], ...] = (
     names_are_networks,
     each_teacher_once,
+    networks_differ,
     folds_are_trained,
     folds_have_their_teachers,
     folds_are_not_mixed,

@@ -48,6 +48,11 @@ class Params(Section):
         """Whether a network other than the student's own dense one teaches."""
         return self.teachers != (self.student,)
 
+    def seed_of(self, network: str) -> int:
+        """The seed of a dense network's new weights and of its training."""
+        own = self.networks[network].seed
+        return self.seed if own is None else own
+
     # Last: each section has been validated by now, and the rules compare them.
     @model_validator(mode="after")
     def _keeps_the_rules(self) -> Self:

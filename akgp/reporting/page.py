@@ -46,6 +46,7 @@ class Report:
             not_taken, and regime, None or absent where images and labels are the source's.
         warnings: what should be better, and which parameters to change.
         targets: the int8 network in other formats, see akgp.reporting.targets.
+        w0: the weight of the teachers, as it was measured; None: it was not.
         budget: what a budget of prune came to: its key, in its unit reached, and predicted if it is a time.
         microcontroller: what its C library takes, see akgp.microcontroller.report.figures; None: not written.
         provenance: machine and versions: label and value, in the order to be shown.
@@ -62,6 +63,7 @@ class Report:
     provenance: Mapping[str, Any]
     warnings: Sequence[str] = ()
     targets: Sequence[Row] = ()
+    w0: float | None = None
     budget: Mapping[str, Any] | None = None
     microcontroller: Mapping[str, Any] | None = None
 
@@ -93,8 +95,8 @@ def write(directory: str | Path, content: Report) -> Path:
         report=content,
         rows=list(_rows(content.metrics)),
         saved=list(saved(content)),
-        settings=list(settings(content.params, sum(content.summary["counts"]["train"]))),
-        characteristics=list(characteristics(content.characteristics or {})),
+        settings=list(settings(content.params, sum(content.summary["counts"]["train"]), content.w0)),
+        characteristics=list(characteristics(content.characteristics or {}, content.params.distill)),
         splits=[(name, sum(counts), _spread(counts)) for name, counts in content.summary["counts"].items()],
         regime=regime(content.summary.get("regime")),
         weights=_lowest_and_highest(content.weights),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from akgp import params as parameters
+from akgp.params.device import bytes_of
 from akgp.params.training_defaults import dense_training, student_training
 from akgp.reporting.layouts import dense_layouts
 
@@ -36,6 +37,8 @@ def saved(content: Report) -> Iterator[tuple[str, str]]:
         "device": "to fit {}",
     }
     asked = {key: getattr(prune, key) for key in wanted}
+    if prune.bytes is not None:  # may be 500k
+        asked["bytes"] = f"{bytes_of(prune.bytes):,}"
     yield "asked for", "".join(wanted[key].format(value) for key, value in asked.items() if value is not None)
     if content.budget:
         predicted = content.budget.get("predicted")
@@ -78,11 +81,12 @@ def regime(applied: Mapping[str, Any] | None) -> str:
     return "; ".join(parts) + "; the test split is as it was"
 
 
-def settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]]:
+def settings(params: parameters.Params, images: int, w0: float | None) -> Iterator[tuple[str, str]]:
     """The parameters that a reader wants first; the whole file is further down the page.
 
     Args:
         images: of the training split.
+        w0: as it was measured; None: it was not.
     """
     names = dict.fromkeys((*params.teachers, params.student))
     yield "networks", ", ".join(f"{name} ({params.networks[name].architecture})" for name in names)
@@ -96,7 +100,7 @@ def settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]
     yield "pruning criterion", params.prune.criterion
     yield (
         "distillation",
-        f"{params.distill.strategy}, {_w0(params)}temperature {params.distill.temperature:g}",
+        f"{params.distill.strategy}, {_w0(params.distill, w0)}temperature {params.distill.temperature:g}",
     )
     yield "recovery", _training(student_training(params, images))
     yield (
@@ -106,8 +110,8 @@ def settings(params: parameters.Params, images: int) -> Iterator[tuple[str, str]
     yield "seed", str(params.seed)
 
 
-def characteristics(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was measured of the teacher and the labels, with units."""
+def characteristics(profile: Mapping[str, Any], distill: parameters.Distill) -> Iterator[tuple[str, str]]:
+    """What was measured of the teacher and the labels, with units, and what it changed."""
     if not profile:
         return
     yield (
@@ -122,25 +126,36 @@ def characteristics(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if profile["noise_rate"] is not None:
         rate, low = 100 * profile["noise_rate"], 100 * profile["noise_rate_low"]
-        yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %; corrected above 5 %"
+        corrected = "; corrected above 5 %" if _doubts(distill) else ""
+        yield "wrong labels", f"{rate:.1f} % by estimate, at least {low:.1f} %{corrected}"
     if profile["memorisation_gap"] is not None:
         yield (
             "memorisation gap",
             f"Brier score {profile['memorisation_gap']:+.3f}, training minus calibration images",
         )
-    yield (
-        "imbalance",
-        f"{profile['imbalance']:.2f}, largest class over smallest; logits are adjusted above 3",
-    )
+    yield "imbalance", f"{profile['imbalance']:.2f}, largest class over smallest{_adjusted(distill)}"
 
 
-def _w0(params: parameters.Params) -> str:
-    distill = params.distill
+def _doubts(distill: parameters.Distill) -> bool:
+    """Whether labels that are probably wrong count less."""
+    return distill.noise_posterior and "noise_posterior" in distill.facts.reads
+
+
+def _adjusted(distill: parameters.Distill) -> str:
+    if distill.logit_adjustment == "on":
+        return "; logits are adjusted"
+    automatic = distill.logit_adjustment == "auto" and distill.facts.adaptive
+    return "; logits are adjusted above 3" if automatic else ""
+
+
+def _w0(distill: parameters.Distill, measured: float | None) -> str:
     if "w0" not in distill.facts.reads:
         return ""
-    asked = distill.asks_for_w0 and params.another_teaches
-    given = "w0 by the answers, " if asked else f"w0 {distill.w0_or_default:g}, "
-    return given + ("measured on the way, " if distill.w0_source == "branches" else "")
+    if distill.training.augment.mixed_share == 1:
+        return "by the teacher alone, as all images are mixed, "
+    if measured is None:
+        return f"w0 {distill.w0_or_default:g}, "
+    return f"w0 {measured:.2f} by the {'branches' if distill.w0_source == 'branches' else 'answers'}, "
 
 
 def _training(training: parameters.Training) -> str:

@@ -77,7 +77,8 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
             "folds": params.folds,
         },
     )
-    _write_weights(out / "weights.csv", result.weights, data.images.labels, summary)
+    weights = result.trained_weights
+    _write_weights(out / "weights.csv", weights, data.images.labels, summary)
     write_json(out / "history.json", history)
     write_json(
         out / METRICS,
@@ -85,7 +86,7 @@ def _write(task: Task, data: DistillationData, result: Distilled, history: list[
         | {
             "compute": compute_of(params.distill, result.student, data.example_input)
             + recovery_compute(task),
-            "teacher_weight": result.mean_weight,
+            "teacher_weight": None if weights is None else float(weights.mean()),
             "folds": params.folds,
             "teacher_passes": result.teacher_passes,
         }

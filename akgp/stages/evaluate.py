@@ -179,6 +179,7 @@ def _report(
             "student": _json(workspace.student / "history.json"),
         },
         layers=_table(workspace.pruned / "layers.csv"),
+        w0=_json(workspace.student / METRICS).get("w0", {}).get("weight"),
         budget=_json(workspace.pruned / METRICS).get("budget"),
         weights=_table(workspace.student / "weights.csv"),
         summary=summary.model_dump(mode="json"),

@@ -92,7 +92,7 @@ def build_network(task: Task) -> nn.Module:
     """Build the task's network, with the weights of its checkpoint if it has one."""
     assert task.network is not None
     network, summary = task.params.networks[task.network], read_summary(task.workspace.data)
-    torch.manual_seed(task.params.seed)  # for the new weights; the same on every worker
+    torch.manual_seed(task.params.seed_of(task.network))  # for the new weights; the same on every worker
     model = models.build(
         network,
         num_classes=len(summary.classes),

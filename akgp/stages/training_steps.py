@@ -21,14 +21,15 @@ ACCURACIES = ("val_top1", "val_balanced_top1")
 
 
 def options(task: Task, training: Training, state: dict[str, Any] | None) -> dict[str, Any]:
-    """The arguments of every training of a task besides its network, images and objective.
+    """The arguments of every training of a dense network besides it, its images and objective.
 
     Args:
         state: that of a `Step` of `epochs_to_steps`, to resume from.
     """
+    assert task.network is not None
     return {
         "params": training,
-        "seed": task.params.seed,
+        "seed": task.params.seed_of(task.network),
         "device": task.device,
         "state": state["training"] if state else None,
     }

@@ -18,6 +18,7 @@ import numpy as np
 
 from akgp.io.errors import first_line
 from akgp.params import Params, ParamsError, Range, Sweep, number_type, with_values
+from akgp.params.strategies import reading
 from akgp.workspace import StageError
 
 if TYPE_CHECKING:
@@ -64,20 +65,18 @@ def draw(
 
     searched, study = distributions(params), _study(number, ended, params, modes)
     base = params.model_copy(update={"sweep": Sweep(space={})})  # its space is already validated
-    known, repeats, refused = {_text(values) for values in tried}, 0, ""
+    known, repeats, refused = _meanings(base, tried), 0, ""
     for _ in range(draws):
         drawn = study.ask(searched)
         values = _plain(drawn.params, params)
-        if _text(values) in known:
+        try:
+            if _meaning(base, values) not in known:
+                return values
             repeats += 1
             if repeats == REPEATS:
                 break
-        else:
-            try:
-                with_values(base, values)
-                return values
-            except ParamsError as error:
-                refused = first_line(error)
+        except ParamsError as error:
+            refused = first_line(error)
         study.tell(drawn, state=TrialState.FAIL)
     if repeats:
         return _first_untried(searched, params, base, known)
@@ -90,9 +89,8 @@ def _first_untried(
     """The first valid combination, in the order of the space, that is not `known`."""
     for combination in islice(product(*map(_values, searched.values())), COMBINATIONS):
         values = _plain(dict(zip(searched, combination, strict=True)), params)
-        if _text(values) not in known:
-            with contextlib.suppress(ParamsError):
-                with_values(base, values)
+        with contextlib.suppress(ParamsError):
+            if _meaning(base, values) not in known:
                 return values
     count = "1 valid combination has" if len(known) == 1 else f"{len(known)} valid combinations have all"
     raise Exhausted(f"sweep.space: its {count} been tried")
@@ -110,8 +108,28 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
     return distribution.low, distribution.high
 
 
+def _meanings(base: Params, tried: Iterable[Mapping[str, Any]]) -> set[str]:
+    known = set()
+    for values in tried:
+        with contextlib.suppress(ParamsError):  # they were valid in an earlier release
+            known.add(_meaning(base, values))
+    return known
+
+
+def _meaning(base: Params, values: Mapping[str, Any]) -> str:
+    """A text that is the same for the same trial alone: what its strategy does not read does not count.
+
+    Raises:
+        ParamsError: the values are not valid together.
+    """
+    tree = with_values(base, values)
+    distill = tree.distill
+    unread = {key for key in type(distill).model_fields if reading(key) and key not in distill.facts.reads}
+    return tree.model_dump_json(exclude={"distill": unread})
+
+
 def _text(value: Any) -> str:
-    """A text that is the same for the same values alone: 1, 1.0 and True, which are equal, differ."""
+    """A text that is the same for the same value alone: 1, 1.0 and True, which are equal, differ."""
     return json.dumps(value, sort_keys=True)
 
 

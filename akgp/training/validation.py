@@ -32,7 +32,10 @@ class Metrics(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: nn.Module, source: BatchSource) -> Metrics:
-    """Measure a network in eval mode, every image counted once over all workers, who call this together."""
+    """Put a network into eval mode and measure it.
+
+    Every image is counted once over all workers, who call this together.
+    """
     model.eval()
     rank, world = place()
     device = source.labels.device

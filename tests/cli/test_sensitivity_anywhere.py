@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from akgp import artifacts
 from akgp.cli import app
+from akgp.data import DataError
 from akgp.data.sampling import normalized, sampled
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
@@ -116,6 +119,17 @@ def test_images_are_drawn_from_all_and_classes_are_those_of_all() -> None:
     assert torch.equal(images.pixels, again.pixels)
     drawn = {int(label) for seed in range(8) for label in sampled(params, 2, seed)[0].labels}
     assert drawn == {0, 1, 2}
+
+
+def test_what_cannot_be_read_is_left_out_where_that_is_asked_for() -> None:
+    Path("images", "a", "9.png").write_text("no image")
+    with pytest.raises(DataError, match=r"9\.png: .*`data\.on_bad_rows: skip`"):
+        sampled(Data(source="image_folder", path="images", color="gray"), 99, seed=0)
+    words = ("sensitivity", "saved", "--data", "images", "--gray", "--ratios", "0.5")
+    assert RUNNER.invoke(app, [*words, "--on-bad-rows", "skip"]).exit_code == 0
+    pq.write_table(pa.table({"image": [b"", b"x"], "label": [None, 1]}), "a.parquet")
+    with pytest.raises(DataError, match="in the train part, 1 bad"):  # the other one has no label
+        sampled(Data(source="parquet", path="a.parquet", on_bad_rows="skip"), 9, seed=0)
 
 
 def test_classes_are_those_of_all_parts() -> None:

@@ -76,6 +76,15 @@ def test_the_test_split_shares_the_scale_which_is_said(
     assert said == ["images of more than 8 bits use 12 of them: scaled to 8"]
 
 
+def test_what_is_skipped_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All is read again when an image needs more bits."""
+    folder = deep_folder(tmp_path / "images", 3000)
+    bad = next((folder / "bee").iterdir()).with_name("0.png")
+    bad.write_text("no image")
+    prepared(tmp_path / "out", **GRAY, path=str(folder), on_bad_rows="skip")
+    assert sum(str(bad) in record.getMessage() for record in caplog.records) == 1
+
+
 def test_without_deep_images_deep_ones_show_their_upper_eight_bits(tmp_path: Path) -> None:
     summary, *_ = prepared(
         tmp_path / "out", source="image_folder", path=str(image_folder(tmp_path / "images"))

@@ -65,9 +65,9 @@ def test_a_class_without_a_usable_image_is_refused(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "images")
     (folder / "cow").mkdir()
     refused(tmp_path, r"images/cow: no image in this class folder \(it is empty\)", **given(folder))
-    (folder / "cow" / "1.png").write_bytes(b"")
-    (folder / "cow" / "2.png").write_text("no image")
-    message = r"^class 'cow': none of its 2 images can be used"
+    for number in range(10):
+        (folder / "cow" / f"{number}.png").write_text("no image" if number else "")
+    message = r"^class 'cow': none of its 10 images can be used"
     refused(tmp_path, message, **given(folder, on_bad_rows="skip"))
 
 
@@ -104,10 +104,10 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_a_bad_row(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "images")
     (folder / "ant" / "gone.png").symlink_to(tmp_path / "gone.png")
-    (folder / "ant" / "gone").symlink_to(tmp_path / "gone")
-    message = r"ant/gone: .*ant/gone: no such file\n.*ant/gone\.png: .*no such file\n2 bad rows"
-    refused(tmp_path, message, **given(folder))
-    assert prepared(tmp_path / "out", **given(folder, on_bad_rows="skip"))[0].skipped == 2
+    (folder / "latest").symlink_to(tmp_path / "gone")  # it may have been a folder
+    refused(tmp_path, r"ant/gone\.png: .*no such file", **given(folder))
+    summary = prepared(tmp_path / "out", **given(folder, on_bad_rows="skip"))[0]
+    assert summary.skipped == 1 and summary.not_taken == {"link to nothing": 1}
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +232,7 @@ def test_a_regime_leaves_a_validation_split_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(before["validation"].labels, after["validation"].labels)
     assert noisy.counts["validation"] == (4, 4) and noisy.regime is not None and clean.regime is None
     assert noisy.regime.changed["validation"] == 0 and sum(noisy.regime.changed.values()) == 8
+    assert noisy.regime.kept == (10, 10)  # of those that a regime may leave out
 
 
 def test_train_and_val_alone_need_a_share_for_the_test(tmp_path: Path) -> None:
@@ -257,6 +258,16 @@ def test_classes_of_the_splits_must_be_those_of_training(
     assert [r.getMessage() for r in caplog.records] == [
         "the test split has no image of 1 classes, such as cow"
     ]
+
+
+def test_classes_are_checked_before_images_are_read(tmp_path: Path) -> None:
+    """Tiny ImageNet's layout: all images of val/ lie in val/images."""
+    folder = image_folder(tmp_path / "images" / "train").parent
+    image_folder(folder / "val", ("images",))
+    data, read = Data.model_validate(given(folder, splits=SHARES | {"test": 0.2})), []
+    with pytest.raises(DataError, match="class 'images' is in the validation split only"):
+        prepare(data, 0, tmp_path, read.append)
+    assert not read
 
 
 # Bad rows

@@ -113,7 +113,12 @@ def test_the_class_names_of_hugging_face(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "classes"),
-    [(("x", "y%20z"), ("x", "y z")), (("10", "9"), ("9", "10")), (("10", "b"), ("10", "b"))],
+    [
+        (("x", "y%20z"), ("x", "y z")),
+        (("10", "9"), ("9", "10")),
+        (("10", "b"), ("10", "b")),
+        (("01", "1"), ("01", "1")),
+    ],
 )
 def test_labels_in_the_names_of_folders(
     values: tuple[str, str], classes: tuple[str, str], tmp_path: Path
@@ -130,6 +135,16 @@ def test_labels_in_the_names_of_folders(
         folder, row = origin.split("kind=")[1].split("/")[0], int(origin.partition("#")[2])
         assert (pixels == pixels_of(2 * row + values.index(folder))).all()
         assert classes[label] == folder.replace("%20", " ")
+
+
+def test_labels_of_folders_may_not_be_negative(tmp_path: Path) -> None:
+    """Kaggle's and Hugging Face's sets have −1 where the labels of the test are secret."""
+    for value in ("1", "2", "-1"):
+        parquet(tmp_path / f"label={value}" / "0.parquet", twenty()[0], [0] * 20, ("image", "other"))
+    message = (
+        r"label=-1/.*the label is -1, must be .*; where −1 is for unlabelled images, leave their files out"
+    )
+    refused(tmp_path, message, **given(tmp_path))
 
 
 def test_a_folder_of_no_label_is_a_bad_row(tmp_path: Path) -> None:

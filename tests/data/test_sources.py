@@ -75,6 +75,11 @@ def test_labels_become_classes(labels: list[Any], classes: tuple[str, ...], tmp_
         assert summary.classes[index] == str(int(given) if isinstance(given, float) else given)
 
 
+def test_letters_of_two_characters_are_those_of_one(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", twenty()[0] * 2, ["caf\u00e9", "cafe\u0301", "tea", "tea"] * 10)
+    assert prepared(tmp_path / "out", source="parquet", path=str(tmp_path))[0].classes == ("café", "tea")
+
+
 def test_image_folder(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "images")
     (folder / "ant" / "deeper").mkdir()

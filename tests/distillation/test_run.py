@@ -76,6 +76,13 @@ def test_a_distillation_needs_tensors_and_networks_alone(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_callers_random_numbers_stay_as_they_are(data: DistillationData) -> None:
+    run = Distillation(linear(3), data, Distill(training=TRAINING), seed=1)
+    expected = torch.get_rng_state()
+    list(run)
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
 def test_a_weight_above_1_that_diverges_is_named(data: DistillationData) -> None:
     """Against labels of which the teacher is not sure the loss has no lower bound."""
     training = TRAINING.model_copy(update={"epochs": 12, "learning_rate": 100.0, "weight_decay": 0.0})
@@ -133,7 +140,9 @@ def test_what_the_teachers_did_is_told(
     run = Distillation(student, data, Distill.model_validate({"training": training, **given}))
     list(run)
     assert run.result.teacher_passes == passes
-    assert run.result.mean_weight == (None if weight is None else pytest.approx(weight))
+    weights = run.result.trained_weights
+    assert (weights is None) == (weight is None)
+    assert weights is None or weights.tolist() == pytest.approx([weight] * len(weights))
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in student.modules())
 
 

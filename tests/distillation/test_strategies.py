@@ -393,7 +393,7 @@ def test_teachers_weighed_against_each_other_must_be_several(strategy: str, swep
         if swept
         else {"distill": {"strategy": strategy}}
     )
-    networks = {name: {"architecture": "cifar_resnet20"} for name in ("one", "two")}
+    networks = {"one": {"architecture": "cifar_resnet20"}, "two": {"architecture": "cifar_resnet8"}}
     tree = {"networks": networks, "teachers": ["one"], "student": "one"} | changes
     with pytest.raises(params.ParamsError) as error:
         params.validate(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -179,6 +180,18 @@ def test_logits_are_in_order_and_the_mode_is_kept(training: bool) -> None:
     logits = predict_logits(model, images(), device="cpu", batch_size=5)
     assert model.training == training and not logits.requires_grad and logits.dtype == torch.float32
     torch.testing.assert_close(logits, one_by_one(model, images()), rtol=1e-4, atol=1e-5)
+
+
+def test_each_module_keeps_its_mode() -> None:
+    """A BatchNorm that was frozen stays so, also where the network fails."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)).train()
+    model[0].eval()
+    for broken in (False, True):
+        if broken:
+            model[3] = nn.Linear(5, 3)
+        with pytest.raises(RuntimeError) if broken else contextlib.nullcontext():
+            predict_logits(model, images(), device="cpu")
+        assert model.training and model[3].training and not model[0].training
 
 
 def test_workers_parts_add_up() -> None:

@@ -155,6 +155,14 @@ def test_fault_names_key_value_and_what_is_allowed(changes: dict[str, Any], line
         ({"student": "other"}, "student: 'other' is not among networks (net)"),
         ({"teachers": ["net", "net"]}, "teachers: each name once, got net, net"),
         (
+            {
+                "networks": {name: {"architecture": "cifar_resnet8"} for name in ("net", "twin")},
+                "teachers": ["net", "twin"],
+            },
+            "networks.net and networks.twin are alike, so that they would be one network: give one of them a "
+            "seed of its own (networks.twin.seed), or name it once",
+        ),
+        (
             {"prune__ratio": 0.5, "prune__macs": 0.4},
             "exactly one of ratio, macs, params, bytes, latency_ms, speedup, device must be given, got ratio",
         ),

@@ -283,6 +283,47 @@ def test_ids_are_unique_across_figures(tmp_path: Path, content: Report) -> None:
     assert ids and len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize(
+    ("distill", "w0", "said"),
+    [
+        ({}, None, "akgp, w0 0.3, temperature 2"),
+        ({}, 0.0, "akgp, w0 0.00 by the answers, temperature 2"),
+        ({"w0_from": "branches"}, 0.41, "akgp, w0 0.41 by the branches, temperature 2"),
+        (
+            {"training": {"augment": {"mixup": 0.3}}}, 0.2,
+            "akgp, by the teacher alone, as all images are mixed, temperature 2",
+        ),
+        ({"strategy": "labels"}, None, "labels, temperature 2"),
+    ],
+)  # fmt: skip
+def test_the_weight_that_was_used_is_told(
+    tmp_path: Path, content: Report, distill: dict[str, Any], w0: float | None, said: str
+) -> None:
+    changed = {"distill": distill, "sweep": {"space": {}}}
+    tree = content.params.model_dump(mode="json") | changed
+    page = Page(write(tmp_path, replace(content, params=params.validate(tree), w0=w0)).read_text("utf-8"))
+    assert page.terms["distillation"] == said
+
+
+@pytest.mark.parametrize(
+    ("distill", "corrected", "adjusted"),
+    [
+        ({}, "; corrected above 5 %", "; logits are adjusted above 3"),
+        ({"noise_posterior": False, "logit_adjustment": "off"}, "", ""),
+        ({"strategy": "fixed"}, "", ""),
+        ({"strategy": "fixed", "logit_adjustment": "on"}, "", "; logits are adjusted"),
+    ],
+)
+def test_only_corrections_that_were_made_are_told(
+    tmp_path: Path, content: Report, distill: dict[str, Any], corrected: str, adjusted: str
+) -> None:
+    changed = {"distill": distill, "sweep": {"space": {}}}
+    tree = content.params.model_dump(mode="json") | changed
+    page = Page(write(tmp_path, replace(content, params=params.validate(tree))).read_text("utf-8"))
+    assert page.terms["wrong labels"] == "20.0 % by estimate, at least 15.0 %" + corrected
+    assert page.terms["imbalance"].startswith(f"13.33, largest class over smallest{adjusted}13.33 (")
+
+
 def test_without_training_and_characteristics(tmp_path: Path, content: Report) -> None:
     taken = replace(
         content,

@@ -80,6 +80,12 @@ SMALL: dict[str, Any] = {
             3,  # alpha above 1 is for wsld alone
             "its 3 valid combinations have all been tried",
         ),
+        (
+            {"distill.strategy": {"choices": ["labels", "akgp"]}, "distill.w0": {"choices": [0.2, 0.5]}},
+            3,  # labels alone have no w0
+            "its 3 valid combinations have all been tried",
+        ),
+        ({"distill.temperature": {"choices": [2, 2.0]}}, 1, "its 1 valid combination has been tried"),
         ({"prune.ratio": {"choices": [0.5]}}, 1, "its 1 valid combination has been tried"),
         ({}, 1, "its 1 valid combination has been tried"),
     ],

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from akgp.models.eval_mode import eval_mode
 from akgp.params import Distill
 
 
@@ -106,12 +107,10 @@ def _calls(model: nn.Module, example_input: Tensor) -> list[_Call]:
         return hook
 
     hooks = [module.register_forward_hook(watched(name)) for name, module in model.named_modules()]
-    training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(example_input)
+        with torch.no_grad(), eval_mode(model):
+            model(example_input)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return calls
