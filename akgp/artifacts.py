@@ -43,16 +43,20 @@ SEVERAL = "several_sequences"
 """The narrowable modules that take different tensors as query, key and value."""
 
 
-def save(model: nn.Module, directory: str | Path) -> None:
+def save(model: nn.Module, directory: str | Path, architecture: str | None = None) -> None:
     """Write `model.safetensors`, then `model.json` with its digest, into `directory`, which is created.
 
-    Networks of `akgp.models` have a spec. That of others is inferred: torchvision's classifiers, and
-    classes that can be imported and take `num_classes` (and `in_channels`, if they have it).
+    Networks of `akgp.models` have a spec. That of others is inferred: torchvision's and timm's classifiers,
+    and classes that can be imported and take `num_classes` (and `in_channels`, if they have it).
+
+    Args:
+        architecture: what builds the dense network, as `networks.*.architecture`: `module:function`, called
+            with `num_classes` (and `in_channels`); None: it has a spec, or one is inferred.
 
     Raises:
-        ModelError: no spec is known that builds this network.
+        ModelError: no spec is known that builds this network, or `architecture` builds another one.
     """
-    spec = spec_of(model) or infer_spec(model)
+    spec = infer_spec(model, architecture) if architecture else spec_of(model) or infer_spec(model)
     dense = _skeleton(spec)
     attributes = _differences(model, dense)
     # clone: safetensors refuses tensors that share memory, as tied weights do.
@@ -144,7 +148,7 @@ def _cut_buffers(model: nn.Module, dense: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def infer_spec(model: nn.Module) -> Spec:
+def infer_spec(model: nn.Module, architecture: str | None = None) -> Spec:
     """The spec of a network that was built elsewhere; see `save`.
 
     Raises:
@@ -156,26 +160,34 @@ def infer_spec(model: nn.Module) -> Spec:
         first, last = layers[0], layers[-1]
         num_classes = last.out_features if isinstance(last, nn.Linear) else last.out_channels
         in_channels = first.in_channels if isinstance(first, nn.Conv2d) else 1
-        for name in _candidates(type(model)):
+        if architecture:
+            create(Spec(architecture, num_classes, in_channels))  # says what is wrong with it
+        for name in [architecture] if architecture else _candidates(model):
             spec = Spec(name, num_classes, in_channels)
             # An AttributeError: it lacks the block.
             with contextlib.suppress(ModelError, AttributeError):
                 if _tree(_like(model, _skeleton(spec))) == _tree(model):
                     return spec
+    if architecture:
+        raise ModelError(f"architecture: {architecture} builds other modules than {type(model).__name__}'s")
     raise ModelError(
-        f"{type(model).__name__}: nothing that can be imported builds this network again; build it by "
-        "akgp.models.create(Spec('module:function', num_classes, in_channels))"
+        f"{type(model).__name__}: nothing that can be imported builds this network again; name what does: "
+        "save(model, directory, architecture='module:function'), a function of num_classes"
     )
 
 
-def _candidates(kind: type) -> Iterator[str]:
-    """Architectures that may have built a network of this class."""
+def _candidates(model: nn.Module) -> Iterator[str]:
+    """Architectures that may have built the network."""
+    kind = original_kind(model)
     module = kind.__module__
     if module.startswith("torchvision.models."):
         from torchvision import models
 
         yield from (n for n in models.list_models() if models.get_model_builder(n).__module__ == module)
     elif module != "__main__":
+        described = getattr(model, "pretrained_cfg", None)  # timm's networks name their function
+        if isinstance(described, dict) and module.startswith("timm."):
+            yield f"{module}:{described.get('architecture')}"
         yield f"{module}:{kind.__qualname__}"
 
 
@@ -225,6 +237,11 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
         )
     for name in narrowable_names(model):
         make_narrowable(dense.get_submodule(name), takes_several(model.get_submodule(name)))
+    if unlike := sorted(_tensor_names(model) ^ _tensor_names(dense)):
+        raise ModelError(
+            f"{type(model).__name__}: its tensors are not those of its spec {spec_of(dense)}, such as "
+            f"{unlike[0]}: was it built with other options?"
+        )
     differences = {}
     for (name, module), other in zip(model.named_modules(), dense.modules(), strict=True):
         before = _numbers(other)
@@ -232,6 +249,13 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
         if numbers:
             differences[name] = numbers
     return differences
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    """Names of parameters and buffers, those that a state_dict leaves out too, without layouts."""
+    tensors = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    names = {name for each in tensors for name, _ in each}
+    return names - set(layout_buffers(names))
 
 
 def _numbers(module: nn.Module) -> dict[str, Any]:

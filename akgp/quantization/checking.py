@@ -30,6 +30,22 @@ def as_array(images: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images, dtype=np.float32)
 
 
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What `model` gives for the images.
+
+    Raises:
+        QuantizationError: it is not a tensor, as of Hugging Face's networks.
+    """
+    with torch.no_grad():
+        output = model(images)
+    if not isinstance(output, Tensor):
+        raise QuantizationError(
+            f"{type(model).__name__}: its forward gives {type(output).__name__}, must be a tensor "
+            "[N, classes]: put it into a module whose forward returns its logits alone"
+        )
+    return output
+
+
 def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> None:
     """Compare the ONNX graph with the network on random images, for several batch sizes.
 
@@ -46,14 +62,7 @@ def require_same(model: nn.Module, path: str | Path, example_input: Tensor) -> N
     for count in BATCHES:
         images = torch.randn(count, *example_input.shape[1:], generator=generator)
         require_finite(model, images.to(example_input.device))
-        with torch.no_grad():
-            output = model(images.to(example_input.device))
-        if not isinstance(output, Tensor):
-            raise QuantizationError(
-                f"{type(model).__name__}: its forward gives a {type(output).__name__}, must be a tensor "
-                "[N, classes]"
-            )
-        expected = output.cpu()
+        expected = logits_of(model, images.to(example_input.device)).cpu()
         with guarded(f"{type(model).__name__}: onnxruntime cannot run its graph for a batch of {count}"):
             (got,) = running.run(None, {running.get_inputs()[0].name: images.numpy()})
         if got.shape != expected.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from akgp.io.errors import first_line
 from akgp.models import ChannelMap
@@ -17,7 +19,7 @@ from akgp.models.user_code import at, at_in
 from akgp.quantization.channel_affine import fold_channel_affines
 from akgp.quantization.channel_layout import read_channels_in_place
 from akgp.quantization.channel_moves import gather_shuffled_channels
-from akgp.quantization.checking import QuantizationError, require_same
+from akgp.quantization.checking import QuantizationError, logits_of, require_same
 from akgp.quantization.rewriting import use_integer_operations
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     for name, weight in network.named_parameters():
         if weight.dtype != torch.float32:
             raise QuantizationError(f"{failure}: {name} is {weight.dtype}, must be float32: call .float()")
+    with contextlib.suppress(RuntimeError, TypeError):  # of its own code, whose line the export names
+        logits_of(network, batch)
     try:
         graph = _converted(network, batch)
     except torch.onnx.OnnxExporterError as error:
@@ -68,15 +72,17 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
 
 
 def _converted(model: nn.Module | torch.export.ExportedProgram, batch: Tensor) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        model,
-        (batch,),
-        dynamo=True,
-        verbose=False,
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-    )
+    # A fused kernel of attention lays its output out in other strides than torch expects in `view`.
+    with sdpa_kernel(SDPBackend.MATH):
+        program = torch.onnx.export(
+            model,
+            (batch,),
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
     assert program is not None
     return program.model_proto
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,48 @@ def test_a_constructor_that_computes_is_built_with_weights(
     (tmp_path / "computing_net.py").write_text("import torch\n" + text)
     monkeypatch.syspath_prepend(str(tmp_path))
     returns(create(Spec("computing_net:make", 5, 3)), tmp_path / "saved")
+
+
+def test_what_builds_a_network_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a class that takes more than the number of classes; and one that is built otherwise."""
+    text = f"""{OWN}
+class Wide(Net):
+    def __init__(self, width, num_classes):
+        super().__init__(num_classes)
+def wide(num_classes):
+    return Wide(9, num_classes)
+"""
+    (tmp_path / "wide_net.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import wide_net  # type: ignore[import-not-found]
+
+    model = wide_net.Wide(9, 5)
+    with pytest.raises(
+        ModelError, match=r"name what does: save\(model, directory, architecture='module:function'\)"
+    ):
+        artifacts.save(model, tmp_path / "saved")
+    artifacts.save(pruned(model), tmp_path / "saved", architecture="wide_net:wide")
+    assert json.loads((tmp_path / "saved" / "model.json").read_text())["architecture"] == "wide_net:wide"
+    with pytest.raises(ModelError, match="architecture: cifar_resnet8 builds other modules than Wide's"):
+        artifacts.save(model, tmp_path / "other", architecture="cifar_resnet8")
+    monkeypatch.setattr(wide_net.Wide, "__module__", "timm.models.wide")  # timm's say which function it was
+    monkeypatch.setitem(sys.modules, "timm.models.wide", wide_net)
+    model.pretrained_cfg = {"architecture": "wide"}
+    artifacts.save(model, tmp_path / "timm")
+    assert (
+        json.loads((tmp_path / "timm" / "model.json").read_text())["architecture"] == "timm.models.wide:wide"
+    )
+
+
+def test_tensors_of_other_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the mask of windows that an image of another size does not need."""
+    own(tmp_path, monkeypatch, "masked_net")
+    model = create(Spec("masked_net:make", 5, 3))
+    model.register_buffer("mask", torch.ones(2), persistent=False)
+    with pytest.raises(
+        ModelError, match="Net: its tensors are not those of its spec .*, such as mask: was it built"
+    ):
+        artifacts.save(model, tmp_path / "saved")
 
 
 def test_a_network_nothing_builds_again_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from akgp.models import Spec, create
 from akgp.pruning import Pruned, prune
 from tests.support import further_constructions, hard_constructions, published_constructions
 from tests.support.further_constructions import ATTENTION
+from tests.support.hard_networks import between
 
 IMAGES = torch.zeros(2, 3, 16, 16)
 
@@ -27,7 +28,7 @@ BARE = {
     "transformer", "windows", "tied autoencoder", "dynamic convolution", "gated MLP", "pooling as mixing",
     "response normalisation", "GRU over rows", "class token", "scaled weight", "global filter",
     "MLP-Mixer", "cosine similarity", "deformable convolution", "Fourier operator", "simple gates",
-    "generated kernels",
+    "generated kernels", "scaled mixing of positions", "positions added in place",
 }  # fmt: skip
 LEFT_WHOLE = {"roll", "GRU over rows"}  # every channel is summed with every other; an LSTM and a GRU stay
 
@@ -105,6 +106,22 @@ def test_pruned_exact_trains_and_reloads(spec: str, name: str, tmp_path: Path) -
     for network in (pruned.model, loaded):
         trained = pytree.tree_leaves(network.train()(x))
         sum(each.sum() for each in trained if each.requires_grad).backward()
+
+
+@pytest.mark.parametrize(
+    "name", ["ghost that adds in place", "scaled mixing of positions", "positions added in place"]
+)
+def test_nothing_but_the_output_stays(name: str) -> None:
+    pruned = prune(further_constructions.NETWORKS[name](), IMAGES, ratio=0.5, round_to=4)
+    assert [layer.name for layer in pruned.layers if layer.pruned_width == layer.dense_width] == ["head"]
+    assert not any(layer.layout for layer in pruned.layers if layer.name != "across")  # whose are positions
+
+
+def test_a_layer_without_a_bias_says_that_it_takes_no_constants() -> None:
+    model = between(lambda net, x: net.side(x.sigmoid()), side=lambda: nn.Conv2d(16, 16, 1, bias=False))()
+    layers = prune(model, IMAGES, ratio=0.5).layers
+    reasons = {each for layer in layers for each in (layer.reason, layer.layout)}
+    assert "convolution in side has no bias to take constants of its inputs" in reasons
 
 
 def test_budget_of_weights_that_are_computed() -> None:

@@ -87,7 +87,7 @@ def test_any_batch_size_is_taken_and_quantized(kind: type[Pooled], tmp_path: Pat
     [
         (Looping, "a constant, as a loop over the images does; .*test_export.py:{the loop}, in "),
         (Asking, "data-dependent .*test_export.py:{the question}, in logits$"),
-        (Pair, r"Pair: its forward gives a tuple, must be a tensor \[N, classes\]"),
+        (Pair, r"Pair: its forward gives tuple, must be a tensor \[N, classes\]"),
         (Infinite, "Infinite: layer head gives values that are not finite"),
     ],
 )
@@ -98,6 +98,25 @@ def test_what_cannot_be_exported_is_refused_with_its_place(
     with pytest.raises(QuantizationError, match=pattern) as raised:
         export_onnx(kind().eval(), EXAMPLE, tmp_path / "model.onnx")
     assert "\n" not in str(raised.value)
+
+
+def test_attention_with_a_mask_for_each_image(tmp_path: Path) -> None:
+    """Its fused kernel gives other strides with one, which broke the views behind it."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 24, 2, 2), nn.Linear(24, 5)
+            self.mask = nn.Parameter(torch.randn(1, 3, 16, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).flatten(2).transpose(1, 2).reshape(len(x), 16, 3, 8).transpose(1, 2)
+            mask = self.mask.expand(len(x), -1, -1, -1)
+            x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+            return self.head(x.transpose(1, 2).reshape(len(x), 16, 24).mean(1))
+
+    torch.manual_seed(0)
+    export_onnx(Masked().eval(), EXAMPLE, tmp_path / "model.onnx")  # which compares the two
 
 
 def test_a_graph_of_another_network_is_found_out(tmp_path: Path) -> None:

@@ -127,6 +127,19 @@ def ghost(net: Any, x: Tensor) -> Tensor:
     return torch.cat([first, net.cheap(first)], 1)[:, :20]
 
 
+def ghost_in_place(net: Any, x: Tensor) -> Tensor:
+    first = net.primary(x)
+    y = torch.cat([first, net.cheap(first)], 1)[:, :24]  # all of them
+    y += net.side(x)
+    return net.mix(y)
+
+
+def in_place(net: Any, x: Tensor) -> Tensor:
+    y = net.project(tokens(x))
+    y[:, : y.shape[1]].add_(net.positions.weight)
+    return image(y)
+
+
 def involution(net: Any, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     kernel = net.span(net.reduce(x)).view(n, 2, 9, h, w)[:, :, None]
@@ -360,6 +373,17 @@ NETWORKS: dict[str, Build] = {
     "blur by a buffer": between(lambda net, x: net.blur(x), blur=Blur),
     "depth to space": between(depth_to_space, 8, side=lambda: conv(16, 32)),
     "ghost": between(ghost, 20, primary=lambda: conv(16, 12), cheap=lambda: conv(12, 12, groups=12)),
+    "ghost that adds in place": between(
+        ghost_in_place, 24, primary=lambda: conv(16, 12), cheap=lambda: conv(12, 12, groups=12),
+        side=lambda: conv(16, 24), mix=lambda: conv(24, 24),
+    ),
+    "scaled mixing of positions": between(
+        lambda net, x: x + net.scale.weight.view(-1, 1, 1) * net.across(x.flatten(2)).view(x.shape),
+        across=lambda: nn.Linear(256, 256), scale=lambda: nn.PReLU(16),
+    ),
+    "positions added in place": between(
+        in_place, 24, project=lambda: nn.Linear(16, 24), positions=lambda: nn.Embedding(256, 24)
+    ),
     "involution": between(involution, reduce=lambda: conv(16, 8, 1), span=lambda: nn.Conv2d(8, 18, 1)),
     "Fourier mixing": between(fourier),
     "global filter": GlobalFilter,

@@ -142,7 +142,8 @@ class Trace(TorchDispatchMode):
                 self._lose([output, *marked], f"{call.where} writes to a part of a tensor")
                 self._forget(output)
             elif marks is not None:
-                self.marks[output] = marks
+                for tensor in self._same(output) if call.func._schema.is_mutable else [output]:
+                    self.marks[tensor] = marks
                 for ids in marks.layers:
                     self._remember(call.module, self.failing[1], ids)
             elif output in self.marks:
@@ -160,11 +161,23 @@ class Trace(TorchDispatchMode):
             self.record.unfollowed[site] = f"{call.where}: {message(error)}"
             return None
 
-    def _rewrites(self, call: Call, tensor: Tensor) -> bool:
-        """Whether an operation such as relu_ changes a whole tensor, of which it is given a view."""
+    def _same(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor and what it is a view of without a change, as `x[:, :32]` is of 32 channels."""
+        chain = self._chain(tensor)
+        return list(itertools.takewhile(lambda each: _places(each) == _places(tensor), chain))
+
+    def _chain(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor, what it is a view of, and so on."""
         chain = [tensor]
         while (source := self.sources.get(chain[-1])) is not None:
             chain.append(source)
+        return chain
+
+    def _rewrites(self, call: Call, tensor: Tensor) -> bool:
+        """Whether an operation such as relu_ changes a whole tensor, of which it is given a view."""
+        chain = self._chain(tensor)
+        if len(self._same(tensor)) == len(chain):
+            return True
         if chain[-1].numel() != tensor.numel() or any(each in self.marks for each in call.tensors[1:]):
             return False
         for each in chain[1:]:
@@ -292,6 +305,11 @@ class Trace(TorchDispatchMode):
             ids = self.layers[f"{name}.index"][0]
         wide = ids.reshape(1, -1, *[1] * (output.ndim - 2)).expand(output.shape)
         self.marks[output] = Marks((wide,), constant(output, 0))
+
+
+def _places(tensor: Tensor) -> tuple[Any, ...]:
+    """Where its values lie in memory."""
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -102,6 +102,10 @@ def _beside(call: Call, tensor: Tensor, ids: Tensor, out: Tensor) -> bool:
 
 
 def _dead(call: Call, out: Tensor) -> Tensor:
+    if call.name in ("mul", "mul_") and not call.weight():
+        found = filter(None, map(call.marks_of, call.tensors))
+        if any(not shrink(marks.dead).any() for marks in found):
+            return constant(out, 0)  # whatever the other factor is; of weights it may be 0 / 0
     dead = call.on_dead(shrink)
     dead = dead.to(out.dtype) if dead.dtype != out.dtype else dead
     if dead.ndim > out.ndim or any(

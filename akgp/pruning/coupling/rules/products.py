@@ -83,6 +83,9 @@ def read(call: Call, source: Tensor, dim: int, weight: Tensor, column: int, padd
     folded = ~zero & constant_there & ~kept if can_fold else torch.zeros_like(zero)
     stays = kept | ~(zero | folded)
     call.units.block(vector[stays], f"{call.where} reads what is not zero")
+    if not padding and not can_fold:
+        constants_met = stays & constant_there & ~kept
+        call.units.hold(rows[:, constants_met], f"{call.where} has no bias to take constants of its inputs")
     call.units.hold(rows[:, stays], f"all inputs of {call.where} are read")
     call.units.unite(rows[:, ~stays], vector[~stays], call.where)
     if folded.any():
