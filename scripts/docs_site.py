@@ -15,7 +15,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -249,9 +249,9 @@ def packages() -> str:
     return "\n".join(rows)
 
 
-def families() -> str:
-    """The table of benchmarks.families."""
-    text = (ROOT / "results/families/table.md").read_text(encoding="utf-8")
+def families(folder: str = "") -> str:
+    """The table of benchmarks.families in this folder of its results."""
+    text = (ROOT / "results/families" / folder / "table.md").read_text(encoding="utf-8")
     return text[text.index("| network") :]
 
 
@@ -260,6 +260,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "packages": packages,
     "families": families,
+    "families of timm": partial(families, "timm"),
 }
 
 

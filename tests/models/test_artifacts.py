@@ -133,7 +133,7 @@ def test_tensors_of_other_options_are_named(tmp_path: Path, monkeypatch: pytest.
     model = create(Spec("masked_net:make", 5, 3))
     model.register_buffer("mask", torch.ones(2), persistent=False)
     with pytest.raises(
-        ModelError, match="Net: its tensors are not those of its spec .*, such as mask: was it built"
+        ModelError, match=r"Net: its tensors are not those of its spec .*, such as mask: was it built"
     ):
         artifacts.save(model, tmp_path / "saved")
 
