@@ -1,4 +1,4 @@
-"""Which of torchvision's and timm's classifiers are pruned, how far, and whether the result is usable: tables.
+"""Which of torchvision's and timm's classifiers are pruned, how far, and whether the result is usable.
 
     python -m benchmarks.families [--timm] [NAME …]
 
@@ -39,8 +39,9 @@ TIMM = """
 resnet10t resnetv2_50 resnest14d res2net50_26w_4s skresnet18 ecaresnet26t seresnext26d_32x4d gcresnext26ts
 cspresnet50 darknet17 dla34 hrnet_w18_small vovnet39a dpn48b selecsls42 regnetz_b16 repvgg_a0 mobileone_s0
 mobilenetv1_100 mobilenetv4_conv_small ghostnet_050 mixnet_s tinynet_e lcnet_050 rexnet_100 hardcorenas_a
-efficientnetv2_rw_t tf_efficientnet_lite0 fbnetc_100 nf_resnet26 convnext_atto convnextv2_atto inception_next_atto
-poolformer_s12 fastvit_t8 edgenext_xx_small mobilevit_xxs efficientformerv2_s0 repvit_m0_9 starnet_s1
+efficientnetv2_rw_t tf_efficientnet_lite0 fbnetc_100 nf_resnet26 convnext_atto convnextv2_atto
+inception_next_atto poolformer_s12 fastvit_t8 edgenext_xx_small mobilevit_xxs efficientformerv2_s0 repvit_m0_9
+starnet_s1
 """
 """One of each family that takes images of any size."""
 PIXELS = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224, "efficientformerv2_s0": 224}

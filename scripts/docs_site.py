@@ -260,7 +260,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "packages": packages,
     "families": families,
-    "families of timm": partial(families, "timm"),
+    "timm": partial(families, "timm"),
 }
 
 

@@ -28,13 +28,13 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 class Decoded:
     """pixels: uint8 [H, W, C].
 
-    deep: whether the image had more than 8 bits a channel and was scaled by `bit_depth`.
+    highest: value of an image with more than 8 bits a channel, which was scaled by `bit_depth`; None of others.
     upper_of_16: the highest value, where Pillow has reduced colour of 16 bits a channel to the upper eight.
     frames: whether the file has several frames, of which this is the first.
     """
 
     pixels: np.ndarray
-    deep: bool = False
+    highest: int | None = None
     upper_of_16: int | None = None
     frames: bool = False
 
@@ -125,7 +125,8 @@ def _opened(content: bytes, bit_depth: int) -> tuple[Image.Image, dict[str, Any]
     with contextlib.suppress(Exception):  # the pixels may be fine where the metadata are damaged
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        return _upper_eight(np.asarray(image), bit_depth), properties | {"deep": True}
+        values = np.asarray(image)
+        return _upper_eight(values, bit_depth), properties | {"highest": int(values.max())}
     if image.mode == "F":
         raise DataError(
             "the image can't be decoded (floating-point pixels, of unknown range: store 8 or 16 bits)"

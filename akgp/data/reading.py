@@ -21,6 +21,8 @@ NAMED_ROWS = 10
 """How many bad rows are named one by one; with `on_bad_rows: skip` all are counted."""
 LOOKAHEAD = 1000
 """How many good images are read after a first bad row, to name more bad ones before stopping."""
+FEW = 100
+"""One image in so many may be an accident."""
 DARK = 64
 """The upper eight of 16 bits in colour stay below this if values up to 2^14 were stored unscaled."""
 
@@ -39,17 +41,18 @@ class Part:
 class Notes:
     """Properties of all images together, known once all are read.
 
-    deep: whether any had more than 8 bits a channel.
+    deep: the highest value of each with more than 8 bits a channel, and its origin.
     upper_of_16: the brightest value of 16-bit colour (see `Decoded`), and its origin.
     framed: origins of images with several frames.
     """
 
-    deep: bool = False
+    deep: list[tuple[int, str]] = field(default_factory=list)
     upper_of_16: tuple[int, str] | None = None
     framed: list[str] = field(default_factory=list)
 
     def add(self, image: Decoded, origin: str) -> None:
-        self.deep |= image.deep
+        if image.highest is not None:
+            self.deep.append((image.highest, origin))
         if image.upper_of_16 is not None:
             brightest = (image.upper_of_16, origin)
             self.upper_of_16 = max(self.upper_of_16 or brightest, brightest)
@@ -97,8 +100,21 @@ def read_parts(
         )
     if notes.deep and bit_depth < BIT_DEPTHS[-1]:
         log.warning("images of more than 8 bits use %d of them: scaled to 8", bit_depth)
+    if bit_depth > BIT_DEPTHS[0]:
+        _warn_of_bright(notes.deep, bit_depth)
     parts = {name: part for name, (part, _) in read.items()}
     return parts, bit_depth if notes.deep else BIT_DEPTHS[-1]
+
+
+def _warn_of_bright(deep: list[tuple[int, str]], bit_depth: int) -> None:
+    """Log the images, if they are few, for whose sake all others lose two bits or more."""
+    limit = 2 ** (bit_depth - 2)
+    bright = [origin for value, origin in deep if value >= limit]
+    if len(bright) <= len(deep) / FEW:
+        log.warning(
+            "of %d images of more than 8 bits %d have values of %d or more, such as %s: all others become dark; "
+            "has it a dead pixel?", len(deep), len(bright), limit, bright[0],
+        )  # fmt: skip
 
 
 class _BadRows:

@@ -76,6 +76,18 @@ def test_the_test_split_shares_the_scale_which_is_said(
     assert said == ["images of more than 8 bits use 12 of them: scaled to 8"]
 
 
+def test_one_hot_pixel_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """For its sake all other images, which use 12 bits, keep 4."""
+    contents = [encoded(np.full((6, 6), 3000, np.uint16)) for _ in range(200)]
+    hot = np.full((6, 6), 3000, np.uint16)
+    hot[2, 2] = 65535
+    parquet(tmp_path / "a.parquet", [*contents[:-1], encoded(hot)], ["ant", "bee"] * 100)
+    prepared(tmp_path / "out", source="parquet", color="gray", path=str(tmp_path / "a.parquet"))
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "of 200 images of more than 8 bits 1 have values of 16384 or more, such as" in said
+    assert "a.parquet#199: all others become dark" in said
+
+
 def test_what_is_skipped_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """All is read again when an image needs more bits."""
     folder = deep_folder(tmp_path / "images", 3000)
