@@ -228,7 +228,7 @@ class IndexedSource:
             raise ValueError(
                 f"{len(self)} training images are too few for {world} workers: lower ray.workers"
             )
-        # A prime above any number of epochs: no two (seed, epoch) share a generator.
+        # A prime above any number of epochs: nearby pairs of (seed, epoch) differ. Torch keeps 32 bits of it.
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(len(self), generator=generator)
         size = min(batch_size, len(self) // world * world)  # equal slices for all workers

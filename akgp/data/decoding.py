@@ -28,7 +28,7 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 class Decoded:
     """pixels: uint8 [H, W, C].
 
-    highest: value of an image with more than 8 bits a channel, which was scaled by `bit_depth`; None of others.
+    highest: value, where an image had more than 8 bits a channel and was scaled by `bit_depth`; else None.
     upper_of_16: the highest value, where Pillow has reduced colour of 16 bits a channel to the upper eight.
     frames: whether the file has several frames, of which this is the first.
     """

@@ -189,7 +189,9 @@ def _classes(root: str, top: Folder, images: Iterable[str]) -> list[tuple[str, s
     _check_case(top)
     start = len(top.path) + 1 if top.path else 0
     prefix = f"{top.path}/" if top.path else ""
-    return [(name, class_name(name[start:].split("/", 1)[0])) for name in images if name.startswith(prefix)]
+    return [
+        (name, normalized_name(name[start:].split("/", 1)[0])) for name in images if name.startswith(prefix)
+    ]
 
 
 def _check_depth(root: str, top: Folder) -> None:
@@ -224,7 +226,7 @@ def _check_case(top: Folder) -> None:
             )
 
 
-def class_name(folder: str) -> str:
+def normalized_name(folder: str) -> str:
     """The class of a folder: its name in composed characters, as some systems store é as e and an accent."""
     return unicodedata.normalize("NFC", printable(folder))
 

@@ -62,7 +62,7 @@ def listed(classes: Sequence[str]) -> str:
     return ", ".join(classes[:10]) + (f", … ({len(classes)} in all)" if len(classes) > 10 else "")
 
 
-def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
+def classes_of(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
     """Names of all classes, in the order of their indices: text sorted as text, numbers as numbers.
 
     Args:
@@ -84,12 +84,12 @@ def class_names(labels: Iterable[tuple[Label, str]]) -> tuple[str, ...]:
     return tuple(map(str, numbers or texts))
 
 
-def named(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+def by_name(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
     """Classes that are numbers by their `names`; as they are where one has none or two would be alike."""
     if not all(name.isdecimal() and int(name) < len(names) for name in classes):
         return classes
-    by_name = tuple(names[int(name)] for name in classes)
-    return by_name if len(set(by_name)) == len(classes) else classes
+    found = tuple(names[int(name)] for name in classes)
+    return found if len(set(found)) == len(classes) else classes
 
 
 def class_indices(labels: Sequence[Label], classes: tuple[str, ...], *, known: bool) -> Tensor:

@@ -151,7 +151,7 @@ def samples(
     return by_split
 
 
-def class_names(files: Files, tables: dict[str, list[Table]], label_column: str) -> tuple[str, ...]:
+def hugging_face_names(files: Files, tables: dict[str, list[Table]], label_column: str) -> tuple[str, ...]:
     """Names of the classes 0, 1, … as Hugging Face's ClassLabel has them; empty if no file says them."""
     with files.parquet(tables["train"][0].address) as first:
         written = (first.schema_arrow.metadata or {}).get(HUGGING_FACE)

@@ -15,7 +15,7 @@ from torch import Tensor
 from akgp.data.corruptions import CIFAR10_FLIPS, apply_corruption
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import Label, class_indices, class_names, given_labels, named
+from akgp.data.labels import Label, by_name, class_indices, classes_of, given_labels
 from akgp.data.reading import Part, check_size, read_parts
 from akgp.data.samples import Source
 from akgp.data.sources import open_source
@@ -71,13 +71,13 @@ def _classified(
     source: Source, given: Mapping[str, Sequence[tuple[Label, str]]]
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """The names of the classes, and the class of each sample int64 [N], of labels with origins by part."""
-    classes = source.classes or class_names(chain.from_iterable(given.values()))
+    classes = source.classes or classes_of(chain.from_iterable(given.values()))
     known = source.classes is not None
     indices = {
         name: class_indices([label for label, _ in labels], classes, known=known)
         for name, labels in given.items()
     }
-    return named(classes, source.names), indices
+    return by_name(classes, source.names), indices
 
 
 def _check_classes(classes: tuple[str, ...], labels: dict[str, Tensor], shares: dict[str, float]) -> None:

@@ -112,8 +112,8 @@ def _warn_of_bright(deep: list[tuple[int, str]], bit_depth: int) -> None:
     bright = [origin for value, origin in deep if value >= limit]
     if len(bright) <= len(deep) / FEW:
         log.warning(
-            "of %d images of more than 8 bits %d have values of %d or more, such as %s: all others become dark; "
-            "has it a dead pixel?", len(deep), len(bright), limit, bright[0],
+            "of %d images of more than 8 bits %d have values of %d or more, such as %s: all others become "
+            "dark; has it a dead pixel?", len(deep), len(bright), limit, bright[0],
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from akgp.data.batches import IndexedSource
 from akgp.data.decoding import BIT_DEPTHS
 from akgp.data.files import DataError
 from akgp.data.images import Images
-from akgp.data.labels import Label, class_indices, class_names, given_labels, label_of, named
+from akgp.data.labels import Label, by_name, class_indices, classes_of, given_labels, label_of
 from akgp.data.prepare import mean_std
 from akgp.data.reading import read_parts
 from akgp.data.samples import Sample, Samples
@@ -41,7 +41,7 @@ def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...
     for part, samples in source.parts.items() if source.classes is None else ():
         if part != name:  # it may have classes of which there is no image among those drawn from
             labels |= dict(given_labels(samples, None))
-    classes = source.classes or class_names(labels.items())
+    classes = source.classes or classes_of(labels.items())
     parts, bit_depth = read_parts(
         replace(source, parts={name: Samples(lambda: iter(chosen))}), params, lambda _: None
     )
@@ -49,7 +49,7 @@ def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...
         log.warning("the images that were not drawn may use more bits: the network may know them darker")
     pixels = torch.tensor(parts[name].pixels).permute(0, 3, 1, 2).contiguous()
     labels_of = class_indices(parts[name].labels, classes, known=bool(source.classes))
-    return Images(pixels, labels_of), named(classes, source.names)
+    return Images(pixels, labels_of), by_name(classes, source.names)
 
 
 def _drawn(

@@ -160,7 +160,7 @@ def _parquet(params: Data) -> Source:
         if name and not parquet.is_table(name) and not (by_path and ending(name) in IMAGE_SUFFIXES)
     ]
     not_taken = _not_taken(params.path.rstrip("/"), others, files.skipped)
-    names = parquet.class_names(files, tables, params.label_column)
+    names = parquet.hugging_face_names(files, tables, params.label_column)
     return Source(parts, f"Parquet {params.path}", None, not_taken, names)
 
 

@@ -142,6 +142,7 @@ UNCOUNTED: dict[Any, Formula] = {
     aten.dot: _product,
     aten.addbmm: lambda _, first, second, **__: 2 * first.numel() * second.shape[2],
     aten._addmm_activation: lambda _, first, second, **__: 2 * first.numel() * second.shape[1],
+    aten._trilinear: lambda one, weight, *_, **__: 2 * len(one) * weight.numel(),  # nn.Bilinear
     aten.mkldnn_rnn_layer: _recurrent,
     aten._cudnn_rnn: _recurrent,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,

@@ -116,18 +116,18 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
 
     A resumed trial prunes again, which is deterministic; a latency would differ, so it is kept in `state`.
     """
-    with _trial_workspace(task) as trial:
-        for folder in (trial.workspace.pruned, trial.workspace.student):
+    with _trial_workspace(task) as own:
+        for folder in (own.workspace.pruned, own.workspace.student):
             folder.mkdir(parents=True)
-        for _ in prune.compute(trial, trial.workspace.pruned, None):
+        for _ in prune.compute(own, own.workspace.pruned, None):
             pass
         common = ray.get(shared)
-        latency = state["latency"] if state else _latency(trial, common)
-        costs = prune.size(trial) | {DENSE_MACS: common.macs} | _compute(trial, common.data) | latency
+        latency = state["latency"] if state else _latency(own, common)
+        costs = prune.size(own) | {DENSE_MACS: common.macs} | _compute(own, common.data) | latency
         costs |= _placement_group(task)
         training = training_of(task.params.distill, common.data.profile)
-        folder, before = trial.workspace.student, state["distill"] if state else None
-        for step in distill.compute_with(trial, common.data, folder, before):
+        folder, before = own.workspace.student, state["distill"] if state else None
+        for step in distill.compute_with(own, common.data, folder, before):
             assert step.state is not None
             accuracies = best_epoch_metrics(step.state["history"], training.keep)
             yield Step(

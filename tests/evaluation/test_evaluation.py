@@ -137,6 +137,7 @@ def scaled(x: Tensor, **options: Any) -> Tensor:
         (Calls(lambda x, w: F.conv2d(x, w, groups=2), (6, 2, 3, 3)), (4, 8, 8), 6 * 2 * 9 * 36),
         (nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True), (5, 8), 5 * 2 * 24 * (8 + 6 + 12 + 6)),
         (nn.GRU(8, 6, batch_first=True), (5, 8), 5 * 18 * (8 + 6)),
+        (Calls(lambda x, w: F.bilinear(x, x, w), (7, 8, 8)), (8,), 7 * 8 * 8),
         (nn.Conv1d(4, 6, 3), (4, 10), 6 * 4 * 3 * 8),
         (nn.ConvTranspose1d(4, 6, 3, stride=2), (4, 10), 4 * 6 * 3 * 10),
         (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5), 4 * 3 * 9 * 25),
