@@ -187,7 +187,7 @@ def _candidates(model: nn.Module) -> Iterator[str]:
     elif module != "__main__":
         described = getattr(model, "pretrained_cfg", None)  # timm's networks name their function
         if isinstance(described, dict) and module.startswith("timm."):
-            yield f"{module}:{described.get('architecture')}"
+            yield f"timm.models:{described.get('architecture')}"  # in whatever module of it the function is
         yield f"{module}:{kind.__qualname__}"
 
 

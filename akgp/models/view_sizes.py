@@ -1,9 +1,10 @@
-"""Sizes of views and the scale of attention, where a module's code fixes what a cut network has fewer of.
+"""Sizes of views and splits and the scale of attention, where code fixes what a cut network has fewer of.
 
 Attention is mostly written with `reshape(B, N, 3, heads, width)` and `reshape(B, N, C)`, whose sizes are
-attributes or those of the module's input. In a cut network such a call gets other sizes. The change is kept
-by the number of the call among those of CALLS in the module's forward pass, its submodules' included, so that
-the class of the module and its code stay.
+attributes or those of the module's input; `split(x, [16, 16], 1)` has sizes, too. In a cut network such a
+call gets other sizes. The change is kept by the number of the call among those of CALLS in the module's
+forward pass, its submodules' included (splits are counted on their own), so that the class of the module and
+its code stay.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 Changes = dict[str, dict[str, float]]
-"""Number of a call -> size by dimension of its output, or `scale` of attention. Texts, as JSON has them."""
+"""Number of a call -> size by dimension of its output, or by part of a split, or `scale` of attention.
+
+Texts, as JSON has them; of a split `split 0`.
+"""
 
 UNFLATTEN = (Tensor.unflatten, torch.unflatten)
 VIEWS = (Tensor.view, Tensor.reshape, torch.reshape, *UNFLATTEN)
 ATTENTION = F.scaled_dot_product_attention
-CALLS = (*VIEWS, ATTENTION)
+SPLITS = (Tensor.split, torch.split, Tensor.split_with_sizes, torch.split_with_sizes)
+CALLS = (*VIEWS, ATTENTION, *SPLITS)
 SCALE = "scale"
 
 uncounted = torch._C.DisableTorchFunction
@@ -69,10 +74,40 @@ def given_sizes(func: Callable[..., Any], args: Sequence[Any], kwargs: Any) -> t
     return 0, list(given)
 
 
+class Numbers:
+    """Numbers the calls of one forward pass as `Changes` has them."""
+
+    def __init__(self) -> None:
+        self.splits = self.others = 0
+
+    def next(self, func: Callable[..., Any]) -> str:
+        """The number of the next call, of this function of CALLS."""
+        if func in SPLITS:
+            self.splits += 1
+            return f"split {self.splits - 1}"
+        self.others += 1
+        return str(self.others - 1)
+
+
+def split_sizes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """The dimension of a split, and the sizes of its parts as the code has them."""
+    tensor, *given = args
+    given += [value for key, value in kwargs.items() if key.startswith("split_size")]
+    size, dim = given[0], given[1] if len(given) > 1 else kwargs.get("dim", 0)
+    length = tensor.shape[dim]
+    sizes = [size] * -(-length // size) if isinstance(size, int) else list(size)
+    if isinstance(size, int) and length % size:
+        sizes[-1] = length % size
+    return dim % tensor.ndim, sizes
+
+
 def changed_call(func: Callable[..., Any], args: Any, kwargs: Any, change: dict[str, float]) -> Any:
     """The result of a call with other sizes, or another scale."""
     if func is ATTENTION:
         return func(*args, **(kwargs | change))
+    if func in SPLITS:
+        sizes = [int(change[str(part)]) for part in range(len(change))]
+        return args[0].split(sizes, split_sizes(args, kwargs)[0])
     given = given_sizes(func, args, kwargs)
     assert given is not None
     first, sizes = given
@@ -86,12 +121,11 @@ class _Resizing(TorchFunctionMode):
 
     def __init__(self, changes: Changes) -> None:
         super().__init__()
-        self.changes, self.calls = changes, 0
+        self.changes, self.numbers = changes, Numbers()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in CALLS:
-            change = self.changes.get(str(self.calls))
-            self.calls += 1
+            change = self.changes.get(self.numbers.next(func))
             if change:
                 return changed_call(func, args, kwargs or {}, change)
         return func(*args, **(kwargs or {}))

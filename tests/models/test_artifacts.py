@@ -119,12 +119,10 @@ def wide(num_classes):
     with pytest.raises(ModelError, match="architecture: cifar_resnet8 builds other modules than Wide's"):
         artifacts.save(model, tmp_path / "other", architecture="cifar_resnet8")
     monkeypatch.setattr(wide_net.Wide, "__module__", "timm.models.wide")  # timm's say which function it was
-    monkeypatch.setitem(sys.modules, "timm.models.wide", wide_net)
+    monkeypatch.setitem(sys.modules, "timm.models", wide_net)
     model.pretrained_cfg = {"architecture": "wide"}
     artifacts.save(model, tmp_path / "timm")
-    assert (
-        json.loads((tmp_path / "timm" / "model.json").read_text())["architecture"] == "timm.models.wide:wide"
-    )
+    assert json.loads((tmp_path / "timm" / "model.json").read_text())["architecture"] == "timm.models:wide"
 
 
 def test_tensors_of_other_options_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,10 @@ def in_place(net: Any, x: Tensor) -> Tensor:
     return image(y)
 
 
+def four_parts(net: Any, x: Tensor) -> Tensor:
+    return torch.cat([part(y) for part, y in zip(net.parts, x.split(4, dim=1), strict=True)], 1)
+
+
 def involution(net: Any, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     kernel = net.span(net.reduce(x)).view(n, 2, 9, h, w)[:, :, None]
@@ -383,6 +387,13 @@ NETWORKS: dict[str, Build] = {
     ),
     "positions added in place": between(
         in_place, 24, project=lambda: nn.Linear(16, 24), positions=lambda: nn.Embedding(256, 24)
+    ),
+    "parts of fixed sizes": between(
+        lambda net, x: torch.cat([net.one((y := torch.split(x, [12, 4], 1))[0]), net.two(y[1])], 1), 16,
+        one=lambda: conv(12, 8), two=lambda: conv(4, 8),
+    ),
+    "parts of one fixed size": between(
+        four_parts, parts=lambda: nn.ModuleList(conv(4, 4) for _ in range(4))
     ),
     "involution": between(involution, reduce=lambda: conv(16, 8, 1), span=lambda: nn.Conv2d(8, 18, 1)),
     "Fourier mixing": between(fourier),

@@ -1,7 +1,7 @@
 """Runs the functions that a network calls under a trace; in the check of a cut network, with sizes that fit.
 
-Where a call of a view has sizes that the network's code fixes, the units of its output say which sizes it has
-in the cut network.
+Where a call of a view or a split has sizes that the network's code fixes, the units of its output say which
+sizes it has in the cut network.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from akgp.models.view_sizes import ATTENTION, CALLS, SCALE, Changes, changed_call, given_sizes
+from akgp.models.view_sizes import (
+    ATTENTION,
+    CALLS,
+    SCALE,
+    SPLITS,
+    Changes,
+    changed_call,
+    given_sizes,
+    split_sizes,
+)
 from akgp.pruning.coupling.marks import shrink, varying
 from akgp.pruning.coupling.trace import Trace
 
-Call = tuple[str, int]
+Call = tuple[str, str]
 """Module and number of a call in its forward pass."""
 
 
@@ -46,9 +55,11 @@ class Functions(TorchFunctionMode):
                 return args[0].detach()
             if func not in CALLS:
                 return func(*args, **kwargs)
-            call = self.trace.next_call()
+            call = self.trace.next_call(func)
             if func is ATTENTION:
                 return self._attention(call, args, kwargs)
+            if func in SPLITS:
+                return self._split(call, func, args, kwargs)
             change = self._change(call, func, args, kwargs)
             out = self._changed(call, func, args, kwargs, change)
             if self.present is None:
@@ -59,7 +70,7 @@ class Functions(TorchFunctionMode):
     def _changed(self, call: Call, func: Any, args: Any, kwargs: Any, change: dict[str, float]) -> Any:
         if not change:
             return func(*args, **kwargs)
-        self.changes[call[0]][str(call[1])] = change
+        self.changes[call[0]][call[1]] = change
         return changed_call(func, args, kwargs, change)
 
     def _attention(self, call: Call, args: Any, kwargs: Any) -> Any:
@@ -72,6 +83,22 @@ class Functions(TorchFunctionMode):
         self.trace.record.scales[call].add(scale)
         change = {SCALE: scale} if scale != default else {}
         return self._changed(call, ATTENTION, args, kwargs | {SCALE: scale}, change)
+
+    def _split(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        dim, sizes = split_sizes(args, kwargs)
+        if self.present is None:
+            parts = func(*args, **kwargs)
+            found = [self.trace.marks.get(part) for part in parts]
+            self.trace.record.splits[call].append([marks.layers if marks else () for marks in found])
+            return parts
+        expected = self.trace.expected.splits.get(call, []) if self.trace.expected is not None else []
+        fitting = [[_size(layers, dim, self.present) for layers in parts] for parts in expected]
+        if not fitting or any(each != fitting[0] for each in fitting) or fitting[0] == sizes:
+            return func(*args, **kwargs)
+        change: dict[str, float] = {}
+        if None not in fitting[0]:
+            change = {str(part): size for part, size in enumerate(fitting[0]) if size is not None}
+        return self._changed(call, func, args, kwargs, change)
 
     def _change(self, call: Call, func: Any, args: Any, kwargs: Any) -> dict[str, float]:
         """What a view of the cut network must have changed: nothing where its code says the right sizes."""
@@ -93,6 +120,12 @@ def _fits(tensor: Tensor, sizes: list[int]) -> bool:
     """Whether a tensor can be viewed with these sizes, among which -1 may be."""
     known = math.prod(size for size in sizes if size != -1)
     return known == tensor.numel() or (-1 in sizes and known > 0 and tensor.numel() % known == 0)
+
+
+def _size(layers: tuple[Tensor, ...], dim: int, present: Tensor) -> int | None:
+    """The size of a tensor of these ids along a dimension; None: it has no units there, or is no tensor."""
+    sizes = _sizes(layers, present)
+    return None if sizes is None else sizes.get(dim)
 
 
 def _sizes(layers: tuple[Tensor, ...], present: Tensor) -> dict[int, int] | None:

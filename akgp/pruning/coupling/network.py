@@ -153,6 +153,8 @@ def _follow_training(network: nn.Module, example_input: Inputs, units: Units, tr
         return False
     for call, views in training.record.views.items():
         trace.record.views[call] += views
+    for call, splits in training.record.splits.items():
+        trace.record.splits[call] += splits
     for call, scales in training.record.scales.items():
         trace.record.scales[call] |= scales
     trace.record.unfollowed |= training.record.unfollowed

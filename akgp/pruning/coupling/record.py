@@ -25,9 +25,13 @@ class Record:
     """Why an operation's rule does not know what it does there."""
     uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Parameter -> the modules whose forward pass reads it."""
-    views: dict[tuple[str, int], list[tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(list))
+    views: dict[tuple[str, str], list[tuple[Tensor, ...]]] = field(default_factory=lambda: defaultdict(list))
     """Module and number of a call in its forward pass (`models.view_sizes`) -> ids of the view it makes."""
-    scales: dict[tuple[str, int], set[float]] = field(default_factory=lambda: defaultdict(set))
+    splits: dict[tuple[str, str], list[list[tuple[Tensor, ...]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Likewise the ids of each part of a split."""
+    scales: dict[tuple[str, str], set[float]] = field(default_factory=lambda: defaultdict(set))
     """Likewise the scale of an attention whose code has none."""
     shortcuts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """ChannelMap -> ids of its inputs and of its outputs."""

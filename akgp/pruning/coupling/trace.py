@@ -24,7 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from akgp.io.errors import message
 from akgp.models import ChannelMap
-from akgp.models.view_sizes import Changes, uncounted
+from akgp.models.view_sizes import Changes, Numbers, uncounted
 from akgp.pruning.coupling.marks import Marks, constant, shrink, unknown, varying
 from akgp.pruning.coupling.record import Record, Site
 from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
@@ -62,7 +62,7 @@ class Trace(TorchDispatchMode):
         self.marks, self.sources, self.shown = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), Shown()
         self.layers = dict(layers)
         self.stack: list[str] = [""]
-        self.calls = [0]
+        self.calls = [Numbers()]
         self.changes: dict[str, Changes] = {}
         self.failing: tuple[str, Site | None] = ("", None)
         self.names = {id(tensor): name for name, tensor in named_tensors(model)}
@@ -246,7 +246,7 @@ class Trace(TorchDispatchMode):
         def enter(name: str, module: nn.Module) -> Any:
             def hook(_: nn.Module, inputs: Any) -> None:
                 self.stack.append(name)
-                self.calls.append(0)
+                self.calls.append(Numbers())
                 if isinstance(module, (_ConvNd, nn.Linear)):
                     with uncounted():
                         self.record.inputs[name].append(self._channels(module, inputs))
@@ -272,10 +272,9 @@ class Trace(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def next_call(self) -> tuple[str, int]:
+    def next_call(self, func: Any) -> tuple[str, str]:
         """The innermost module and the number of a call in its forward pass, for each of its calls."""
-        self.calls = [calls + 1 for calls in self.calls]
-        return self.stack[-1], self.calls[-1] - 1
+        return self.stack[-1], [numbers.next(func) for numbers in self.calls][-1]
 
     def _channels(self, module: nn.Module, inputs: Any) -> Tensor | None:
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
