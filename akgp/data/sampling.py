@@ -46,7 +46,7 @@ def sampled(params: Data, count: int, seed: int) -> tuple[Images, tuple[str, ...
         replace(source, parts={name: Samples(lambda: iter(chosen))}), params, lambda _: None
     )
     if bit_depth < BIT_DEPTHS[-1]:
-        log.warning("the images that were not drawn may use more bits: the network may know them darker")
+        log.warning("scaled by the images that were drawn: the network may have been trained on darker ones")
     pixels = torch.tensor(parts[name].pixels).permute(0, 3, 1, 2).contiguous()
     labels_of = class_indices(parts[name].labels, classes, known=bool(source.classes))
     return Images(pixels, labels_of), by_name(classes, source.names)

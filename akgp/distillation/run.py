@@ -174,9 +174,8 @@ class Distillation:
             classes = data.profile.classes
             inputs = ObjectiveInputs(self.student, self.teachers, params, data.example_input, classes, prior)
             with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
-                torch.manual_seed(
-                    self.seed
-                )  # also in a run that is resumed, whose state replaces what is drawn
+                # Also in a run that is resumed, whose state replaces what is drawn.
+                torch.manual_seed(self.seed)
                 return OBJECTIVES[params.strategy](inputs)
         teachers = self.teachers if self._asks_teachers(w0) else []
         return distillation_objective(teachers, params, prior=prior)

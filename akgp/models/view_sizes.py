@@ -95,10 +95,9 @@ def split_sizes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, li
     given += [value for key, value in kwargs.items() if key.startswith("split_size")]
     size, dim = given[0], given[1] if len(given) > 1 else kwargs.get("dim", 0)
     length = tensor.shape[dim]
-    sizes = [size] * -(-length // size) if isinstance(size, int) else list(size)
-    if isinstance(size, int) and length % size:
-        sizes[-1] = length % size
-    return dim % tensor.ndim, sizes
+    if isinstance(size, Sequence):
+        return dim % tensor.ndim, list(size)
+    return dim % tensor.ndim, [min(size, length - start) for start in range(0, length, size)]
 
 
 def changed_call(func: Callable[..., Any], args: Any, kwargs: Any, change: dict[str, float]) -> Any:

@@ -27,11 +27,13 @@ def each_teacher_once(params: Params) -> None:
 def networks_differ(params: Params) -> None:
     """Two that are trained alike are one network, trained twice: as an ensemble they are worth no more."""
     names = tuple(dict.fromkeys((*params.teachers, params.student)))
-    alike = [
-        (name, params.networks[name].model_copy(update={"seed": params.seed_of(name)})) for name in names
-    ]
-    for number, (name, network) in enumerate(alike):
-        for other, earlier in alike[:number]:
+    made = []
+    for name in names:
+        network = params.networks[name]
+        seed = None if network.trained else params.seed_of(name)
+        made.append((name, network.model_copy(update={"seed": seed})))
+    for number, (name, network) in enumerate(made):
+        for other, earlier in made[:number]:
             if network == earlier:
                 raise ValueError(
                     f"networks.{other} and networks.{name} are alike, so that they would be one network: "

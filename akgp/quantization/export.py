@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from collections import Counter
@@ -50,8 +49,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     for name, weight in network.named_parameters():
         if weight.dtype != torch.float32:
             raise QuantizationError(f"{failure}: {name} is {weight.dtype}, must be float32: call .float()")
-    with contextlib.suppress(RuntimeError, TypeError):  # of its own code, whose line the export names
-        logits_of(network, batch)
+    _require_tensor(network, batch)
     try:
         graph = _converted(network, batch)
     except torch.onnx.OnnxExporterError as error:
@@ -69,6 +67,16 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
     require_same(network, path, example_input)
+
+
+def _require_tensor(model: nn.Module, batch: Tensor) -> None:
+    """Raise QuantizationError if `model` gives something else; errors of its code are left to the export."""
+    try:
+        logits_of(model, batch)
+    except QuantizationError:
+        raise
+    except Exception:
+        return
 
 
 def _converted(model: nn.Module | torch.export.ExportedProgram, batch: Tensor) -> onnx.ModelProto:

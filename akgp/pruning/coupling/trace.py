@@ -141,13 +141,15 @@ class Trace(TorchDispatchMode):
                 # Part of a tensor has been written to: what is known of the whole holds no longer.
                 self._lose([output, *marked], f"{call.where} writes to a part of a tensor")
                 self._forget(output)
-            elif marks is not None:
-                for tensor in self._same(output) if call.func._schema.is_mutable else [output]:
+                continue
+            for tensor in self._same(output) if call.func._schema.is_mutable else [output]:
+                if marks is not None:
                     self.marks[tensor] = marks
+                elif tensor in self.marks:
+                    del self.marks[tensor]
+            if marks is not None:
                 for ids in marks.layers:
                     self._remember(call.module, self.failing[1], ids)
-            elif output in self.marks:
-                del self.marks[output]
 
     def _result(self, call: Call, rule: Rule) -> Result:
         site = self.failing[1]
