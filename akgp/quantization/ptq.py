@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ def quantize(
             prepare(fp32_path, prepared)
         floating = onnx.load(str(prepared))
         restore_hard_swish(floating)
+        rename_shared_biases(floating)
         onnx.save(floating, str(prepared))
         precision = precisions(floating, params.precision)
         floats = [
@@ -145,6 +147,23 @@ def _unwritable(model: ModelProto) -> list[str]:
         return node.op_type == "MatMul" and (node.input[0] in ranks or ranks.get(node.input[1], 2) != 2)
 
     return [node.name for node in model.graph.node if is_unwritable(node)]
+
+
+def rename_shared_biases(model: ModelProto) -> None:
+    """Rename biases that several layers have, in place, so that their copies get names of their own.
+
+    onnxruntime's quantizer calls the fifth copy of `val_12` `val_124`, which may be another tensor (1.32).
+    """
+    uses = Counter(name for node in model.graph.node for name in node.input[2:3])
+    renamed = {
+        tensor.name: f"{tensor.name}_of"
+        for tensor in model.graph.initializer
+        if uses[tensor.name] > 1 and tensor.name[-1].isdigit()
+    }
+    for tensor in model.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def prepare(fp32_path: str | Path, destination: Path) -> None:

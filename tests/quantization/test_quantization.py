@@ -380,3 +380,32 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
     file.write_text("no graph")
     with pytest.raises(GraphError, match=r"model\.onnx: onnxruntime cannot load it: "):
         convolution_kernels(file)
+
+
+class Normalized(nn.Module):
+    """Residual blocks of a norm over all channels, whose exported scale and bias they share."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(1, 8), nn.Conv2d(8, 8, 1)) for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("blocks", [6, 12])
+def test_copies_of_a_shared_bias_have_names_of_their_own(blocks: int, tmp_path: Path) -> None:
+    """The fifth copy of val_12 was called val_124, which is another tensor."""
+    torch.manual_seed(0)
+    model, images = Normalized(blocks).eval(), torch.randn(16, 3, 8, 8)
+    export_onnx(model, images, tmp_path / "float.onnx")
+    quantize(tmp_path / "float.onnx", images, Quantize(), tmp_path / "int8.onnx")
+    (got,) = session(tmp_path / "int8.onnx", threads=1).run(None, {"input": images.numpy()})
+    expected = model(images).detach()
+    assert (torch.from_numpy(got) - expected).abs().max() < 0.15 * expected.abs().max()
