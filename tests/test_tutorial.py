@@ -79,7 +79,7 @@ def test_what_the_tutorial_says_of_a_broken_file_and_an_empty_folder(
 ) -> None:
     for name in ("seven", "nine"):
         (workspace / "images" / name).mkdir(parents=True)
-        for number in range(10):
+        for number in range(20):
             Image.new("L", (8, 8), number).save(workspace / "images" / name / f"{number}.png")
     akgp(monkeypatch, "akgp recipe use mine")
     broken = workspace / "images/seven/broken.png"

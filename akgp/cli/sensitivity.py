@@ -81,9 +81,8 @@ def sensitivity(
     pruning = {"criterion": criterion, "scope": scope, "round_to": round_to}
     reading = {"image_column": image_column, "label_column": label_column, "on_bad_rows": on_bad_rows}
     if network is None:
-        normalization = {"mean": mean, "std": std}
         others = {"data": data, "weights": weights, "size": size, "gray": gray or None}
-        _require_none(others | normalization | pruning | reading)
+        _require_none(others | {"mean": mean, "std": std} | pruning | reading)
         measured = _of_workspace(shares, images, seconds)
     else:
         if data is None:

@@ -4,9 +4,9 @@ A network built here has a `Spec` attached, from which akgp.artifacts builds it 
 saving are done elsewhere.
 
 To build one: `building`, of `resnet`, torchvision or `user_code`, by its `spec`; `checkpoint` and
-`renormalized` take one that is trained, `lazy_layers` get their sizes. What a cut network needs in its code:
-`layout`, `view_sizes`, `attention`, `window_attention`, `bypassed`. To run one: `inputs`, `eval_mode`,
-`memory_format`, `top1`.
+`renormalized` take one that is trained, `lazy_layers` get their sizes, `origin` finds what built one. What a
+cut network needs in its code: `layout`, `view_sizes`, `attention`, `window_attention`, `bypassed`. To run
+one: `inputs`, `eval_mode`, `memory_format`, `top1`.
 """
 
 from akgp.models.building import build, check_output, create, first_outputs

@@ -84,11 +84,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         with guarded(failure):
-            prepare(fp32_path, prepared)
-        floating = onnx.load(str(prepared))
-        restore_hard_swish(floating)
-        rename_shared_biases(floating)
-        onnx.save(floating, str(prepared))
+            floating = _floating(fp32_path, prepared)
         precision = precisions(floating, params.precision)
         floats = [
             node.name
@@ -149,6 +145,18 @@ def _unwritable(model: ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if is_unwritable(node)]
 
 
+def _floating(fp32_path: str | Path, destination: Path) -> ModelProto:
+    """The graph of `prepare` in operations and names that onnxruntime's quantizer takes; written, too."""
+    import onnx
+
+    prepare(fp32_path, destination)
+    floating = onnx.load(str(destination))
+    restore_hard_swish(floating)
+    rename_shared_biases(floating)
+    onnx.save(floating, str(destination))
+    return floating
+
+
 def rename_shared_biases(model: ModelProto) -> None:
     """Rename biases that several layers have, in place, so that their copies get names of their own.
 
@@ -172,15 +180,18 @@ def prepare(fp32_path: str | Path, destination: Path) -> None:
     Shapes are inferred symbolically too, where onnxruntime is able to.
 
     Symbolic inference fails on operations whose axes are an input that it doesn't know, such as ReduceMax
-    (onnxruntime 1.32). Few layers need it.
+    (onnxruntime 1.32). Few layers need it. Where it fails it leaves files in the working directory, which is
+    therefore that of `destination` meanwhile.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    try:
-        quant_pre_process(str(fp32_path), str(destination))
-    except Exception as error:  # errors of many types escape from its inference
-        log.debug("%s: no symbolic shapes: %s", fp32_path, error)
-        quant_pre_process(str(fp32_path), str(destination), skip_symbolic_shape=True)
+    source, prepared = str(Path(fp32_path).absolute()), str(destination.absolute())
+    with contextlib.chdir(destination.parent):
+        try:
+            quant_pre_process(source, prepared)
+        except Exception as error:  # errors of many types escape from its inference
+            log.debug("%s: no symbolic shapes: %s", fp32_path, error)
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
 
 
 class _Batches:

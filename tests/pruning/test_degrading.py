@@ -37,8 +37,21 @@ class Modulated(Between):
         return F.relu(self.norm(self.side(x)) * (1 + scale[..., None, None]) + shift[..., None, None])
 
 
+def test_a_split_by_a_width_that_the_code_reads_is_cut() -> None:
+    assert widths(Modulated()) == {"stem.0": 0.5, "side": 0.5, "film": 0.5, "after.0": 0.5, "head": 1}
+
+
+class Narrowed(Modulated):
+    """Which narrows where the other one splits."""
+
+    def hard(self, x: Tensor) -> Tensor:
+        both, width = self.film(x.mean((2, 3))), self.side.out_channels
+        scale, shift = both.narrow(1, 0, width), both.narrow(1, width, width)
+        return F.relu(self.norm(self.side(x)) * (1 + scale[..., None, None]) + shift[..., None, None])
+
+
 def test_layers_whose_width_the_code_reads_stay_dense_alone() -> None:
-    assert widths(Modulated()) == {"stem.0": 0.5, "side": 1, "film": 1, "after.0": 0.5, "head": 1}
+    assert widths(Narrowed()) == {"stem.0": 0.5, "side": 1, "film": 1, "after.0": 0.5, "head": 1}
 
 
 class Ending(nn.Module):

@@ -409,3 +409,22 @@ def test_copies_of_a_shared_bias_have_names_of_their_own(blocks: int, tmp_path: 
     (got,) = session(tmp_path / "int8.onnx", threads=1).run(None, {"input": images.numpy()})
     expected = model(images).detach()
     assert (torch.from_numpy(got) - expected).abs().max() < 0.15 * expected.abs().max()
+
+
+def test_nothing_is_left_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all shapes are inferred, onnxruntime writes the graph there, and its weights beside it."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 8, 8)
+    export_onnx(Normalized(1).eval(), images, tmp_path / "float.onnx")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def infers_nothing(inference: Any) -> bool:
+        inference.run_ = False
+        return False
+
+    monkeypatch.setattr(SymbolicShapeInference, "_infer_impl", infers_nothing)
+    quantize("../float.onnx", images, Quantize(), "../int8.onnx")
+    assert (tmp_path / "int8.onnx").exists() and not list(Path().iterdir())

@@ -30,6 +30,7 @@ from akgp.pruning.coupling.record import Record, Site
 from akgp.pruning.coupling.rules import RULES, Call, Result, Rule, pointwise
 from akgp.pruning.coupling.shown import Shown
 from akgp.pruning.coupling.units import Units
+from akgp.pruning.coupling.views import Views
 
 OPERATIONS = (f"torch{os.sep}", f"coupling{os.sep}", "view_sizes.py")
 """Parts of paths of code that runs operations for the network's own."""
@@ -59,7 +60,7 @@ class Trace(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.units, self.record, self.expected = units, Record(), expected
-        self.marks, self.sources, self.shown = WeakTensorKeyDictionary(), WeakTensorKeyDictionary(), Shown()
+        self.marks, self.views, self.shown = WeakTensorKeyDictionary(), Views(), Shown()
         self.layers = dict(layers)
         self.stack: list[str] = [""]
         self.calls = [Numbers()]
@@ -113,12 +114,10 @@ class Trace(TorchDispatchMode):
         operation, marks = str(func._schema.name).split("::")[-1], self.marks.get(output)
         self.shown.follow(operation, operands, output, marks is None or not marks.layers)
         if func.is_view and isinstance(args[0], Tensor):
-            self.sources[output] = args[0]
+            self.views.add(output, args[0])
         elif func._schema.is_mutable:
-            part = output
-            while (whole := self.sources.get(part)) is not None:
+            for part, whole in itertools.pairwise(self.views.chain(output)):
                 self.shown.follow("", [(part, None)], whole, False)
-                part = whole
 
     def _apply(self, call: Call, marked: list[Tensor]) -> None:
         if call.outputs and not any(output.numel() for output in call.outputs):
@@ -137,12 +136,12 @@ class Trace(TorchDispatchMode):
             self._lose(marked, f"{call.where} is not followed")
         found = [result] if isinstance(result, Marks) else list(result or [])
         for output, marks in itertools.zip_longest(call.outputs, found[: len(call.outputs)]):
-            if call.func._schema.is_mutable and output in self.sources and not self._rewrites(call, output):
+            if call.func._schema.is_mutable and output in self.views and not self._rewrites(call, output):
                 # Part of a tensor has been written to: what is known of the whole holds no longer.
                 self._lose([output, *marked], f"{call.where} writes to a part of a tensor")
                 self._forget(output)
                 continue
-            for tensor in self._same(output) if call.func._schema.is_mutable else [output]:
+            for tensor in self.views.same(output) if call.func._schema.is_mutable else [output]:
                 if marks is not None:
                     self.marks[tensor] = marks
                 elif tensor in self.marks:
@@ -163,22 +162,10 @@ class Trace(TorchDispatchMode):
             self.record.unfollowed[site] = f"{call.where}: {message(error)}"
             return None
 
-    def _same(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor and what it is a view of without a change, as `x[:, :32]` is of 32 channels."""
-        chain = self._chain(tensor)
-        return list(itertools.takewhile(lambda each: _places(each) == _places(tensor), chain))
-
-    def _chain(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor, what it is a view of, and so on."""
-        chain = [tensor]
-        while (source := self.sources.get(chain[-1])) is not None:
-            chain.append(source)
-        return chain
-
     def _rewrites(self, call: Call, tensor: Tensor) -> bool:
         """Whether an operation such as relu_ changes a whole tensor, of which it is given a view."""
-        chain = self._chain(tensor)
-        if len(self._same(tensor)) == len(chain):
+        chain = self.views.chain(tensor)
+        if len(self.views.same(tensor)) == len(chain):
             return True
         if chain[-1].numel() != tensor.numel() or any(each in self.marks for each in call.tensors[1:]):
             return False
@@ -188,10 +175,9 @@ class Trace(TorchDispatchMode):
         return True
 
     def _forget(self, tensor: Tensor) -> None:
-        while tensor is not None:
-            if tensor in self.marks:
-                del self.marks[tensor]
-            tensor = self.sources.get(tensor)
+        for each in self.views.chain(tensor):
+            if each in self.marks:
+                del self.marks[each]
 
     def _lose(self, tensors: list[Tensor], reason: str) -> None:
         for tensor in tensors:
@@ -306,11 +292,6 @@ class Trace(TorchDispatchMode):
             ids = self.layers[f"{name}.index"][0]
         wide = ids.reshape(1, -1, *[1] * (output.ndim - 2)).expand(output.shape)
         self.marks[output] = Marks((wide,), constant(output, 0))
-
-
-def _places(tensor: Tensor) -> tuple[Any, ...]:
-    """Where its values lie in memory."""
-    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
