@@ -29,11 +29,13 @@ from akgp.sweep.identity import SEARCHED, keys_of_search
 from akgp.sweep.latency import dense_latency_ms, latencies_ms
 from akgp.sweep.results import FOLDER, Dense, Trial, write
 from akgp.sweep.space import canonical
-from akgp.sweep.trial import BALANCED, DENSE_MACS, NUMBER, TOP1, VALUES, shared, trial
+from akgp.sweep.trial import BALANCED, DENSE_MACS, TOP1, shared, trial
 from akgp.workspace import METRICS, StageError, Task, Workspace, require
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import ASHAScheduler
+
+    from akgp.sweep.tuning import Ended
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +165,7 @@ def _write_ended(task: Task, path: str) -> list[Trial]:
 
     if results := ended(path):
         rows = _rows(results, task.params, objective(read_summary(task.workspace.data)))
-        write(task.root, rows, task.params, dense(task, [each.metrics or {} for each in results]))
+        write(task.root, rows, task.params, dense(task, [each.metrics for each in results]))
         return rows
     return []
 
@@ -196,30 +198,23 @@ def _epochs(params: parameters.Params, values: dict[str, Any]) -> int:
     return int(values.get(EPOCHS, params.distill.training.epochs))
 
 
-def _rows(results: list[Any], params: parameters.Params, metric: str) -> list[Trial]:
+def _rows(results: list[Ended], params: parameters.Params, metric: str) -> list[Trial]:
     """The results as rows, by number: Tune's list changes its order when it is restored."""
-    results = sorted(results, key=lambda result: result.config[NUMBER])
-    metrics_of_trials = [result.metrics or {} for result in results]
+    results = sorted(results, key=lambda result: result.number)
+    latencies = latencies_ms([result.metrics for result in results])
     return [
-        _row(result, metrics, latency_ms, params, metric)
-        for result, metrics, latency_ms in zip(
-            results, metrics_of_trials, latencies_ms(metrics_of_trials), strict=True
-        )
+        _row(result, latency_ms, params, metric)
+        for result, latency_ms in zip(results, latencies, strict=True)
     ]
 
 
-def _row(
-    result: Any,
-    metrics: dict[str, Any],
-    latency_ms: float | None,
-    params: parameters.Params,
-    metric: str,
-) -> Trial:
-    values, epochs = result.config[VALUES], int(metrics.get("epoch", 0))
+def _row(result: Ended, latency_ms: float | None, params: parameters.Params, metric: str) -> Trial:
+    values, metrics = result.values, result.metrics
+    epochs = int(metrics.get("epoch", 0))
     # ASHA ends a trial without an error, so only its epochs tell that it was stopped.
     status = "failed" if result.error else "finished" if epochs >= _epochs(params, values) else "stopped"
     return Trial(
-        number=result.config[NUMBER],
+        number=result.number,
         values=values,
         status=status,
         epochs=epochs,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray import tune
-from ray.tune import Callback, ExperimentAnalysis, Result, ResultGrid, ResumeConfig
+from ray.tune import Callback, ExperimentAnalysis, ResultGrid, ResumeConfig
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -84,13 +84,26 @@ def snapshot(path: str, params: Params, objectives: Objectives) -> Search:
     return search
 
 
-def ended(path: str) -> list[Result]:
-    """The results of those trials of the experiment at `path` that have ended, failed ones too."""
+class Ended(NamedTuple):
+    """A trial that has ended: its last metrics, none if it failed before its first ones, and its error."""
+
+    number: int
+    values: dict[str, Any]
+    metrics: dict[str, Any]
+    error: Exception | None
+
+
+def ended(path: str) -> list[Ended]:
+    """Those trials of the experiment at `path` that have ended, failed ones too."""
     if not resumable(path):
         return []
     analysis = ExperimentAnalysis(path)
     analysis.trials = [trial for trial in analysis.trials if trial.status in ENDED]
-    return list(ResultGrid(analysis))
+    return [
+        # A Result without metrics has no config.
+        Ended(trial.config[NUMBER], trial.config[VALUES], result.metrics or {}, result.error)
+        for trial, result in zip(analysis.trials, ResultGrid(analysis), strict=True)
+    ]
 
 
 def run(

@@ -213,7 +213,8 @@ def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> N
 @pytest.mark.ray
 def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
     """A trial gets the workers of the one before, also where that was stopped early: the second here."""
-    space = {RATE: {"choices": [0.1, 1e-4]}, "distill.w0": {"choices": [0.2, 0.3]}}  # w0 has no effect
+    momentum = {"choices": [0.9, 0.91]}  # hardly an effect: so that a rate can be drawn twice
+    space = {RATE: {"choices": [0.1, 1e-4]}, "distill.training.momentum": momentum}
     # Without a warm-up and by many steps: three epochs tell the rates apart.
     training = {
         "epochs": 5,
