@@ -51,7 +51,9 @@ def prepare(
     shares = _shares(params.splits, given=set(source.parts))
     if all(samples.bare for samples in source.parts.values()):  # before any image is read
         given = {name: given_labels(part, source.classes) for name, part in source.parts.items()}
-        _check_classes(*_classified(source, given), shares)
+        classes, labels = _classified(source, given)
+        if len(classes) > 1:  # else labels may be bad, which are named when they are read
+            _check_classes(classes, labels, shares)
     parts, bit_depth = read_parts(source, params, progress)
     for part in parts.values():
         check_size(part.pixels[0], part.origins[0], parts["train"].pixels[0], parts["train"].origins[0])

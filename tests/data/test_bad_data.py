@@ -85,6 +85,13 @@ def test_a_path_that_nothing_can_be_read_from_is_a_bad_row(tmp_path: Path) -> No
     refused(tmp_path, message, **given, on_bad_rows="skip")
 
 
+def test_labels_that_are_all_missing_are_named(tmp_path: Path) -> None:
+    parquet(tmp_path / "tables" / "a.parquet", twenty()[0], pa.array([None] * 20, pa.int64()))
+    refused(
+        tmp_path, r"a\.parquet#0: the label is missing\n", source="parquet", path=str(tmp_path / "tables")
+    )
+
+
 def test_names_may_hold_two_colons(tmp_path: Path) -> None:
     """By which fsspec chains file systems."""
     folder = image_folder(tmp_path / "images")
