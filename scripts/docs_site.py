@@ -1,7 +1,7 @@
 """What MkDocs does beside rendering docs/: hooks named in mkdocs.yml.
 
-- A line `<!-- generated: NAME -->` of a page becomes what the code says (the parameters, the
-  commands) or a table of results/.
+- A line `<!-- generated: NAME -->` of a page, with the lines right below it, which are for those who read it
+  in the repository, becomes what the code says (the parameters, the commands) or a table of results/.
 - A link that leaves docs/ (`../results/…`, `../../infra/…`) works on a git host as it stands; in the site
   the file that it names is copied below `repository/`, rendered if it is Markdown, and the link follows it.
 - Nothing may be fetched by whoever reads the site: a built page that loads something over the network is an
@@ -33,7 +33,7 @@ OUTSIDE = "repository"
 
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?(?:\s+\"[^\"]*\")?\))")
 ELSEWHERE = re.compile(r"^([a-z][a-z0-9+.-]*:|//)")
-MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.M)
+MARKER = re.compile(r"^<!-- generated: (\w+) -->(?:\n\S.*)*$", re.M)
 
 
 # Links that leave docs/

@@ -75,8 +75,8 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            help="folder of model.onnx and preprocessing.json; or releases (release.releases), or a place of "
-            "releases, local or s3://, for the network in production"
+            help="a model's file beside its preprocessing.json, or their folder; or releases "
+            "(release.releases), or a place of releases, local or s3://, for the network in production"
         ),
     ] = str(HERE.int8),
     top: Annotated[int, typer.Option(min=1, help="classes shown for each image")] = 3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,11 +24,6 @@ else:
 SEVERAL = [name for name, strategy in STRATEGIES.items() if strategy.teachers > 1]
 
 
-def _w0_from(given: dict[str, Any]) -> W0Source:
-    """The default of `w0_from`: a w0 that is a number is used as it is."""
-    return "answers" if given.get("w0") is None else "fixed"
-
-
 def _readers(parameter: str) -> str:
     return ", ".join(reading(parameter))
 
@@ -47,13 +42,13 @@ class Distill(Section):
     w0: Annotated[float, Field(ge=0, le=max(each.w0_max for each in STRATEGIES.values()))] | None = Field(
         None,
         description=f"{_readers('w0')}: the teacher's weight, of every sample (fixed, up to 2: above 1 "
-        f"against the label) or of one whose label is right (akgp, up to 1); null: {W0:g}",
+        f"against the label) or of one whose label is right (akgp, up to 1); null: by w0_from, else {W0:g}",
     )
-    w0_from: W0Source = Field(
-        default_factory=_w0_from,
+    w0_from: W0Source | None = Field(
+        None,
         description=f"{_readers('w0_from')}: fixed: w0 as it is | answers: what other teachers' answers are "
         "worth beside the dense network's, w0 the guess | branches: measured on the way, w0 the guess "
-        "(null: answers), 1.3 times the training; left out: fixed if w0 is a number, else answers",
+        "(null: answers), 1.3 times the training; null: fixed if w0 is a number, else answers",
     )
     alpha: Annotated[float, Field(ge=0, le=100)] | None = Field(
         None,
@@ -107,8 +102,10 @@ class Distill(Section):
 
     @property
     def w0_source(self) -> W0Source:
-        """`w0_from`; fixed with a strategy that does not read it."""
-        return self.w0_from if "w0_from" in self.facts.reads else "fixed"
+        """`w0_from`, or what null stands for; fixed with a strategy that does not read it."""
+        if "w0_from" not in self.facts.reads:
+            return "fixed"
+        return self.w0_from or ("answers" if self.w0 is None else "fixed")
 
     @property
     def asks_for_w0(self) -> bool:

@@ -29,7 +29,7 @@ def with_values(params: Params, values: Mapping[str, Any]) -> Params:
     if any(key == f"prune.{amount}" for key in values for amount in AMOUNTS):
         tree["prune"] |= dict.fromkeys(AMOUNTS)
     if "distill.w0" in values and tree["distill"]["w0_from"] == "answers":
-        del tree["distill"]["w0_from"]  # what is left out follows from w0
+        tree["distill"]["w0_from"] = None  # which follows from w0
     for key, value in values.items():
         number_type(params, key)
         *parents, leaf = key.split(".")

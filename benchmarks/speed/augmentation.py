@@ -143,8 +143,8 @@ def table(rows: list[dict[str, Any]], machine: str) -> str:
 
 VERDICT = """\
 At 32 pixels ours is five to fourteen times as fast as torchvision's, which draws for one image at a time,
-and mostly faster than Kornia; for mixup and CutMix, which torchvision does for a whole batch, it is 1.7 and
-3.4 times as fast as ours. At 224 torchvision is faster throughout, by 1.3 to 3.7 times. Ours is kept for
+and mostly faster than Kornia; for mixup and CutMix, which torchvision does for a whole batch, it is 3.4 and
+1.7 times as fast as ours. At 224 torchvision is faster throughout, by 1.3 to 3.7 times. Ours is kept for
 both: it draws for every image yet computes for the whole batch on its device, where a GPU would wait for
 each image's small kernels, and it draws on the processor, so that any device, number of workers and resumed
 run gives the same images. What this costs of a training step at 224 has not been measured. Equalize and

@@ -75,7 +75,7 @@ def test_review_measures_both_on_the_present_test_split(root: Path) -> None:
     assert review.decision.reasons == (
         "top-1 100.00 % against 100.00 %, equal",
         f"{changed}. They were drawn again from all images, so that {version} may have been trained on some "
-        "of them and look better than it is: a fixed test split avoids that (docs/how-to/nightly.md)",
+        "of them and look better than it is: a fixed test split avoids that (docs/how-to/releases.md)",
     )
     with (root / "params.yaml").open("a") as text:
         text.write("data: {source: image_folder, path: images, splits: {test: null}}\n")

@@ -349,7 +349,11 @@ def test_a_number_for_w0_is_meant_unless_it_is_said_to_be_a_guess(given: dict[st
     distill = params.validate(tree(distill=given)).distill
     assert distill.w0_source == source
     assert distill.asks_for_w0 == (source == "answers" or (source == "branches" and distill.w0 is None))
-    assert params.validate(tree(distill=distill.model_dump(mode="json"))).distill == distill
+    complete = distill.model_dump(mode="json")
+    assert params.validate(tree(distill=complete)).distill == distill
+    if given in ({}, {"w0": 0.4}):  # in a complete file too, w0 is all that need be changed
+        other = params.validate(tree(distill=complete | {"w0": 0.4 if distill.w0 is None else None})).distill
+        assert {source, other.w0_source} == {"answers", "fixed"}
 
 
 def test_a_w0_that_is_set_is_no_guess_but_for_branches() -> None:

@@ -224,7 +224,7 @@ def _compared(
             changed += (
                 f". They were drawn again from all images, so that {production} may have been trained "
                 "on some of them and look better than it is: a fixed test split avoids that "
-                "(docs/how-to/nightly.md)"
+                "(docs/how-to/releases.md)"
             )
         notes.append(changed)
     return replace(decision, reasons=(*decision.reasons, *notes))
