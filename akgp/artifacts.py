@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -193,7 +194,7 @@ def _set_numbers(module: nn.Module, numbers: dict[str, Any]) -> None:
 def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Replace the network's parameters and buffers, also by tensors of other shapes.
 
-    load_state_dict would refuse the shapes of a pruned network.
+    load_state_dict would refuse the shapes of a pruned network. What is tied stays tied.
     """
     for name in layout_buffers(tensors):
         module = model.get_submodule(name.rpartition(".")[0])
@@ -205,12 +206,16 @@ def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     if expected != set(tensors):
         unmatched = sorted(expected ^ set(tensors))[0]
         raise KeyError(f"the tensor {unmatched!r} is in one of them only")
+    before = dict(model.named_parameters(remove_duplicate=False))
+    after: dict[nn.Parameter, nn.Parameter] = {}
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        old = getattr(module, leaf)
-        new = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
-        setattr(module, leaf, new)
+        new: Tensor = tensor
+        if (old := before.get(name)) is not None:
+            new = after.setdefault(old, nn.Parameter(tensor, old.requires_grad))
+            if not torch.equal(new, tensor):  # they were trained apart
+                new = nn.Parameter(tensor, old.requires_grad)
+        setattr(model.get_submodule(path), leaf, new)
 
 
 def _described(file: Path) -> dict[str, Any]:

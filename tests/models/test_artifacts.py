@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from akgp import artifacts
+from akgp.evaluation import count
 from akgp.models import ModelError, Spec, cifar_resnet, create
 from akgp.pruning import prune
 
@@ -29,8 +31,23 @@ def make(num_classes):
 """
 
 
-def own(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    (folder / f"{name}.py").write_text(OWN)
+TIED = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels=3):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 16, 3)
+        self.one, self.other = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.other.weight = self.one.weight
+        self.head = nn.Linear(16, num_classes)
+    def forward(self, x):
+        return self.head(self.other(self.one(self.first(x)).relu()).relu().mean((2, 3)))
+"""
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str = OWN) -> None:
+    (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
 
 
@@ -47,7 +64,7 @@ def returns(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def pruned(model: nn.Module) -> nn.Module:
-    return prune(model, torch.zeros(1, 3, 32, 32), ratio=0.5).model
+    return prune(model, EXAMPLE, ratio=0.5).model
 
 
 def test_cifar_resnets_by_widths_and_pruned(tmp_path: Path) -> None:
@@ -76,6 +93,18 @@ def test_torchvisions_own_are_recognised(name: str, tmp_path: Path) -> None:
     model = torchvision.models.get_model(name, num_classes=7)
     returns(pruned(model), tmp_path)
     assert json.loads((tmp_path / "model.json").read_text())["architecture"] == name
+
+
+def test_tied_parameters_stay_tied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(tmp_path, monkeypatch, "tied_nets", TIED)
+    model: Any = create(Spec("tied_nets:Net", 10, 3))
+    for number, each in enumerate((model, pruned(model))):
+        loaded: Any = returns(each, tmp_path / str(number))
+        assert loaded.one.weight is loaded.other.weight
+        assert count(loaded, EXAMPLE).params == count(each, EXAMPLE).params
+    model.other.weight = nn.Parameter(model.one.weight.detach() + 1)
+    apart: Any = returns(model, tmp_path / "apart")
+    assert torch.equal(apart.other.weight, apart.one.weight + 1), "they were trained apart"
 
 
 def test_a_users_own_by_function_and_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
