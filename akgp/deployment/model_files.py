@@ -49,6 +49,11 @@ def split_for(file: Path, root: Path) -> IndexedSource:
     takes, given = _shape(expected), _shape(summary)
     if takes != given:
         raise DataError(f"{file}: takes images of {takes}, the test split in {data} holds {given}")
+    if expected.bit_depth != summary.bit_depth:
+        raise DataError(
+            f"{file}: takes images of {expected.bit_depth} bits a channel, the test split in {data} has been "
+            f"scaled from {summary.bit_depth}"
+        )
     images = read_split(data, "test")
     return as_known(images, summary.classes, expected)
 

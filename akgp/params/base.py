@@ -24,7 +24,10 @@ class Section(BaseModel):
 
 
 def _address(address: str) -> str:
-    """A path, or a URL whose scheme is known and spelled as fsspec needs it."""
+    """A path, or a URL whose scheme is known and spelled as fsspec needs it, without a slash at its end.
+
+    By one `s3://bucket/runs/` and a name are joined to `runs//name`, by others to `runs/name`: two places.
+    """
     scheme, colon, rest = address.partition(":")
     known, named = bool(colon) and scheme.lower() in SCHEMES, rest.removeprefix("//")
     if not address.strip() or "\0" in address:
@@ -38,7 +41,7 @@ def _address(address: str) -> str:
         raise ValueError(f"must not hold '::', got {address!r}")
     if known and scheme == "s3" and not named.partition("/")[0]:
         raise ValueError(f"must name a bucket, such as s3://bucket/folder, got {address!r}")
-    return address
+    return address.rstrip("/") if named.strip("/") and known else address
 
 
 Address = Annotated[str, AfterValidator(_address)]

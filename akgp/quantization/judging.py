@@ -47,11 +47,15 @@ def halves(inputs: Tensor | NDArray[np.float32]) -> tuple[Floats, Floats]:
 
 
 def judged(floating: ModelProto, before: ModelProto, after: ModelProto, images: Floats) -> Judgement:
-    """Compare two int8 graphs with the float graph that both stand for, on one image or more."""
+    """Compare two int8 graphs with the float graph that both stand for, on one image or more.
+
+    Of a single image no standard error is known, so that nothing is kept.
+    """
     wanted = log_probabilities(floating, images)
     first, second = (divergences(wanted, log_probabilities(each, images)) for each in (before, after))
     gain = first - second
-    kept = bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    kept = bool(gain.mean() > error)
     return Judgement(float(first.mean()), float(second.mean()), kept)
 
 

@@ -80,7 +80,7 @@ def require_better_than_chance(history: Sequence[Mapping[str, float]], task: Tas
     chance = 1 / len(summary.classes)
     spread = 2 * math.sqrt(chance * (1 - chance) / sum(summary.counts["validation"]))
     loss = best["val_loss"]
-    if math.isfinite(loss) and best["val_balanced_top1"] > 100 * (chance + spread):
+    if math.isfinite(loss) and best["val_balanced_top1"] >= 100 * min(chance + spread, 1):
         return
     verdict = (
         f"networks.{task.network}: classifies {best['val_balanced_top1']:.1f} % of the validation images "

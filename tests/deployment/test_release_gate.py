@@ -123,6 +123,17 @@ def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:
     )
     with pytest.raises(ReleaseError, match=r"network new takes images of \(1, 8, 8\), the test split's are"):
         reviewed(root)
+    twelve = {
+        "classes": CLASSES,
+        "image_size": [4, 4],
+        "channels": 1,
+        "mean": [0.5],
+        "std": [0.5],
+        "bit_depth": 12,
+    }
+    (root / "models/int8/preprocessing.json").write_text(json.dumps(twelve))
+    with pytest.raises(ReleaseError, match=r"of 12 bits a channel, the test split has been scaled from 16"):
+        reviewed(root)
     (root / "reports/metrics.json").write_text('{"dense": {"top1": 1}}')
     with pytest.raises(ReleaseError, match=r"reports/metrics\.json: must hold int8; `dvc repro` writes"):
         reviewed(root)

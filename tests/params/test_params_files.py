@@ -164,6 +164,11 @@ def test_addresses(address: str, message: str) -> None:
         assert str(error.value) == f"{section}.{key}: {message}"
 
 
+def test_a_slash_at_the_end_of_a_remote_address_is_no_other_place() -> None:
+    checked = params.validate(tree(ray__storage="s3://bucket/runs//", release__releases="s3://bucket/"))
+    assert (checked.ray.storage, checked.release.releases) == ("s3://bucket/runs", "s3://bucket")
+
+
 @pytest.mark.parametrize("address", ["local", "http://h:1", "h", "h:", ":1", "h:123456", ""])
 def test_the_address_of_a_cluster(address: str) -> None:
     for good in ("auto", "10.0.0.1:6379", "[::1]:6379", None):

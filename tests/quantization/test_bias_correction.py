@@ -92,8 +92,10 @@ def test_what_does_not_gain_is_not_kept(floating: Path, tmp_path: Path) -> None:
     assert not correct_biases(floating, IMAGES, file).kept and file.read_bytes() == once
 
 
-def test_a_single_image_judges_nothing(floating: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_single_image_judges_nothing(images: int, floating: Path, tmp_path: Path) -> None:
+    """Of one there is none to judge by; of two there is one, which has no standard error."""
     file = tmp_path / "model.onnx"
     file.write_bytes(floating.with_name("model.onnx").read_bytes())
-    correction = correct_biases(floating, IMAGES[:1], file)
-    assert not correction.kept and np.isnan(correction.before)
+    correction = correct_biases(floating, IMAGES[:images], file)
+    assert not correction.kept and np.isnan(correction.before) == (images == 1)

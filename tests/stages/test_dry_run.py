@@ -172,6 +172,17 @@ def test_a_teacher_that_has_diverged_is_refused(
         require_better_than_chance([row], task, summary)
 
 
+@pytest.mark.parametrize(("top1", "warned"), [(100.0, False), (75.0, True)])
+def test_a_network_without_a_mistake_is_better_than_chance(
+    top1: float, warned: bool, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of four images two standard errors above 50 % are 100 %."""
+    task, summary = Task("teacher", checked("Small"), root, "mine"), read_summary(root / "data" / "prepared")
+    few = summary.model_copy(update={"classes": ("a", "b"), "counts": {"validation": [2, 2], "train": [4]}})
+    require_better_than_chance([{"loss": 0.1, "val_loss": 0.1, "val_balanced_top1": top1}], task, few)
+    assert ("no more than chance" in caplog.text) == warned
+
+
 def test_a_teacher_at_chance_and_a_leak_are_told_and_kept(root: Path) -> None:
     training = {"epochs": 1, "batch_size": 128, "learning_rate": 1e-9, "warmup_epochs": 0}
     steps(root, checked("Small", teacher=training))

@@ -191,6 +191,11 @@ def _checked(name: str, network: ReleaseCandidate, summary: Summary) -> Preproce
     apart = "they can't be compared; set release.releases to a new place"
     if takes != are:
         raise ReleaseError(f"the network {name} takes images of {takes}, the test split's are {are}: {apart}")
+    if expected.bit_depth != summary.bit_depth:
+        raise ReleaseError(
+            f"the network {name} takes images of {expected.bit_depth} bits a channel, the test split has "
+            f"been scaled from {summary.bit_depth}: {apart}"
+        )
     if not set(expected.classes) & set(summary.classes):
         raise ReleaseError(
             f"the network {name} has the classes {listed(expected.classes)}, the test split "
