@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from akgp.budgets import Deployed, prune_by_params
 from akgp.data import Summary, read_summary
+from akgp.deployment import package
 from akgp.distillation import check_heads
 from akgp.evaluation.cost import count
 from akgp.models.bypassed import bypassed_names
@@ -23,8 +24,10 @@ from akgp.params import CIFAR_RESNETS, Params
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
+from akgp.stages.folds import check_classes
 from akgp.stages.module_names import check_module_names, check_names_after_pruning, trainings
 from akgp.stages.pruning_evidence import evidence_of_noise
+from akgp.stages.target_rows import check_writable
 from akgp.stages.teacher import build_network
 from akgp.workspace import StageError, Task
 
@@ -48,6 +51,9 @@ def check(task: Task) -> list[str]:
     if dist.is_initialized() and dist.get_rank():
         return []
     summary = read_summary(task.workspace.data)
+    if task.params.folds is not None and task.network in task.params.teachers:
+        check_classes(task, task.params.folds)
+    _require_calibration(task.params, summary)
     notice = dry_run(build_network(task), task.network, task.params, summary)
     return [notice] if notice else []
 
@@ -93,9 +99,35 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     looked_at = evidence_of_noise(params.prune.criterion, noise, len(summary.classes))
     pruned = prune_by_params(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
     check_names_after_pruning(pruned.model, params)
+    if not ours and params.evaluate.targets:
+        _require_targets(pruned.model, noise, params, summary)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
+
+
+def _require_targets(model: nn.Module, noise: Tensor, params: Params, summary: Summary) -> None:
+    """Raise ValueError if the int8 network could not be written in a format of `evaluate.targets`."""
+    with tempfile.TemporaryDirectory() as folder:
+        floating, file = Path(folder) / "float.onnx", Path(folder) / package.MODEL
+        export_onnx(model, noise[:1], floating)
+        quantize(floating, noise, params.quantize, file)
+        package.complete(Path(folder), summary, None)
+        try:
+            check_writable(file, params.evaluate.targets)
+        except ValueError as error:
+            raise ValueError(f"evaluate.targets: {str(error).removeprefix(f'{file}: ')}") from None
+
+
+def _require_calibration(params: Params, summary: Summary) -> None:
+    """Raise StageError if there are too few calibration images to measure the teachers' weight by."""
+    others = [name for name in params.teachers if name != params.student]
+    images = sum(summary.counts["calibration"])
+    if params.distill.asks_for_w0 and others and images <= len(params.teachers):
+        raise StageError(
+            f"data.splits.calibration: got {images} calibration image(s), which do not tell what the answers "
+            f"of {len(params.teachers)} teacher(s) are worth: there must be more; or give distill.w0 a number"
+        )
 
 
 def _require_visible(name: str, params: Params, summary: Summary) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,15 @@ def measured(
         return rows, None
     taken = figures(*export(network.path, folder / C, cores=params.cores))
     return [*rows, c_row(exact, source, taken["flash"])], taken
+
+
+def check_writable(file: Path, targets: Sequence[str]) -> None:
+    """Try to write an int8 file, its preprocessing beside it, in these formats; raises as they do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for target in chosen([name for name in targets if name != C]):
+            target.write(Int8File(file), Path(folder))
+        if C in targets:
+            export(file, Path(folder) / C)
 
 
 def c_row(exact: Oracle, source: IndexedSource, flash: int) -> dict[str, Any]:

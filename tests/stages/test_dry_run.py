@@ -16,7 +16,7 @@ from akgp.data import read_summary
 from akgp.orchestration.run import run_stage
 from akgp.orchestration.train import computation
 from akgp.pruning.group_criteria import BY_IMAGES
-from akgp.stages.dry_run import preview
+from akgp.stages.dry_run import check, preview
 from akgp.stages.notices import NOTICES
 from akgp.stages.table import STAGES
 from akgp.stages.training_steps import require_better_than_chance
@@ -46,6 +46,10 @@ class Grouped(Small):
         self.third = nn.Conv2d(16, 16, 1)
     def pooled(self, x):
         return self.third(self.second(self.first(x).relu()).relu()).mean((2, 3))
+
+class Transposing(Small):
+    def pooled(self, x):
+        return super().pooled(x)[:, None].transpose(1, 2).mean(2)
 
 class Masked(Small):
     def forward(self, x):
@@ -123,12 +127,35 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
             checked("Small", distill={"strategy": "self_distillation"}),
             "^networks.mine: distill.heads: the student has no stages layer1",
         ),
+        (
+            checked("Transposing", evaluate={"targets": ["onnx", "c"]}),
+            r"^networks.mine: evaluate.targets: \w+: Transpose cannot be exported",
+        ),
+        (checked("Small", folds=200), r"^folds: got 200, must be at most \d+, the training images of class"),
     ],
 )  # fmt: skip
 def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, root: Path) -> None:
     with pytest.raises(StageError, match=message) as raised:
         steps(root, asked, stop=1)
     assert "\n" not in str(raised.value)
+
+
+def test_too_few_images_to_measure_the_teachers_by_are_refused_before_training(root: Path) -> None:
+    networks = {
+        name: {"architecture": "dry_networks:Small", "seed": number} for number, name in enumerate("ab")
+    }
+    asked = checked("Small", networks=networks, teachers=["a", "b"], student="a")
+    task, summary = Task("teacher", asked, root, "a"), read_summary(root / "data" / "prepared")
+    few = summary.model_copy(update={"counts": summary.counts | {"calibration": [1, 1] + [0] * 8}})
+    (root / "data" / "prepared" / "summary.json").write_text(few.model_dump_json())
+    with pytest.raises(
+        StageError, match=r"^data.splits.calibration: got 2 .* of 2 teacher.* give distill.w0"
+    ):
+        check(task)
+
+
+def test_a_network_that_can_be_written_in_all_formats_passes(root: Path) -> None:
+    assert steps(root, checked("Small", evaluate={"targets": ["onnx", "litert", "c"]}), stop=1)
 
 
 @pytest.mark.parametrize("criterion", BY_IMAGES)
