@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray import ObjectRef, tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
 
 from akgp import artifacts
 from akgp.distillation import DistillationData, compute_of, training_of
@@ -41,6 +43,9 @@ NUMBER, VALUES = "number", "values"
 """Keys of a trial's config: its number, from 0 in the order of creation, and its values by dotted names."""
 DENSE_MACS = "dense_macs"
 """MACs of the student's dense network, in every report beside those of the trial's network."""
+Files = dict[str, Tensor]
+"""The files of a folder by name, their bytes as uint8 [bytes], which a checkpoint can hold."""
+Result = TypeVar("Result")
 PLACEMENT_GROUP = "placement_group"
 """Key under which a trial of several workers reports their placement group, so that it can be freed."""
 
@@ -56,15 +61,22 @@ class Shared:
 
 def shared(task: Task) -> ObjectRef[Shared]:
     """A reference to the data that all trials share, made by one worker of the cluster."""
-    ray_params = task.params.ray
-    resources = {"num_cpus": ray_params.cpus_per_worker, "num_gpus": ray_params.gpus_per_worker}
-    return ray.remote(**resources)(_shared).remote(task)
+    return _by_one_worker(_read, task)
 
 
-def _shared(task: Task) -> Shared:
-    with errors_in_one_line(task, task.root), contextlib.chdir(task.root):
-        prepare(task)
-        return _read(task)
+def _by_one_worker(compute: Callable[[Task], Result], task: Task) -> ObjectRef[Result]:
+    def prepared(task: Task) -> Result:
+        with errors_in_one_line(task, task.root), contextlib.chdir(task.root):
+            prepare(task)
+            return compute(task)
+
+    wanted = task.params.ray
+    # Outside of the trial's placement group, which holds its workers alone, or nothing at all.
+    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
+    remote = ray.remote(
+        num_cpus=wanted.cpus_per_worker, num_gpus=wanted.gpus_per_worker, scheduling_strategy=anywhere
+    )
+    return remote(prepared).remote(task)
 
 
 def _read(task: Task) -> Shared:
@@ -90,10 +102,11 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
         torch.compiler.reset()  # networks of earlier trials count towards its limit of recompilations
     workers = task.params.ray.workers
     if workers > 1:
-        context = tune.get_context()
+        context, pruned = tune.get_context(), _by_one_worker(_pruned, task)
+        ray.get(pruned)  # its error is the trial's; and the workers' room is free again
         job = trainer(
             task,
-            partial(steps, shared=shared),
+            partial(steps, shared=shared, pruned=pruned),
             context.get_trial_name(),
             context.get_storage().experiment_fs_path,
             workers,
@@ -111,16 +124,22 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
             report(tune, step)
 
 
-def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef[Shared]) -> Iterator[Step]:
+def steps(
+    task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef[Shared],
+    pruned: ObjectRef[Files] | None = None,
+) -> Iterator[Step]:  # fmt: skip
     """Prune and distill in a workspace of the trial; each epoch's row has costs, TOP1 and BALANCED.
 
-    A resumed trial prunes again, which is deterministic; a latency would differ, so it is kept in `state`.
+    What is measured differs from time to time: a latency, and with it the widths of a network that has to
+    meet one. So both are kept in `state`, and several workers are given what one has pruned.
+
+    Args:
+        pruned: the files of the pruned network; None: it is pruned here.
     """
     with _trial_workspace(task) as own:
-        for folder in (own.workspace.pruned, own.workspace.student):
-            folder.mkdir(parents=True)
-        for _ in prune.compute(own, own.workspace.pruned, None):
-            pass
+        own.workspace.student.mkdir(parents=True)
+        files = state["pruned"] if state else ray.get(pruned) if pruned else _pruned(task)
+        _write(files, own.workspace.pruned)
         common = ray.get(shared)
         latency = state["latency"] if state else _latency(own, common)
         costs = prune.size(own) | {DENSE_MACS: common.macs} | _compute(own, common.data) | latency
@@ -132,8 +151,27 @@ def steps(task: Task, out: Path, state: dict[str, Any] | None, shared: ObjectRef
             accuracies = best_epoch_metrics(step.state["history"], training.keep)
             yield Step(
                 step.row | costs | {f"kept_{key}": figure for key, figure in accuracies.items()},
-                {"latency": latency, "distill": step.state},
+                {"latency": latency, "pruned": files, "distill": step.state},
             )
+
+
+def _pruned(task: Task) -> Files:
+    """What `prune` writes with the values of the trial."""
+    with _trial_workspace(task) as own:
+        folder = own.workspace.pruned
+        folder.mkdir(parents=True)
+        for _ in prune.compute(own, folder, None):
+            pass
+        return {
+            file.name: torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+            for file in folder.iterdir()
+        }
+
+
+def _write(files: Files, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.numpy().tobytes())
 
 
 def _compute(task: Task, data: DistillationData) -> dict[str, float]:

@@ -141,16 +141,13 @@ def test_it_is_refused_before_it_is_trained(asked: params.Params, message: str, 
 
 
 def test_too_few_images_to_measure_the_teachers_by_are_refused_before_training(root: Path) -> None:
-    networks = {
-        name: {"architecture": "dry_networks:Small", "seed": number} for number, name in enumerate("ab")
-    }
+    small = {"architecture": "dry_networks:Small"}
+    networks = {"a": small, "b": small | {"seed": 1}}
     asked = checked("Small", networks=networks, teachers=["a", "b"], student="a")
     task, summary = Task("teacher", asked, root, "a"), read_summary(root / "data" / "prepared")
-    few = summary.model_copy(update={"counts": summary.counts | {"calibration": [1, 1] + [0] * 8}})
+    few = summary.model_copy(update={"counts": summary.counts | {"calibration": (1, 1, *[0] * 8)}})
     (root / "data" / "prepared" / "summary.json").write_text(few.model_dump_json())
-    with pytest.raises(
-        StageError, match=r"^data.splits.calibration: got 2 .* of 2 teacher.* give distill.w0"
-    ):
+    with pytest.raises(StageError, match=r"^data.splits.calibration: got 2 .* of 2 teacher.* distill.w0"):
         check(task)
 
 

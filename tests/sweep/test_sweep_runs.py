@@ -212,7 +212,10 @@ def test_a_finished_search_keeps_its_trials_and_is_extended(tmp_path: Path) -> N
 
 @pytest.mark.ray
 def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
-    """A trial gets the workers of the one before, also where that was stopped early: the second here."""
+    """A trial gets the workers of the one before, also where that was stopped early: the second here.
+
+    Networks are pruned, and recovered between cuts, by one worker, as the stage does it.
+    """
     momentum = {"choices": [0.9, 0.91]}  # hardly an effect: so that a rate can be drawn twice
     space = {RATE: {"choices": [0.1, 1e-4]}, "distill.training.momentum": momentum}
     # Without a warm-up and by many steps: three epochs tell the rates apart.
@@ -223,9 +226,11 @@ def test_trials_of_two_workers_follow_each_other(tmp_path: Path) -> None:
         "warmup_epochs": 0.0,
         "precision": "fp32",
     }
+    alone = {"epochs": 1, "batch_size": 129, "learning_rate": 0.1}  # not a batch of two workers
     untrained_workspace(
         tmp_path,
         seed=11,  # which draws 0.1 first, then 1e-4, then 0.1
+        prune={"ratio": 0.5, "schedule": {"steps": 2, "recovery": alone}},
         distill={"strategy": "labels", "training": training},
         ray={"cpus_per_worker": 1, "workers": 2},
         sweep={"trials": 3, "concurrent": 1, "grace_epochs": 3, "space": space},
