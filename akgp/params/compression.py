@@ -148,6 +148,11 @@ class Prune(Section):
             )
         if self.schedule and self.ratio == 0 and not (self.layers or self.limits):
             raise ValueError("schedule: ratio 0 leaves nothing to cut: it must be null")
+        if self.schedule and self.time_limit is not None:
+            raise ValueError(
+                f"time_limit: {self.time_limit:g}, but with schedule a run that is resumed makes its cuts "
+                "again, which must come out alike: it must be null"
+            )
         return self
 
 

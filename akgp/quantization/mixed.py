@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ class Plan:
 
     layers: tuple[Layer, ...]
     agreement: float | None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Plan:
+        """The plan that `as_record` has described."""
+        return cls(tuple(Layer(**row) for row in record["layers"]), record["agreement"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Its plain values."""
+        return {"layers": [each.as_row() for each in self.layers], "agreement": self.agreement}
 
     @property
     def precision(self) -> dict[str, Precision]:

@@ -41,6 +41,8 @@ from akgp.stages.normalization import read_source, summary_for
 from akgp.workspace import METRICS, Step, Task
 
 PLAN, TO_EDIT, COMPARISON = "precision.csv", "precision.yaml", "qat.csv"
+PLANNED = "planned"
+"""In the state of quantization-aware training: the student's plan."""
 AVERAGED = "averaged_ranges"
 BUDGETS = ("agreement", "bytes", "latency_ms", "download")
 BESIDE_INT8: tuple[Precision, ...] = ("float", "int4")
@@ -112,14 +114,17 @@ def _candidates(
     student = artifacts.load(task.workspace.student)
     require_finite(student, inputs)
     measures = _measures(task)
-    made = {qat.STUDENT: (yield from _candidate(student, inputs, params, measures, folder / qat.STUDENT))}
+    # A budget of time would give a training that is resumed another plan, and other names to its scales.
+    known = Plan.of(state[PLANNED]) if state else None
+    own = yield from _candidate(student, inputs, params, measures, folder / qat.STUDENT, known=known)
+    made = {qat.STUDENT: own}
     if params.qat is None:
         return made
     # What QAT trains with is shipped as it is: the same layers in float, the same ranges, nothing corrected.
     learned = params.model_copy(
         update={
-            "precision": made[qat.STUDENT].planned.precision,
-            "calibration": _calibration(bool(made[qat.STUDENT].improvement.get(AVERAGED)))
+            "precision": own.planned.precision,
+            "calibration": _calibration(bool(own.improvement.get(AVERAGED)))
             if params.calibration == "auto"
             else params.calibration,
             **dict.fromkeys(BUDGETS),
@@ -129,9 +134,10 @@ def _candidates(
     )
     ranges = folder / "ranges.json"
     start = yield from _candidate(student, inputs, learned, measures, folder / "start", ranges)
-    networks = yield from qat.train_on(task, onnx.load(str(start.file)), state)
-    for name, used, kept in ((qat.CONTROL, params, None), (qat.QAT, learned, ranges)):
-        made[name] = yield from _candidate(networks[name], inputs, used, measures, folder / name, kept)
+    kept = {PLANNED: own.planned.as_record()}
+    networks = yield from qat.train_on(task, onnx.load(str(start.file)), state, kept)
+    for name, used, given in ((qat.CONTROL, params, None), (qat.QAT, learned, ranges)):
+        made[name] = yield from _candidate(networks[name], inputs, used, measures, folder / name, given)
     return made
 
 
@@ -142,16 +148,21 @@ def _measures(task: Task) -> Measures:
 
 def _candidate(
     network: nn.Module, inputs: Tensor, params: Quantize, measures: Measures, folder: Path,
-    ranges: Path | None = None,
+    ranges: Path | None = None, known: Plan | None = None,
 ) -> Generator[Step, None, Candidate]:  # fmt: skip
-    """Quantize a network in a folder of its own; `ranges`: as `quantize` takes it."""
+    """Quantize a network in a folder of its own.
+
+    Args:
+        ranges: as `quantize` takes it.
+        known: the plan, where it has been made.
+    """
     folder.mkdir()
     floating, file = folder / "float.onnx", folder / package.MODEL
     export_onnx(network, torch.zeros_like(inputs[:1]), floating)
     yield Step({"done": "export"})
     quantize(floating, inputs, params, file, ranges=ranges)
     yield Step({"done": "quantize"})
-    return Candidate(file, *_improved(floating, inputs, params, measures, file))
+    return Candidate(file, *_improved(floating, inputs, params, measures, file, known))
 
 
 def _calibration(averaged: bool) -> str:
@@ -160,7 +171,7 @@ def _calibration(averaged: bool) -> str:
 
 
 def _improved(
-    floating: Path, inputs: Tensor, params: Quantize, measures: Measures, model_file: Path
+    floating: Path, inputs: Tensor, params: Quantize, measures: Measures, model_file: Path, known: Plan | None
 ) -> tuple[Plan, dict[str, float]]:
     """Choose ranges, equalise, give each layer its precision, correct biases, as far as params.yaml asks for.
 
@@ -177,7 +188,7 @@ def _improved(
         )
     if params.equalization:
         judgements["equalization"] = equalize(floating, inputs, params, model_file)
-    planned = plan(floating, inputs, params, measures)
+    planned = known or plan(floating, inputs, params, measures)
     if planned.agreement is not None:
         params = params.model_copy(update={"precision": planned.precision})
         quantize(floating, inputs, params, model_file)

@@ -98,6 +98,7 @@ def test_three_cuts_meet_the_budget_and_an_interruption_changes_nothing(root: Pa
             "prune: schedule needs an amount of which a part is known beforehand, .*got speedup",
         ),
         ({"ratio": 0.0}, "prune: schedule: ratio 0 leaves nothing to cut: it must be null"),
+        ({"macs": 0.5, "time_limit": 60.0}, "prune: time_limit: 60, but with schedule .* must be null"),
         ({"macs": 0.5, "schedule": {"steps": 1}}, "prune.schedule.steps: got 1, must be greater"),
         (
             {"macs": 0.5, "schedule": {"recovery": {"precision": "fp16"}}},

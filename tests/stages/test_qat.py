@@ -18,7 +18,7 @@ from akgp.data import prepare
 from akgp.io.atomic import write_json
 from akgp.models import cifar_resnet
 from akgp.params.training_defaults import qat_training
-from akgp.quantization import Judgement, Plan, export_onnx, quantize, verify
+from akgp.quantization import Judgement, Plan, export_onnx, plan, quantize, verify
 from akgp.stages import qat
 from akgp.stages import quantize as quantize_stage
 from akgp.stages.table import STAGES
@@ -86,9 +86,22 @@ def test_two_trainings_that_differ_in_the_rounding_alone_and_are_resumed(task: T
 
 
 @pytest.mark.slow
-def test_the_stage_writes_what_it_ships_and_how_all_compare(task: Task, tmp_path: Path) -> None:
+def test_the_stage_writes_what_it_ships_and_how_all_compare(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Plan] = []
+
+    def planned(*given: Any) -> Plan:
+        made.append(plan(*given))
+        return made[-1]
+
+    monkeypatch.setattr(quantize_stage, "plan", planned)
     steps = list(quantize_stage.compute(task, tmp_path, None))
     assert len(steps) == STAGES["quantize"].steps(task)
+    before, (*_, last) = len(made), (step.state for step in steps if step.state)
+    resumed = list(quantize_stage.compute(task, tmp_path, from_disk(last)))
+    assert resumed[-1].row == steps[-1].row
+    assert len(made) - before == before - 1, "the student's plan is kept: measured again it may be another"
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["qat"]["val_top1"]) == ["student", "control", "qat"]
     assert metrics["val_top1"] == metrics["qat"]["val_top1"][metrics["qat"]["shipped"]]
