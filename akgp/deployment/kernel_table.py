@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from filelock import FileLock
 from onnx import helper
 
 from akgp.data.cache import user_cache
@@ -34,7 +35,7 @@ TOGETHER = 8
 ROUNDS = 25
 BLOCK_SECONDS = 0.0005
 WARM_UP_SECONDS = 0.001
-TIMING = 2
+TIMING = 3
 """Raised whenever the same kernel is timed otherwise than before, so that no earlier table is read."""
 REFERENCE = "reference"
 MORE = "allow more, or start again, which continues from there"
@@ -86,21 +87,36 @@ class KernelTable:
     def __init__(self, file: Path, timer: Timer) -> None:
         self._file, self._timer = file, timer
         self._reference = file.with_suffix(".onnx")
-        self.times: dict[str, float] = {}
-        if file.exists() and self._reference.exists():
-            self.times = json.loads(file.read_text(encoding="utf-8"))
+        self.times = self._known()
+
+    def _known(self) -> dict[str, float]:
+        if not (self._file.exists() and self._reference.exists()):
+            return {}
+        times: dict[str, float] = json.loads(self._file.read_text(encoding="utf-8"))
+        return times
 
     def measure(self, wanted: Mapping[str, Callable[[], onnx.ModelProto]]) -> int:
         """Measure what is not known yet: signatures and how their graphs are made. Returns how many.
 
+        One process of the machine at a time: it would disturb another's times, and lose what that has kept.
+
         Raises:
             TimeLimitError: the search has to end before all are known; those that are stay known.
         """
-        missing = [signature for signature in wanted if signature not in self.times]
-        if not missing:
+        if all(signature in self.times for signature in wanted):
             return 0
-        doing("timing kernels")
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        doing("waiting for another process to time kernels")
+        with FileLock(self._file.with_suffix(".lock")):
+            self.times = self._known()
+            missing = [signature for signature in wanted if signature not in self.times]
+            doing("timing kernels")
+            self._measure(missing, wanted)
+        return len(missing)
+
+    def _measure(self, missing: list[str], wanted: Mapping[str, Callable[[], onnx.ModelProto]]) -> None:
+        if not missing:
+            return
         if REFERENCE not in self.times:
             reference = wanted[missing[0]]()
             with atomic_file(self._reference) as beside:
@@ -120,7 +136,6 @@ class KernelTable:
                 self.times |= dict(zip(these, (ratios * self.times[REFERENCE]).tolist(), strict=True))
         finally:  # interrupted, it keeps what is measured
             write_json(self._file, self.times)
-        return len(missing)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from akgp.params.network import CIFAR_RESNETS
 from akgp.params.space import check_space
+from akgp.params.training import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from akgp.params.schema import Params
@@ -99,6 +101,12 @@ def trainings_fit_workers(params: Params) -> None:
                     f"{section}.batch_size: {training.batch_size} must be divisible by "
                     f"ray.workers ({workers})"
                 )
+        together = math.lcm(*ray.counts())
+        if training.batch_size is None and len(ray.counts()) > 1 and together > LARGEST_BATCH:
+            raise ValueError(
+                f"ray.min_workers: {ray.min_workers} to {ray.workers} workers share a batch evenly only if "
+                f"{section}.batch_size is a multiple of {together:,}: raise min_workers, or give that"
+            )
         if training.precision == "fp16" and not ray.gpus_per_worker:
             raise ValueError(f"{section}.precision: fp16 needs ray.gpus_per_worker 1")
         if training.cuda_graphs and (ray.workers > 1 or not ray.gpus_per_worker):

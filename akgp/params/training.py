@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from akgp.params.base import Section, Share
 
+LARGEST_BATCH = 128
+"""Of the batch sizes that follow from the number of images."""
+
 
 class Augment(Section):
     """Random changes of the training images, made on the device for a whole batch."""

@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable
 
 from akgp.params import Params, Training
+from akgp.params.training import LARGEST_BATCH
 
-SMALLEST, LARGEST = 16, 128
+SMALLEST_BATCH = 16
 RATE_PER_IMAGE = {"sgd": 0.2 / 128, "adamw": 0.002 / 128}
 GENTLER = 0.1
 """Share of that rate where training starts from weights that were trained on other images."""
@@ -86,7 +87,7 @@ def announcement(given: Training, used: Training, images: int) -> str | None:
 
 
 def _batch_size(images: int, divisor: int) -> int:
-    wanted = min(max(math.sqrt(images), SMALLEST), LARGEST)
+    wanted = min(max(math.sqrt(images), SMALLEST_BATCH), LARGEST_BATCH)
     # Nearest in ratio, hence rounded in the logarithm.
     power = 2 ** round(math.log2(wanted))
     return max(round(power / divisor), 1) * divisor

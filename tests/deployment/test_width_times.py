@@ -49,6 +49,16 @@ def test_times_of_a_slow_hour_are_those_of_a_quick_one(tmp_path: Path) -> None:
     assert again.times == table.times and set(json.loads(file.read_text())) == {REFERENCE, *wanted}
 
 
+def test_two_processes_share_a_table_and_its_reference(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    one, other = KernelTable(file, CountingTimer()), KernelTable(file, CountingTimer())
+    assert one.measure({"100": lambda: graph(100)}) == 1
+    assert other.measure({"100": lambda: graph(100), "400": lambda: graph(400)}) == 1
+    assert other.times["100"] == one.times["100"] and other.times["400"] > one.times["100"] + 0.2
+    assert one.measure({"200": lambda: graph(200)}) == 1
+    assert set(KernelTable(file, CountingTimer()).times) == {REFERENCE, "100", "200", "400"}
+
+
 def test_a_limit_of_time_ends_the_timing_and_what_is_timed_is_kept(tmp_path: Path) -> None:
     wanted = {f"{size}": (lambda size=size: graph(size)) for size in range(TOGETHER + 2)}  # type: ignore[misc]
     table = tmp_path / "table.json"

@@ -315,6 +315,11 @@ def test_values_are_set_together_and_validated_as_a_whole() -> None:
             {"distill.training.batch_size": 65},
             "distill.training.batch_size: 65 must be divisible by ray.workers (2)",
         ),
+        (
+            {"ray.address": "auto", "ray.workers": 8, "ray.min_workers": 4, "teacher.batch_size": None},
+            "ray.min_workers: 4 to 8 workers share a batch evenly only if teacher.batch_size is a multiple "
+            "of 840: raise min_workers, or give that",
+        ),
         ({"distill.temperature": True}, "distill.temperature: got true, must be a valid number"),
         ({"distill.training": 1}, "distill.training is not a parameter, but a section"),
         ({"distill.colour": 1}, "distill.colour is not a parameter"),
