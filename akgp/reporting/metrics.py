@@ -27,6 +27,10 @@ class ReportError(ValueError):
     """The files of a report are missing, or not as evaluate writes them."""
 
 
+SHA256 = "sha256"
+"""Key of details.json: which int8 file was measured."""
+
+
 def split(rows: Metrics) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Each network's row split into the parts for metrics.json and details.json."""
     metrics = {name: {key: row[key] for key in KEYS if key in row} for name, row in rows.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 import tempfile
@@ -34,7 +35,7 @@ from akgp.params.training_defaults import dense_training
 from akgp.quantization import export_onnx
 from akgp.reporting import page
 from akgp.reporting.findings import findings
-from akgp.reporting.metrics import DETAILS, split
+from akgp.reporting.metrics import DETAILS, SHA256, split
 from akgp.runtimes import RUNTIMES, installed, measured_in, runtime_for
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import read_source, summary_for
@@ -66,6 +67,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             metrics["student"]  # params and MACs: quantization changes neither
             | _row(logits, source.labels, [graphs["int8"]])
             | {key: kernels[key] for key in KERNELS}
+            | {SHA256: hashlib.sha256(graphs["int8"].read_bytes()).hexdigest()}
             | ({"qat": kernels["qat"]} if "qat" in kernels else {})
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})

@@ -19,7 +19,7 @@ from akgp.deployment.release import store
 from akgp.deployment.release.files import ReleaseError
 from akgp.deployment.release.records import DamagedError, ReleaseCandidate
 from akgp.params import Params, Release
-from akgp.reporting.metrics import read_metrics
+from akgp.reporting.metrics import DETAILS, SHA256, read_metrics
 from akgp.reporting.units import latency as latency_text
 from akgp.reporting.units import number
 from akgp.workspace import METRICS, Workspace
@@ -141,8 +141,14 @@ def candidate(root: Path) -> ReleaseCandidate:
     if row is None:
         file = workspace.reports / METRICS
         raise ReleaseError(f"{file}: must hold int8; `dvc repro` writes it again")
-    images = read_split(workspace.data, "test")
-    return ReleaseCandidate({name: file.read_bytes() for name, file in files.items()}, row, _digest(images))
+    content = {name: file.read_bytes() for name, file in files.items()}
+    measured = row.pop(SHA256, None)  # earlier versions did not note it
+    if measured is not None and measured != hashlib.sha256(content[MODEL]).hexdigest():
+        raise ReleaseError(
+            f"{workspace.reports / DETAILS}: has figures of another network than {files[MODEL]}; `dvc repro` "
+            "measures that"
+        )
+    return ReleaseCandidate(content, row, _digest(read_split(workspace.data, "test")))
 
 
 def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params) -> dict[str, Row]:
