@@ -125,9 +125,7 @@ def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:
         reviewed(root)
     details = root / "reports/details.json"
     details.write_text(json.dumps({"networks": {"int8": {"sha256": "0" * 64}}}))
-    with pytest.raises(
-        ReleaseError, match=r"details\.json: has figures of another network than .*onnx"
-    ):
+    with pytest.raises(ReleaseError, match=r"details\.json: has figures of another network than .*onnx"):
         reviewed(root)
     details.unlink()
     twelve = {
