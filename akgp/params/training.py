@@ -100,7 +100,8 @@ class Training(Section):
     )
     keep: Literal["best", "balanced", "last"] = Field(
         "best",
-        description="best | balanced (best by the mean over classes) | last epoch, on validation",
+        description="best | balanced (best by the mean over classes) | last epoch, on validation; of equally "
+        "good ones that with the lowest loss",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device is faster in it, else fp32; fp16: GPU only"

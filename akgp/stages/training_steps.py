@@ -10,7 +10,7 @@ from typing import Any
 from akgp.data import Summary
 from akgp.params import Training
 from akgp.params.training_defaults import dense_training
-from akgp.training import JUDGED_BY, Epoch
+from akgp.training import Epoch, merit
 from akgp.workspace import StageError, Step, Task
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def epochs_to_steps(
 
 def best_epoch_metrics(history: Sequence[Mapping[str, float]], keep: str) -> Row:
     """The ACCURACIES (%) of the epoch whose weights `Training.keep` selects."""
-    row = max(history, key=lambda row: row[JUDGED_BY[keep]])
+    row = max(history, key=lambda row: merit(row, keep))
     return {key: row[key] for key in ACCURACIES}
 
 

@@ -13,14 +13,13 @@ draw from torch's generator, seeded by (seed, epoch, worker) for the epoch and l
 """
 
 from akgp.training.errors import TrainingError
-from akgp.training.loop import JUDGED_BY, Epoch, train
+from akgp.training.loop import Epoch, merit, train
 from akgp.training.objective import Objective, cross_entropy
 from akgp.training.schedule import Schedule, learning_rate_factor
 from akgp.training.step import autocast_dtype, fast_bf16
 from akgp.training.validation import Metrics, evaluate
 
 __all__ = [
-    "JUDGED_BY",
     "Epoch",
     "Metrics",
     "Objective",
@@ -31,5 +30,6 @@ __all__ = [
     "evaluate",
     "fast_bf16",
     "learning_rate_factor",
+    "merit",
     "train",
 ]

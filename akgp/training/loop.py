@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ from akgp.training.workers import all_reduced, place
 
 JUDGED_BY = {"best": "val_top1", "balanced": "val_balanced_top1", "last": "epoch"}
 """The figure that is largest in the row of the kept epoch, for each `Training.keep`."""
+NOTHING = (-math.inf, -math.inf)
+"""Less than any `merit`."""
 
 SANE = (-100.0, 1e6)
 """Mean losses of an epoch, nats, beyond which no training recovers. Against the labels (`distill.w0` above 1)
@@ -85,7 +87,7 @@ def train(
     params.augment.require_visible(*source.image_shape[1:])
     source, validation = source.to(device), validation.to(device)
     channels_last = settle(model.to(device), source.image_shape, channels_last=params.channels_last)
-    done, best, kept = 0, -math.inf, dict[str, Tensor]()
+    done, best, kept = 0, NOTHING, dict[str, Tensor]()
     with frozen(model, params.freeze):
         optimization = Optimization(model, objective, params, device, world)
         if state is not None:
@@ -95,14 +97,18 @@ def train(
             start = time.perf_counter()
             learned = _pass(optimization, source, params, schedule, seed, epoch, channels_last)
             row = {"epoch": epoch + 1} | _validated(optimization, learned, validation, epoch, params)
-            figure = row[JUDGED_BY[params.keep]]
-            if params.keep == "last" or figure > best:
-                best, kept = figure, weights_of(optimization.judged)
+            if (reached := merit(row, params.keep)) > best:
+                best, kept = reached, weights_of(optimization.judged)
             row["seconds"] = time.perf_counter() - start
             rest = {"best": best, "kept": kept, "optimization": optimization.state_dict()}
             yield Epoch(row, {"epoch": epoch + 1} | rest)
     model.load_state_dict(kept)
     model.eval()
+
+
+def merit(row: Mapping[str, float], keep: str) -> tuple[float, float]:
+    """What is largest in the row of the kept epoch; of equal accuracies, as of few images, the lower loss."""
+    return row[JUDGED_BY[keep]], -row["val_loss"]
 
 
 def _complete(params: Training, images: int, world: int) -> Training:
