@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from akgp.cli import console, home
 from akgp.io.ports import tcp_port
+from flows import LOGGING_LEVEL
 from flows.processes import end_as_by_ctrl_c
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def settings(port: int) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         PORT: str(port),  # Prefect reads it too, and --port takes precedence
-        "PREFECT_LOGGING_LEVEL": "INFO",  # flows/__init__.py silences it for a flow at a terminal
+        "PREFECT_LOGGING_LEVEL": LOGGING_LEVEL or "INFO",  # silenced for a flow at a terminal alone
     }
 
 

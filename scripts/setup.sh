@@ -12,8 +12,11 @@ if [ ! -x "$venv/bin/python" ]; then
     done
     [ -n "${python:-}" ] || { echo "setup: no Python 3.11 or newer among: $*" >&2; exit 1; }
     echo "setup: creating $venv with $("$python" --version)"
-    "$python" -m venv "$venv" ||
-        { echo "setup: $python cannot create environments; on Debian: apt install python3-venv" >&2; exit 1; }
+    if ! "$python" -m venv "$venv"; then
+        rm -rf "$venv/bin"  # what it leaves behind would be taken for an environment
+        echo "setup: $python cannot create environments; on Debian: apt install python3-venv" >&2
+        exit 1
+    fi
 fi
 
 log=$venv/install.log

@@ -40,13 +40,14 @@ def verify(
     from akgp.deployment.measurement import differing
     from akgp.deployment.model_files import located, split_for
     from akgp.deployment.targets import Int8File
+    from akgp.runtimes import RUNTIMES
 
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         file, runtime = _other(source, against, Path(scratch))
         images = split_for(source.path, Path())
         exact = oracle(source, images)
-        agreement, _ = differing(source, exact, images, file, runtime)
+        agreement, _ = differing(source, exact, images, file, runtime, given=against not in RUNTIMES)
     if as_json:
         row = vars(agreement) | {"exact": agreement.exact, "floating": dict(exact.floating)}
         say_json(model=model, against=against, runtime=runtime.name, version=runtime.version, **row)
@@ -71,7 +72,7 @@ def _other(source: Int8File, against: str | None, scratch: Path) -> tuple[Path, 
     """The file to compare, and its runtime; written here for a runtime of another format."""
     from akgp.data import DataError
     from akgp.deployment.package import model_file
-    from akgp.deployment.targets import TARGETS
+    from akgp.deployment.targets import target_of
     from akgp.runtimes import RUNTIMES, require_installed, runtime_for
 
     runtime = RUNTIMES.get(against or "onnxruntime")
@@ -84,8 +85,7 @@ def _other(source: Int8File, against: str | None, scratch: Path) -> tuple[Path, 
     require_installed(runtime)
     if source.path.suffix in runtime.suffixes:
         return source.path, runtime
-    target = next(each for each in TARGETS.values() if set(each.runtime.suffixes) & set(runtime.suffixes))
-    return target.write(source, scratch), runtime
+    return target_of(runtime).write(source, scratch), runtime
 
 
 @app.command()
@@ -115,7 +115,8 @@ def bench(
         for folder in folders:
             folder.mkdir()
         files = [located(model, folder) for model, folder in zip(models, folders, strict=True)]
-        rows = bench(files, runtime or (), image_shape(files[0]), params, seed)
+        # As they were named: what a place of releases or a store has is a scratch file here.
+        rows = bench(files, runtime or (), image_shape(files[0]), params, seed, models)
     if as_json:
         timed = [asdict(row) | {"verdict": row.verdict} for row in rows]
         say_json(threads=threads, rounds=rounds, seed=seed, timed=timed)

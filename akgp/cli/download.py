@@ -43,6 +43,8 @@ def pack(
     Int8File(file).checked()
     if target.resolve() == file.resolve():
         raise typer.BadParameter(f"{target}: is the model itself", param_hint="--output")
+    if not target.parent.is_dir():
+        raise typer.BadParameter(f"{target.parent}: no such folder", param_hint="--output")
     with tempfile.TemporaryDirectory() as folder:
         shared = file
         if centroids is not None:
@@ -77,6 +79,8 @@ def unpack(
 
     content = download.unpack(packed.read_bytes(), str(packed))
     target = output or packed.with_suffix(".onnx")
+    if target.resolve() == packed.resolve():
+        raise typer.BadParameter(f"{target}: is the packed file itself", param_hint="--output")
     if output is None and target.exists() and target.read_bytes() != content:
         raise typer.BadParameter(f"{target} is there, with other content: name a file", param_hint="--output")
     with atomic_file(target) as beside:

@@ -55,6 +55,8 @@ def export(
     """
     from akgp.deployment.model_files import located
     from akgp.deployment.targets import TARGETS, Int8File, chosen
+    from akgp.io.atomic import atomic_file
+    from akgp.microcontroller.export import check_options
     from akgp.reporting.targets import targets_table
 
     names = _listed(to)
@@ -69,6 +71,8 @@ def export(
     for option, given in (("--name", name != NAME), ("--cores", cores), ("--flash", flash), ("--ram", ram)):
         if given and C not in names:
             raise typer.BadParameter(f"is for the target {C} alone, got --to {to}", param_hint=option)
+    if C in names:
+        check_options(name, _listed(cores))
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         _ = source.description  # refuses what cannot be exported before anything is written
@@ -81,7 +85,8 @@ def export(
         said = [_c(source.path, output, name, _listed(cores))] if C in names else []
         output.mkdir(parents=True, exist_ok=True)
         for file in written.iterdir():
-            shutil.move(file, output / file.name)
+            with atomic_file(output / file.name) as beside:
+                shutil.copyfile(file, beside)
         files = {target.name: output / target.file for target in targets}
         if any(file.suffix != ".onnx" for file in files.values()):
             _write_preprocessing(source.path, output)
@@ -113,11 +118,13 @@ def _require_fit(source: Int8File, flash: str | None, ram: str | None, model: st
     from akgp.params.validation import validated
     from akgp.quantization import QuantizationError
 
-    device = None
+    here = is_here(Path(model), HERE.int8) and Path("params.yaml").exists()
+    device = params.load().prune.device if here else None
     if flash or ram:
-        device = validated(params.Device, {"flash": flash, "ram": ram})
-    elif is_here(Path(model), HERE.int8) and Path("params.yaml").exists():
-        device = params.load().prune.device
+        given = device.model_dump() if device else {}
+        device = validated(
+            params.Device, given | ({"flash": flash} if flash else {}) | ({"ram": ram} if ram else {})
+        )
     if device and (said := need(source.description).excess(device.flash_bytes, device.ram_bytes)):
         raise QuantizationError(f"{model}: does not fit: it needs {said}")
 

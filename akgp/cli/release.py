@@ -10,6 +10,7 @@ import typer
 from akgp.cli.common import Json, note, say_json
 from akgp.io.terminal import as_json as as_json_text
 from akgp.io.terminal import wrapped
+from akgp.workspace import GateError
 
 app = typer.Typer(
     help="Networks in production: now, before, next.", no_args_is_help=True, rich_markup_mode=None
@@ -84,7 +85,7 @@ def release_promote(
         say_json(promoted=decision.promote, production=version, reasons=decision.reasons, rows=review.rows)
     elif decision.promote:
         typer.echo(f"in production: {version}")
-    raise typer.Exit(1 if review.rejected else 0)
+    raise typer.Exit(GateError.status if review.rejected else 0)
 
 
 @app.command("rollback")

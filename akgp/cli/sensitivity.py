@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -78,6 +79,10 @@ def sensitivity(
     shares = sorted(set(_numbers("--ratios", ratios)))
     if plot is not None and plot.suffix not in DRAWN:
         raise typer.BadParameter(f"must end in {', '.join(DRAWN)}, got {plot}", param_hint="--plot")
+    plot = plot or (PLOT if network else HERE.reports / PLOT)
+    plot.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is measured, not after
+    if not os.access(plot.parent, os.W_OK):
+        raise typer.BadParameter(f"{plot.parent}: cannot be written", param_hint="--plot")
     pruning = {"criterion": criterion, "scope": scope, "round_to": round_to}
     reading = {"image_column": image_column, "label_column": label_column, "on_bad_rows": on_bad_rows}
     if network is None:
@@ -89,7 +94,7 @@ def sensitivity(
             raise typer.BadParameter("needs labelled images: --data FOLDER", param_hint="--data")
         judged = _judged(network, weights, data, size, gray, mean, std, _given(reading))
         measured = _of_network(judged, _given(pruning), shares, images, seconds)
-    _show(measured, plot or (PLOT if network else HERE.reports / PLOT), as_json)
+    _show(measured, plot, as_json)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +168,6 @@ def _show(measured: SensitivityResult, plot: Path, as_json: bool) -> None:
     from akgp.reporting.sensitivity import blocks_table, figure, long_table, table
 
     rows = _rows(measured.points)
-    plot.parent.mkdir(parents=True, exist_ok=True)
     figure(rows, measured.dense_top1).savefig(plot)
     write_csv(plot.with_suffix(".csv"), long_table(rows))
     done = len(measured.points) + len(measured.blocks)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from akgp.data import BatchSource
-from akgp.deployment.targets import TARGETS, Int8File, activations
+from akgp.deployment.targets import Int8File, activations, target_of
 from akgp.quantization import QuantizationError
 from akgp.quantization.simulator import simulate
 from akgp.quantization.verification import first_difference
@@ -109,10 +110,9 @@ def _first_of_observed(
     images: NDArray[np.float32],
     expected: Mapping[str, NDArray[np.uint8]],
 ) -> str:
-    target = next(each for each in TARGETS.values() if set(each.runtime.suffixes) & set(runtime.suffixes))
     makers = {each.output.name: each for each in network.description.operations}
     with tempfile.TemporaryDirectory() as folder:
-        file = target.write(network, Path(folder), "observed")
+        file = target_of(runtime).write(network, Path(folder), "observed")
         with closing(runtime.load(file, threads=1)) as running:
             size = running.largest_batch or len(images)
             parts = [running.outputs(images[at : at + size])[1:] for at in range(0, len(images), size)]
@@ -120,10 +120,16 @@ def _first_of_observed(
         if each.name not in expected:
             continue  # only moved, or of another network
         values = np.concatenate([part[index] for part in parts])
+        maker = makers.get(each.name)
+        name = f"{type(maker).__name__} {maker.label}" if maker else "the image"
+        if values.shape != expected[each.name].shape:
+            return f"first in {name}, which gives {_sizes(values)} and not {_sizes(expected[each.name])}"
         error = np.abs(np.rint(values / each.scale) + each.zero - expected[each.name])
         if error.any():
-            maker = makers.get(each.name)
-            name = f"{type(maker).__name__} {maker.label}" if maker else "the image"
             wrong = f"{np.count_nonzero(error)} of {error.size} values"
             return f"first in {name}: {wrong}, by up to {error.max():.0f} steps"
     return "no layer differs while its result is read: the runtime fuses operations, and rounds less often"
+
+
+def _sizes(values: NDArray[Any]) -> str:
+    return "×".join(map(str, values.shape[1:])) + " values"

@@ -35,18 +35,24 @@ class Timed:
 
 
 def bench(
-    files: Sequence[Path], runtimes: Sequence[str], shape: Sequence[int], params: Evaluate, seed: int
+    files: Sequence[Path],
+    runtimes: Sequence[str],
+    shape: Sequence[int],
+    params: Evaluate,
+    seed: int,
+    names: Sequence[str] | None = None,
 ) -> list[Timed]:
     """Time every file in every runtime that loads it; the first is compared with the others and with itself.
 
     Args:
         runtimes: names; none: for each file the runtime of its kind.
         shape: of an image, (channels, H, W).
+        names: of the files, in the result; None: their paths.
 
     Raises:
         GraphError: a runtime is not installed, or cannot load or run a file.
     """
-    entries = list(_entries(files, runtimes))
+    entries = list(_entries(files, runtimes, names or list(map(str, files))))
     for _, _, runtime in entries:
         require_installed(runtime)
     entries.insert(1, (AGAIN, *entries[0][1:]))
@@ -61,16 +67,18 @@ def bench(
     ]
 
 
-def _entries(files: Sequence[Path], runtimes: Sequence[str]) -> Iterator[tuple[str, Path, Runtime]]:
+def _entries(
+    files: Sequence[Path], runtimes: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple[str, Path, Runtime]]:
     for name in runtimes:
         if name not in RUNTIMES:
             raise GraphError(f"runtime {name!r}: must be one of {', '.join(RUNTIMES)}")
-    for file in files:
+    for name, file in zip(names, files, strict=True):
         chosen = [RUNTIMES[name] for name in runtimes if file.suffix in RUNTIMES[name].suffixes]
         if runtimes and not chosen:
             raise GraphError(f"{file}: none of {', '.join(runtimes)} loads files of this kind")
         for runtime in chosen or [runtime_for(file)]:
-            yield str(file), file, runtime
+            yield name, file, runtime
 
 
 @contextlib.contextmanager

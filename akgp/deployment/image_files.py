@@ -67,9 +67,13 @@ def _add(collected: ImageFiles, name: str) -> None:
     elif path.exists() or not glob.has_magic(name):
         collected.files.append((name, path))  # one that doesn't exist is named when it is read
     elif matched := glob.glob(name, recursive=True):  # noqa: PTH207 (of absolute patterns, too)
-        # Links may lead to a file by many paths: it is taken once, by the shortest.
-        for each in sorted({os.path.realpath(one): one for one in sorted(matched, key=len)[::-1]}.values()):
-            _add(collected, each)
+        # Links may lead to a file by many paths: it is taken once, by the shortest; and what lies in a folder
+        # that matches, with that.
+        found = {os.path.realpath(one): one for one in sorted(matched, key=len)[::-1]}
+        folders = {real for real in found if os.path.isdir(real)}  # noqa: PTH112 (a set of texts)
+        for real, each in sorted(found.items(), key=lambda item: item[1]):
+            if not any(str(parent) in folders for parent in Path(real).parents):
+                _add(collected, each)
     else:
         collected.empty.append(name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from akgp.data import IndexedSource
 from akgp.deployment.agreement import Agreement, Oracle, compare, first_deviation
-from akgp.deployment.targets import Int8File, Target
+from akgp.deployment.targets import Int8File, Target, target_of
 from akgp.evaluation import Ratio, accuracy, latency, runtime_logits, speedup
 from akgp.params import Evaluate
 from akgp.runtimes import Runtime
@@ -43,17 +43,37 @@ class TargetMeasurement:
 
 
 def differing(
-    source: Int8File, expected: Oracle, images: IndexedSource, file: Path, runtime: Runtime, threads: int = 0
+    source: Int8File,
+    expected: Oracle,
+    images: IndexedSource,
+    file: Path,
+    runtime: Runtime,
+    threads: int = 0,
+    *,
+    given: bool = False,
 ) -> tuple[Agreement, torch.Tensor]:
-    """The agreement of a file in a runtime with the oracle, its first layer that differs, and its logits."""
+    """The agreement of a file in a runtime with the oracle, its first layer that differs, and its logits.
+
+    Args:
+        given: the file was not written here, and may be of another network.
+    """
     logits = runtime_logits(file, images, threads=threads, runtime=runtime)
     agreement, positions = compare(expected.logits, logits)
-    if len(positions):
-        inputs = next(images.take(positions[:32]).ordered(batch_size=32)).inputs
-        other = Int8File(file) if file.suffix == ".onnx" and file.resolve() != source.path.resolve() else None
-        first = first_deviation(source, runtime, inputs, other)
-        agreement = Agreement(**{**asdict(agreement), "first": first})
-    return agreement, logits
+    if not len(positions):
+        return agreement, logits
+    some, onnx = images.take(positions[:32]), file.suffix == ".onnx"
+    if given and not onnx and not torch.equal(_written(source, runtime, some), logits[positions[:32]]):
+        return replace(agreement, first=f"{file} is not what is written of {source.path} now"), logits
+    inputs = next(some.ordered(batch_size=32)).inputs
+    other = Int8File(file) if onnx and file.resolve() != source.path.resolve() else None
+    return replace(agreement, first=first_deviation(source, runtime, inputs, other)), logits
+
+
+def _written(source: Int8File, runtime: Runtime, images: IndexedSource) -> torch.Tensor:
+    """The logits, in a runtime, of a file that is written of the source now."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = target_of(runtime).write(source, Path(folder))
+        return runtime_logits(file, images, threads=0, runtime=runtime)
 
 
 def measure(

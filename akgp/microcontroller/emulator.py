@@ -69,6 +69,12 @@ def missing() -> list[str]:
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
+def require_emulator() -> None:
+    """Raise EmulationError if one of its programs is not installed."""
+    if missing():
+        raise EmulationError(f"{', '.join(missing())}: not installed; see docs/how-to/microcontroller.md")
+
+
 def emulate(
     source: Path,
     pixels_NHWC: NDArray[np.uint8],
@@ -89,8 +95,7 @@ def emulate(
     Raises:
         EmulationError: names the program that is missing or failed.
     """
-    if missing():
-        raise EmulationError(f"{', '.join(missing())}: not installed; see docs/how-to/microcontroller.md")
+    require_emulator()
     board, name = CORES[core], source.stem
     places = {"NAME": name, "UPPER": name.upper(), "FLASH": board.flash, "RAM": board.ram}
     for file in ("main.c", "board.ld"):

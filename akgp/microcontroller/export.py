@@ -24,7 +24,8 @@ from akgp import __version__
 from akgp.data import Preprocessing
 from akgp.data.normalization import normalize
 from akgp.deployment.package import digest, model_file, read_preprocessing
-from akgp.microcontroller.emulator import CORES, Emulation, EmulationError, emulate
+from akgp.io.atomic import atomic_file
+from akgp.microcontroller.emulator import CORES, Emulation, EmulationError, emulate, require_emulator
 from akgp.microcontroller.filling import filled
 from akgp.microcontroller.host import check_test_vector
 from akgp.microcontroller.report import report
@@ -38,6 +39,13 @@ assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp 
 stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype
 """
 """Of the C library: a NAME.h on the compiler's path would hide one of the same name."""
+TAKEN = """
+all clean help images install main package test
+bool char schar uchar shrt ushrt int uint long ulong llong ullong size ptrdiff sig_atomic wchar wint
+intptr uintptr intmax uintmax
+"""
+"""Targets of CMake, files that are included beside it, and types whose NAME_WIDTH is a macro of C23's."""
+INTEGER = re.compile(r"u?int(_least|_fast)?(8|16|32|64)")
 FILES = {
     "host.c": "examples/host/main.c",
     "sketch.ino": "examples/classify/classify.ino",
@@ -64,13 +72,7 @@ def export(
         ValueError: `name` is no identifier, a core is not known, or there is a library of another name.
         EmulationError: a core cannot be emulated, or gives other logits.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"--name {name}: must be a C identifier in lower case: letters, digits and _")
-    if name in HEADERS.split():
-        raise ValueError(f"--name {name}: {name}.h would hide the header of the C library")
-    unknown = set(cores) - set(CORES)
-    if unknown:
-        raise ValueError(f"--cores {', '.join(sorted(unknown))}: must be among {', '.join(CORES)}")
+    check_options(name, cores)
     if others := sorted({each.stem for each in (destination / "src").glob("*.[ch]")} - {name}):
         raise ValueError(f"{destination}: holds the library {others[0]}: name another folder, or remove it")
     file = model_file(model)
@@ -97,10 +99,26 @@ def export(
     return made, counts
 
 
+def check_options(name: str, cores: Sequence[str]) -> None:
+    """Raise what `export` does of its `name` and `cores`: ValueError, and EmulationError."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"--name {name}: must be a C identifier in lower case: letters, digits and _")
+    if name in HEADERS.split():
+        raise ValueError(f"--name {name}: {name}.h would hide the header of the C library")
+    if name in TAKEN.split() or INTEGER.fullmatch(name):
+        raise ValueError(f"--name {name}: C or CMake has something else of this name")
+    unknown = set(cores) - set(CORES)
+    if unknown:
+        raise ValueError(f"--cores {', '.join(sorted(unknown))}: must be among {', '.join(CORES)}")
+    if cores:
+        require_emulator()
+
+
 def _write(texts: Mapping[str, str], folder: Path) -> None:
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+        with atomic_file(folder / path) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def _counted(source: Path, example: Example, core: str) -> Emulation:

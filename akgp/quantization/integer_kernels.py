@@ -217,8 +217,10 @@ def _windows(node: NodeProto, x: Array, outside: float) -> list[Array]:
     dims = len(kernel)
     strides, dilations = (given.get(key, [1] * dims) for key in ("strides", "dilations"))
     begin, end = np.split(np.array(given.get("pads", [0] * 2 * dims)), 2)
-    lengths = np.array(x.shape[2:]) + begin + end - (np.array(kernel) - 1) * dilations - 1
+    size = np.array(x.shape[2:])
+    lengths = size + begin + end - (np.array(kernel) - 1) * dilations - 1
     steps = -(-lengths // strides) if given.get("ceil_mode") else lengths // strides
+    steps -= steps * strides >= size + begin  # no window begins behind the map
     beyond = np.maximum(steps * strides - lengths, 0)
     widths = [(0, 0), (0, 0), *zip(begin, end + beyond, strict=True)]
     padded = np.pad(x, widths, constant_values=outside)

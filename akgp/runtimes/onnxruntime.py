@@ -40,13 +40,12 @@ class OnnxRuntime:
 class OnnxNetwork:
     """An ONNX graph with one input [N, channels, H, W], whose first output is [N, classes]."""
 
-    largest_batch = None
-
     def __init__(self, path: Path, threads: int) -> None:
         self._failed = f"{path}: onnxruntime cannot run it"
         self._session = session(path, threads=threads)
         given = self._session.get_inputs()[0]
         self._input, self.image_shape = given.name, tuple(given.shape[1:])
+        self.largest_batch = given.shape[0] if isinstance(given.shape[0], int) else None
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.outputs(inputs)[0]

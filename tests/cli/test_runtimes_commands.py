@@ -161,7 +161,7 @@ def test_bench_times_a_file_against_itself_and_others(
 ) -> None:
     assert run(monkeypatch, "bench", "models/int8", "float.onnx", "--rounds", "6", "--json") == 0
     rows = json.loads(capsys.readouterr().out)["timed"]
-    assert [row["name"] for row in rows] == ["models/int8/model.onnx", "A/A", "float.onnx"]
+    assert [row["name"] for row in rows] == ["models/int8", "A/A", "float.onnx"]
     assert (
         rows[1]["verdict"] == ""
         and rows[0]["ratio"]["median"] == 1

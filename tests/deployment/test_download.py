@@ -124,6 +124,12 @@ def test_a_file_is_not_packed_onto_itself_and_a_float_one_not_at_all(int8: Path)
     result = CliRunner().invoke(app, ["pack", str(int8), "--output", str(int8)])
     assert result.exit_code == 2 and "is the model itself" in result.output
     assert int8.read_bytes() == before
+    packed = int8.with_name("itself.akgp")
+    CliRunner().invoke(app, ["pack", str(int8), "--output", str(packed)], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["unpack", str(packed), "--output", str(packed)])
+    assert result.exit_code == 2 and "is the packed file itself" in result.output
+    result = CliRunner().invoke(app, ["pack", str(int8), "--output", str(int8.parent / "nowhere" / "x.akgp")])
+    assert result.exit_code == 2 and "nowhere: no such folder" in result.output
     result = CliRunner().invoke(app, ["pack", str(int8.with_name("float.onnx"))])
     assert "is no int8 file: it quantizes nothing" in str(result.exception)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from akgp.data import IndexedSource
 from akgp.deployment.agreement import compare, first_deviation, oracle
+from akgp.deployment.measurement import differing
 from akgp.deployment.targets import TARGETS, Int8File, Kind, Target, activations, chosen
 from akgp.deployment.targets.torch_program import TorchProgram
 from akgp.evaluation import runtime_logits
@@ -156,9 +157,11 @@ def test_a_shortcut_without_weights(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=2.01 * float(source.description.output.scale))
 
 
-def test_what_litert_cannot_pad_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pool", [nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d(5, 2, ceil_mode=True)], ids=str
+)
+def test_what_litert_cannot_pad_is_refused_by_name(pool: nn.Module, tmp_path: Path) -> None:
     needed(TARGETS["litert"])
-    pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
     model = nn.Sequential(nn.Conv2d(3, 6, 1), pool, nn.Flatten(), nn.LazyLinear(5))
     model(IMAGES)
     source = Int8File(int8_file(model, tmp_path))
@@ -184,6 +187,30 @@ def test_the_first_layer_that_differs_is_named(kinds: Int8File, tmp_path: Path) 
     inputs = next(SOURCE.take(positions).ordered(batch_size=24)).inputs
     text = first_deviation(kinds, RUNTIMES["onnxruntime"], inputs, other)
     assert text.startswith("first in Convolution grouped: ") and "values, by up to " in text
+
+
+def test_a_layer_of_another_width_is_named(kinds: Int8File, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    wider = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    files = []
+    for each in (model, wider):
+        each(IMAGES)
+        (tmp_path / str(len(files))).mkdir()
+        files.append(Int8File(int8_file(each, tmp_path / str(len(files)))))
+    text = first_deviation(files[0], RUNTIMES["onnxruntime"], IMAGES, files[1])
+    assert text.endswith("which gives 8×8×8 values and not 6×8×8 values"), text
+
+
+def test_a_file_of_another_network_is_not_taken_for_one_that_rounds_otherwise(
+    kinds: Int8File, tmp_path: Path
+) -> None:
+    needed(TARGETS["litert"])
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    model(IMAGES)
+    other = TARGETS["litert"].write(Int8File(int8_file(model, tmp_path)), tmp_path)
+    exact = oracle(kinds, SOURCE)
+    said, _ = differing(kinds, exact, SOURCE, other, RUNTIMES["litert"], given=True)
+    assert said.first == f"{other} is not what is written of {kinds.path} now"
 
 
 def test_what_is_missing_or_unknown_is_one_line() -> None:

@@ -45,7 +45,12 @@ def test_a_folder_stands_for_its_images(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("photos/*.png", WITHIN[:2]), ("photos/**/c.*", ["photos/sub/c.png"]), ("photos/s?b", WITHIN[2:])],
+    [
+        ("photos/*.png", WITHIN[:2]),
+        ("photos/**/c.*", ["photos/sub/c.png"]),
+        ("photos/s?b", WITHIN[2:]),
+        ("photos/**", WITHIN),
+    ],
 )
 def test_a_pattern_stands_for_what_matches(photos: Path, pattern: str, expected: list[str]) -> None:
     assert names(photos, pattern) == expected

@@ -12,6 +12,7 @@ from akgp import params
 from akgp.deployment import release
 from akgp.deployment.release import Decision, ReleaseError
 from akgp.params import Release
+from tests.support.commands import run
 from tests.support.releases import CLASSES, candidate, configured, prepare, promote, reviewed, workspace
 
 
@@ -115,6 +116,15 @@ def test_a_class_is_dropped_by_force_alone(root: Path) -> None:
     forced = reviewed(root, force=True)
     assert not forced.rejected and forced.decision.reasons == review.decision.reasons
     assert release.carry_out(release.place(root, configured(root)), forced) != version
+
+
+def test_a_rejection_is_no_error_by_its_status(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    assert run(monkeypatch, "release", "promote") == 0
+    candidate(root, bias=-2)
+    assert run(monkeypatch, "release", "promote") == 3
+    (root / "models/int8/model.onnx").unlink()
+    assert run(monkeypatch, "release", "promote") == 1
 
 
 def test_what_cannot_be_compared_or_released_is_named(root: Path) -> None:

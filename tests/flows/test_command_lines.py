@@ -89,6 +89,15 @@ def test_a_port_of_the_environment_is_one_too(
     assert settings(4300)["PREFECT_SERVER_API_PORT"] == "4300"  # an option goes before it
 
 
+@pytest.mark.parametrize(("given", "level"), [(None, "INFO"), ("DEBUG", "DEBUG")])
+def test_the_server_logs_as_the_user_has_set(
+    given: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.server.LOGGING_LEVEL", given)
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")  # as flows has it for a flow at a terminal
+    assert settings(4300)["PREFECT_LOGGING_LEVEL"] == level
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [

@@ -46,6 +46,8 @@ def test_a_file_without_exact_forms_is_refused_by_the_name_of_its_layer(tmp_path
     [
         (["--name", "Digits 1"], "--name Digits 1: must be a C identifier in lower case"),
         (["--name", "stdint"], "--name stdint: stdint.h would hide the header of the C library"),
+        (["--name", "int8"], "--name int8: C or CMake has something else of this name"),
+        (["--name", "test"], "--name test: C or CMake has something else of this name"),
         (["--cores", "M4F,M5"], "--cores M5: must be among M0, M3, M4F, M7, M33, M55"),
     ],
 )

@@ -113,3 +113,18 @@ def test_an_export_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     )
     fits = CliRunner().invoke(app, [*command, "--flash", "128k", "--ram", "4k"], catch_exceptions=False)
     assert fits.exit_code == 0 and to.exists()
+
+
+def test_an_option_leaves_the_workspaces_other_limit_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models/int8").mkdir(parents=True)
+    digits(tmp_path / "models" / "int8")
+    tree = {
+        "networks": {"net": {"architecture": "cifar_resnet20"}}, "teachers": ["net"], "student": "net",
+        "prune": {"device": {"ram": "1k"}},
+    }  # fmt: skip
+    Path("params.yaml").write_text(params.dump(params.validate(tree)), encoding="utf-8")
+    refused = CliRunner().invoke(app, ["export", "--to", "c", "--flash", "128k", "--no-check"])
+    assert str(refused.exception).endswith(f"it needs {RAM:,} bytes of RAM, where 1,024 are there")

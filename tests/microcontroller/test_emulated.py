@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from akgp.microcontroller import emulator
 from akgp.microcontroller.emulator import CORES, EmulationError, emulate, missing
 from akgp.microcontroller.export import export
 from tests.portable.make import HERE
@@ -64,6 +66,17 @@ def test_wider_instructions_save_some(student: Exported, scans: np.ndarray, tmp_
     for core in ("M3", "M4F", "M55"):
         counts[core] = sum(emulate(student.source, scans[:1], core, tmp_path).instructions)
     assert counts["M55"] < 0.7 * counts["M4F"] and counts["M4F"] < 0.8 * counts["M3"]
+
+
+def test_the_clock_may_wrap_within_a_layer(
+    student: Exported, scans: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does in large ones: with a short period every layer's count is as with the longest."""
+    expected = emulate(student.source, scans[:1], "M4F", tmp_path).instructions
+    core = emulator.CORES["M4F"]
+    monkeypatch.setitem(emulator.CORES, "M4F", replace(core, flags=(*core.flags, "-DRELOAD=0xffu")))
+    counted = emulate(student.source, scans[:1], "M4F", tmp_path).instructions
+    assert counted == pytest.approx(expected, rel=0.01, abs=200)
 
 
 def test_counted_instructions_stand_in_the_report(student: Exported, tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def _sums(constants: list[Any], a: Any, b: Any) -> Any:
     [
         {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
         {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [2, 2], "strides": [3, 3], "ceil_mode": 1},
         {"kernel_shape": [3, 2], "dilations": [2, 1]},
     ],
     ids=str,

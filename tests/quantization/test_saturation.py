@@ -245,6 +245,8 @@ def test_computed_shapes_and_maxima(tmp_path: Path) -> None:
         nn.AvgPool2d(SIDE),
         nn.AvgPool2d((SIDE, 2)),
         nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(1, 2, ceil_mode=True),
+        nn.AvgPool2d(2, SIDE - 1, ceil_mode=True, count_include_pad=False),
         nn.AdaptiveAvgPool2d(4),
     ],
     ids=str,

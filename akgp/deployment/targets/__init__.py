@@ -14,7 +14,7 @@ from akgp.deployment.targets import executorch, litert, onnx_file, openvino
 from akgp.deployment.targets.int8_file import Int8File, Kind, activations
 from akgp.runtimes import RUNTIMES, Runtime, require_installed
 
-__all__ = ["TARGETS", "Int8File", "Kind", "Target", "activations", "chosen"]
+__all__ = ["TARGETS", "Int8File", "Kind", "Target", "activations", "chosen", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ TARGETS = {
         Target("litert", "model.tflite", litert.write, "litert"),
     )
 }
+
+
+def target_of(runtime: Runtime) -> Target:
+    """The format that a runtime loads."""
+    return next(each for each in TARGETS.values() if set(each.runtime.suffixes) & set(runtime.suffixes))
 
 
 def chosen(names: Sequence[str]) -> list[Target]:

@@ -101,8 +101,7 @@ def _max_pool(writer: TfliteWriter, operation: ops.MaxPool) -> None:
 
 def _average_pool(writer: TfliteWriter, operation: ops.AveragePool) -> None:
     x, padding = writer.padded(operation, operation.kernel, counts=operation.counts_padding)
-    explicit = padding == writer.graph.schema.Padding.VALID
-    if any(operation.pads) and explicit and not operation.counts_padding:
+    if x != writer[operation.input] and not operation.counts_padding:
         raise QuantizationError(
             f"{operation.name}: an average pool with this padding cannot be written for LiteRT, "
             "which counts padding only where it is a separate operation"
