@@ -57,6 +57,17 @@ def test_precision_stays(dtype: torch.dtype) -> None:
     assert {tensor.dtype for tensor in pruned.parameters()} == {dtype}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_are_added_in_half_precision(dtype: torch.dtype) -> None:
+    """A sigmoid makes .5 of a zero: half of the weights on what is removed goes to the bias behind it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Sigmoid(), nn.Linear(64, 5)).to(dtype)
+    pruned = prune(model, torch.zeros(2, 16, dtype=dtype), ratio=0.5)
+    gone = sorted(set(range(64)) - set(pruned.layers[0].kept))
+    expected = model[2].bias.double() + model[2].weight.double()[:, gone].sum(1) / 2
+    torch.testing.assert_close(pruned.model[2].bias.double(), expected, rtol=0, atol=0.01)  # type: ignore[index]
+
+
 def test_hooks_stay() -> None:
     model, seen = Small(), []
     model.side.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
