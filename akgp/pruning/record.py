@@ -87,6 +87,8 @@ def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
         if isinstance(module, PRUNABLE):
             dense = width(module)
             alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
+            if len(alive) != dense:  # a transposed convolution of groups, whose weight has those of one
+                alive = torch.ones(dense, dtype=torch.bool)
             kept = tuple(alive.nonzero().flatten().tolist())
             reason = None
             labels = coupling.labels[filters[name]].tolist() if name in filters else []
