@@ -24,6 +24,7 @@ from akgp.models.bypassed import bypass
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.coupling.layers import PRUNABLE, width
+from akgp.pruning.coupling.outputs import output_tensors
 from akgp.pruning.coupling.preparation import (
     PruningError,
     as_pruning_error,
@@ -218,13 +219,13 @@ def _is_as_with_zeros(model: nn.Module, gone: Sequence[str], inputs: Inputs) -> 
         found, wanted = (list(_outputs(each, inputs)) for each in (_bypassing(filled, gone), zeroed))
     except Exception:  # its code may read what a block had
         return False
-    return len(found) == len(wanted) and all(map(_are_close, found, wanted))
+    return bool(found) and len(found) == len(wanted) and all(map(_are_close, found, wanted))
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> Iterator[Tensor]:
     with torch.no_grad(), eval_mode(model):
         given = inputs.map(lambda each: each.clone()).run(model)
-    yield from (each for each in pytree.tree_leaves(given) if isinstance(each, Tensor))
+    yield from output_tensors(given)
 
 
 def _are_close(found: Tensor, wanted: Tensor) -> bool:

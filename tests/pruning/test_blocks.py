@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -155,6 +158,32 @@ def test_what_a_network_s_code_does_with_its_blocks(kind: str, blocks: int) -> N
         smaller = prune(whole.model, EXAMPLE, ratio=0.5, round_to=1, after=whole)
         there = {each for each, module in whole.model.named_modules() if isinstance(module, nn.Conv2d)}
         assert {layer.name for layer in smaller.layers if layer.kept} == there | {"head"}
+
+
+@dataclass
+class Output:
+    """Of a kind whose fields torch does not see."""
+
+    logits: Tensor
+
+
+class Scaled(nn.Module):
+    """Scales the output of its block by a number that the block has."""
+
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.block, self.head, self.end = Stream(), nn.Conv2d(8, 3, 1), end
+        self.block.register_module("gain", nn.ReLU())
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.block(x)
+        return self.end(self.head(x if hasattr(self.block, "gain") else 2 * x))
+
+
+@pytest.mark.parametrize("end", [lambda x: x, Output, lambda x: MappingProxyType({"x": x})])
+def test_outputs_are_compared_wherever_they_are(end: Callable[[Tensor], Any]) -> None:
+    """The network without its block computes twice of what it does with a block of zeros."""
+    assert residual_blocks(Scaled(end), torch.zeros(1, 8, 4, 4)) == []
 
 
 def test_layers_of_a_transformer_are_called_with_masks() -> None:
