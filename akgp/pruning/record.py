@@ -97,6 +97,7 @@ def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
                 narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
                 otherwise = narrow or rule or "ratio or budget"
                 reason = next((each for label in labels if (each := reason_of[label])), otherwise)
+                reason = "skipped" if module in choice.sparing.skipped else reason
             gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
             layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
             layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))

@@ -103,7 +103,7 @@ def prune(
         scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
             are no wider than this stay dense.
-        skip: qualified names of modules that stay dense, together with their submodules.
+        skip: qualified names of layers that stay dense, or of modules whose layers all do.
         layers: name of a layer, or pattern of names (* and ?) -> share of its filters to remove, in [0, 1);
             the others by the amount for all.
         limits: likewise -> the least and the most that may be removed.
@@ -197,6 +197,11 @@ def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
         if not name or name not in names:
             like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""  # the first is "", the network
             raise PruningError(f"skip: {name!r} is not a module of the network{like}")
+        if not any(isinstance(module, PRUNABLE) for module in names[name].modules()):
+            raise PruningError(
+                f"skip: {name!r} holds no convolution or linear layer, whose filters alone are chosen: "
+                "name the layers that write its channels"
+            )
     return {module for name in skip for module in names[name].modules()}
 
 
