@@ -19,7 +19,7 @@ from akgp.evaluation.cost import count
 from akgp.io.terminal import first_of
 from akgp.models.attention import given_name, weight_names
 from akgp.models.inputs import Example
-from akgp.models.memory_format import format_of
+from akgp.models.memory_format import format_of, to_format
 from akgp.params import Limit
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Rules
@@ -139,7 +139,7 @@ def prune(
             raise NothingRemoved(_nothing_removed(model, amount, since))
         budget = _report(choose, pruned_layers, smaller)
         if (layout := format_of(model)) != torch.contiguous_format:
-            smaller.to(memory_format=layout)
+            to_format(smaller, layout)
         origin = choose.origin.after(choose, removed)
     return Pruned(smaller, since, budget, deviation, origin, choose.part_ms)
 

@@ -51,6 +51,16 @@ def test_a_network_in_channels_last_loses_as_many_filters() -> None:
     assert kept(plain) == kept(last) and {layer.layout for layer in last.layers} == {None}
 
 
+def test_channels_last_stays_beside_kernels_of_three_dimensions() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last), nn.ReLU(), nn.Unflatten(1, (16, 1)),
+        nn.Conv3d(16, 5, (1, 3, 3)),
+    )  # type: ignore[call-overload]  # fmt: skip
+    smaller = prune(network, IMAGES, ratio=0.5).model
+    assert smaller[0].weight.shape[0] == 8  # type: ignore[index]
+    assert smaller[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_precision_stays(dtype: torch.dtype) -> None:
     pruned = prune(Small().to(dtype), IMAGES.to(dtype), ratio=0.5).model
