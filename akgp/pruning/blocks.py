@@ -42,6 +42,7 @@ CLOSE = 1e-4
 """Largest difference of outputs, as a share of the largest of them."""
 
 
+@torch.random.fork_rng(devices=[])
 def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
     """The blocks that `without_blocks` can remove, by name; `model` is neither changed nor run.
 
@@ -65,6 +66,7 @@ def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
     return [name for name in innermost if _is_as_with_zeros(model, [name], inputs)]
 
 
+@torch.random.fork_rng(devices=[])
 def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str]) -> Pruned:
     """A copy of `model` without these residual blocks; with it as `after`, `prune` cuts filters too.
 
@@ -223,9 +225,17 @@ def _is_as_with_zeros(model: nn.Module, gone: Sequence[str], inputs: Inputs) -> 
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> Iterator[Tensor]:
+    """Of a copy, which is changed: random numbers start anew around each module, whatever was drawn."""
+    for module in model.modules():
+        module.register_forward_pre_hook(_seed)
+        module.register_forward_hook(_seed)
     with torch.no_grad(), eval_mode(model):
         given = inputs.map(lambda each: each.clone()).run(model)
     yield from output_tensors(given)
+
+
+def _seed(*given: Any) -> None:
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs too
 
 
 def _are_close(found: Tensor, wanted: Tensor) -> bool:

@@ -77,7 +77,7 @@ def prune(
     """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
     The copy keeps requires_grad, each module's training mode and shared weights. no_grad and inference_mode,
-    around the call or in the forward pass, make no difference.
+    around the call or in the forward pass, make no difference; the CPU's random state stays as it is.
 
     Exactly one of `ratio`, `macs`, `params`, `bytes` and `latency_ms` says how many filters to remove. Layers
     whose outputs are summed lose the same channels and are scored together (`criteria.coupled_scores`). The
@@ -124,7 +124,7 @@ def prune(
     if (amount.key == LATENCY) != (latencies is not None):
         raise PruningError("latency_ms and latencies, which measures it, must be given together")
     rules = Rules(round_to, layers, limits)
-    with autograd_enabled():
+    with autograd_enabled(), torch.random.fork_rng(devices=[]):
         choose = choice_for(
             model, example_input, amount, rules,
             criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence, latencies=latencies,
