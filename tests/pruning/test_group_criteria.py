@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from akgp.data.batches import Batch
 from akgp.distillation import distillation_objective
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Distill
-from akgp.pruning import evidence, group_criteria
+from akgp.pruning import evidence, group_criteria, prune
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.evidence import (
     Evidence,
@@ -222,6 +222,16 @@ def test_hessian_diagonal_is_the_exact_one(model: Residual) -> None:
     estimate = torch.cat([found[name].flatten() for name in names])
     assert ((estimate - exact).abs() <= 5 * deviation / draws**0.5 + 1e-12).all()
     assert exact.abs().max() > 10 * (deviation / draws**0.5).median()
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+    )
+    (batch,) = batches(1)
+    given = Evidence([replace(batch, inputs=batch.inputs * torch.nan)], cross_entropy())
+    with pytest.raises(PruningError, match="criterion taylor finds no number for filters of 0"):
+        prune(network.double(), batch.inputs, ratio=0.5, criterion="taylor", evidence=given)
 
 
 class Hard(nn.Module):
