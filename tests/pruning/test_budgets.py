@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.pruning import Limit, Pruned, PruningError, prune
+from akgp.pruning import Limit, Pruned, PruningError, budget, prune
 from akgp.pruning.bounds import Bound
 from akgp.pruning.budget import budget_widths, per_cost
 
@@ -73,6 +73,31 @@ def test_the_nearest_is_that_of_all_combinations(target: float) -> None:
     }
     nearest = min(abs(each - target) for each in every - {measure.dense})
     assert abs(got - target) <= max(nearest, 0.02 * target)
+
+
+class Counting(Product):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def of(self, widths: list[int]) -> float:
+        self.asked += 1
+        return float(sum(widths))
+
+
+def test_a_budget_out_of_reach_is_not_searched_for() -> None:
+    measure, scores = Counting(), [torch.rand(16) for _ in range(60)]
+    assert budget_widths(scores, [Bound(16, 8, 8, 16)] * 60, measure, 479.0, {}) == [8] * 60
+    assert measure.asked < 10
+
+
+def test_a_search_ends_between_two_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiples of 8 come no nearer to 604 than 4, which all 7,140 pairs of steps would have to show."""
+    times = itertools.count()
+    monkeypatch.setattr(budget, "ended", lambda: "over" if next(times) > 10 else None)
+    measure, scores = Counting(), [torch.rand(16) for _ in range(60)]
+    found = budget_widths(scores, [Bound(16, 8, 8, 16)] * 60, measure, 604.0, {}, tolerance=0.001)
+    assert abs(sum(found) - 604) == 4 and measure.asked < 1000
 
 
 class Linear:
