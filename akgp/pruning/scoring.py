@@ -70,8 +70,8 @@ class Scoring:
             if found.isnan().any():
                 name = given_name(self.model, groups[index].writers[0].name)
                 raise PruningError(
-                    f"criterion {self.criterion} finds no number for filters of {name}: are images and "
-                    "the network's outputs finite?"
+                    f"criterion {self.criterion} finds no number for filters of {name}: are the "
+                    "network's outputs on the images finite, and a teacher's weights in [0, 1]?"
                 )
             scores[index] = found
         return scores
