@@ -143,6 +143,25 @@ def test_layers_have_ratios_of_their_own() -> None:
     assert layers["layer2.0.conv1"].rule is None
 
 
+class HalfReturned(nn.Module):
+    """Half of the first layer's channels are an output of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.head(x[:, :16].relu()), x[:, 16:]
+
+
+def test_a_ratio_says_which_filters_it_does_not_hold_for() -> None:
+    layer, _ = prune(HalfReturned(), SMALL, ratio=0.0, layers={"stem": 0.5}).layers
+    assert (layer.dense_width, layer.pruned_width, layer.reason) == (32, 24, None)
+    assert set(range(16, 32)) < set(layer.kept)
+    assert layer.rule == "layers stem: 0.5, for 16 of its 32 filters (the others: is the network's output)"
+
+
 def test_a_budget_is_met_by_the_other_layers() -> None:
     pruned = prune(small(), SMALL, macs=0.6, round_to=1, layers={"layer1.0.conv1": 0.25})
     assert widths(pruned)["layer1.0.conv1"] == 12
