@@ -58,7 +58,7 @@ def make_narrowable(module: Any, several: bool = False) -> None:
 
 
 def make_narrowable_in(model: nn.Module, name: str, several: bool = False) -> None:
-    """`make_narrowable` for the module of this name in a network, which then runs outside of it too."""
+    """`make_narrowable` for the module of this name, in a network whose encoders may read its weights."""
     attention = model.get_submodule(name)
     make_narrowable(attention, several)
     for module in model.modules():

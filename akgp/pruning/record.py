@@ -27,7 +27,7 @@ class Layer:
     dense_width: int
     pruned_width: int
     reason: str | None  # why it was left dense
-    # The entry of `layers` or `limits` that bounds its width, with what it does not hold for; bypass (BLOCK).
+    # The entry of `layers` or `limits` that bounds its width, and what stays all the same; or bypass (BLOCK).
     rule: str | None = None
     layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
 
@@ -101,7 +101,7 @@ def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
                 reason = "skipped" if module in choice.sparing.skipped else reason
             whole = [each for label in labels if (each := reason_of[label])]
             if rule and 0 < len(whole) < len(labels):
-                rule += f", for {dense - len(whole)} of its {dense} filters (the others: {whole[0]})"
+                rule += f"; {len(whole)} filters stay ({whole[0]})"
             gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
             layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
             layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))

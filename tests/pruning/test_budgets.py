@@ -159,7 +159,7 @@ def test_a_ratio_says_which_filters_it_does_not_hold_for() -> None:
     layer, _ = prune(HalfReturned(), SMALL, ratio=0.0, layers={"stem": 0.5}).layers
     assert (layer.dense_width, layer.pruned_width, layer.reason) == (32, 24, None)
     assert set(range(16, 32)) < set(layer.kept)
-    assert layer.rule == "layers stem: 0.5, for 16 of its 32 filters (the others: is the network's output)"
+    assert layer.rule == "layers stem: 0.5; 16 filters stay (is the network's output)"
 
 
 def test_a_budget_is_met_by_the_other_layers() -> None:
