@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from akgp.io.atomic import atomic_file
 from akgp.models import ModelError, Spec, create, spec_of
-from akgp.models.attention import make_narrowable, narrowable, narrowable_names, takes_several
+from akgp.models.attention import make_narrowable_in, narrowable, narrowable_names, takes_several
 from akgp.models.bypassed import bypass, bypassed_names
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 from akgp.models.lazy_layers import settle
@@ -112,7 +112,7 @@ def load(directory: str | Path) -> nn.Module:
         for name in described.get("narrowable", ()):
             if narrowable(module := model.get_submodule(name)) is None:
                 raise AttributeError(f"{name} is a {type(module).__name__}")
-            make_narrowable(module, name in described.get(SEVERAL, ()))
+            make_narrowable_in(model, name, name in described.get(SEVERAL, ()))
         for name, numbers in described["attributes"].items():
             _set_numbers(model.get_submodule(name), numbers)
         set_all_view_sizes(model, described.get("view_sizes", {}))
@@ -146,7 +146,7 @@ def _differences(model: nn.Module, dense: nn.Module) -> dict[str, dict[str, Any]
             f"{type(model).__name__}: its modules are no longer those of its spec {spec_of(dense)}"
         )
     for name in narrowable_names(model):
-        make_narrowable(dense.get_submodule(name), takes_several(model.get_submodule(name)))
+        make_narrowable_in(dense, name, takes_several(model.get_submodule(name)))
     if unlike := sorted(_tensor_names(model) ^ _tensor_names(dense)):
         raise ModelError(
             f"{type(model).__name__}: its tensors are not those of its spec {spec_of(dense)}, such as "

@@ -141,6 +141,8 @@ def _explained(pruned: Pruned, params: Prune) -> Pruned:
     whole = all(layer.pruned_width in (0, layer.dense_width) for layer in pruned.layers)
     if not (params.bypass and whole and budget and budget.why and budget.key in ("macs", "params")):
         return pruned
+    if budget.reached >= budget.asked:
+        return pruned
     return replace(pruned, budget=replace(budget, why="the bypassed blocks alone leave less"))
 
 

@@ -27,7 +27,7 @@ def prune_to_device(
         PruningError: not even the narrowest fits; says what it takes and what the device has.
     """
     limits = (device.flash_bytes, device.ram_bytes)
-    narrowest = cut(RATIOS[-1])
+    narrowest = _cut_or_dense(cut, RATIOS[-1])
     taken = need(narrowest.model)
     if said := taken.excess(*limits):
         raise PruningError(

@@ -57,6 +57,16 @@ def make_narrowable(module: Any, several: bool = False) -> None:
     module.__class__ = kind
 
 
+def make_narrowable_in(model: nn.Module, name: str, several: bool = False) -> None:
+    """`make_narrowable` for the module of this name, in a network whose encoders may read its weights."""
+    attention = model.get_submodule(name)
+    make_narrowable(attention, several)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(each is attention for each in module.modules()):
+            # For nested tensors it would read the attention's own weights, which now are those of layers.
+            module.use_nested_tensor = False
+
+
 PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
 
 

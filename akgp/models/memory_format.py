@@ -50,6 +50,13 @@ def format_of(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
+def to_format(model: nn.Module, layout: torch.memory_format) -> None:
+    """Convert the weights of four dimensions to a format, in place; of five, channels-last is another one."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
 def as_weights(images_NCHW: Tensor, model: nn.Module) -> Tensor:
     """The images in the memory format of the network's weights."""
     return in_memory_format(images_NCHW, format_of(model))

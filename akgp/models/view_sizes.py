@@ -115,6 +115,13 @@ def changed_call(func: Callable[..., Any], args: Any, kwargs: Any, change: dict[
     return args[0].unflatten(first, sizes) if func in UNFLATTEN else args[0].reshape(sizes)
 
 
+def tensors_first(func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a call of CALLS, of which the tensors are positional: torch takes them by name too."""
+    names = ("query", "key", "value") if func is ATTENTION else ("input", "tensor", "self")
+    named = {name: value for name, value in (kwargs or {}).items() if name not in names}
+    return (*args, *(kwargs[name] for name in names if name in (kwargs or {}))), named
+
+
 class _Resizing(TorchFunctionMode):
     """One forward pass of a module with changed calls."""
 
@@ -126,7 +133,7 @@ class _Resizing(TorchFunctionMode):
         if func in CALLS:
             change = self.changes.get(self.numbers.next(func))
             if change:
-                return changed_call(func, args, kwargs or {}, change)
+                return changed_call(func, *tensors_first(func, args, kwargs), change)
         return func(*args, **(kwargs or {}))
 
 

@@ -24,6 +24,7 @@ from akgp.models.bypassed import bypass
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.coupling.layers import PRUNABLE, width
+from akgp.pruning.coupling.outputs import output_tensors
 from akgp.pruning.coupling.preparation import (
     PruningError,
     as_pruning_error,
@@ -41,6 +42,7 @@ CLOSE = 1e-4
 """Largest difference of outputs, as a share of the largest of them."""
 
 
+@torch.random.fork_rng(devices=[])
 def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
     """The blocks that `without_blocks` can remove, by name; `model` is neither changed nor run.
 
@@ -64,6 +66,7 @@ def residual_blocks(model: nn.Module, example_input: Example) -> list[str]:
     return [name for name in innermost if _is_as_with_zeros(model, [name], inputs)]
 
 
+@torch.random.fork_rng(devices=[])
 def without_blocks(model: nn.Module, example_input: Example, names: Sequence[str]) -> Pruned:
     """A copy of `model` without these residual blocks; with it as `after`, `prune` cuts filters too.
 
@@ -218,13 +221,21 @@ def _is_as_with_zeros(model: nn.Module, gone: Sequence[str], inputs: Inputs) -> 
         found, wanted = (list(_outputs(each, inputs)) for each in (_bypassing(filled, gone), zeroed))
     except Exception:  # its code may read what a block had
         return False
-    return len(found) == len(wanted) and all(map(_are_close, found, wanted))
+    return bool(found) and len(found) == len(wanted) and all(map(_are_close, found, wanted))
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> Iterator[Tensor]:
+    """Of a copy, which is changed: random numbers start anew around each module, whatever was drawn."""
+    for module in model.modules():
+        module.register_forward_pre_hook(_seed)
+        module.register_forward_hook(_seed)
     with torch.no_grad(), eval_mode(model):
         given = inputs.map(lambda each: each.clone()).run(model)
-    yield from (each for each in pytree.tree_leaves(given) if isinstance(each, Tensor))
+    yield from output_tensors(given)
+
+
+def _seed(*given: Any) -> None:
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs too
 
 
 def _are_close(found: Tensor, wanted: Tensor) -> bool:

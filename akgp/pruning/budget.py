@@ -92,6 +92,9 @@ def budget_widths(
     def distance(widths: Widths) -> float:
         return abs(measure.of(widths) - target) if may_stay or widths != given else float("inf")
 
+    least = narrowest(bounds, floors)
+    if measure.of(least) >= target and distance(least) < float("inf"):
+        return least
     thresholds = torch.cat(list(scores)).unique().tolist() if scores else [0.0]
     low, high = 0, len(thresholds) - 1
     # The lowest threshold that costs no more than the target: a higher one never widens a group, so that
@@ -101,7 +104,7 @@ def budget_widths(
         over = measure.of(widths_at(thresholds[middle])) > target
         low, high = (middle + 1, high) if over else (low, middle)
     # Rounded widths jump from one threshold to the next: the one just over the target may be nearer.
-    around = (widths_at(thresholds[max(low - 1, 0)]), widths_at(thresholds[low]), narrowest(bounds, floors))
+    around = (widths_at(thresholds[max(low - 1, 0)]), widths_at(thresholds[low]), least)
     widths = _adjusted(min(around, key=distance), bounds, distance, tolerance * target, floors)
     if distance(widths) <= tolerance * target or ended():
         return widths
@@ -180,6 +183,8 @@ def _adjusted(
         for size in (1, 2):
             candidates = []
             for moves in itertools.combinations(steps, size):
+                if size > 1 and ended():
+                    break
                 candidate = list(widths)
                 for index, move in moves:
                     candidate[index] = move(candidate[index])

@@ -1,16 +1,16 @@
 """What images say of a network's filters: derivatives by a gate on each channel, and feature maps.
 
 A filter is judged where pruning takes effect: at the output of its layer, or of the BatchNorm behind it,
-whose γ and β go with the filter. There each channel is multiplied by a gate of 1. Derivatives by the gates
-say what the loss and the logits do when the channel goes (Molchanov et al. 2019, Importance Estimation for
-Neural Network Pruning, section 3.2).
+whose γ and β go with the filter, if nothing else reads that output. There each channel is multiplied by a
+gate of 1. Derivatives by the gates say what the loss and the logits do when the channel goes (Molchanov et
+al. 2019, Importance Estimation for Neural Network Pruning, section 3.2).
 N: images of a batch, O: filters of a layer, C: classes.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from akgp.io.errors import first_line
 from akgp.models.eval_mode import eval_mode
@@ -107,25 +110,58 @@ def gated(model: nn.Module, batch: Batch) -> Iterator[Gated]:
         yield Gated(batch, model(batch.inputs), gates)
 
 
-def judged_modules(model: nn.Module, example_input: Example) -> dict[str, nn.Module]:
-    """By the name of each layer that `model` calls, the module at whose output its filters are judged."""
+def judged_modules(
+    model: nn.Module, example_input: Example, *, sole_reader: bool = True
+) -> dict[str, nn.Module]:
+    """By the name of each layer that `model` calls, the module at whose output its filters are judged.
+
+    Args:
+        sole_reader: a BatchNorm behind a layer is that module only if nothing else reads the layer's output,
+            such as a shortcut, and if both are called once.
+    """
     found: dict[str, nn.Module] = {}
-    writer: dict[int, tuple[str, Tensor]] = {}
+    norms: dict[str, nn.Module] = {}
+    calls, readers = Counter[nn.Module](), _Readers()
 
     def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, given: Any, output: Tensor) -> None:
+            calls[module] += 1
             if isinstance(module, PRUNABLE):
                 found.setdefault(name, module)
-                writer[id(output)] = (name, output)  # kept, so that its identity is not used again
-            elif isinstance(module, _BatchNorm) and id(given[0]) in writer:
-                found[writer[id(given[0])][0]] = module
+                readers.outputs[id(output)] = (name, output)
+            elif isinstance(module, _BatchNorm) and id(given[0]) in readers.outputs:
+                norms[readers.outputs[id(given[0])][0]] = module
 
         return hook
 
     modules = {n: m for n, m in model.named_modules() if isinstance(m, (*PRUNABLE, _BatchNorm))}
-    with torch.no_grad(), eval_mode(model), _hooked(modules, note):
+    with torch.no_grad(), eval_mode(model), _hooked(modules, note), readers:
         Inputs.of(model, example_input).run(model)
+    for name, norm in norms.items():
+        if not sole_reader or calls[found[name]] == calls[norm] == readers.counts[name] == 1:
+            found[name] = norm
     return found
+
+
+class _Readers(TorchFunctionMode):
+    """Counts the operations that read outputs of layers.
+
+    Attributes:
+        outputs: identity of an output -> its layer, and the output, kept so that no other gets its identity.
+        counts: operations that make tensors of an output, by layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[int, tuple[str, Tensor]] = {}
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(each, Tensor) for each in pytree.tree_leaves(out)):  # not its shape
+            read = {id(each) for each in pytree.tree_leaves((args, kwargs))}
+            self.counts.update(self.outputs[each][0] for each in read & self.outputs.keys())
+        return out
 
 
 def channel_dimension(module: nn.Module, output: Tensor) -> int:
@@ -181,7 +217,8 @@ def hessian_diagonal(model: nn.Module, evidence: Evidence, draws: int, seed: int
     Hutchinson's estimate E[z ⊙ Hz] over random signs z, without bias; exact where the Hessian is diagonal.
 
     Raises:
-        PruningError: torch has no second derivative of an operation of the network.
+        PruningError: torch has no second derivative of an operation of the network, or the loss has no
+            derivative by a layer that is called.
     """
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivatives
@@ -199,15 +236,28 @@ def _hessian_diagonal(model: nn.Module, evidence: Evidence, draws: int, seed: in
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, PRUNABLE)}
     generator = torch.Generator().manual_seed(seed)
     sums = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in layers.items()}
-    weights = [layer.weight for layer in layers.values()]
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    with torch.enable_grad(), eval_mode(model):
+    frozen = [each for layer in layers.values() for each in layer.parameters() if not each.requires_grad]
+    called: set[str] = set()
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *given: called.add(name)
+
+    with torch.enable_grad(), eval_mode(model), _hooked(layers, note):
         for weight in frozen:
             weight.requires_grad_(True)
         for batch in evidence.batches:
-            loss = evidence.objective(batch, model(batch.inputs), 0.0)
-            gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-            used = [(n, w, g) for n, w, g in zip(layers, weights, gradients, strict=True) if g is not None]
+            called.clear()
+            with parametrize.cached():  # weights may be computed: those that the pass has read
+                loss = evidence.objective(batch, model(batch.inputs), 0.0)
+                weights = {n: w for n, layer in layers.items() if (w := layer.weight).requires_grad}
+            gradients = torch.autograd.grad(
+                loss, list(weights.values()), create_graph=True, allow_unused=True
+            )
+            used = [(n, w, g) for (n, w), g in zip(weights.items(), gradients, strict=True) if g is not None]
+            if unused := called.difference(name for name, *_ in used):
+                raise PruningError(
+                    f"criterion obd: the loss has no derivative by the weight of {min(unused)}: take taylor"
+                )
             for _ in range(draws):
                 signs = [torch.randint(0, 2, w.shape, generator=generator).to(w) * 2 - 1 for _, w, _ in used]
                 products = torch.autograd.grad(

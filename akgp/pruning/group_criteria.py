@@ -100,7 +100,7 @@ def bn_scale(model: nn.Module, groups: Sequence[Group], example_input: Inputs) -
         PruningError: no BatchNorm stands behind a layer.
     """
     scales: dict[str, Tensor] = {}
-    for name, module in judged_modules(model, example_input).items():
+    for name, module in judged_modules(model, example_input, sole_reader=False).items():
         if isinstance(module, _BatchNorm) and module.affine:
             scales[name] = module.weight.detach().double().abs()
     for group in groups:

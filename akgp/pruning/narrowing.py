@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from akgp.models.attention import make_narrowable, narrowable
+from akgp.models.attention import make_narrowable_in, narrowable
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.preparation import as_pruning_error, copy_network
@@ -29,7 +29,7 @@ def with_narrowable_attention(model: nn.Module, example_input: Inputs, skipped: 
         module = twin.get_submodule(name)
         shared = any(users[id(each)] > 1 for each in module.parameters(recurse=False))
         if not (several and shared):
-            make_narrowable(module, several)
+            make_narrowable_in(twin, name, several)
     return twin
 
 

@@ -27,7 +27,8 @@ class Layer:
     dense_width: int
     pruned_width: int
     reason: str | None  # why it was left dense
-    rule: str | None = None  # the entry of `layers` or `limits` that bounds its width, or bypass (BLOCK)
+    # The entry of `layers` or `limits` that bounds its width, and what stays all the same; or bypass (BLOCK).
+    rule: str | None = None
     layout: str | None = None  # why zeros take the place of its removed filters, the dense layout
 
 
@@ -87,6 +88,8 @@ def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
         if isinstance(module, PRUNABLE):
             dense = width(module)
             alive = removed.alive[filters[name]] if name in filters else torch.ones(dense, dtype=torch.bool)
+            if len(alive) != dense:  # a transposed convolution of groups, whose weight has those of one
+                alive = torch.ones(dense, dtype=torch.bool)
             kept = tuple(alive.nonzero().flatten().tolist())
             reason = None
             labels = coupling.labels[filters[name]].tolist() if name in filters else []
@@ -95,6 +98,10 @@ def layers_of(choice: Choice, removed: Removal) -> list[Layer]:
                 narrow = f"no wider than round_to ({round_to})" if dense <= round_to else None
                 otherwise = narrow or rule or "ratio or budget"
                 reason = next((each for label in labels if (each := reason_of[label])), otherwise)
+                reason = "skipped" if module in choice.sparing.skipped else reason
+            whole = [each for label in labels if (each := reason_of[label])]
+            if rule and 0 < len(whole) < len(labels):
+                rule += f"; {len(whole)} filters stay ({whole[0]})"
             gone = [label for label, there in zip(labels, alive.tolist(), strict=False) if not there]
             layout = next((coupling.held[label] for label in gone if label in coupling.held), None)
             layers.append(Layer(given_name(model, name), kept, dense, len(kept), reason, rule, layout))

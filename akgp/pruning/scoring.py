@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from akgp.models.attention import given_name
 from akgp.models.inputs import Inputs
 from akgp.pruning.coupling.groups import Group, Writer
 from akgp.pruning.coupling.layers import PRUNABLE, filter_dimension
@@ -58,10 +59,20 @@ class Scoring:
         return self.criterion in OF_LOSS
 
     def of(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Scores [width] float64 of each group's units; ones where nothing may be removed."""
+        """Scores [width] float64 of each group's units; ones where nothing may be removed.
+
+        Raises:
+            PruningError: weights are not finite, or a score is NaN.
+        """
         free = [index for index, group in enumerate(groups) if group.reason is None]
         scores = [torch.ones(group.width, dtype=torch.float64) for group in groups]
         for index, found in zip(free, self._of([groups[each] for each in free]), strict=True):
+            if found.isnan().any():
+                name = given_name(self.model, groups[index].writers[0].name)
+                raise PruningError(
+                    f"criterion {self.criterion} finds no number for filters of {name}: are the "
+                    "network's outputs on the images finite, and a teacher's weights in [0, 1]?"
+                )
             scores[index] = found
         return scores
 

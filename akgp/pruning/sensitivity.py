@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from akgp.models.attention import given_name
@@ -58,7 +59,7 @@ class Sensitivity:
         if not ratios or not all(0 < ratio < 1 for ratio in ratios):
             raise PruningError(f"ratios must be in (0, 1), got {', '.join(map(str, ratios)) or 'none'}")
         self._ratios, self._judge = ratios, judge
-        with autograd_enabled():
+        with autograd_enabled(), torch.random.fork_rng(devices=[]):
             self._choice = choice_for(
                 model, example_input, Amount("ratio", 0.5), Rules(round_to),
                 criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence,
@@ -95,7 +96,8 @@ class Sensitivity:
         choice = self._choice
         removed = removal(choice.model, choice.coupling, units)
         if self._sized:
-            return cut_checked(choice.model, choice.example_input, removed)[0]
+            with torch.random.fork_rng(devices=[]):
+                return cut_checked(choice.model, choice.example_input, removed)[0]
         smaller = copy_network(choice.model)
         cut(smaller, removed)
         return smaller

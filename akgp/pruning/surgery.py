@@ -19,7 +19,7 @@ from akgp.evaluation.cost import count
 from akgp.io.terminal import first_of
 from akgp.models.attention import given_name, weight_names
 from akgp.models.inputs import Example
-from akgp.models.memory_format import format_of
+from akgp.models.memory_format import format_of, to_format
 from akgp.params import Limit
 from akgp.pruning.amount import LATENCY, TOLERANCE, UNITS, Amount, Reached, chosen
 from akgp.pruning.bounds import Rules
@@ -77,7 +77,7 @@ def prune(
     """A smaller copy of `model` without its least important filters; `model` is neither changed nor run.
 
     The copy keeps requires_grad, each module's training mode and shared weights. no_grad and inference_mode,
-    around the call or in the forward pass, make no difference.
+    around the call or in the forward pass, make no difference; the CPU's random state stays as it is.
 
     Exactly one of `ratio`, `macs`, `params`, `bytes` and `latency_ms` says how many filters to remove. Layers
     whose outputs are summed lose the same channels and are scored together (`criteria.coupled_scores`). The
@@ -103,7 +103,7 @@ def prune(
         scope: all, or inside: channels in which outputs of layers are summed (residual streams) stay dense.
         round_to: widths are rounded to positive multiples of this (a tie: to the wider); layers that
             are no wider than this stay dense.
-        skip: qualified names of modules that stay dense, together with their submodules.
+        skip: qualified names of layers that stay dense, or of modules whose layers all do.
         layers: name of a layer, or pattern of names (* and ?) -> share of its filters to remove, in [0, 1);
             the others by the amount for all.
         limits: likewise -> the least and the most that may be removed.
@@ -124,7 +124,7 @@ def prune(
     if (amount.key == LATENCY) != (latencies is not None):
         raise PruningError("latency_ms and latencies, which measures it, must be given together")
     rules = Rules(round_to, layers, limits)
-    with autograd_enabled():
+    with autograd_enabled(), torch.random.fork_rng(devices=[]):
         choose = choice_for(
             model, example_input, amount, rules,
             criterion=criterion, scope=scope, skip=skip, seed=seed, evidence=evidence, latencies=latencies,
@@ -139,7 +139,7 @@ def prune(
             raise NothingRemoved(_nothing_removed(model, amount, since))
         budget = _report(choose, pruned_layers, smaller)
         if (layout := format_of(model)) != torch.contiguous_format:
-            smaller.to(memory_format=layout)
+            to_format(smaller, layout)
         origin = choose.origin.after(choose, removed)
     return Pruned(smaller, since, budget, deviation, origin, choose.part_ms)
 
@@ -197,6 +197,11 @@ def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
         if not name or name not in names:
             like = f", such as {list(names)[1]!r}" if len(names) > 1 else ""  # the first is "", the network
             raise PruningError(f"skip: {name!r} is not a module of the network{like}")
+        if not any(isinstance(module, PRUNABLE) for module in names[name].modules()):
+            raise PruningError(
+                f"skip: {name!r} holds no convolution or linear layer, whose filters alone are chosen: "
+                "name the layers that write its channels"
+            )
     return {module for name in skip for module in names[name].modules()}
 
 

@@ -79,11 +79,7 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
             name
             for (name, one), two in pairs
             # A constant is added to these, in each network's own precision.
-            if not (
-                torch.allclose(one, two.to(one), 1e-4, 1e-6)
-                if name in folded
-                else torch.equal(one, two.to(one))
-            )
+            if not (_nearly_equal(one, two) if name in folded else torch.equal(one, two.to(one)))
         ]
         if different:
             raise PruningError(f"{kind} without the removed channels holds other values in {different[0]}")
@@ -94,6 +90,12 @@ def verify(model: nn.Module, removed: Removal, smaller: nn.Module, example_input
         # Last, as training mode changes the running statistics of the copy.
         _require_training(model, compared.twin, compared.noise)
         return deviation
+
+
+def _nearly_equal(exact: Tensor, rounded: Tensor) -> bool:
+    """Whether they are equal to the precision of the second."""
+    share = max(1e-4, 4 * torch.finfo(rounded.dtype).eps)
+    return torch.allclose(exact, rounded.to(exact), share, share * float(exact.detach().abs().max()))
 
 
 def _verified_cut(model: nn.Module, removed: Removal, example_input: Inputs, *, random: bool) -> Compared:

@@ -17,7 +17,7 @@ from akgp.cli import app
 from akgp.microcontroller.device import CLASS_NAME, CODE, STACK, Need, need, need_of
 from akgp.models import cifar_resnet
 from akgp.params import Device, ParamsError, Prune
-from akgp.pruning import Pruned, PruningError
+from akgp.pruning import NothingRemoved, Pruned, PruningError
 from tests.support.c_programs import digits
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -47,6 +47,15 @@ def test_the_widest_network_that_fits(flash: int) -> None:
     else:
         with pytest.raises(PruningError, match=r"needs 31 bytes of flash, where 10 are there .*RAM in fc"):
             prune_to_device(cut, taken, device)
+
+
+def test_a_network_that_fits_and_of_which_nothing_can_be_removed_stays() -> None:
+    def cut(ratio: float) -> Pruned:
+        if ratio:
+            raise NothingRemoved("no layer is wider than round_to")
+        return Pruned(nn.Linear(1, 8), [])
+
+    assert len(prune_to_device(cut, lambda model: Need(8, 0, "fc"), Device(flash=10)).model.weight) == 8
 
 
 def small() -> nn.Module:

@@ -78,6 +78,19 @@ def test_cut_exact_trains_reloads(name: str, share: float, tmp_path: Path) -> No
     assert count(again.model, IMAGES).macs < count(loaded, IMAGES).macs
 
 
+def test_an_encoder_is_used_with_padding(tmp_path: Path) -> None:
+    """In eval mode torch's encoder would make nested tensors of it, in a kernel that reads dense weights."""
+    model = network("Padded")
+    x = torch.randn(2, 6, 32)
+    x[1, 4:] = 0
+    pruned = prune(model, x, ratio=0.5, round_to=1, scope="inside")
+    artifacts.save(pruned.model, tmp_path)
+    expected = masked(model, pruned)(x)  # autograd keeps that kernel out
+    with torch.no_grad():
+        for smaller in (pruned.model.eval(), artifacts.load(tmp_path)):
+            torch.testing.assert_close(smaller(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_patterns_match_the_names_that_are_shown() -> None:
     encoder = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
     model = nn.Sequential(nn.Linear(8, 32), encoder, nn.Flatten(), nn.Linear(128, 5)).eval()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.efficientnet import MBConv
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -17,7 +21,15 @@ from akgp import artifacts, params
 from akgp.budgets import prune_by_params
 from akgp.evaluation import count
 from akgp.models import cifar_resnet
-from akgp.pruning import Pruned, PruningError, prune, prune_gradually, residual_blocks, without_blocks
+from akgp.pruning import (
+    Pruned,
+    PruningError,
+    Sensitivity,
+    prune,
+    prune_gradually,
+    residual_blocks,
+    without_blocks,
+)
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -157,6 +169,32 @@ def test_what_a_network_s_code_does_with_its_blocks(kind: str, blocks: int) -> N
         assert {layer.name for layer in smaller.layers if layer.kept} == there | {"head"}
 
 
+@dataclass
+class Output:
+    """Of a kind whose fields torch does not see."""
+
+    logits: Tensor
+
+
+class Scaled(nn.Module):
+    """Scales the output of its block by a number that the block has."""
+
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.block, self.head, self.end = Stream(), nn.Conv2d(8, 3, 1), end
+        self.block.register_module("gain", nn.ReLU())
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.block(x)
+        return self.end(self.head(x if hasattr(self.block, "gain") else 2 * x))
+
+
+@pytest.mark.parametrize("end", [lambda x: x, Output, lambda x: MappingProxyType({"x": x})])
+def test_outputs_are_compared_wherever_they_are(end: Callable[[Tensor], Any]) -> None:
+    """The network without its block computes twice of what it does with a block of zeros."""
+    assert residual_blocks(Scaled(end), torch.zeros(1, 8, 4, 4)) == []
+
+
 def test_layers_of_a_transformer_are_called_with_masks() -> None:
     """Of the first one torch's encoder reads attributes."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, batch_first=True)
@@ -176,6 +214,42 @@ def test_blocks_may_suffice_for_a_budget(amount: dict[str, Any]) -> None:
     assert pruned.budget and pruned.budget.reached < pruned.budget.asked
     assert pruned.budget.why and "bypassed blocks" in pruned.budget.why
     assert {layer.pruned_width for layer in pruned.layers} == {0, 16, 32, 64, 10}
+
+
+def test_a_budget_that_the_widths_miss_is_not_missed_by_the_blocks() -> None:
+    asked = params.Prune(macs=0.3, bypass=("layer1.2",), round_to=64)
+    budget = prune_by_params(asked, cifar_resnet(20).eval(), EXAMPLE, seed=0).budget
+    assert budget and budget.reached > 0.3 and budget.why and "blocks" not in budget.why
+
+
+class Always(nn.Module):
+    """Monte-Carlo dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.2, True)
+
+
+class Dropping(nn.Module):
+    """Such dropout in a block and behind it."""
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner, self.conv, self.drop = inner, nn.Conv2d(8, 8, 3, padding=1), Always()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.inner is None else self.drop(self.inner(x))
+        return x + self.drop(self.conv(x))
+
+
+def test_random_numbers_hide_no_block_and_stay_the_caller_s() -> None:
+    model, example = nn.Sequential(Dropping(Dropping()), nn.Conv2d(8, 8, 1)), torch.zeros(1, 8, 4, 4)
+    chain = nn.Sequential(nn.Conv2d(8, 8, 1), Always(), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    state = torch.get_rng_state()
+    assert residual_blocks(model, example) == ["0.inner"]
+    without_blocks(model, example, ["0.inner"])
+    prune(chain, example, ratio=0.5, round_to=1)
+    list(Sensitivity(chain, example, [0.5], lambda smaller: 0.0, round_to=1))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_it_is_the_network_with_the_block_s_filters_at_zero() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from akgp.evaluation.cost import count
 from akgp.models import cifar_resnet
-from akgp.pruning import Limit, Pruned, PruningError, prune
+from akgp.pruning import Limit, Pruned, PruningError, budget, prune
 from akgp.pruning.bounds import Bound
 from akgp.pruning.budget import budget_widths, per_cost
 
@@ -75,6 +75,31 @@ def test_the_nearest_is_that_of_all_combinations(target: float) -> None:
     assert abs(got - target) <= max(nearest, 0.02 * target)
 
 
+class Counting(Product):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def of(self, widths: list[int]) -> float:
+        self.asked += 1
+        return float(sum(widths))
+
+
+def test_a_budget_out_of_reach_is_not_searched_for() -> None:
+    measure, scores = Counting(), [torch.rand(16) for _ in range(60)]
+    assert budget_widths(scores, [Bound(16, 8, 8, 16)] * 60, measure, 479.0, {}) == [8] * 60
+    assert measure.asked < 10
+
+
+def test_a_search_ends_between_two_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiples of 8 come no nearer to 604 than 4, which all 7,140 pairs of steps would have to show."""
+    times = itertools.count()
+    monkeypatch.setattr(budget, "ended", lambda: "over" if next(times) > 10 else None)
+    measure, scores = Counting(), [torch.rand(16) for _ in range(60)]
+    found = budget_widths(scores, [Bound(16, 8, 8, 16)] * 60, measure, 604.0, {}, tolerance=0.001)
+    assert abs(sum(found) - 604) == 4 and measure.asked < 1000
+
+
 class Linear:
     """A measure to which a channel of each group adds as much whatever the others' widths."""
 
@@ -116,6 +141,25 @@ def test_layers_have_ratios_of_their_own() -> None:
     assert layers["layer1.0.conv1"].reason == "layers layer1.0.conv1: 0"
     assert layers["layer3.0.conv1"].rule == "layers layer3.*: 0.75"
     assert layers["layer2.0.conv1"].rule is None
+
+
+class HalfReturned(nn.Module):
+    """Half of the first layer's channels are an output of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.head(x[:, :16].relu()), x[:, 16:]
+
+
+def test_a_ratio_says_which_filters_it_does_not_hold_for() -> None:
+    layer, _ = prune(HalfReturned(), SMALL, ratio=0.0, layers={"stem": 0.5}).layers
+    assert (layer.dense_width, layer.pruned_width, layer.reason) == (32, 24, None)
+    assert set(range(16, 32)) < set(layer.kept)
+    assert layer.rule == "layers stem: 0.5; 16 filters stay (is the network's output)"
 
 
 def test_a_budget_is_met_by_the_other_layers() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.nn import functional as F
+from torch.nn.utils import prune as masks
+from torch.nn.utils.parametrizations import weight_norm
 
 from akgp.data.batches import Batch
 from akgp.distillation import distillation_objective
 from akgp.distillation.strategies import TEACHER_WEIGHT
 from akgp.params import Distill
-from akgp.pruning import evidence, group_criteria
+from akgp.pruning import evidence, group_criteria, prune
 from akgp.pruning.coupling.preparation import PruningError
 from akgp.pruning.evidence import (
     Evidence,
@@ -137,6 +140,37 @@ def test_filters_are_judged_behind_their_batch_norm(model: Residual) -> None:
     }  # fmt: skip
 
 
+class Preactivated(nn.Module):
+    """A BatchNorm behind a layer whose output a shortcut reads too, and one behind two layers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.conv = (nn.Conv2d(inputs, 5, 3, padding=1) for inputs in (2, 5))
+        self.norm, self.head = nn.BatchNorm2d(5), nn.Linear(5, CLASSES)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        x = self.stem(x) if gate is None else self.stem(x) * gate[:, None, None]
+        if self.kind == "shortcut":
+            x = x + self.conv(self.norm(x).relu())
+        else:
+            x = self.norm(self.conv(self.norm(x).relu()))
+        logits: Tensor = self.head(x.relu().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["shortcut", "shared norm"])
+def test_a_gate_is_on_all_that_a_layer_gives(kind: str) -> None:
+    torch.manual_seed(0)
+    network, given = Preactivated(kind).double().eval(), by_labels()
+    found = loss_derivatives(network, given)["stem"]
+    for batch, row in zip(given.batches, found, strict=True):
+        gate = torch.ones(5, dtype=torch.float64, requires_grad=True)
+        loss = F.cross_entropy(network(batch.inputs, gate), batch.labels)
+        torch.testing.assert_close(row, *torch.autograd.grad(loss, gate))
+
+
 @pytest.mark.parametrize("given", [by_labels, taught])
 @pytest.mark.parametrize(("layers", "norms"), [STREAM, INNER])
 def test_taylor_is_the_squared_derivative_by_a_gate(
@@ -222,6 +256,47 @@ def test_hessian_diagonal_is_the_exact_one(model: Residual) -> None:
     estimate = torch.cat([found[name].flatten() for name in names])
     assert ((estimate - exact).abs() <= 5 * deviation / draws**0.5 + 1e-12).all()
     assert exact.abs().max() > 10 * (deviation / draws**0.5).median()
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)
+    )
+    (batch,) = batches(1)
+    given = Evidence([replace(batch, inputs=batch.inputs * torch.nan)], cross_entropy())
+    with pytest.raises(PruningError, match="criterion taylor finds no number for filters of 0"):
+        prune(network.double(), batch.inputs, ratio=0.5, criterion="taylor", evidence=given)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("by", ["weight_norm", "masks"])
+def test_hessian_by_weights_that_are_computed(by: str, frozen: bool) -> None:
+    """That of a network that has them as parameters."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.Tanh(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4, CLASSES)
+    )
+    computed = copy.deepcopy(plain.double())
+    for layer in (computed[0], computed[2]):
+        weight_norm(layer) if by == "weight_norm" else masks.l1_unstructured(layer, "weight", 0.3)
+    for index in (0, 2):
+        plain[index].weight.data = computed[index].weight.detach().clone()  # type: ignore[operator, union-attr]
+    computed.requires_grad_(not frozen)
+    given = by_labels()
+    found, expected = (hessian_diagonal(each, given, draws=2, seed=0) for each in (computed, plain))
+    assert expected["0"].abs().max() > 0
+    torch.testing.assert_close(found, expected)
+    assert {each.requires_grad for each in computed.parameters()} == {not frozen}
+
+
+def test_obd_refuses_a_layer_that_the_loss_does_not_see() -> None:
+    class Detached(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x).detach().mean((2, 3)))  # type: ignore[no-any-return]
+
+    network = Detached(nn.Conv2d(2, 5, 3), nn.Linear(5, CLASSES)).double()
+    with pytest.raises(PruningError, match="no derivative by the weight of 0"):
+        hessian_diagonal(network, by_labels(), draws=1, seed=0)
 
 
 class Hard(nn.Module):

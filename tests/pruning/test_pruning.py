@@ -217,6 +217,7 @@ def test_skip_leaves_a_module_and_what_is_summed_with_it_dense() -> None:
     layers = {layer.name: layer for layer in pruned.layers}
     assert layers["layer1.0.conv1"].reason == "skipped"
     assert layers["conv1"].reason == "summed with layer1.0.conv2, which is skipped"
+    assert layers["layer1.0.conv2"].reason == "skipped"
     assert layers["layer1.1.conv1"].pruned_width == 32
 
 
@@ -324,6 +325,7 @@ def nothing_finite() -> nn.Module:
             "criterion must be one of fpgm, l1",
         ),
         (cifar_resnet(8), {"ratio": 0.5, "skip": ["layer9"]}, "skip: 'layer9' is not a module"),
+        (cifar_resnet(8), {"ratio": 0.5, "skip": ["bn1"]}, "skip: 'bn1' holds no convolution or linear"),
         (cifar_resnet(8), {"ratio": 0.5, "scope": "out"}, "scope must be one of inside, all, got 'out'"),
         (cifar_resnet(8), {"ratio": 0.5, "round_to": 0}, "round_to must be 1 or more, got 0"),
         (nothing_finite(), {"ratio": 0.5}, "layer2.0.conv1.weight holds values that are not finite"),

@@ -51,10 +51,31 @@ def test_a_network_in_channels_last_loses_as_many_filters() -> None:
     assert kept(plain) == kept(last) and {layer.layout for layer in last.layers} == {None}
 
 
+def test_channels_last_stays_beside_kernels_of_three_dimensions() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last), nn.ReLU(), nn.Unflatten(1, (16, 1)),
+        nn.Conv3d(16, 5, (1, 3, 3)),
+    )  # type: ignore[call-overload]  # fmt: skip
+    smaller = prune(network, IMAGES, ratio=0.5).model
+    assert smaller[0].weight.shape[0] == 8  # type: ignore[index]
+    assert smaller[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_precision_stays(dtype: torch.dtype) -> None:
     pruned = prune(Small().to(dtype), IMAGES.to(dtype), ratio=0.5).model
     assert {tensor.dtype for tensor in pruned.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_are_added_in_half_precision(dtype: torch.dtype) -> None:
+    """A sigmoid makes .5 of a zero: half of the weights on what is removed goes to the bias behind it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Sigmoid(), nn.Linear(64, 5)).to(dtype)
+    pruned = prune(model, torch.zeros(2, 16, dtype=dtype), ratio=0.5)
+    gone = sorted(set(range(64)) - set(pruned.layers[0].kept))
+    expected = model[2].bias.double() + model[2].weight.double()[:, gone].sum(1) / 2
+    torch.testing.assert_close(pruned.model[2].bias.double(), expected, rtol=0, atol=0.01)  # type: ignore[index]
 
 
 def test_hooks_stay() -> None:

@@ -139,6 +139,35 @@ class Stepped(nn.Module):
         return self.head(self.b(x).mean((2, 3)))
 
 
+class ByName(nn.Module):
+    """Its functions are given their tensors by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.out = nn.Conv2d(3, 32, 3, 4), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.head = nn.Linear(32 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = torch.reshape(input=x, shape=(len(x), 32, 16)).transpose(1, 2)
+        q, k, v = torch.split(tensor=self.qkv(x), split_size_or_sections=32, dim=-1)
+        q, k, v = (torch.unflatten(input=each, dim=-1, sizes=(4, 8)).transpose(1, 2) for each in (q, k, v))
+        x = F.scaled_dot_product_attention(query=q, key=k, value=v).transpose(1, 2)
+        return self.head(torch.reshape(input=self.out(x.flatten(2)).relu(), shape=(len(x), 512)))
+
+
+class ByPosition(ByName):
+    """The same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x.reshape(len(x), 32, 16).transpose(1, 2)
+        q, k, v = self.qkv(x).split(32, -1)
+        q, k, v = (each.unflatten(-1, (4, 8)).transpose(1, 2) for each in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.head(self.out(x.flatten(2)).relu().reshape(len(x), 512))
+
+
 def macs(network: nn.Module, example: Tensor = IMAGES) -> int:
     return count(network.eval(), example).macs
 
@@ -213,3 +242,24 @@ def test_steps_of_a_weight_cost_no_other_layer_its_cut() -> None:
     torch.manual_seed(0)
     pruned = prune(Stepped(), IMAGES, ratio=0.5, round_to=4)
     assert {layer.name: layer.pruned_width for layer in pruned.layers}["b.0"] == 16
+
+
+def test_tensors_that_are_given_by_name() -> None:
+    """Cut as they are by position."""
+    torch.manual_seed(0)
+    named, plain = ByName(), ByPosition()
+    plain.load_state_dict(named.state_dict())
+    one, two = (prune(each.eval(), IMAGES, ratio=0.5) for each in (named, plain))
+    assert [layer.kept for layer in one.layers] == [layer.kept for layer in two.layers]
+    assert [layer.pruned_width for layer in one.layers] == [16, 48, 16, 5]
+    torch.testing.assert_close(one.model(IMAGES), two.model(IMAGES))
+
+
+def test_a_transposed_convolution_in_groups_says_that_it_stays_dense() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.ConvTranspose2d(32, 32, 2, groups=4), nn.ReLU(),
+        nn.Conv2d(32, 32, 1), nn.ReLU(), nn.Conv2d(32, 5, 1),
+    )  # fmt: skip
+    layer = prune(network, IMAGES, ratio=0.5).layers[1]
+    assert (layer.dense_width, layer.pruned_width, layer.kept) == (32, 32, tuple(range(32)))
+    assert layer.reason == "convolution in 2 has 4 groups"

@@ -44,3 +44,18 @@ class Cross(nn.Module):
         answers = self.attention(queries, tokens, tokens)[0]
         logits: Tensor = self.head(self.decoder(answers, self.wide(tokens)).mean(1))
         return logits
+
+
+class Padded(nn.Module):
+    """Torch's encoder, of whose sequences the last tokens may be padding: those that are zero."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(32, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = (x == 0).all(-1)
+        x = self.encoder(x, src_key_padding_mask=padding).masked_fill(padding[..., None], 0)
+        logits: Tensor = self.head(x.mean(1))
+        return logits

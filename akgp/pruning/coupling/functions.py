@@ -23,6 +23,7 @@ from akgp.models.view_sizes import (
     changed_call,
     given_sizes,
     split_sizes,
+    tensors_first,
 )
 from akgp.pruning.coupling.marks import shrink, varying
 from akgp.pruning.coupling.trace import Trace
@@ -55,6 +56,7 @@ class Functions(TorchFunctionMode):
                 return args[0].detach()
             if func not in CALLS:
                 return func(*args, **kwargs)
+            args, kwargs = tensors_first(func, args, kwargs)
             call = self.trace.next_call(func)
             if func is ATTENTION:
                 return self._attention(call, args, kwargs)
