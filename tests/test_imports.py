@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
         "timed_search",
         "workspace",
     },
-    "microcontroller": {"data", "deployment", "quantization"},
+    "microcontroller": {"data", "deployment", "io", "quantization"},
     "budgets": {"deployment", "microcontroller", "models", "params", "pruning", "runtimes", "timed_search"},
     "stages": {
         "artifacts",

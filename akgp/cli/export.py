@@ -55,7 +55,6 @@ def export(
     """
     from akgp.deployment.model_files import located
     from akgp.deployment.targets import TARGETS, Int8File, chosen
-    from akgp.io.atomic import atomic_file
     from akgp.microcontroller.export import check_options
     from akgp.reporting.targets import targets_table
 
@@ -71,8 +70,7 @@ def export(
     for option, given in (("--name", name != NAME), ("--cores", cores), ("--flash", flash), ("--ram", ram)):
         if given and C not in names:
             raise typer.BadParameter(f"is for the target {C} alone, got --to {to}", param_hint=option)
-    if C in names:
-        check_options(name, _listed(cores))
+    check_options(name, _listed(cores))
     with tempfile.TemporaryDirectory() as scratch:
         source = Int8File(located(model, Path(scratch))).checked()
         _ = source.description  # refuses what cannot be exported before anything is written
@@ -83,10 +81,7 @@ def export(
             _require_fit(source, flash, ram, model)
         written = _written(source, targets, Path(scratch) / "written")
         said = [_c(source.path, output, name, _listed(cores))] if C in names else []
-        output.mkdir(parents=True, exist_ok=True)
-        for file in written.iterdir():
-            with atomic_file(output / file.name) as beside:
-                shutil.copyfile(file, beside)
+        _put(written, output)
         files = {target.name: output / target.file for target in targets}
         if any(file.suffix != ".onnx" for file in files.values()):
             _write_preprocessing(source.path, output)
@@ -105,6 +100,15 @@ def _written(source: Int8File, targets: list[Target], folder: Path) -> Path:
     for target in targets:
         target.write(source, folder)
     return folder
+
+
+def _put(written: Path, output: Path) -> None:
+    from akgp.io.atomic import atomic_file
+
+    output.mkdir(parents=True, exist_ok=True)
+    for file in written.iterdir():
+        with atomic_file(output / file.name) as beside:
+            shutil.copyfile(file, beside)
 
 
 def _listed(text: str) -> list[str]:

@@ -77,12 +77,7 @@ def sensitivity(
     not read. With a network's name: that one, on images of --data, of their test split if they have one.
     """
     shares = sorted(set(_numbers("--ratios", ratios)))
-    if plot is not None and plot.suffix not in DRAWN:
-        raise typer.BadParameter(f"must end in {', '.join(DRAWN)}, got {plot}", param_hint="--plot")
-    plot = plot or (PLOT if network else HERE.reports / PLOT)
-    plot.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is measured, not after
-    if not os.access(plot.parent, os.W_OK):
-        raise typer.BadParameter(f"{plot.parent}: cannot be written", param_hint="--plot")
+    plot = _writable(plot or (PLOT if network else HERE.reports / PLOT))
     pruning = {"criterion": criterion, "scope": scope, "round_to": round_to}
     reading = {"image_column": image_column, "label_column": label_column, "on_bad_rows": on_bad_rows}
     if network is None:
@@ -161,6 +156,16 @@ def _numbers(option: str, text: str) -> list[float]:
         raise typer.BadParameter(
             f"must be numbers such as 0.25,0.5, got {text!r}", param_hint=option
         ) from None
+
+
+def _writable(plot: Path) -> Path:
+    """The file, after checking that a figure can be written there: before anything is measured."""
+    if plot.suffix not in DRAWN:
+        raise typer.BadParameter(f"must end in {', '.join(DRAWN)}, got {plot}", param_hint="--plot")
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(plot.parent, os.W_OK):
+        raise typer.BadParameter(f"{plot.parent}: cannot be written", param_hint="--plot")
+    return plot
 
 
 def _show(measured: SensitivityResult, plot: Path, as_json: bool) -> None:

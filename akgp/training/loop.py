@@ -97,7 +97,9 @@ def train(
             start = time.perf_counter()
             learned = _pass(optimization, source, params, schedule, seed, epoch, channels_last)
             row = {"epoch": epoch + 1} | _validated(optimization, learned, validation, epoch, params)
-            if (reached := merit(row, params.keep)) > best:
+            reached = merit(row, params.keep)
+            # The last also where the state is of a training that kept its best, as a branch's is.
+            if params.keep == "last" or reached > best:
                 best, kept = reached, weights_of(optimization.judged)
             row["seconds"] = time.perf_counter() - start
             rest = {"best": best, "kept": kept, "optimization": optimization.state_dict()}

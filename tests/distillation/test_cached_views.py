@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_training_with_views_asks_no_teacher_in_the_step_and_resumes() -> None
 
     given = Distill(strategy="fixed", w0=0.5, teacher_views=2, training=TRAINING)
     whole = Distillation(linear(5), data(), given, teachers=[teacher])
-    states = [epoch.state for epoch in whole]
+    states = [copy.deepcopy(epoch.state) for epoch in whole]
     assert sum(calls) == 2 * 30
     resumed = Distillation(linear(5), data(), given, teachers=[teacher], state=states[1])
     assert len(list(resumed)) == 2 and sum(calls) == 2 * 30, "the answers come from the state"

@@ -443,11 +443,10 @@ def test_the_epoch_that_is_kept(keep: str, kept: int) -> None:
 
 
 def test_of_equally_good_epochs_that_with_the_lowest_loss_is_kept() -> None:
-    split = images(48)
+    split, params = images(48), Training(epochs=6, batch_size=16, learning_rate=0.05, augment=STILL)
     few = split.take(torch.tensor([0, 1, 2]))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-    params = Training(epochs=6, batch_size=16, learning_rate=0.05, augment=STILL)
     rows = [each.row for each in train(model, split, few, params=params, objective=cross_entropy(), seed=3)]
     losses = [row["val_loss"] for row in rows if row["val_top1"] == max(row["val_top1"] for row in rows)]
     assert min(losses) < losses[0]
