@@ -103,7 +103,8 @@ def trial(config: dict[str, Any], task: Task, common: list[ObjectRef[Shared]]) -
     workers = task.params.ray.workers
     if workers > 1:
         context, pruned = tune.get_context(), _by_one_worker(_pruned, task)
-        ray.get(pruned)  # its error is the trial's; and the workers' room is free again
+        with errors_in_one_line(task, task.root):
+            ray.get(pruned)  # then the workers' room is free again
         job = trainer(
             task,
             partial(steps, shared=shared, pruned=pruned),
