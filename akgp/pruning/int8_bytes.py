@@ -33,4 +33,11 @@ def int8_bytes(model: nn.Module) -> int:
     """The bytes of all values of `model`."""
     values = sum(parameter.numel() * size for parameter, size in entry_bytes(model).items())
     filters = sum(width(module) for module in model.modules() if isinstance(module, PRUNABLE))
-    return values + FILTER * filters
+    attentions = (module for module in model.modules() if isinstance(module, nn.MultiheadAttention))
+    # Its projections are layers of their own once they can be narrowed.
+    projected = sum(3 * each.embed_dim for each in attentions if _projects(each))
+    return values + FILTER * (filters + projected)
+
+
+def _projects(attention: nn.MultiheadAttention) -> bool:
+    return attention.in_proj_weight is not None or attention.q_proj_weight is not None

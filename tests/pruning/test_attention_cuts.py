@@ -16,7 +16,9 @@ from akgp import artifacts
 from akgp.evaluation.cost import count, count_macs
 from akgp.models import Spec, create
 from akgp.models.attention import narrowable_names
-from akgp.pruning import Pruned, prune
+from akgp.models.inputs import Inputs
+from akgp.pruning import Pruned, int8_bytes, prune
+from akgp.pruning.narrowing import with_narrowable_attention
 from akgp.quantization import export_onnx
 
 IMAGES = torch.zeros(2, 3, 32, 32)
@@ -137,3 +139,24 @@ def test_left_as_they_are() -> None:
     assert narrowable_names(smaller) == ["attention", "decoder.self_attn"]
     tied = smaller.decoder.self_attn.in_proj.weight
     assert tied is smaller.decoder.multihead_attn.in_proj_weight
+
+
+class Cross(nn.Module):
+    """Attention to the first `seen` features."""
+
+    def __init__(self, seen: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, kdim=seen, vdim=seen, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x[..., : self.attention.kdim]
+        return self.attention(x, seen, seen)[0]
+
+
+@pytest.mark.parametrize(("seen", "weights"), [(8, 4 * 8 * 8), (6, 2 * 8 * 8 + 2 * 8 * 6)])
+def test_the_bytes_of_attention_are_the_same_before_its_layers_are_apart(seen: int, weights: int) -> None:
+    """A byte a weight, and 17 for each of the four layers' eight filters: bias, scales and zero points."""
+    model, example = Cross(seen), torch.zeros(1, 3, 8)
+    apart = with_narrowable_attention(model, Inputs.of(model, example), set())
+    assert narrowable_names(apart)
+    assert int8_bytes(model) == int8_bytes(apart) == weights + 4 * 8 * 17
