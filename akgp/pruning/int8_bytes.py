@@ -40,4 +40,4 @@ def int8_bytes(model: nn.Module) -> int:
 
 
 def _projects(attention: nn.MultiheadAttention) -> bool:
-    return attention.in_proj_weight is not None or attention.q_proj_weight is not None
+    return any(parameter.ndim == 2 for parameter in attention.parameters(recurse=False))

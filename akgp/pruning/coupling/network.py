@@ -98,7 +98,7 @@ def couple(model: nn.Module, example_input: Inputs) -> Coupling:
     for name, ids in trace.layers.items():
         if name not in trace.record.uses:
             for each in ids:
-                units.block(each, "not reached from the input")
+                units.block(each, "not reached with this example")
     units.block_columns()
     labels = units.labels()
     blocked, held = units.reasons(labels, units.blocked), units.reasons(labels, units.held)
