@@ -50,14 +50,16 @@ def run(command: list[str], folder: Path) -> str:
         start_new_session=True,
         env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        threads = [
-            threading.Thread(target=_copy, args=(*arguments, ending), daemon=True)
-            for arguments in ((process.stderr, tail, sys.stderr), (process.stdout, output, None))
-        ]
+        threads = []
         try:
-            for thread in threads:
-                thread.start()
+            for source, content, screen in (
+                (process.stderr, tail, sys.stderr),
+                (process.stdout, output, None),
+            ):
+                assert source is not None
+                copying = (source, content, screen, ending)
+                threads.append(threading.Thread(target=_copy, args=copying, daemon=True))
+                threads[-1].start()
             status = process.wait()
         except BaseException:  # a KeyboardInterrupt, or Prefect's cancellation
             ending.set()
@@ -65,7 +67,8 @@ def run(command: list[str], folder: Path) -> str:
             raise
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # it was started before an interruption
+                    thread.join()
     if status != 0:
         raise CommandError(f"{' '.join(command)}: exit status {status}\n{_last_lines(tail)}".rstrip())
     return output.decode(errors="replace")

@@ -285,6 +285,20 @@ def test_interruption_ends_the_whole_group(tmp_path: Path, stubborn: bool, numbe
     assert gone(child)
 
 
+def test_an_interruption_before_the_output_is_read_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr("flows.processes.threading.Thread.start", interrupted)
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleeps"], tmp_path)
+    assert time.monotonic() - before < 30
+
+
 def test_nohup_is_respected() -> None:
     code = "import signal; from flows.processes import end_as_by_ctrl_c; end_as_by_ctrl_c(); "
     code += "signal.raise_signal(signal.SIGHUP); print('goes on')"
