@@ -116,7 +116,9 @@ class Prune(Section):
     round_to: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="widths are multiples of this; odd widths run slower in int8"
     )
-    skip: tuple[str, ...] = Field((), description="qualified names of modules left dense")
+    skip: tuple[str, ...] = Field(
+        (), description="qualified names of layers left dense, or of modules whose layers all are"
+    )
     bypass: tuple[str, ...] = Field(
         (),
         description="residual blocks removed whole before filters are, by name or pattern, such as "

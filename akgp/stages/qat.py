@@ -31,7 +31,7 @@ STUDENT, CONTROL, QAT = "student", "control", "qat"
 
 
 def train_on(
-    task: Task, int8: ModelProto, state: dict[str, Any] | None, kept: Mapping[str, Any] | None = None
+    task: Task, int8: ModelProto, state: dict[str, Any] | None, kept: Mapping[str, Any]
 ) -> Generator[Step, None, dict[str, nn.Module]]:
     """Train copies of the student as int8 and in float: a `Step` an epoch; returns both by QAT and CONTROL.
 
@@ -69,7 +69,7 @@ def train_on(
                 # Not as `epoch`: by that the progress bar counts a stage that trains one network.
                 row = step.row | {"network": name, "trained": step.row["epoch"]}
                 del row["epoch"]
-                yield Step(row, {**(kept or {}), "network": name, "finished": finished} | step.state)
+                yield Step(row, {**kept, "network": name, "finished": finished} | step.state)
         finished = finished | {name: network.state_dict()}
     return networks
 

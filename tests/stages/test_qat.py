@@ -69,7 +69,7 @@ def test_two_trainings_that_differ_in_the_rounding_alone_and_are_resumed(task: T
     networks: dict[str, torch.nn.Module] = {}
 
     def run(state: dict[str, Any] | None) -> Iterator[Step]:
-        networks.update((yield from qat.train_on(task, int8, state)))
+        networks.update((yield from qat.train_on(task, int8, state, {})))
 
     steps = trained(run(None))
     assert places(steps) == [("qat", 1), ("qat", 2), ("control", 1), ("control", 2)]
