@@ -411,8 +411,8 @@ def test_seeds_are_read_from_the_reports_and_averaged(
     assert "| cifar10-quick | 0 | abc | 84.00 | 84.50 | 84.50 | 0.50 | 0.500 | 4,000 |" in text
     assert "| 1.00 ± 0.50 (2) | | |" in text and "2 of 6" in text
     lines = curve.table([row | {"seed": 0, "macs": 0.25}, row | {"seed": 1, "macs": 0.75}]).splitlines()[-3:]
-    assert lines[0] == "| 1 (dense) | 84.00 ± 0.00 (2) | | | |"
-    assert lines[2] == "| 0.500 | 84.50 (1) | 84.50 (1) | 0.50 (1) | 4,000 |"
+    assert lines[0] == "| 1 (dense) | 84.00 ± 0.00 (2) | | | | |"
+    assert lines[2] == "| 0.500 | all | 84.50 (1) | 84.50 (1) | 0.50 (1) | 4,000 |"
 
 
 def test_every_way_to_share_the_time_costs_the_same() -> None:
