@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def test_parameters_that_change_no_artifact_are_left_out(tmp_path: Path) -> None
     (tmp_path / "params.yaml").write_text(SETTINGS + "ray: {workers: 2}\nevaluate: {rounds: 6}\n")
     assert outdated_results.outdated(tmp_path, "quantize") == ""
     assert "evaluate.rounds 20 (now 6)" in outdated_results.outdated(tmp_path, "evaluate")
+
+
+def test_a_report_whose_gate_failed_is_judged_by_itself(tmp_path: Path) -> None:
+    """DVC records nothing of a stage that failed, but the report is there."""
+    ran(tmp_path)
+    edit(tmp_path, "student: net", "student: net\nevaluate: {rounds: 40}")
+    assert "evaluate.rounds 20 (now 40)" in outdated_results.outdated(tmp_path, "evaluate")
+    for name, text in (("models/int8/model.onnx", "weights"), ("reports/details.json", "")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    tree = params.load(tmp_path / "params.yaml").model_dump(mode="json")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    details = {"params": tree, "networks": {"int8": {"sha256": sha256}}}
+    (tmp_path / "reports" / "details.json").write_text(json.dumps(details))
+    assert outdated_results.outdated(tmp_path, "evaluate") == ""
+    (tmp_path / "models" / "int8" / "model.onnx").write_text("others")
+    assert outdated_results.outdated(tmp_path, "evaluate")
 
 
 def test_a_run_that_was_interrupted_halfway(tmp_path: Path) -> None:

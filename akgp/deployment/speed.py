@@ -8,6 +8,7 @@ from typing import Any
 
 from akgp.evaluation import Latency, Ratio, speedup
 from akgp.quantization.layer_times import layer_times
+from akgp.runtimes import RUNTIMES, Runtime
 
 PAIRS = (("int8", "student", "its own float network"), ("student", "dense", "the dense network"))
 """A network, one that it must not be slower than, and what that one is to it."""
@@ -21,23 +22,33 @@ NAMED = 3
 
 
 def slowdowns(
-    times: Mapping[str, Latency], files: Mapping[str, Path], shape: Sequence[int], threads: int, seed: int
+    times: Mapping[str, Latency],
+    files: Mapping[str, Path],
+    shape: Sequence[int],
+    threads: int,
+    seed: int,
+    runtime: Runtime,
 ) -> Iterator[str]:
     """A sentence for each of PAIRS whose first network is slower, beyond the interval and TOLERANCE.
 
     Args:
-        times: of the networks in onnxruntime, timed in the same rounds.
+        times: of the networks in `runtime`, timed in the same rounds.
         files: their ONNX files.
         shape: of one inference, (1, channels, H, W).
 
     Raises:
-        GraphError: onnxruntime cannot run a file.
+        GraphError: the runtime cannot run a file.
     """
     for name, other, called in PAIRS:
         ratio = speedup(times[other], times[name], seed)
-        if is_slower(ratio):
+        if not is_slower(ratio):
+            continue
+        sentence = f"{name} is {said(ratio)} as fast as {called}"
+        if runtime is RUNTIMES["onnxruntime"]:  # others do not say what their layers take
             layers = (layer_times(files[each], shape, threads) for each in (name, other))
-            yield f"{name} is {said(ratio)} as fast as {called}: most is lost in {blamed(*layers)}"
+            yield f"{sentence}: most is lost in {blamed(*layers)}"
+        else:
+            yield f"{sentence} in {runtime.name}"
 
 
 def is_slower(ratio: Ratio) -> bool:
@@ -57,15 +68,15 @@ def blamed(slow: Mapping[str, float], fast: Mapping[str, float]) -> str:
     return ", ".join(named) or "no single layer"
 
 
-def target_slowdowns(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The same for the int8 network in other runtimes, which do not say what their layers take.
+def target_slowdowns(rows: Sequence[Mapping[str, Any]], runtime: Runtime) -> Iterator[str]:
+    """The same for the int8 network in other runtimes than that of `slowdowns`.
 
     Args:
         rows: see akgp.reporting.targets.
     """
     for row in rows:
-        if row["runtime"] == "onnxruntime":
-            continue  # whose layers are known, above
+        if row["runtime"] == runtime.name:
+            continue
         for key, called in AGAINST.items():
             ratio = Ratio(**row[key]) if row[key] else None
             if ratio and is_slower(ratio):

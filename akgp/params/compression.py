@@ -256,7 +256,7 @@ class Deploy(Section):
     runtime: Literal["onnxruntime", "openvino"] = Field(
         "onnxruntime",
         description="onnxruntime | openvino: for whose kernels the int8 file is laid out, and "
-        "in which prune.latency_ms and prune.speedup are measured",
+        "in which all is measured: prune.latency_ms, prune.speedup, the report, sweeps, releases",
     )
 
 

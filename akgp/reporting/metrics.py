@@ -2,11 +2,13 @@
 
 metrics.json holds KEYS of each network and is what `dvc metrics` shows. details.json holds all else:
 
-    networks    by network: balanced_top1 (%), latency intervals (ms), times_faster, and others
-    data        source, digest, classes (how many) and test (images) of the prepared images
-    params      the parameters of that evaluation
-    warnings    sentences: what should be better, and which parameters to change
-    slowdowns   those of them that say which network is slower than it must be, for the speed gate
+    networks         by network: balanced_top1 (%), latency intervals (ms), times_faster, and others
+    data             source, digest, classes (how many) and test (images) of the prepared images
+    params           the parameters of that evaluation
+    warnings         sentences: what should be better, and which parameters to change
+    slowdowns        those of them that say which network is slower than it must be, for the speed gate
+    targets          a row for each format of evaluate.targets, see akgp.reporting.targets
+    microcontroller  what the C library takes, if it is one of them
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class ReportError(ValueError):
 
 
 SHA256 = "sha256"
-"""Key of details.json: which int8 file was measured."""
+"""Key of the int8 network in details.json: which int8 file was measured."""
 
 
 def split(rows: Metrics) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """A dry run of the later stages with a dense network before it is trained: export, pruning, quantization.
 
 A network that a later stage could not work with is refused here, before hours are spent on its training.
-akgp's CIFAR ResNets are known to export and quantize; with them only pruning is tried.
+akgp's CIFAR ResNets are known to export and quantize; with them pruning is tried, and `evaluate.targets`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     looked_at = evidence_of_noise(params.prune.criterion, noise, len(summary.classes))
     pruned = prune_by_params(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
     check_names_after_pruning(pruned.model, params)
-    if not ours and params.evaluate.targets:
+    if params.evaluate.targets:
         _require_targets(pruned.model, noise, params, summary)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
@@ -114,7 +114,7 @@ def _require_targets(model: nn.Module, noise: Tensor, params: Params, summary: S
         quantize(floating, noise, params.quantize, file)
         package.complete(Path(folder), summary, None)
         try:
-            check_writable(file, params.evaluate.targets)
+            check_writable(file, params.evaluate)
         except ValueError as error:
             raise ValueError(f"evaluate.targets: {str(error).removeprefix(f'{file}: ')}") from None
 

@@ -36,7 +36,7 @@ from akgp.quantization import export_onnx
 from akgp.reporting import page
 from akgp.reporting.findings import findings
 from akgp.reporting.metrics import DETAILS, SHA256, split
-from akgp.runtimes import RUNTIMES, installed, measured_in, runtime_for
+from akgp.runtimes import RUNTIMES, installed, measured_in
 from akgp.stages.inputs import load_ensemble
 from akgp.stages.normalization import read_source, summary_for
 from akgp.stages.target_rows import measured
@@ -60,8 +60,9 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             export_onnx(model.cpu(), example, graphs[name])
             yield Step({"network": name, "top1": metrics[name]["top1"]})
         # The int8 network exists as this file alone: it is tested in the runtime that runs it when deployed.
-        graphs["int8"] = workspace.int8 / "model.onnx"
-        logits = runtime_logits(graphs["int8"], source, threads=params.ray.cpus_per_worker)
+        graphs["int8"], runtime = workspace.int8 / "model.onnx", RUNTIMES[params.deploy.runtime]
+        threads = params.ray.cpus_per_worker
+        logits = runtime_logits(graphs["int8"], source, threads=threads, runtime=runtime)
         kernels = _json(workspace.int8 / METRICS)
         metrics["int8"] = (
             metrics["student"]  # params and MACs: quantization changes neither
@@ -72,22 +73,24 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
         )
         yield Step({"network": "int8", "top1": metrics["int8"]["top1"]})
         # All networks in one call: they are timed in turn, in the same rounds, on the same machine.
-        targets, microcontroller = measured(task, source, Path(folder))
+        targets, microcontroller, refused = measured(task, source, Path(folder))
         if targets:
             yield Step({"measured": ", ".join(row["target"] for row in targets)})
-        times = latency(graphs, tuple(example.shape), params.evaluate, task.params.seed)
+        shape, seed = tuple(example.shape), params.seed
+        times = latency(graphs, shape, params.evaluate, seed, runtime)
         slower = [
-            *slowdowns(times, graphs, tuple(example.shape), params.evaluate.threads, task.params.seed),
-            *target_slowdowns(targets),
+            *slowdowns(times, graphs, shape, params.evaluate.threads, seed, runtime),
+            *target_slowdowns(targets, runtime),
         ]
     for name, row in metrics.items():
-        row |= _speed(times[name], speedup(times["dense"], times[name], task.params.seed))
-        row["latency_runtime"] = measured_in(runtime_for(graphs[name]), params.evaluate.threads)
+        row |= _speed(times[name], speedup(times["dense"], times[name], seed))
+        row["latency_runtime"] = measured_in(runtime, params.evaluate.threads)
     contract, details = split(metrics)
     # Findings name the values in use, also where params.yaml leaves them to the number of images.
     teacher = dense_training(params, params.student, sum(summary.counts["train"]))
     used = params.model_copy(update={"teacher": teacher})
-    warnings = [*findings(metrics, summary.counts["test"], used), *slower, *_stages_warnings(task)]
+    found = findings(metrics, summary.counts["test"], used)
+    warnings = [*refused, *found, *slower, *_stages_warnings(task)]
     write_json(out / METRICS, contract)
     write_json(
         out / DETAILS,

@@ -71,17 +71,18 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
     inputs = next(chosen.ordered(batch_size=len(chosen))).inputs  # all as one batch
     # On validation: the test split is evaluate's alone.
     validation = read_source(task, "validation")
+    runtime, threads = RUNTIMES[task.params.deploy.runtime], task.params.ray.cpus_per_worker
     model_file = out / package.MODEL
     with tempfile.TemporaryDirectory() as folder:
         candidates = yield from _candidates(task, inputs, Path(folder), state)
         right = {}
         for name, each in candidates.items():
-            logits = runtime_logits(each.file, validation, threads=task.params.ray.cpus_per_worker)
+            logits = runtime_logits(each.file, validation, threads=threads, runtime=runtime)
             right[name] = is_right(logits, validation.labels)
         rows = qat.compared(right)
         best = candidates[qat.shipped(rows)]
         shutil.copyfile(best.file, model_file)
-    package.align(model_file, RUNTIMES[task.params.deploy.runtime])
+    package.align(model_file, runtime)
     verified = verify(model_file, inputs)
     yield Step({"done": "verify"})
     kernels = convolution_kernels(model_file)

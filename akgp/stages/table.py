@@ -212,7 +212,7 @@ STAGES = {
             "evaluate",
             "measure every network on the test split, write the report",
             module="akgp.stages.evaluate",
-            keys=("seed", "teachers", "student", "evaluate"),
+            keys=("seed", "teachers", "student", "evaluate", "deploy"),
             inputs=_evaluate_inputs,
             output=lambda task: task.workspace.reports,
             files=("metrics.json", "details.json", "index.html"),

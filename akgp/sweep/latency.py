@@ -1,4 +1,4 @@
-"""Latency of a trial's pruned network: its int8 graph in the runtime, at batch 1.
+"""Latency of a trial's pruned network: its int8 graph in `deploy.runtime`, at batch 1.
 
 On a busy machine, times measured minutes apart differ by up to a factor of two, far more than two
 networks do. So each trial's network is timed in the same rounds as the student's dense network, and trials
@@ -53,7 +53,8 @@ def compared(graph: bytes, dense: bytes, summary: Summary, params: Params) -> di
         files = {name: Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")}
         files["dense"].write_bytes(dense)
         files["pruned"].write_bytes(graph)
-        times = latency(files, (1, summary.channels, *summary.image_size), params.evaluate, params.seed)
+        shape, runtime = (1, summary.channels, *summary.image_size), RUNTIMES[params.deploy.runtime]
+        times = latency(files, shape, params.evaluate, params.seed, runtime)
     return {RELATIVE: speedup(times["pruned"], times["dense"]).median, DENSE_MS: times["dense"].median_ms}
 
 

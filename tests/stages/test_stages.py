@@ -134,7 +134,8 @@ def run_stages(root: Path, *names: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.ray
 def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None:
     """What several workers share and the last stage; the cluster would run the others as it runs that one."""
-    write_params(tmp_path, folds=2, ray={"cpus_per_worker": 1, "workers": 2, "address": cluster})
+    ray = {"cpus_per_worker": 1, "workers": 2, "address": cluster}
+    write_params(tmp_path, folds=2, ray=ray, deploy={"runtime": "openvino"})
     for stage in ("data", "network_files"):
         run_stage(stage, root=tmp_path)
     computed(tmp_path, "teacher", "small")
@@ -152,6 +153,7 @@ def test_the_pipeline_on_a_running_cluster(cluster: str, tmp_path: Path) -> None
     assert metrics["int8"]["bytes"] == (tmp_path / "models" / "int8" / "model.onnx").stat().st_size
     assert metrics["int8"]["floating_convolutions"] == 0 < metrics["int8"]["integer_convolutions"]
     assert metrics["int8"]["latency_ms"] > 0
+    assert {row["latency_runtime"].split(",")[0] for row in metrics.values()} == {"openvino"}
     assert json.loads((tmp_path / "models" / "student" / "metrics.json").read_text())["folds"] == 2
     student = artifacts.load(tmp_path / "models" / "student")
     assert sum(p.numel() for p in student.parameters()) == metrics["student"]["params"]

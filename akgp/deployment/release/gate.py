@@ -154,7 +154,8 @@ def candidate(root: Path) -> ReleaseCandidate:
 def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params) -> dict[str, Row]:
     """The networks' rows with top1, bytes and latency measured here, on the present test split.
 
-    Classes are matched by name: an image of a class that a network does not have counts as wrong.
+    In `deploy.runtime`. Classes are matched by name: an image of a class that a network does not have counts
+    as wrong.
 
     Raises:
         ReleaseError: a network takes images of another size, or has none of the classes.
@@ -162,10 +163,11 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
     from akgp.data import read_split, read_summary
     from akgp.deployment.model_files import as_known
     from akgp.evaluation import accuracy, latency, runtime_logits
+    from akgp.runtimes import RUNTIMES
 
     data = Workspace(root).data
     summary, images = read_summary(data), read_split(data, "test")
-    shape = (summary.channels, *summary.image_size)
+    shape, runtime = (summary.channels, *summary.image_size), RUNTIMES[params.deploy.runtime]
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         graphs: dict[str, Path] = {}
@@ -174,10 +176,11 @@ def measure(networks: Mapping[str, ReleaseCandidate], root: Path, params: Params
             graphs[name] = Path(folder) / f"{name}.onnx"
             graphs[name].write_bytes(network.files[MODEL])
             source = as_known(images, summary.classes, expected)
-            logits = runtime_logits(graphs[name], source, threads=params.ray.cpus_per_worker)
+            threads = params.ray.cpus_per_worker
+            logits = runtime_logits(graphs[name], source, threads=threads, runtime=runtime)
             rows[name] = {"top1": accuracy(logits, source.labels), "bytes": graphs[name].stat().st_size}
         # Both in one call: they are timed in turn, under the same load.
-        times = latency(graphs, (1, *shape), params.evaluate, params.seed)
+        times = latency(graphs, (1, *shape), params.evaluate, params.seed, runtime)
     return {
         name: {
             **networks[name].row,
