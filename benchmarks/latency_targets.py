@@ -46,7 +46,7 @@ PAGE = """# Targets of latency
 without the dense network's export.
 
 {machines}, busy.
-Of {done} targets {met} are met within 3 % by the pruned network's own file, and {again} when
+Of {targets} targets {met} are met within 3 % by the pruned network's own file, and {again} when
 that is loaded and timed again.
 
 """
@@ -130,7 +130,7 @@ def table(rows: list[Row]) -> str:
     said = ((row, row.get("refused") or row.get("missed")) for row in rows)
     notes = [f"- {row['network']}, {row['asked']}: {why}" for row, why in said if why]
     lines += ["", *notes]
-    return markdown(PAGE, rows, plan(), lines, met=met[0], again=met[1])
+    return markdown(PAGE, rows, plan(), lines, targets=len(rows), met=met[0], again=met[1])
 
 
 def main() -> None:

@@ -146,13 +146,17 @@ the seeds (how many). One thread, fp32. {machines}. Runs of the plan: {done} of 
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: an arm a line, in the plan's order."""
-    base = {row["seed"]: row["val_top1"] for row in rows if row["changed"] == "nothing"}
+    """Markdown: an arm a line, in the plan's order; what is gained is paired by seed and machine."""
+
+    def pair(row: Row) -> tuple[Any, ...]:
+        return row["seed"], row["machine"]
+
+    base = {pair(row): row["val_top1"] for row in rows if row["changed"] == "nothing"}
     lines = []
     for name in ARMS:
         of = [row for row in rows if row["changed"] == name]
         if of:
-            gained = [row["val_top1"] - base[row["seed"]] for row in of]
+            gained = [row["val_top1"] - base[pair(row)] for row in of if pair(row) in base]
             above = [row["val_top1"] - row["dense_top1"] for row in of]
             cells = [name, *map(spread, ([row["val_top1"] for row in of], gained, above))]
             lines.append("| " + " | ".join(cells) + " |")

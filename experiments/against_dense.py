@@ -6,7 +6,7 @@ epoch. cifar_resnet20 on the 10,000 images of CIFAR-10-J75 at 16×16 that `exper
 The dense network is trained by labels in several ways, of which 10,000 other training images choose one; that
 one is pruned, and taught by one or two networks of four times the MACs that were trained on the same images.
 As a second control these also teach the dense one, for as many epochs. Last epochs are kept, all are
-quantized, and the test split judges int8 files in onnxruntime.
+quantized (`calibration: minmax`), and the test split judges int8 files in onnxruntime.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ nearest to half of the MACs.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from akgp.io.errors import message
 from akgp.pruning import prune
 from experiments import criteria
 from experiments.criteria import SEEDS, SIDES, dense, recovered
-from experiments.resumable import Row, complete, markdown, spread
+from experiments.resumable import Row, complete, markdown, rows_in, spread
 
 RESULTS = Path("results/recovery-against-torch-pruning")
 MACS = 0.5
@@ -88,9 +87,7 @@ def nearest(model: nn.Module, example: Tensor, everywhere: bool) -> nn.Module:
 def by_akgp(run: Run) -> Row:
     """The row of experiments.criteria."""
     asked = {"network": run.network, "seed": run.seed, "macs": MACS, "criterion": "fpgm"}
-    file = criteria.RESULTS / "table.json"
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    row = next((each for each in rows if asked.items() <= each.items()), None)
+    row = next((each for each in rows_in(criteria.RESULTS) if asked.items() <= each.items()), None)
     row = row or criteria.measured(criteria.Run(**asked))  # type: ignore[arg-type]
     return {key: row[key] for key in ("dense", "before", "after", "prune_seconds")} | {"macs": MACS}
 

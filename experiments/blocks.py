@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 import typer
@@ -101,17 +102,19 @@ int8 file is, at 32×32, batch 1, one thread, processor time, in onnxruntime.
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a line for each share and choice of blocks."""
-    plain = {(row["seed"], row["macs"]): row["val_top1"] for row in rows if not row["bypassed"]}
+    """Markdown: a line for each share and choice of blocks; what is gained is paired by seed and machine."""
+
+    def pair(row: Row) -> tuple[Any, ...]:
+        return row["seed"], row["macs"], row["machine"]
+
+    plain = {pair(row): row["val_top1"] for row in rows if not row["bypassed"]}
     lines = []
     for macs in SHARES:
         for blocks in BYPASSED:
             runs = [row for row in rows if (row["macs"], row["bypassed"]) == (macs, blocks)]
             if not runs:
                 continue
-            gains = [
-                row["val_top1"] - plain[key] for row in runs if (key := (row["seed"], row["macs"])) in plain
-            ]
+            gains = [row["val_top1"] - plain[pair(row)] for row in runs if pair(row) in plain]
             cells = [
                 f"{macs:g}", blocks.replace(" ", ", ") or "none", spread([row["val_top1"] for row in runs]),
                 spread([row["dense_top1"] - row["val_top1"] for row in runs]), spread(gains),

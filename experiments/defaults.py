@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from akgp.data import Batch, Images, IndexedSource
 from akgp.distillation import distillation_loss, frozen_teacher
+from akgp.io.atomic import atomic_file
 from akgp.models import build
 from akgp.params import Augment, Network, Training
 from akgp.pruning import prune
@@ -154,16 +155,21 @@ def built(run: Run, classes: int, channels: int, side: int) -> nn.Module:
 
 def trained(model: nn.Module, run: Run, training: Training, images: Images, validation: Images,
             objective: Objective) -> float:  # fmt: skip
-    """The validation accuracy of the epoch that is kept, %; 0 where the training diverges."""
+    """The validation accuracy of the epoch that is kept, %."""
     splits = (IndexedSource.of(each, *MEAN_STD[each.pixels.shape[1]]) for each in (images, validation))
+    epochs = train(model, *splits, params=training, objective=objective, seed=run.seed)
+    return max(epoch.row["val_top1"] for epoch in epochs)
+
+
+def measured(run: Run) -> Row:
+    """Validation top-1, %; None where the training diverges."""
     try:
-        epochs = train(model, *splits, params=training, objective=objective, seed=run.seed)
-        return max(epoch.row["val_top1"] for epoch in epochs)
+        return {"val_top1": top1(run)}
     except TrainingError:
-        return 0.0
+        return {"val_top1": None}
 
 
-def measured(run: Run) -> float:
+def top1(run: Run) -> float:
     if run.start == "transfer":
         return transferred(run)
     images, validation = splits(run)
@@ -204,7 +210,8 @@ def weights_from(file: Path, model: nn.Module) -> bool:
 
 def save_weights(file: Path, model: nn.Module) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), file)
+    with atomic_file(file) as beside:
+        torch.save(model.state_dict(), beside)
 
 
 def taught(teacher: nn.Module) -> Objective:
@@ -234,7 +241,7 @@ usual, were not at hand.
 
 def table(rows: list[Row]) -> str:
     """Markdown: for each network, number of images and start the accuracies by batch and rate."""
-    found: dict[tuple[str, int, str], dict[tuple[int, float], list[float]]] = defaultdict(
+    found: dict[tuple[str, int, str], dict[tuple[int, float], list[float | None]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for row in rows:
@@ -247,15 +254,22 @@ def table(rows: list[Row]) -> str:
         lines.append("| batch | " + " | ".join(f"{rate:g}" for rate in rates) + " |")
         lines.append("| --- " * (len(rates) + 1) + "|")
         for batch in sorted({batch for batch, _ in cells}):
-            each = [cells.get((batch, rate), []) for rate in rates]
-            said = [f"{mean(values):.1f} ({len(values)})" if values else "" for values in each]
+            said = (_said(cells.get((batch, rate), [])) for rate in rates)
             lines.append(f"| {batch} | " + " | ".join(said) + " |")
     return markdown(ABOUT, rows, plan(), lines)
 
 
+def _said(values: list[float | None]) -> str:
+    """Their mean (how many), and how many diverged."""
+    known = [value for value in values if value is not None]
+    said = [f"{mean(known):.1f} ({len(known)})"] if known else []
+    diverged = len(values) - len(known)
+    return ", ".join([*said, *([f"{diverged} diverged"] if diverged else [])])
+
+
 def main() -> None:
     """Train the runs of the plan that results/defaults/table.json does not hold."""
-    complete(RESULTS, plan(), lambda run: {"val_top1": measured(run)}, table)
+    complete(RESULTS, plan(), measured, table)
 
 
 if __name__ == "__main__":

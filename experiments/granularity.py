@@ -10,7 +10,6 @@ experiments.criteria.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from akgp.pruning import prune
 from akgp.pruning.coupling.preparation import copy_network
 from experiments import criteria
 from experiments.criteria import MACS, SEEDS, SIDES, dense, recovered
-from experiments.resumable import Row, complete, markdown, spread
+from experiments.resumable import Row, complete, markdown, rows_in, spread
 
 RESULTS = Path("results/granularity")
 NETWORK = "cifar_resnet20"
@@ -160,9 +159,8 @@ def line(removed: str, rows: list[Row]) -> str:
 def of_channels(macs: float) -> list[Row]:
     """Rows of experiments.criteria."""
     asked = {"network": NETWORK, "macs": macs, "criterion": "l1"}
-    rows = json.loads((criteria.RESULTS / "table.json").read_text(encoding="utf-8"))
     same = {"kept": macs, "executed": macs, "channels": "all"}
-    return [row | same for row in rows if asked.items() <= row.items()]
+    return [row | same for row in rows_in(criteria.RESULTS) if asked.items() <= row.items()]
 
 
 def table(rows: list[Row]) -> str:
@@ -176,6 +174,8 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     """Do the runs of the plan that results/granularity/table.json does not hold."""
+    if not all(map(of_channels, MACS)):
+        raise SystemExit("results/criteria lacks rows of l1: run experiments.criteria first")
     complete(RESULTS, plan(), measured, table)
 
 

@@ -126,7 +126,7 @@ def _round_gradient(gradients: Gradients, layer: nn.Module, inputs: object, outp
 
 
 def measured(run: Run) -> Row:
-    """Validation top-1 of the last epoch, %, and the processor's seconds of the training."""
+    """Validation top-1 of the last epoch, %, None where it diverges; and the processor's seconds."""
     images, validation = defaults.splits(defaults.Run(NETWORK, 1078, 32, 0.2, run.seed))
     model = defaults.built(defaults.Run(NETWORK, 1078, 32, 0.2, run.seed), 10, *images.pixels.shape[1:3])
     if run.way != "float":
@@ -144,7 +144,7 @@ def measured(run: Run) -> Row:
     try:
         top1 = [epoch.row["val_top1"] for epoch in epochs][-1]
     except TrainingError:
-        top1 = 0.0
+        top1 = None
     return {"val_top1": top1, "cpu_seconds": round(time.process_time() - start, 1)}
 
 
@@ -169,8 +169,10 @@ def table(rows: list[Row]) -> str:
     lines = []
     for way, what in WAYS.items():
         if found := [row for row in rows if row["way"] == way]:
-            top1, seconds = (spread([row[key] for row in found]) for key in ("val_top1", "cpu_seconds"))
-            lines.append(f"| {way} | {what} | {top1} | {seconds} |")
+            known = [row["val_top1"] for row in found if row["val_top1"] is not None]
+            diverged = f" {len(found) - len(known)} diverged" if len(known) < len(found) else ""
+            seconds = spread([row["cpu_seconds"] for row in found])
+            lines.append(f"| {way} | {what} | {spread(known)}{diverged} | {seconds} |")
     return markdown(ABOUT, rows, plan(), lines)
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from akgp.data import Images, IndexedSource
 from akgp.evaluation import accuracy, predict_logits, runtime_logits
+from akgp.io.atomic import atomic_file
 from akgp.models import build
 from akgp.params import Augment, Network, Quantize, Training
 from akgp.quantization import average_ranges, correct_biases, export_onnx, quantize
@@ -87,7 +88,8 @@ def trained(name: str, seed: int, images: IndexedSource, validation: IndexedSour
     for epoch in train(
         model, images, validation, params=params, objective=cross_entropy(0.1), seed=seed, state=state
     ):
-        torch.save(epoch.state, file)
+        with atomic_file(file) as beside:
+            torch.save(epoch.state, beside)
         print(name, seed, epoch.row, flush=True)
     return model
 

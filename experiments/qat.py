@@ -95,7 +95,7 @@ def training_of(network: str, epochs: int, rate: float) -> Training:
 
 def dense(run: Run, splits: Splits) -> nn.Module:
     if run.network == MOBILENET:
-        return mobile.trained(MOBILENET, 0, splits.training, splits.validation)
+        return mobile.trained(MOBILENET, 0, *mobile.sources())
     torch.manual_seed(run.seed)
     model = build(Network(architecture=RESNET), num_classes=10, in_channels=3, image_size=(16, 16))
     params = training_of(RESNET, EPOCHS[RESNET][0], RATE)
@@ -162,12 +162,15 @@ def exported(network: nn.Module, images: Tensor, file: Path) -> None:
 
 
 def int8_of(network: nn.Module, images: Tensor, file: Path, ranges: Path | None) -> None:
-    """As the stage writes it: with `ranges`, which were trained with, nothing is changed afterwards."""
-    floating = file.with_suffix(".float.onnx")
+    """As the stage writes it with `calibration: minmax`.
+
+    With `ranges`, which were trained with, nothing is changed afterwards.
+    """
+    floating, params = file.with_suffix(".float.onnx"), Quantize(calibration="minmax")
     exported(network, images, floating)
-    quantize(floating, images, Quantize(), file, ranges=ranges)
+    quantize(floating, images, params, file, ranges=ranges)
     if ranges is None:
-        equalize(floating, images, Quantize(), file)
+        equalize(floating, images, params, file)
         correct_biases(floating, images, file)
 
 
@@ -177,10 +180,10 @@ KEYS = ("student_float", "student", "control_float", "control", "qat")
 ABOUT = """# Quantization-aware training against training as long in float
 
 `AKGP_CIFAR10=DIR python -m experiments.qat`, see the head of that file: half of the filters of every layer
-removed, recovered by distillation, then trained on in float (control) and with int8's rounding (qat). Top-1,
-%, of 5,000 images of CIFAR-10-J75 by which nothing was chosen; gain: of qat over the control, points, ± the
-standard error of the difference over the images (last line: over the seeds). One thread, fp32. {machines}.
-Runs of the plan: {done} of {planned}.
+removed, recovered by distillation, then trained on in float (control) and with int8's rounding (qat), all
+with `calibration: minmax`. Top-1, %, of 5,000 images of CIFAR-10-J75 by which nothing was chosen; gain: of
+qat over the control, points, ± the standard error of the difference over the images (last line: over the
+seeds). One thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
 | network | seed | student, float | int8 | control, float | int8 | qat, int8 | gain |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -32,7 +32,7 @@ from akgp.pruning import prune
 from akgp.quantization import export_onnx, quantize
 from akgp.training import Schedule, cross_entropy, learning_rate_factor, train
 from experiments.defaults import MEAN_STD, cifar10, save_weights, taught, weights_from
-from experiments.resumable import Row, complete, markdown, spread
+from experiments.resumable import Row, by_seed, complete, markdown, spread
 
 RESULTS, WEIGHTS = Path("results/scope"), Path("runs/scope")
 IMAGES, HELD_OUT, SIDE = 10_000, 10_000, 16
@@ -151,7 +151,10 @@ def measured(run: Run) -> dict[str, Any]:
 
 
 def int8_latency(model: nn.Module, reference: nn.Module, seed: int) -> float:
-    """The int8 graph's latency at batch 1 as a share of the dense network's, timed in the same rounds."""
+    """The int8 graph's latency at batch 1 as a share of the dense network's, timed in the same rounds.
+
+    Both are without the channels of zeros with which the stage quantize makes them faster.
+    """
     inputs = next(sources(seed)[1].ordered(batch_size=32)).inputs
     with tempfile.TemporaryDirectory() as folder:
         files = {}
@@ -168,10 +171,11 @@ ABOUT = """# Where to cut, and how often
 
 `AKGP_CIFAR10=DIR python -m experiments.scope`, see the head of that file: cifar_resnet20, 10,000 images of
 CIFAR-10-J75 at 16×16, 16 epochs taught by the dense network at 0.3 (dense: 24 by labels; taught: 16 more,
-as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many);
-shares of the dense network's MACs, parameters and int8 latency (batch 1, same rounds; by machine, in their
-order). One thread, fp32.
-{machines}. Runs: {done}; the plan has {planned} on one machine.
+as the students). Validation top-1 of the last epoch, %, mean ± standard error over the seeds (how many), each
+of those that two machines have the mean of both; shares of the dense network's MACs, parameters and int8
+latency (batch 1, same rounds; by machine, in their order), without the channels of zeros that the stage
+quantize adds. One thread, fp32.
+{machines}. Runs of the plan: {done} of {planned}.
 
 | MACs | scope | how | top-1 | less than dense | MACs | params | int8 latency |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -188,12 +192,13 @@ def table(rows: list[Row]) -> str:
         arms.items(), key=lambda item: (-item[0][0], item[0][2], item[0][1])
     ):
         name = ("dense", "", schedule) if macs == 1 else (f"{macs:g}", scope, schedule)
-        lost = [row["dense_top1"] - row["val_top1"] for row in each]
+        top1 = by_seed((row["seed"], row["val_top1"]) for row in each)
+        lost = by_seed((row["seed"], row["dense_top1"] - row["val_top1"]) for row in each)
         shares = [f"{mean(row[f'{key}_share'] for row in each):.3f}" for key in ("macs", "params")]
         times = ", ".join(
             _latency(each, machine) for machine in dict.fromkeys(row["machine"] for row in rows)
         )
-        cells = [*name, spread([row["val_top1"] for row in each]), spread(lost), *shares, times]
+        cells = [*name, spread(top1), spread(lost), *shares, times]
         lines.append("| " + " | ".join(cells) + " |")
     return markdown(ABOUT, rows, plan(), lines)
 

@@ -20,7 +20,7 @@ from akgp.distillation import Distillation, Teacher, ask_teachers
 from akgp.params import Distill
 from akgp.pruning import prune
 from experiments import scope
-from experiments.resumable import Row, complete, markdown, spread
+from experiments.resumable import Row, by_seed, complete, markdown, spread
 
 RESULTS = Path("results/views")
 IMAGES, SEEDS = 2500, (0, 1, 2)
@@ -59,8 +59,8 @@ ABOUT = """# Cached views: what they cost in accuracy
 
 `AKGP_CIFAR10=DIR python -m experiments.views`, see the head of that file: validation top-1, %, of the last
 epoch, ResNet-20 at half of its MACs, 2,500 images of CIFAR-10-J75 at 16×16, taught by the dense network;
-mean ± standard error over the seeds (how many). One thread, fp32. {machines}. Runs of the plan: {done} of
-{planned}.
+mean ± standard error over the seeds (how many), each of those that two machines have the mean of both. One
+thread, fp32. {machines}. Runs of the plan: {done} of {planned}.
 
 | epochs | views | top-1 | lost |
 | --- | --- | --- | --- |
@@ -77,9 +77,10 @@ def table(rows: list[Row]) -> str:
     lines = []
     for epochs, views in dict.fromkeys((row["epochs"], row["views"]) for row in rows):
         mine = [row for row in rows if (row["epochs"], row["views"]) == (epochs, views)]
-        lost = [asked[pair(row)] - row["val_top1"] for row in mine if views and pair(row) in asked]
-        cells = [str(epochs), str(views or "asked in the step"), spread([row["val_top1"] for row in mine])]
-        lines.append(f"| {' | '.join(cells)} | {spread(lost) if lost else ''} |")
+        paired = [row for row in mine if views and pair(row) in asked]
+        top1 = by_seed((row["seed"], row["val_top1"]) for row in mine)
+        lost = by_seed((row["seed"], asked[pair(row)] - row["val_top1"]) for row in paired)
+        lines.append(f"| {epochs} | {views or 'asked in the step'} | {spread(top1)} | {spread(lost)} |")
     return markdown(ABOUT, rows, plan(), lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
@@ -104,7 +105,10 @@ def commit() -> str:
         ).stdout
 
     last = git("log", "-1", "--format=%h", "--", *CODE).strip()
-    return last + ("-changed" if git("status", "--porcelain", "--", *CODE) else "")
+    edits = git("diff", "HEAD", "--", *CODE).encode()
+    for name in git("ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines():
+        edits += f"{name}\n".encode() + (ROOT / name).read_bytes()
+    return f"{last}-changed-{hashlib.sha256(edits).hexdigest()[:8]}" if edits else last
 
 
 def heading(seed: int) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.routes.cases import CASES, TRAINED, Case
-from benchmarks.routes.measuring import C, measured
+from benchmarks.routes.measuring import COMPILER, C, measured
 from benchmarks.routes.table import table
 from benchmarks.routes.ways import WAYS
 from experiments.machine import kernels
@@ -40,14 +41,14 @@ def all_ways(network: str) -> None:
     if network in TRAINED and not TRAINED[network].exists():
         print(f"{network}: left out, {TRAINED[network]} is not there", flush=True)
         return
-    ways = [name for name, way in WAYS.items() if not way.missing()]
+    ways = [name for name, way in WAYS.items() if not way.missing()] + [C] * bool(shutil.which(COMPILER))
     with tempfile.TemporaryDirectory() as folder:
 
         @functools.cache
         def case() -> Case:
             return CASES[network](Path(folder))
 
-        plan = [Run(network, way) for way in (*ways, C)]
+        plan = [Run(network, way) for way in ways]
         complete(RESULTS / kernels(), plan, lambda run: measured(case(), run.way), table)
 
 
@@ -57,6 +58,8 @@ def main() -> None:
     for name, way in WAYS.items():
         if missing := way.missing():
             print(f"{name}: left out, {missing} is not installed", flush=True)
+    if not shutil.which(COMPILER):
+        print(f"{C}: left out, {COMPILER} is not installed", flush=True)
     for network in parser.parse_args().networks or CASES:
         all_ways(network)
 

@@ -7,7 +7,6 @@ initialized (seed 0) and the BatchNorm statistics measured on images, which make
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -195,8 +194,3 @@ TRAINED: Mapping[str, Path] = {
     "half EfficientNet-B0": half_mobile.half_file("efficientnet_b0"),
 }
 """What must be there for a case."""
-
-
-def case(name: str) -> Case:
-    """The case, its files in a new folder."""
-    return CASES[name](Path(tempfile.mkdtemp()))

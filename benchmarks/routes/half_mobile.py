@@ -15,6 +15,7 @@ import torch
 import typer
 from torch import nn
 
+from akgp.io.atomic import atomic_file
 from akgp.models import Spec, create
 from akgp.params import Augment, Training
 from akgp.pruning import prune
@@ -69,7 +70,8 @@ def main(names: Annotated[list[str] | None, typer.Argument(metavar="NETWORK")] =
         for epoch in train(
             _half_of(dense), images, validation, params=params, objective=taught(dense), seed=0, state=state
         ):
-            torch.save(epoch.state, file)
+            with atomic_file(file) as beside:
+                torch.save(epoch.state, beside)
             print(name, epoch.row, flush=True)
 
 

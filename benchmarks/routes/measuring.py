@@ -27,7 +27,7 @@ from benchmarks.routes.cases import Case
 from benchmarks.routes.ways import WAYS, Way, bytes_of
 from experiments.resumable import Row
 
-C = "akgp, C"
+C, COMPILER = "akgp, C", "gcc"
 REFUSED = 300
 """Characters of a refusal's message that are kept."""
 ROUNDS = Evaluate(rounds=20, threads=1)
@@ -40,6 +40,8 @@ def measured(case: Case, name: str) -> Row:
             if name == C:
                 return in_c(case, Path(folder))
             return in_runtime(case, WAYS[name], Path(folder))
+        except (OSError, MemoryError):  # of this machine, not of the network: it is tried again
+            raise
         except Exception as error:  # other quantizers raise errors of every type; a row says so
             said = message(error)
             for place in (folder, str(case.folder)):
@@ -95,7 +97,7 @@ def in_c(case: Case, folder: Path) -> Row:
     library = folder / "network.so"
     source = folder / "src/network.c"
     subprocess.run(
-        ["gcc", "-std=c99", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True
+        [COMPILER, "-std=c99", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True
     )
     run = ctypes.CDLL(str(library)).network_run
     pixels = torch.as_tensor(case.images.pixels[torch.arange(len(case.images))]).permute(0, 2, 3, 1)

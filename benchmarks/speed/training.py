@@ -112,7 +112,7 @@ def ours(
     *,
     compiled: bool = False,
 ) -> Round:
-    """An epoch of `akgp.training.train`, with validation on one image."""
+    """An epoch of `akgp.training.train`, with validation on ten images."""
     training = Training(
         epochs=1000,
         batch_size=BATCH,

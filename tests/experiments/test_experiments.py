@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
@@ -35,10 +34,8 @@ from experiments import (
     paper,
     scope,
     seeds,
-    views,
     when_to_prune,
 )
-from experiments.resumable import complete
 from experiments.weighting import design, reporting, running, teachers, testing
 from experiments.weighting.design import FULL, GRID
 from experiments.weighting.learning import finished
@@ -384,7 +381,7 @@ def test_mobile_tables_a_network_a_line_and_its_mean() -> None:
 
 def test_the_papers_experiment_has_a_teacher_a_seed() -> None:
     asked = paper.recipe("cifar10-resnet32", 2, cpu=True, scale=0.01)
-    assert asked.networks["wide"].checkpoint == "teachers/wide-2.safetensors"
+    assert asked.networks["wide"].checkpoint == "teachers/wide-2-0.01.safetensors"
     assert (asked.seed, asked.ray.gpus_per_worker, asked.teacher.epochs) == (2, 0, 2)
     assert (asked.prune.macs, asked.prune.scope, asked.distill.training.epochs) == (0.5, "inside", 3)
     teacher = paper.recipe("cifar10-teacher", 2, cpu=False, scale=1)
@@ -392,8 +389,9 @@ def test_the_papers_experiment_has_a_teacher_a_seed() -> None:
     assert teacher.data == asked.data
     row = {"seed": 0, "scale": 1, "teacher_top1": 95, "dense_top1": 92, "student_top1": 93, "macs_share": 0.5,
            "int8_bytes": 4000, "machine": "A"}  # fmt: skip
-    text = paper.table([row | {"int8_top1": 92.5}, row | {"int8_top1": 93.5}])
-    assert "int8, 1.00 ± 0.50 (2) points" in text
+    trial = row | {"int8_top1": 82.0, "scale": 0.02}
+    text = paper.table([row | {"int8_top1": 92.5}, row | {"int8_top1": 93.5}, trial])
+    assert "int8 at scale 1, 1.00 ± 0.50 (2)\npoints" in text
     assert "| 0 | 1 | 95.00 | 92.00 | 93.00 | 92.50 | +0.50 | 0.500 | 4,000 |" in text
 
 
@@ -465,29 +463,3 @@ def test_criteria_are_ranked_by_what_is_left_after_the_recovery() -> None:
         "| fpgm | 20.00"
     )
     assert "| knowledge | fpgm |\n| --- | --- |\n| 4.0 | 9.0 |" in text
-
-
-def test_a_table_is_resumed_after_the_last_run(tmp_path: Path) -> None:
-    runs = [views.Run(20, number, seed) for seed in (0, 1) for number in (None, 5)]
-    done: list[views.Run] = []
-
-    def measured(run: views.Run) -> dict[str, Any]:
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(run)
-        time.sleep(0.06)
-        return {"val_top1": 60.0 + run.seed - (run.views or 0)}
-
-    with pytest.raises(KeyboardInterrupt):
-        complete(tmp_path, runs, measured, views.table)
-    rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert [(row["views"], row["seed"]) for row in rows] == [(None, 0), (5, 0), (None, 1)] and done == runs[
-        :3
-    ]
-    done.clear()
-    complete(tmp_path, runs, measured, views.table)
-    assert done == runs[3:]
-    text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert all(row["seconds"] >= 0.1 and row["machine"] and row["commit"] for row in rows)
-    assert "| 20 | 5 | 55.50 ± 0.50 (2) | 5.00 ± 0.00 (2) |" in text
