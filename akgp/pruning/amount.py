@@ -74,7 +74,7 @@ def chosen(**amounts: float | None) -> Amount:
     ((key, value),) = given.items()
     start, end = ("[", 1) if key == "ratio" else ("(", 1 if key in ("macs", "params") else math.inf)
     if not is_number(value) or not (0 <= value < end if key == "ratio" else 0 < value < end):
-        raise PruningError(f"{key} must be in {start}0, {end}), got {value}; it is {MEANING[key]}")
+        raise PruningError(f"{key} must be in {start}0, {end}), got {value!r}; it is {MEANING[key]}")
     return Amount(key, float(value))
 
 

@@ -81,11 +81,21 @@ class Rules:
     limits: Mapping[str, Limit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise PruningError(f"round_to must be 1 or more, got {self.round_to}")
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise PruningError(f"round_to must be a whole number, 1 or more, got {self.round_to!r}")
+        for name, given in (("layers", self.layers), ("limits", self.limits)):
+            if not isinstance(given, Mapping):
+                raise PruningError(f"{name} must be a dict by names of layers, got {given!r}")
         for pattern, ratio in self.layers.items():
             if not is_number(ratio) or not 0 <= ratio < 1:
-                raise PruningError(f"layers: {pattern!r} must be in [0, 1), the share to remove, got {ratio}")
+                raise PruningError(
+                    f"layers: {pattern!r} must be in [0, 1), the share to remove, got {ratio!r}"
+                )
+        for pattern, limit in self.limits.items():
+            if not isinstance(limit, Limit):
+                raise PruningError(
+                    f"limits: {pattern!r} must be a Limit, the least and the most, got {limit!r}"
+                )
 
     @property
     def remove(self) -> bool:

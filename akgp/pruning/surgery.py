@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -191,7 +191,7 @@ def require_names(model: nn.Module, rules: Rules, skip: Sequence[str]) -> None:
 
 def _skipped(model: nn.Module, skip: Sequence[str]) -> set[nn.Module]:
     names = dict(model.named_modules(remove_duplicate=False))
-    if isinstance(skip, str):
+    if isinstance(skip, str) or not isinstance(skip, Iterable):
         raise PruningError(f"skip must be a list of names of modules, got {skip!r}")
     for name in skip:
         if not name or name not in names:
