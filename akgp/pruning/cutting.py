@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.weight_norm import WeightNorm
 
 from akgp.models import ChannelMap
 from akgp.models.eval_mode import eval_mode
@@ -26,6 +28,8 @@ from akgp.pruning.coupling.network import Coupling, folds
 from akgp.pruning.coupling.trace import named_tensors
 from akgp.pruning.entries import Entries
 
+COMPUTING = (BasePruningMethod, WeightNorm)
+"""Hooks that set a module's weight: to a masked one, or by the older weight normalisation."""
 DIRECTIONS = ("weight_v", "parametrizations.weight.original1")
 """Weight normalisation's v: zeros in it would be divided by their norm."""
 
@@ -137,6 +141,7 @@ def _cut(model: nn.Module, removed: Removal) -> dict[str, tuple[Tensor, ...]]:
     _set_layouts(model, removed)
     _cut_shortcuts(model, removed, layers)
     for module in model.modules():
+        _recompute(module)
         _patch(module)
     set_all_view_sizes(model, removed.view_sizes)
     return layers
@@ -243,6 +248,14 @@ def _cut_shortcuts(model: nn.Module, removed: Removal, layers: dict[str, tuple[T
             index = position.to(index.device)[index]
             module.in_channels = int(there.sum())
         module.index = index
+
+
+def _recompute(module: nn.Module) -> None:
+    """Compute anew the weights that hooks compute before each call, which have the old shape until then."""
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, COMPUTING):
+                hook(module, ())
 
 
 def _patch(module: nn.Module) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.nn.utils import prune as masks
 from torchvision.ops import SqueezeExcitation
 
 from akgp.evaluation.cost import count
@@ -287,6 +290,22 @@ def with_weight_norm() -> nn.Module:
         nn.Conv2d(3, 16, 3), nn.ReLU(), parametrizations.weight_norm(nn.Conv2d(16, 16, 3)), nn.ReLU(),
         nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 5, 6), nn.Flatten(),
     )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of the older weight normalisation
+@pytest.mark.parametrize(
+    "computing", [nn.utils.weight_norm, partial(masks.l1_unstructured, name="weight", amount=0.3)]
+)
+def test_a_weight_that_a_hook_computes_has_its_new_shape_at_once(computing: Callable[..., Any]) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(512, 3)
+    )  # fmt: skip
+    computing(model[2])
+    pruned = prune(model, torch.zeros(1, 3, 8, 8), ratio=0.5).model
+    layer = pruned[2]
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.weight.shape == (layer.out_channels, layer.in_channels, 3, 3) and layer.out_channels == 16
+    copy.deepcopy(pruned)
 
 
 def with_transposed() -> nn.Module:
