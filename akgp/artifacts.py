@@ -26,10 +26,12 @@ from akgp.models.bypassed import bypass, bypassed_names
 from akgp.models.layout import INPUTS, OUTPUTS, has_layout, layout_buffers, set_layout
 from akgp.models.lazy_layers import settle
 from akgp.models.origin import infer_spec, like, modules_of, skeleton
+from akgp.models.plain import why_wrapped
 from akgp.models.view_sizes import all_view_sizes, set_all_view_sizes
 
 SPEC, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = 1
+KINDS = {"architecture": str, "num_classes": int, "in_channels": int, "attributes": dict, "sha256": str}
 SEVERAL = "several_sequences"
 """The narrowable modules that take different tensors as query, key and value."""
 
@@ -45,8 +47,10 @@ def save(model: nn.Module, directory: str | Path, architecture: str | None = Non
             with `num_classes` (and `in_channels`); None: it has a spec, or one is inferred.
 
     Raises:
-        ModelError: no spec is known that builds this network, or `architecture` builds another one.
+        ModelError: it is in a wrapper, no spec is known that builds it, or `architecture` builds another one.
     """
+    if wrapped := why_wrapped(model):
+        raise ModelError(f"{type(model).__name__}: {wrapped}")
     spec = infer_spec(model, architecture) if architecture else spec_of(model) or infer_spec(model)
     dense = skeleton(spec)
     attributes = _differences(model, dense)
@@ -186,9 +190,10 @@ def _is_number(value: object) -> bool:
 def _set_numbers(module: nn.Module, numbers: dict[str, Any]) -> None:
     # Only numbers that are there already: a file must not set anything else. JSON has lists for tuples.
     for key, value in numbers.items():
-        if not _is_number(getattr(module, key)):
+        given = tuple(value) if isinstance(value, list) else value
+        if not (_is_number(getattr(module, key)) and _is_number(given)):
             raise AttributeError(f"{key} is not a number")
-        setattr(module, key, tuple(value) if isinstance(value, list) else value)
+        setattr(module, key, given)
 
 
 def _set_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -225,9 +230,12 @@ def _described(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file}: no such file; akgp.artifacts.save writes it") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: cannot be read ({error})") from None
-    needed = {"format", "architecture", "num_classes", "in_channels", "attributes", "sha256"}
+    needed = {"format", *KINDS}
     if not isinstance(content, dict) or not needed <= set(content):
         raise ModelError(f"{file}: must hold {', '.join(sorted(needed))}")
     if content["format"] != FORMAT:
-        raise ModelError(f"{file}: is of format {content['format']}, this version reads {FORMAT}")
+        raise ModelError(f"{file}: is of format {content['format']!r}, this version reads {FORMAT}")
+    for key, kind in KINDS.items():
+        if not isinstance(content[key], kind) or (kind is int and content[key] < 1):
+            raise ModelError(f"{file}: {key} is {content[key]!r}: the file is damaged")
     return content

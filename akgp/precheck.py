@@ -19,11 +19,11 @@ from akgp.runtimes import RUNTIMES, GraphError, require_installed
 def quick(params: Params, root: Path) -> Iterator[str]:
     """A line for each thing on this disk that is not there, or cannot be used."""
     path = params.data.path
-    if path and not REMOTE.match(path):
-        yield from _readable("data.path", root / path)
+    if path:
+        yield from _readable("data.path", root, path, folder=params.data.source == "image_folder")
     for name, network in params.networks.items():
-        if network.checkpoint and not REMOTE.match(network.checkpoint):
-            yield from _readable(f"networks.{name}.checkpoint", root / network.checkpoint, file=True)
+        if network.checkpoint:
+            yield from _readable(f"networks.{name}.checkpoint", root, network.checkpoint, file=True)
     needed = [("evaluate.targets", name) for name in params.evaluate.targets]
     for key, name in (*needed, ("deploy.runtime", params.deploy.runtime)):
         if name in RUNTIMES:  # onnx is no runtime's name, and needs none but onnxruntime
@@ -37,8 +37,7 @@ def quick(params: Params, root: Path) -> Iterator[str]:
         if absent := missing():
             yield f"evaluate.cores: {', '.join(absent)}: not installed; see docs/how-to/microcontroller.md"
     for key, folder in (("ray.storage", params.ray.storage), ("release.releases", params.release.releases)):
-        if not REMOTE.match(folder):
-            yield from _writable(key, root / folder)
+        yield from _known(key, folder) if REMOTE.match(folder) else _writable(key, root / folder)
 
 
 def thorough(params: Params, root: Path) -> Iterator[str]:
@@ -60,11 +59,26 @@ def thorough(params: Params, root: Path) -> Iterator[str]:
             yield str(error)
 
 
-def _readable(key: str, path: Path, file: bool = False) -> Iterator[str]:
-    if not path.exists():
+def _known(key: str, address: str) -> Iterator[str]:
+    """Stores other than S3 need a package each."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(address.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        yield f"{key}: {address}: {error}"
+
+
+def _readable(key: str, root: Path, place: str, file: bool = False, folder: bool = False) -> Iterator[str]:
+    path = root / place
+    if REMOTE.match(place):
+        yield from _known(key, place)
+    elif not path.exists():
         yield f"{key}: {path}: no such file" + ("" if file else " or directory")
     elif file and not path.is_file():
         yield f"{key}: {path}: is a directory, must be a file"
+    elif folder and not path.is_dir():
+        yield f"{key}: {path}: is a file, must be a directory"
     elif not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         yield f"{key}: {path}: cannot be read (permission denied)"
 

@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "orchestration": {"io", "models", "params", "stages", "workspace"},
     "recipes": {"io", "orchestration", "params", "workspace"},
-    "outdated_results": {"io", "params", "stages", "workspace"},
+    "outdated_results": {"io", "params", "reporting", "stages", "workspace"},
     "sweep": {
         "artifacts",
         "data",

@@ -6,7 +6,6 @@ channels of zeros, is measured: each network that is tried is quantized with noi
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from akgp.deployment.package import align
 from akgp.deployment.timing_twin import timing_twin
+from akgp.models.copying import deep_copy
 from akgp.pruning import NothingRemoved, Pruned, PruningError, Reached, int8_bytes
 from akgp.pruning.coupling.random_weights import randomise
 from akgp.runtimes import Runtime
@@ -32,7 +32,7 @@ def file_bytes(model: nn.Module, example: Tensor, runtime: Runtime) -> int:
     With random values: of biases that are all zero, as before a training, a file holds none.
     """
     doing("writing an int8 file")
-    filled = copy.deepcopy(model).cpu()
+    filled = deep_copy(model).cpu()
     randomise(filled)
     with tempfile.TemporaryDirectory() as folder:
         file = timing_twin(filled, example.shape[1:], Path(folder)).path

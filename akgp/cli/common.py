@@ -14,6 +14,13 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON document; see docs/
 ParamsFile = Annotated[Path, typer.Option("--params", help="the params file")]
 
 
+def named(text: str) -> Path:
+    """A path that is given; "" is an unset variable of a shell, not the working directory."""
+    if not text:
+        raise typer.BadParameter("must not be empty")
+    return Path(text)
+
+
 def note(text: str) -> None:
     """Print a remark about the output, if there is one, on standard error."""
     if text:

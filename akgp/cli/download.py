@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from akgp.cli.common import Json, is_here, note, say_json
+from akgp.cli.common import Json, is_here, named, note, say_json
 from akgp.io.terminal import aligned
 from akgp.workspace import Task, Workspace
 
@@ -20,7 +20,10 @@ HERE = Workspace(Path())
 @app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="model.onnx, or its folder")] = HERE.int8,
-    output: Annotated[Path | None, typer.Option(help="by default model.akgp in this folder")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(parser=named, metavar="PATH", help="by default model.akgp in this folder"),
+    ] = None,
     centroids: Annotated[
         int | None,
         typer.Option(min=2, max=255, help="share weights: at most so many distinct ones in each layer"),
@@ -32,6 +35,7 @@ def pack(
     With --centroids the weights of each layer are first rounded to so many values: fewer bytes, and other
     answers; for models/int8 the accuracy on the validation split is shown, before and after.
     """
+    from akgp.data import DataError
     from akgp.deployment import download
     from akgp.deployment.package import model_file, renew_digest
     from akgp.deployment.targets import Int8File
@@ -39,6 +43,9 @@ def pack(
     from akgp.quantization.weight_sharing import share_weights
 
     file = model_file(model)
+    if not file.is_file():
+        written = "; `dvc repro` writes it" if model == HERE.int8 else ""
+        raise DataError(f"{file}: no such file{written}")
     target = output or Path(file.name).with_suffix(download.SUFFIX)
     Int8File(file).checked()
     if target.resolve() == file.resolve():
@@ -70,13 +77,17 @@ def pack(
 def unpack(
     packed: Annotated[Path, typer.Argument(help="a file that `akgp pack` has written")],
     output: Annotated[
-        Path | None, typer.Option(help="by default the packed file with the ending .onnx")
+        Path | None,
+        typer.Option(parser=named, metavar="PATH", help="by default the packed file with the ending .onnx"),
     ] = None,
 ) -> None:
     """Restore the int8 file from the download format."""
+    from akgp.data import DataError
     from akgp.deployment import download
     from akgp.io.atomic import atomic_file
 
+    if not packed.is_file():
+        raise DataError(f"{packed}: no such file")
     content = download.unpack(packed.read_bytes(), str(packed))
     target = output or packed.with_suffix(".onnx")
     if target.resolve() == packed.resolve():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akgp.cli.common import Json, is_here, say_json
+from akgp.cli.common import Json, is_here, named, say_json
 from akgp.cli.deploy import HERE, Model
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def export(
     to: Annotated[
         str, typer.Option(help="of onnx, openvino, executorch, litert, c: separated by commas")
     ] = "onnx",
-    output: Annotated[Path, typer.Option(help="folder to write to; files there are replaced")] = Path(
-        "exported"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=named, metavar="PATH", help="folder to write to; files there are replaced")
+    ] = Path("exported"),
     check: Annotated[
         bool, typer.Option(help="run and time each on the test images of this workspace")
     ] = True,

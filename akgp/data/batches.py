@@ -8,7 +8,7 @@ Letters of shapes: N images, B images of a batch, C channels, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -162,10 +162,12 @@ class IndexedSource:
                 f"{list(self.labels.shape)}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.pixels.shape[1] or (name == "std" and min(values) <= 0):
+            given = list(values) if isinstance(values, Iterable) else []
+            inside = all(0 <= each <= 1 and (each > 0 or name == "mean") for each in given)
+            if len(given) != self.pixels.shape[1] or not inside:
                 raise ValueError(
-                    f"{name} must be {self.pixels.shape[1]} numbers{' above 0' * (name == 'std')}, one a "
-                    f"channel, got {list(values)}"
+                    f"{name} must be {self.pixels.shape[1]} numbers, one a channel, in units of 255: "
+                    f"{'above 0' if name == 'std' else 'from 0'} to 1, got {values}"
                 )
 
     @classmethod

@@ -31,6 +31,8 @@ class Teacher:
     fold: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.networks, nn.Module):
+            raise ValueError("a teacher's networks must be a list, such as Teacher([network])")
         if not self.networks or (self.fold is None and len(self.networks) > 1):
             raise ValueError(f"a teacher is one network, or several and a fold, got {len(self.networks)}")
 

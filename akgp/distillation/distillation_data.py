@@ -82,8 +82,14 @@ def ask_teachers(
         device: where they compute; afterwards they are on the CPU.
 
     Raises:
-        ValueError: the networks differ in their number of classes, or as `profile_data` and `out_of_fold`.
+        ValueError: there is no teacher; the networks differ in their number of classes, or as `profile_data`
+            and `out_of_fold`.
     """
+    if not teachers or not all(isinstance(each, Teacher) for each in teachers):
+        raise ValueError(
+            "teachers must be one Teacher or more, such as [Teacher([network])], got "
+            f"{', '.join(type(each).__name__ for each in teachers) or 'none'}"
+        )
 
     def outputs(networks: Sequence[Teacher]) -> TeacherOutputs:
         answers = [each.out_of_fold_logits(images, device) for each in networks]

@@ -40,8 +40,8 @@ def distillation_loss(
         temperature: T > 0.
         label_smoothing: share of each label spread over all classes, in [0, 1).
         logit_std: in the teacher's term both logits are `standardized` before they are softened.
-        largest_weight: above 1 the label's own loss counts negatively (Das & Sanghavi 2023, Understanding
-            Self-Distillation in the Presence of Label Noise, where ξ is w).
+        largest_weight: 1 or more; above 1 the label's own loss counts negatively (Das & Sanghavi 2023,
+            Understanding Self-Distillation in the Presence of Label Noise, where ξ is w).
 
     Returns:
         A scalar.
@@ -50,6 +50,8 @@ def distillation_loss(
         ValueError: a shape or a range is not as above.
     """
     _check(student_logits, teacher_logits, labels, teacher_weight, largest_weight, temperature)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing:g}")
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
     # Without autocast: log-softmax and its differences need more than the 8 bits of bf16.
     with torch.autocast(student.device.type, enabled=False):
@@ -150,6 +152,8 @@ def _check(
         )
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+    if not largest >= 1:
+        raise ValueError(f"largest_weight must be 1 or more, got {largest:g}")
     if isinstance(weight, Tensor) and weight.ndim:
         if weight.shape != labels_B.shape:
             raise ValueError(

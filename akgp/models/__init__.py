@@ -3,10 +3,10 @@
 A network built here has a `Spec` attached, from which akgp.artifacts builds it again. Training, pruning and
 saving are done elsewhere.
 
-To build one: `building`, of `resnet`, torchvision or `user_code`, by its `spec`; `checkpoint` and
-`renormalized` take one that is trained, `lazy_layers` get their sizes, `origin` finds what built one. What a
-cut network needs in its code: `layout`, `view_sizes`, `attention`, `window_attention`, `bypassed`. To run
-one: `inputs`, `eval_mode`, `memory_format`, `top1`.
+To build one: `building`, of `resnet`, torchvision or `user_code`, by its `spec`, but `plain`, in no wrapper;
+`checkpoint` and `renormalized` take one that is trained, `lazy_layers` get their sizes, `origin` finds what
+built one. What a cut network needs in its code: `layout`, `view_sizes`, `attention`, `window_attention`,
+`bypassed`. To run one: `inputs`, `eval_mode`, `memory_format`, `top1`; to copy one: `copying`.
 """
 
 from akgp.models.building import build, check_output, create, first_outputs

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from akgp.io.errors import one_line
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Inputs, required
+from akgp.models.plain import why_wrapped
 from akgp.models.resnet import WIDTHS, cifar_resnet
 from akgp.models.spec import ModelError, Spec, model_name, tag
 from akgp.models.user_code import at, user_network
@@ -36,12 +37,14 @@ def build(
         image_size: (H, W); if given, one forward pass checks the shape of the logits.
 
     Raises:
-        ModelError: an unknown name, a failing import, not a network, one of several inputs, or logits of a
-            wrong shape.
+        ModelError: an unknown name, a failing import, not a network or one in a wrapper, one of several
+            inputs, or logits of a wrong shape.
     """
     model = create(
         Spec(network.architecture, num_classes, in_channels), widths=network.widths, weights=network.weights
     )
+    if wrapped := why_wrapped(model):
+        raise ModelError(f"{model_name(model)} {wrapped}")
     require_one_input(model)
     if image_size is not None:
         check_output(model, torch.zeros(1, in_channels, *image_size), num_classes)

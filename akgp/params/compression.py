@@ -238,6 +238,15 @@ class Quantize(Section):
         None, description="of the weights, such as CC-BY-4.0, written into the file; null: not stated"
     )
 
+    @model_validator(mode="after")
+    def _enough_images(self) -> Self:
+        if self.images < 2 and (self.seeks_floats or self.download):
+            raise ValueError(
+                f"images: got {self.images}, but agreement, bytes, latency_ms and download are judged by "
+                "others than those that calibrate: must be 2 or more"
+            )
+        return self
+
     @property
     def float_because(self) -> str | None:
         """The parameter by which layers may stay in float; None if none can."""

@@ -29,8 +29,8 @@ class Params(Section):
     teachers: tuple[str, ...] = Field(description="networks that teach", min_length=1)
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="cross-fitting: an image is taught by a network trained without its fold; 5 or more; "
-        "null: off",
+        description="cross-fitting: an image is taught by a network trained without its fold; 5 or more do "
+        "well; null: off",
     )
     student: str = Field(description="network that is pruned")
     teacher: Training = Field(default_factory=Training, description="training of the dense networks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
@@ -69,6 +69,7 @@ def _lines(error: ValidationError, model: type[Section]) -> Iterator[str]:
                 allowed = re.sub(r"^(Input|String|Tuple|Dictionary) should", "must", problem["msg"])
                 allowed = re.sub(r" after validation, not \d+$", "", allowed)
                 allowed = allowed.replace("be an object", "be a mapping")
+                allowed = allowed.replace("be a valid array", "be a list, such as [a, b]")
                 allowed = allowed.replace(f"match pattern '{NAME}'", "be of a-z, 0-9, _ and -")
                 yield f"{key}: got {_shown(problem['input'])}, {allowed}"
 
@@ -93,7 +94,19 @@ def _unknown(key: str, model: type[Section]) -> str:
     section = key.rpartition(".")[0]
     near = [each for each in meant if section and each.startswith(f"{section}.")] or meant
     near.sort(key=lambda each: each.count("."))  # what is nested deeper is meant less often
-    return "unknown parameter" + (f"; did you mean {' or '.join(near[:2])}?" if near else "")
+    if near:
+        return f"unknown parameter; did you mean {' or '.join(near[:2])}?"
+    parts = section.split(".")
+    there = [known for each in named.values() for known in each if _lies_in(known.split("."), parts)]
+    leaves = ", ".join(known.rsplit(".", 1)[-1] for known in there)
+    return "unknown parameter" + (f"; {section or 'params.yaml'} has {leaves}" if leaves else "")
+
+
+def _lies_in(known: Sequence[str], section: Sequence[str]) -> bool:
+    """Whether a known parameter, with * for names that the user gives, is one of a section's own."""
+    section = [part for part in section if part]
+    alike = zip(known, section, strict=False)
+    return len(known) == len(section) + 1 and all(one in ("*", other) for one, other in alike)
 
 
 def _keys(model: type[Section], prefix: str = "") -> Iterator[str]:

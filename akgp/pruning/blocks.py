@@ -6,7 +6,6 @@ at equal MACs a network of fewer and wider blocks is the faster one (results/blo
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from torch.utils import _pytree as pytree
 from akgp.evaluation.cost import count
 from akgp.models.attention import given_name
 from akgp.models.bypassed import bypass
+from akgp.models.copying import deep_copy
 from akgp.models.eval_mode import eval_mode
 from akgp.models.inputs import Example, Inputs
 from akgp.pruning.coupling.layers import PRUNABLE, width
@@ -177,7 +177,7 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, _Call]:
 
 def _hands_on(block: nn.Module, call: _Call) -> bool:
     """Whether the block's output is its first argument once its parameters and statistics are zero."""
-    without, x = copy.deepcopy(block), call.handed
+    without, x = deep_copy(block), call.handed
     _zero([without])
     # Where it was nowhere negative, behind a ReLU, it never is.
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)

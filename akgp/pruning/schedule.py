@@ -39,9 +39,11 @@ def prune_gradually(
         PruningError: `steps` is no whole number of 1 or more, the amount is another one, or as `prune`.
     """
     if not isinstance(steps, int) or steps < 1:
-        raise PruningError(f"steps must be a whole number of 1 or more, got {steps}")
+        raise PruningError(f"steps must be a whole number of 1 or more, got {steps!r}")
     if steps > 1 and not any(options.get(key) is not None for key in SCHEDULED):
-        raise PruningError(f"steps above 1 need one of {', '.join(SCHEDULED)}, got {', '.join(options)}")
+        raise PruningError(
+            f"steps above 1 need one of {', '.join(SCHEDULED)}, got {', '.join(options) or 'none'}"
+        )
     # Before parts of them are computed, which would hide what was asked.
     chosen(**{key: options.get(key) for key in MEANING})
     Rules(options.get("round_to", 8), options.get("layers", {}), options.get("limits", {}))

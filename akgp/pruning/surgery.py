@@ -106,7 +106,7 @@ def prune(
         skip: qualified names of layers that stay dense, or of modules whose layers all do.
         layers: name of a layer, or pattern of names (* and ?) -> share of its filters to remove, in [0, 1);
             the others by the amount for all.
-        limits: likewise -> the least and the most that may be removed.
+        limits: likewise -> a `Limit`, the least and the most that may be removed.
         seed: of the criterion random.
         evidence: what taylor, obd, hrank and knowledge look at; on the network's device.
         after: what an earlier cut came to, of whose network `model` has the shape, trained or not. Then all

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from akgp.io.errors import first_line
 from akgp.models import ChannelMap
+from akgp.models.copying import deep_copy
+from akgp.models.plain import why_wrapped
 from akgp.models.user_code import at, at_in
 from akgp.quantization.channel_affine import fold_channel_affines
 from akgp.quantization.channel_layout import read_channels_in_place
@@ -37,11 +38,18 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> No
         example_input: [any N, C, H, W], on the network's device.
 
     Raises:
-        QuantizationError: a weight is not float32, torch.export cannot trace the network for any batch size,
-            its output is not a tensor, or the graph does not compute what the network does.
+        QuantizationError: it is in a wrapper, a weight is not float32, torch.export cannot trace the network
+            for any batch size, its output is not a tensor, or not a function of the images alone, or the
+            graph does not compute what the network does.
     """
     import onnx
 
+    if wrapped := why_wrapped(model):
+        raise QuantizationError(f"{type(model).__name__} cannot be exported to ONNX: it {wrapped}")
+    if not isinstance(example_input, Tensor):
+        raise QuantizationError(
+            f"example_input must be a tensor [N, C, H, W], got {type(example_input).__name__}"
+        )
     network = for_runtimes(model).eval()
     # torch.export specialises a dimension of size 1 to a constant.
     batch = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
@@ -138,7 +146,7 @@ def for_runtimes(model: nn.Module) -> nn.Module:
     run in floating point, and its strided slices in another memory layout than the convolutions: as a
     convolution the int8 ResNet-20 is 6 to 8 % faster.
     """
-    model = copy.deepcopy(model)
+    model = deep_copy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, ChannelMap) and name:
             model.set_submodule(name, module.as_convolution())

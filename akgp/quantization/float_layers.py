@@ -102,8 +102,8 @@ class _Budgets:
     def require(self, now: TrialMeasurement) -> None:
         if self._bytes is not None and now.bytes is not None and now.bytes > self._bytes:
             raise QuantizationError(
-                f"quantize.bytes: {self._bytes:,} asked, but the file has {now.bytes:,} with what "
-                "quantize.precision keeps in float alone: ask for more, or prune more"
+                f"quantize.bytes: {self._bytes:,} asked, but the file has {now.bytes:,} with no other layer "
+                "in float than those of quantize.precision: ask for more, or prune more"
             )
         if self._ms is not None and now.ms is not None and now.ms > self._ms * (1 + TOLERANCE):
             raise QuantizationError(

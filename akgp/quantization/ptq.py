@@ -59,6 +59,9 @@ def quantize(
 ) -> Kernels:
     """Quantize a float ONNX graph and write it; returns the kernels of its convolutions.
 
+    One step of the stage of that name: of `params` it takes `calibration`, `images` and `precision` alone.
+    The stage also averages ranges, equalizes, corrects biases, and looks for the layers that meet budgets.
+
     Activation ranges: `minmax` and `auto` take the extremes over the calibration images, `averaged` the mean
     over every four images of their extremes, `percentile` cuts off 0.001 % and `entropy` minimises the
     Kullback-Leibler divergence of the histograms.
@@ -71,8 +74,8 @@ def quantize(
             graph, images and method, not on which layers stay in float.
 
     Raises:
-        QuantizationError: no image, a value that is not finite, images that do not fit the graph, or a
-            pattern of `params.precision` that matches no layer.
+        QuantizationError: no image, a value that is not finite, images that do not fit the graph, a graph
+            that is quantized already, or a pattern of `params.precision` that matches no layer.
         GraphError: onnxruntime cannot load the float graph.
     """
     import onnx
@@ -85,6 +88,8 @@ def quantize(
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         with guarded(failure):
             floating = _floating(fp32_path, prepared)
+        if any(node.op_type == "QuantizeLinear" for node in floating.graph.node):
+            raise QuantizationError(f"{fp32_path}: is quantized already, must be a float graph")
         precision = precisions(floating, params.precision)
         floats = [
             node.name

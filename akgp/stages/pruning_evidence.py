@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from akgp.data.batches import Batch, BatchSource
 from akgp.distillation import Distillation, Teacher, ask_teachers, frozen_teacher
 from akgp.distillation.strategies import TEACHER_WEIGHT
+from akgp.models.copying import deep_copy
 from akgp.params import Distill
 from akgp.pruning.evidence import Curvature, Evidence, distillation_curvature
 from akgp.pruning.group_criteria import BY_IMAGES
@@ -44,7 +43,7 @@ def _distilled(task: Task, dense: nn.Module) -> Evidence:
 
     So that prune depends on no parameter of distill, all is at its default.
     """
-    teacher, params = copy.deepcopy(dense), Distill(logit_adjustment="off")
+    teacher, params = deep_copy(dense), Distill(logit_adjustment="off")
     splits = (read_source(task, split) for split in ("train", "validation", "calibration"))
     data = ask_teachers([Teacher([teacher])], None, *splits)
     run = Distillation(dense, data, params, teachers=[frozen_teacher(teacher)])

@@ -6,7 +6,6 @@ parameters of its own, so that prune depends on none of distill: another tempera
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from akgp.distillation import Distillation, DistillationData, Teacher, ask_teachers
 from akgp.evaluation.cost import count
+from akgp.models.copying import deep_copy
 from akgp.models.inputs import Example
 from akgp.params import Distill, Schedule
 from akgp.pruning import Pruned
@@ -75,7 +75,7 @@ def cut_and_recover(
 
 def _taught_by(task: Task, dense: nn.Module) -> DistillationData:
     splits = (read_source(task, split) for split in ("train", "validation", "calibration"))
-    return ask_teachers([Teacher([copy.deepcopy(dense)])], None, *splits, device=task.device)
+    return ask_teachers([Teacher([deep_copy(dense)])], None, *splits, device=task.device)
 
 
 def announced(schedule: Schedule, cost: dict[str, float]) -> str:

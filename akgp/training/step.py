@@ -5,7 +5,6 @@ Precision, CUDA graphs, compilation, DistributedDataParallel and averages are he
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from akgp.data.batches import Batch
+from akgp.models.copying import deep_copy
 from akgp.models.memory_format import format_of
 from akgp.models.top1 import is_right
 from akgp.params import Training
@@ -65,7 +65,7 @@ class Optimization:
         # bf16 has the exponents of fp32 and needs none; a scaler that is not enabled passes all through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.decay, self.steps = params.ema, 0
-        self.average = copy.deepcopy(model) if params.ema else None
+        self.average = deep_copy(model) if params.ema else None
 
     def _begin_alike(self, params: Training, device: torch.device) -> None:
         """Give all workers a common BatchNorm, if set, and worker 0's objective parameters."""

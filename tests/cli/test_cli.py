@@ -177,11 +177,9 @@ def test_doctor_looks_at_the_workspace(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {data: {cmd: 'true'}}")
     (tmp_path / "params.yaml").write_text(PARTIAL + "x: 1\ny: 2\n")
-    assert (
-        doctor.workspace(tmp_path)
-        .line()
-        .endswith("params.yaml: x: unknown parameter (and 1 more): see akgp params check")
-    )
+    line = doctor.workspace(tmp_path).line()
+    assert "params.yaml: x: unknown parameter; " in line
+    assert line.endswith(" (and 1 more): see akgp params check")
     (tmp_path / "params.yaml").write_text(PARTIAL)
     assert not doctor.workspace(tmp_path).remedy
 

@@ -75,6 +75,11 @@ def test_what_lies_on_this_disk(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "file").touch()
     assert list(precheck.quick(checked(data=folder_of("images")), tmp_path)) == []
+    assert list(precheck.quick(checked(data=folder_of("file")), tmp_path)) == [
+        f"data.path: {tmp_path}/file: is a file, must be a directory"
+    ]
+    (line,) = precheck.quick(checked(data=folder_of("gs://bucket/pets")), tmp_path)
+    assert line.startswith("data.path: gs://bucket/pets: ") and "install gcsfs" in line
     wrong = checked(
         {"architecture": "cifar_resnet20", "checkpoint": "images"},
         data=folder_of("none"),

@@ -80,6 +80,8 @@ def test_verify_against_another_file_names_the_layer(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (("pack", "nowhere.onnx"), "akgp: nowhere.onnx: no such file"),
+        (("unpack", "nowhere.akgp"), "akgp: nowhere.akgp: no such file"),
         (("verify", "nowhere.onnx"), "akgp: nowhere.onnx: no such file"),
         (("verify", "--against", "nowhere"), "akgp: --against nowhere: no such file, and no runtime: onnx"),
         (("verify", "float.onnx"), "akgp: float.onnx: is no int8 file"),

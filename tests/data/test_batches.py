@@ -33,8 +33,10 @@ def random_images(count: int, height: int = 8, width: int = 8) -> IndexedSource:
         ({"pixels": torch.zeros(4, 2, 2, dtype=torch.uint8)}, r"got torch.uint8 \[4, 2, 2\]"),
         ({"labels": torch.arange(4, dtype=torch.int32)}, r"labels must be int64 \[4\], .* got torch.int32"),
         ({"labels": torch.arange(3)}, r"labels must be int64 \[4\], .* got torch.int64 \[3\]"),
-        ({"mean": (0.5,)}, r"mean must be 3 numbers, one a channel, got \[0.5\]"),
-        ({"std": (0.5, 0.5, 0)}, r"std must be 3 numbers above 0, one a channel, got \[0.5, 0.5, 0\]"),
+        ({"mean": (0.5,)}, r"mean must be 3 numbers, one a channel, in units of 255: .* got \(0.5,\)"),
+        ({"mean": 0.5}, "mean must be 3 numbers, one a channel, .* got 0.5"),
+        ({"mean": (125, 123, 114)}, r"mean must be .* in units of 255: from 0 to 1, got \(125, 123, 114\)"),
+        ({"std": (0.5, 0.5, 0)}, r"std must be 3 numbers, .*: above 0 to 1, got \(0.5, 0.5, 0\)"),
     ],
 )
 def test_what_is_no_set_of_images_is_refused(changes: dict[str, Any], message: str) -> None:

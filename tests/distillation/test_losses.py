@@ -131,6 +131,8 @@ def test_huge_logits_stay_finite() -> None:
         ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0"),
         ({"temperature": math.inf}, "temperature must be a finite number above 0, got inf"),
         ({"temperature": math.nan}, "temperature must be a finite number above 0, got nan"),
+        ({"label_smoothing": -1.0}, r"label_smoothing must be in \[0, 1\), got -1"),
+        ({"largest_weight": -1.0}, "largest_weight must be 1 or more, got -1"),
         ({"teacher_weight": 1.2}, r"teacher_weight must be in \[0, 1\], got 1.2"),
         ({"teacher_weight": math.nan}, r"teacher_weight must be in \[0, 1\], got nan"),
         (

@@ -16,6 +16,7 @@ from akgp import artifacts
 from akgp.evaluation import count
 from akgp.models import ModelError, Spec, cifar_resnet, create
 from akgp.pruning import prune
+from akgp.quantization import QuantizationError, export_onnx
 
 OWN = """
 from torch import nn
@@ -172,12 +173,32 @@ def test_a_network_nothing_builds_again_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def described(folder: Path, **changes: Any) -> None:
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.jit
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.jit.script, torch.compile])
+def test_a_wrapper_is_refused_with_what_to_give(wrap: Any, tmp_path: Path) -> None:
+    wrapped = wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
+    with pytest.raises(ModelError, match=r"give (its \.module|the network)"):
+        artifacts.save(wrapped, tmp_path)
+    with pytest.raises(QuantizationError, match=r"give (its \.module|the network)"):
+        export_onnx(wrapped, torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: (f / "model.json").unlink(), "model.json: no such file"),
         (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read"),
         (lambda f: (f / "model.json").write_text("{}"), "must hold architecture, attributes"),
+        (lambda f: described(f, num_classes="ten"), "model.json: num_classes is 'ten': the file is damaged"),
+        (lambda f: described(f, in_channels=0), "model.json: in_channels is 0: the file is damaged"),
+        (lambda f: described(f, format="1"), "model.json: is of format '1', this version reads 1"),
+        (lambda f: described(f, attributes={"conv1": {"out_channels": "x"}}), "out_channels is not a number"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: cannot be read"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"short"),

@@ -34,7 +34,21 @@ ROOT = Path(__file__).parents[2]
             ],
         ),
         ({"teacher__mean": [0.5]}, ["teacher.mean: unknown parameter; did you mean networks.*.mean?"]),
-        ({"networks__net__depth": 20}, ["networks.net.depth: unknown parameter"]),
+        (
+            {"networks__net__depth": 20},
+            [
+                "networks.net.depth: unknown parameter; networks.net has seed, architecture, widths, "
+                "weights, checkpoint, finetune, mean, std"
+            ],
+        ),
+        ({"prune__skip": "fc"}, ['prune.skip: got "fc", must be a list, such as [a, b]']),
+        (
+            {"quantize__images": 1, "quantize__agreement": 0.9},
+            [
+                "quantize: images: got 1, but agreement, bytes, latency_ms and download are judged by others "
+                "than those that calibrate: must be 2 or more"
+            ],
+        ),
         (
             {"nightly": {"max_drop": 1.0}},
             ["nightly: retired: the section is named release now, with the same keys"],
@@ -127,7 +141,7 @@ ROOT = Path(__file__).parents[2]
             [
                 "seed: got -1, must be greater than or equal to 0",
                 "prune.ratio: got 1.2, must be less than 1",
-                "x: unknown parameter",
+                "x: unknown parameter; params.yaml has " + ", ".join(params.Params.model_fields),
             ],
         ),
     ],

@@ -54,6 +54,19 @@ class Product(Pooled):
         return features @ self.weight + self.bias
 
 
+class Noisy(Pooled):
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(features, 0.5, True))
+
+
+class Counting(Pooled):
+    calls = 0
+
+    def logits(self, features: Tensor) -> Tensor:
+        self.calls += 1
+        return self.head(features) * self.calls
+
+
 class Infinite(Pooled):
     def logits(self, features: Tensor) -> Tensor:
         return self.head(features / 0)
@@ -78,6 +91,8 @@ def test_any_batch_size_is_taken_and_quantized(kind: type[Pooled], tmp_path: Pat
         (got,) = session(floating, threads=1).run(None, {"input": images.numpy()})
         torch.testing.assert_close(torch.from_numpy(got), model(images).detach(), rtol=1e-4, atol=1e-5)
     quantize(floating, torch.randn(8, 3, 8, 8), Quantize(), integer)
+    with pytest.raises(QuantizationError, match=r"int8\.onnx: is quantized already"):
+        quantize(integer, torch.randn(8, 3, 8, 8), Quantize(), tmp_path / "again.onnx")
     (got,) = session(integer, threads=1).run(None, {"input": images.numpy()})
     assert (torch.from_numpy(got) - model(images)).abs().max() < 0.1 * model(images).abs().max()
 
@@ -88,6 +103,11 @@ def test_any_batch_size_is_taken_and_quantized(kind: type[Pooled], tmp_path: Pat
         (Looping, "a constant, as a loop over the images does; .*test_export.py:{the loop}, in "),
         (Asking, "data-dependent .*test_export.py:{the question}, in logits$"),
         (Pair, r"Pair: its forward gives tuple, must be a tensor \[N, classes\]"),
+        (
+            Noisy,
+            "Noisy: for the same images it gives logits that differ by .* from call to call: its forward",
+        ),
+        (Counting, "Counting: for the same images .* neither random nor of a state that it keeps"),
         (Infinite, "Infinite: layer head gives values that are not finite"),
     ],
 )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from akgp.data.batches import BatchSource
 from akgp.distillation.teacher_weight.answers import stacked_weight
 from akgp.evaluation import predict_logits
+from akgp.models.copying import deep_copy
 from akgp.models.memory_format import settle
 from akgp.params import Training
 from akgp.params.strategies import branch_epochs
@@ -71,7 +72,7 @@ def train_measured(
         # A branch ends at a learning rate of zero, so its last weights are the ones to compare.
         last, schedule = params.model_copy(update={"keep": "last"}), _decayed(trunk_epochs, epochs)
         for weight in (0.0, 1.0)[len(state["answers"]) :]:
-            branch, start = copy.deepcopy(model), state["branch"] or state["trunk"]
+            branch, start = deep_copy(model), state["branch"] or state["trunk"]
             left = trunk_epochs + epochs - start["epoch"]
             for epoch in islice(training(branch, weight, start, params=last, schedule=schedule), left):
                 state = state | {"branch": epoch.state}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from akgp.io.errors import message
+from akgp.models.copying import deep_copy
 from akgp.models.inputs import Example, Inputs
 from akgp.models.memory_format import format_of
 from akgp.pruning.coupling.layers import PRUNABLE
@@ -95,22 +94,7 @@ def copy_network(model: nn.Module) -> nn.Module:
         PruningError: the network cannot be copied.
     """
     with as_pruning_error(model, "cannot be copied"), autograd_enabled():
-        # Weights that hooks compute before each pass, such as weight_norm's, cannot be copied as they are.
-        computed = [
-            each for module in model.modules() for each in vars(module).values() if _is_computed(each)
-        ]
-        twin = copy.deepcopy(model, {id(each): each.detach().clone() for each in computed})
-        # deepcopy keeps one Parameter in two modules shared, but separates two that are views of one storage.
-        first: dict[tuple[Any, ...], Tensor] = {}
-        for old, new in zip(model.parameters(), twin.parameters(), strict=True):
-            memory = (old.untyped_storage()._cdata, old.storage_offset(), old.numel())
-            if (base := first.setdefault(memory, new)) is not new and old.numel():
-                new.data = base.data.as_strided(old.shape, old.stride())
-    return twin
-
-
-def _is_computed(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_leaf
+        return deep_copy(model)
 
 
 def contiguous(model: nn.Module) -> nn.Module:
