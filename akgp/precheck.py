@@ -60,11 +60,13 @@ def thorough(params: Params, root: Path) -> Iterator[str]:
 
 
 def _known(key: str, address: str) -> Iterator[str]:
-    """Stores other than S3 need a package each."""
+    """Whether the package that the store needs is there; that of S3 always is."""
     import fsspec
 
+    scheme = address.partition("://")[0]
     try:
-        fsspec.get_filesystem_class(address.partition("://")[0])
+        if scheme != "s3":
+            fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
         yield f"{key}: {address}: {error}"
 

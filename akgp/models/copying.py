@@ -18,6 +18,8 @@ def deep_copy(model: Network) -> Network:
     # deepcopy keeps one Parameter in two modules shared, but separates two that are views of one storage.
     first: dict[tuple[Any, ...], Tensor] = {}
     for old, new in zip(model.parameters(), twin.parameters(), strict=True):
+        if isinstance(old, nn.UninitializedParameter):  # without memory yet
+            continue
         memory = (old.untyped_storage()._cdata, old.storage_offset(), old.numel())
         if (base := first.setdefault(memory, new)) is not new and old.numel():
             new.data = base.data.as_strided(old.shape, old.stride())

@@ -139,6 +139,11 @@ def test_attention_with_a_mask_for_each_image(tmp_path: Path) -> None:
     export_onnx(Masked().eval(), EXAMPLE, tmp_path / "model.onnx")  # which compares the two
 
 
+def test_lazy_layers_get_their_sizes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    export_onnx(model.eval(), EXAMPLE, tmp_path / "model.onnx")
+
+
 def test_a_graph_of_another_network_is_found_out(tmp_path: Path) -> None:
     model = Pooled().eval()
     export_onnx(model, EXAMPLE, tmp_path / "model.onnx")
