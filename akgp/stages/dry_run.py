@@ -15,15 +15,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from akgp.budgets import Deployed, prune_by_params
+from akgp.budgets.file_bytes import file_bytes
 from akgp.data import Summary, read_summary
 from akgp.deployment import package
 from akgp.distillation import check_heads
 from akgp.evaluation.cost import count
 from akgp.models.bypassed import bypassed_names
 from akgp.params import CIFAR_RESNETS, Params
+from akgp.params.device import bytes_of
 from akgp.pruning import Pruned, layers_table
 from akgp.quantization import export_onnx, quantize, require_finite
 from akgp.reporting.layouts import dense_layouts
+from akgp.runtimes import RUNTIMES
 from akgp.stages.folds import check_classes
 from akgp.stages.module_names import check_module_names, check_names_after_pruning, trainings
 from akgp.stages.pruning_evidence import evidence_of_noise
@@ -33,6 +36,8 @@ from akgp.workspace import StageError, Task
 
 IMAGES = 4
 """Random images for the trial quantization."""
+VARIES = 0.02
+"""Share by which a file's bytes vary with its weights: constants that are zero are not written."""
 REASONS = 3
 """How many reasons for dense layers are named, the most frequent first."""
 
@@ -99,11 +104,23 @@ def _dry_run(model: nn.Module, name: str, params: Params, summary: Summary) -> s
     looked_at = evidence_of_noise(params.prune.criterion, noise, len(summary.classes))
     pruned = prune_by_params(params.prune, model, example, params.seed, looked_at, Deployed.of(params))
     check_names_after_pruning(pruned.model, params)
+    if params.quantize.bytes is not None:
+        _require_room(pruned.model, example, bytes_of(params.quantize.bytes), params)
     if params.evaluate.targets:
         _require_targets(pruned.model, noise, params, summary)
     before, after = count(model, example), count(pruned.model, example)
     missed = pruned.budget is not None and pruned.budget.why is not None
     return preview(name, pruned, 1 - after.macs / before.macs) if missed or not ours else None
+
+
+def _require_room(model: nn.Module, example: Tensor, asked: int, params: Params) -> None:
+    """Raise ValueError if `quantize.bytes` is too few even with all layers in int8."""
+    least = file_bytes(model, example, RUNTIMES[params.deploy.runtime])
+    if least > asked * (1 + VARIES):
+        raise ValueError(
+            f"quantize.bytes: {asked:,} asked, but with all layers in int8 the pruned network's file has "
+            f"about {least:,}: ask for more, or prune more"
+        )
 
 
 def _require_targets(model: nn.Module, noise: Tensor, params: Params, summary: Summary) -> None:

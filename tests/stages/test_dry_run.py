@@ -131,6 +131,10 @@ def steps(root: Path, asked: params.Params, stop: int | None = None) -> list[dic
             checked("Transposing", evaluate={"targets": ["onnx", "c"]}),
             r"^networks.mine: evaluate.targets: \w+: Transpose cannot be exported",
         ),
+        (
+            checked("Small", quantize={"bytes": 1000}),
+            r"^networks.mine: quantize.bytes: 1,000 asked, but with all layers in int8 .* has about \d,\d{3}",
+        ),
         (checked("Small", folds=200), r"^folds: got 200, must be at most \d+, the training images of class"),
     ],
 )  # fmt: skip
