@@ -61,8 +61,7 @@ def compute(task: Task, out: Path, state: dict[str, Any] | None) -> Iterator[Ste
             yield Step({"network": name, "top1": metrics[name]["top1"]})
         # The int8 network exists as this file alone: it is tested in the runtime that runs it when deployed.
         graphs["int8"], runtime = workspace.int8 / "model.onnx", RUNTIMES[params.deploy.runtime]
-        threads = params.ray.cpus_per_worker
-        logits = runtime_logits(graphs["int8"], source, threads=threads, runtime=runtime)
+        logits = runtime_logits(graphs["int8"], source, threads=params.ray.cpus_per_worker, runtime=runtime)
         kernels = _json(workspace.int8 / METRICS)
         metrics["int8"] = (
             metrics["student"]  # params and MACs: quantization changes neither

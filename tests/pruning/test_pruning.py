@@ -327,7 +327,7 @@ def nothing_finite() -> nn.Module:
         (cifar_resnet(8), {"ratio": 0.5, "skip": ["layer9"]}, "skip: 'layer9' is not a module"),
         (cifar_resnet(8), {"ratio": 0.5, "skip": ["bn1"]}, "skip: 'bn1' holds no convolution or linear"),
         (cifar_resnet(8), {"ratio": 0.5, "scope": "out"}, "scope must be one of inside, all, got 'out'"),
-        (cifar_resnet(8), {"ratio": 0.5, "round_to": 0}, "round_to must be 1 or more, got 0"),
+        (cifar_resnet(8), {"ratio": 0.5, "round_to": 0}, "round_to must be a whole number, 1 or more, got 0"),
         (nothing_finite(), {"ratio": 0.5}, "layer2.0.conv1.weight holds values that are not finite"),
         (nn.Linear(7, 7), {"ratio": 0.5}, r"Linear cannot be traced with an input of \[2, 3, 32, 32\]"),
     ],
