@@ -14,9 +14,9 @@ from experiments.resumable import rows_in
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = (
-    "ablation", "against_dense", "against_torch_pruning", "blocks", "criteria", "defaults", "granularity",
-    "int8_training", "mixed_precision", "mobile", "qat", "scope", "seeds", "to_accuracy", "views",
-    "when_to_prune",
+    "ablation", "against_dense", "against_torch_pruning", "blocks", "criteria", "curve", "defaults",
+    "granularity", "int8_training", "mixed_precision", "mobile", "qat", "scope", "seeds", "to_accuracy",
+    "views", "when_to_prune",
 )  # fmt: skip
 BENCHMARKS = {
     "aligned-channels/avx512-vnni": aligned_channels.table,
