@@ -1,7 +1,8 @@
 """A dry run of the later stages with a dense network before it is trained: export, pruning, quantization.
 
 A network that a later stage could not work with is refused here, before hours are spent on its training.
-akgp's CIFAR ResNets are known to export and quantize; with them pruning is tried, and `evaluate.targets`.
+akgp's CIFAR ResNets are known to export and quantize: with them only pruning is tried, and what else
+params.yaml asks of the int8 file (`quantize.bytes`, `evaluate.targets`).
 """
 
 from __future__ import annotations

@@ -48,9 +48,11 @@ def measured(
     taken, refused = None, list[str]()
     with _refusal(", ".join(params.targets), refused):  # of what no format can hold
         exact = oracle(network, source)
-        model = artifacts.load(task.workspace.dense(task.params.student))
-        dense = timing_twin(model, network.description.input.shape, folder)
-        for target in chosen([name for name in params.targets if name != C]):
+        targets = chosen([name for name in params.targets if name != C])
+        if targets:
+            model = artifacts.load(task.workspace.dense(task.params.student))
+            dense = timing_twin(model, network.description.input.shape, folder)
+        for target in targets:
             place = folder / target.name
             place.mkdir()
             with _refusal(target.name, refused):
